@@ -1,0 +1,343 @@
+//! The event on the wire: writing it, and reading it back from a record without copying.
+//! Reading never fails halfway: a record is an event that keeps every rule, or a [`Reject`] that
+//! names the rule it broke.
+
+use std::borrow::Cow;
+
+use chrono::{DateTime, SecondsFormat, Utc};
+use serde::{Deserialize, Deserializer, Serialize};
+use serde_json::Value;
+
+use crate::ids::{EventId, ProductId, UserId};
+use crate::topic::MAX_VALUE_BYTES;
+
+/// An event as its producer writes it.
+#[derive(Debug, Clone)]
+pub struct LikeEvent {
+    /// Names the event: a repeat of it is the same event.
+    pub event_id: EventId,
+    /// What is wanted: true is `LIKED`, false is `UNLIKED`.
+    pub liked: bool,
+    /// The product, which is also the record's key.
+    pub product_id: ProductId,
+    /// Who wants it. None is a delta event: a +1 or -1 that its producer vouches for.
+    pub user_id: Option<UserId>,
+    /// For people and metrics only: never stored, never used for order.
+    pub occurred_at: DateTime<Utc>,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Wire<'a> {
+    event_id: EventId,
+    r#type: &'a str,
+    product_id: &'a ProductId,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    user_id: Option<&'a UserId>,
+    occurred_at: String,
+}
+
+impl LikeEvent {
+    /// The record's value.
+    pub fn to_json(&self) -> Vec<u8> {
+        let wire = Wire {
+            event_id: self.event_id,
+            r#type: if self.liked { "LIKED" } else { "UNLIKED" },
+            product_id: &self.product_id,
+            user_id: self.user_id.as_ref(),
+            occurred_at: self.occurred_at.to_rfc3339_opts(SecondsFormat::Millis, true),
+        };
+        serde_json::to_vec(&wire).expect("strings and ids always serialise")
+    }
+}
+
+/// An event read from a record, borrowing from it wherever its JSON has no escapes.
+/// The ids keep the rules of [`ProductId`] and [`UserId`].
+#[derive(Debug, PartialEq, Eq)]
+pub struct EventRef<'a> {
+    /// See [`LikeEvent::event_id`].
+    pub event_id: EventId,
+    /// See [`LikeEvent::liked`].
+    pub liked: bool,
+    /// See [`LikeEvent::product_id`].
+    pub product_id: Cow<'a, str>,
+    /// See [`LikeEvent::user_id`].
+    pub user_id: Option<Cow<'a, str>>,
+}
+
+/// Why a record is no event. [`Reject::code`] is stable and of few values; the text is for people.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Reject {
+    /// A record with a null value.
+    #[error("tombstone: the record has no value")]
+    Tombstone,
+    /// More than [`MAX_VALUE_BYTES`].
+    #[error("too_large: the value has {0} bytes, at most {MAX_VALUE_BYTES} are allowed")]
+    TooLarge(usize),
+    /// No key, so nothing ties the product's events to one partition.
+    #[error("key_missing: the record has no key; it must be the productId")]
+    KeyMissing,
+    /// The key is something else than the productId, so the order of its events is not kept.
+    #[error("key_mismatch: the record's key differs from productId {0}")]
+    KeyMismatch(String),
+    /// The value isn't UTF-8.
+    #[error("not_utf8: the value is not UTF-8 from byte {0} on")]
+    NotUtf8(usize),
+    /// The value isn't one JSON object.
+    #[error("not_json: {0}")]
+    NotJson(String),
+    /// A field that every event has is absent.
+    #[error("field_missing: {0} is missing")]
+    FieldMissing(&'static str),
+    /// A field isn't a string.
+    #[error("field_type: {field} must be a string, not {found}")]
+    FieldType {
+        /// The field's name.
+        field: &'static str,
+        /// The JSON type it has instead.
+        found: &'static str,
+    },
+    /// A field's text breaks its rule.
+    #[error("field_invalid: {field} {rule}")]
+    FieldInvalid {
+        /// The field's name.
+        field: &'static str,
+        /// What is expected of it.
+        rule: String,
+    },
+    /// The record's timestamp is absent or can't be stored.
+    #[error("timestamp_invalid: the record's timestamp is {0} ms; expected 1970 to 9999")]
+    Timestamp(i64),
+}
+
+impl Reject {
+    /// The kind of fault: one of a fixed few, fit for a metric's label.
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::Tombstone => "tombstone",
+            Self::TooLarge(_) => "too_large",
+            Self::KeyMissing => "key_missing",
+            Self::KeyMismatch(_) => "key_mismatch",
+            Self::NotUtf8(_) => "not_utf8",
+            Self::NotJson(_) => "not_json",
+            Self::FieldMissing(_) => "field_missing",
+            Self::FieldType { .. } => "field_type",
+            Self::FieldInvalid { .. } => "field_invalid",
+            Self::Timestamp(_) => "timestamp_invalid",
+        }
+    }
+}
+
+/// A string of the JSON, borrowed where it has no escapes. A type of its own because serde
+/// copies an `Option<Cow<str>>`.
+#[derive(Deserialize)]
+struct Text<'a>(#[serde(borrow)] Cow<'a, str>);
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Fields<'a> {
+    #[serde(borrow)]
+    event_id: Text<'a>,
+    #[serde(borrow)]
+    r#type: Text<'a>,
+    #[serde(borrow)]
+    product_id: Text<'a>,
+    #[serde(borrow, default, deserialize_with = "present")]
+    user_id: Option<Text<'a>>,
+    #[serde(borrow)]
+    occurred_at: Text<'a>,
+}
+
+/// A field that may be absent but not null: null is as likely a producer's bug as a delta event,
+/// and counting the one for the other can't be undone; a dead letter can.
+fn present<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Text<'de>>, D::Error> {
+    Text::deserialize(deserializer).map(Some)
+}
+
+/// Reads a record: its key, its value, nothing else.
+///
+/// ```
+/// let value = br#"{"eventId":"0197aaaa-bbbb-7ccc-8ddd-eeeeeeeeeeee","type":"LIKED",
+///     "productId":"p42","userId":"u7","occurredAt":"2026-11-22T10:00:00.123Z"}"#;
+/// let event = like_events::decode(Some(b"p42"), Some(value)).unwrap();
+/// assert!(event.liked);
+/// assert_eq!(event.user_id.as_deref(), Some("u7"));
+/// assert_eq!(like_events::decode(Some(b"p43"), Some(value)).unwrap_err().code(), "key_mismatch");
+/// ```
+pub fn decode<'a>(key: Option<&[u8]>, value: Option<&'a [u8]>) -> Result<EventRef<'a>, Reject> {
+    let value = value.ok_or(Reject::Tombstone)?;
+    if value.len() > MAX_VALUE_BYTES {
+        return Err(Reject::TooLarge(value.len()));
+    }
+    let key = key.ok_or(Reject::KeyMissing)?;
+    let text = std::str::from_utf8(value).map_err(|e| Reject::NotUtf8(e.valid_up_to()))?;
+    // serde would read a struct from an array as well: ["0197…","LIKED",…] is no event.
+    if !text.trim_start().starts_with('{') {
+        return Err(Reject::NotJson("expected an object".to_owned()));
+    }
+    let fields: Fields<'a> = serde_json::from_str(text).map_err(|e| explain(text, &e))?;
+
+    let event_id = EventId::parse(&fields.event_id.0).map_err(|e| invalid("eventId", e))?;
+    let liked = match &*fields.r#type.0 {
+        "LIKED" => true,
+        "UNLIKED" => false,
+        _ => return Err(invalid("type", "must be LIKED or UNLIKED")),
+    };
+    let product_id = fields.product_id.0;
+    ProductId::check(&product_id).map_err(|e| invalid("productId", e))?;
+    let user_id = fields.user_id.map(|text| text.0);
+    if let Some(user) = &user_id {
+        UserId::check(user).map_err(|e| invalid("userId", e))?;
+    }
+    if DateTime::parse_from_rfc3339(&fields.occurred_at.0).is_err() {
+        return Err(invalid("occurredAt", "must be a date and time of RFC 3339, like 2026-11-22T10:00:00Z"));
+    }
+    if key != product_id.as_bytes() {
+        return Err(Reject::KeyMismatch(product_id.into_owned()));
+    }
+    Ok(EventRef { event_id, liked, product_id, user_id })
+}
+
+fn invalid(field: &'static str, rule: impl ToString) -> Reject {
+    Reject::FieldInvalid { field, rule: rule.to_string() }
+}
+
+/// Finds the field at fault once the quick way has failed; serde's own error doesn't name it.
+fn explain(text: &str, error: &serde_json::Error) -> Reject {
+    let Ok(Value::Object(object)) = serde_json::from_str(text) else {
+        return Reject::NotJson(error.to_string());
+    };
+    for (field, required) in
+        [("eventId", true), ("type", true), ("productId", true), ("userId", false), ("occurredAt", true)]
+    {
+        match object.get(field) {
+            Some(Value::String(_)) => {}
+            None if required => return Reject::FieldMissing(field),
+            None => {}
+            Some(other) => return Reject::FieldType { field, found: json_type(other) },
+        }
+    }
+    Reject::NotJson(error.to_string())
+}
+
+fn json_type(value: &Value) -> &'static str {
+    match value {
+        Value::Null => "null",
+        Value::Bool(_) => "a boolean",
+        Value::Number(_) => "a number",
+        Value::String(_) => "a string",
+        Value::Array(_) => "an array",
+        Value::Object(_) => "an object",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ID: &str = "0197aaaa-bbbb-7ccc-8ddd-eeeeeeeeeeee";
+
+    fn json(change: impl FnOnce(&mut serde_json::Map<String, Value>)) -> Vec<u8> {
+        let Value::Object(mut object) = serde_json::json!({
+            "eventId": ID, "type": "LIKED", "productId": "p1", "userId": "u1",
+            "occurredAt": "2026-11-22T10:00:00.123Z",
+        }) else {
+            unreachable!()
+        };
+        change(&mut object);
+        serde_json::to_vec(&object).unwrap()
+    }
+
+    fn rejected(value: &[u8]) -> String {
+        decode(Some(b"p1"), Some(value)).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn what_is_written_is_read_back() {
+        for user_id in [Some(UserId::parse("auth0|u\"\\7").unwrap()), None] {
+            let event = LikeEvent {
+                event_id: EventId::random(),
+                liked: false,
+                product_id: ProductId::parse("p:1").unwrap(),
+                user_id: user_id.clone(),
+                occurred_at: Utc::now(),
+            };
+            let json = event.to_json();
+            let read = decode(Some(b"p:1"), Some(&json)).unwrap();
+            assert_eq!(read.event_id, event.event_id);
+            assert!(!read.liked);
+            assert_eq!(read.product_id, "p:1");
+            assert_eq!(read.user_id.as_deref(), user_id.as_ref().map(UserId::as_str));
+        }
+    }
+
+    #[test]
+    fn unknown_fields_are_ignored_and_plain_text_is_borrowed() {
+        let value = json(|o| drop(o.insert("traceId".into(), serde_json::json!({"a": [1, null]}))));
+        let event = decode(Some(b"p1"), Some(&value)).unwrap();
+        assert!(matches!(event.product_id, Cow::Borrowed("p1")));
+        assert!(matches!(event.user_id, Some(Cow::Borrowed("u1"))));
+    }
+
+    #[test]
+    fn each_broken_rule_is_named() {
+        let set = |field: &'static str, value: Value| json(move |o| drop(o.insert(field.into(), value)));
+        for field in ["eventId", "type", "productId", "occurredAt"] {
+            let value = json(|o| drop(o.remove(field)));
+            assert_eq!(rejected(&value), format!("field_missing: {field} is missing"));
+        }
+        for field in ["eventId", "type", "productId", "userId", "occurredAt"] {
+            let null = rejected(&set(field, Value::Null));
+            assert_eq!(null, format!("field_type: {field} must be a string, not null"));
+            assert!(rejected(&set(field, 7.into())).ends_with("not a number"));
+            assert!(rejected(&set(field, "\0".into())).starts_with(&format!("field_invalid: {field} must be")));
+        }
+        assert!(rejected(&set("type", "liked".into())).contains("LIKED or UNLIKED"));
+        assert!(rejected(&set("occurredAt", "22.11.2026".into())).contains("RFC 3339"));
+        assert!(rejected(&set("occurredAt", "+999999-01-01T00:00:00Z".into())).contains("RFC 3339"));
+        assert!(rejected(&set("userId", "".into())).contains("255"));
+    }
+
+    #[test]
+    fn what_is_no_object_in_utf8_is_rejected() {
+        assert!(rejected(b"").starts_with("not_json"));
+        assert!(rejected(b"nonsense").starts_with("not_json"));
+        assert!(rejected(b"{\"eventId\":").starts_with("not_json"));
+        assert!(rejected(format!(r#"["{ID}","LIKED","p1","u1","2026-11-22T10:00:00Z"]"#).as_bytes()).starts_with("not_json"));
+        let twice = String::from_utf8(json(|_| {})).unwrap().replacen('{', r#"{"type":"UNLIKED","#, 1);
+        assert!(rejected(twice.as_bytes()).contains("duplicate field"));
+        let mut trailing = json(|_| {});
+        trailing.extend_from_slice(b"{}");
+        assert!(rejected(&trailing).starts_with("not_json"));
+        // Invalid UTF-8 in a field that nobody reads is still invalid.
+        let mut value = json(|o| drop(o.insert("x".into(), "??".into())));
+        let at = value.windows(2).position(|w| w == b"??").unwrap();
+        value[at] = 0xff;
+        assert_eq!(rejected(&value), format!("not_utf8: the value is not UTF-8 from byte {at} on"));
+    }
+
+    #[test]
+    fn a_record_without_value_without_key_or_too_large_is_rejected() {
+        assert_eq!(decode(Some(b"p1"), None), Err(Reject::Tombstone));
+        assert_eq!(decode(None, Some(&json(|_| {}))), Err(Reject::KeyMissing));
+        assert_eq!(decode(Some(b"p2"), Some(&json(|_| {}))).unwrap_err().code(), "key_mismatch");
+        assert_eq!(decode(Some(b""), Some(&json(|_| {}))).unwrap_err().code(), "key_mismatch");
+        let padded = |bytes: usize| {
+            let mut value = json(|_| {});
+            value.resize(bytes, b' ');
+            value
+        };
+        assert!(decode(Some(b"p1"), Some(&padded(MAX_VALUE_BYTES))).is_ok());
+        assert_eq!(decode(Some(b"p1"), Some(&padded(MAX_VALUE_BYTES + 1))), Err(Reject::TooLarge(MAX_VALUE_BYTES + 1)));
+        assert!(decode(Some(b"p1"), Some(&padded(1_000_000))).is_err());
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn any_bytes_are_an_event_or_a_reason(key: Option<Vec<u8>>, value: Vec<u8>) {
+            if let Err(reject) = decode(key.as_deref(), Some(&value)) {
+                assert!(reject.to_string().starts_with(reject.code()));
+            }
+        }
+    }
+}

@@ -1,0 +1,223 @@
+//! Identifiers that can't be wrong inside: parsed once at the edge, trusted afterwards.
+//! Also the two hashes of the contract, both over length-prefixed fields so that no two inputs
+//! can run into each other ("ab"+"c" is not "a"+"bc").
+
+use std::fmt;
+
+use serde::Serialize;
+use sha2::{Digest, Sha256};
+use uuid::Uuid;
+
+/// Longest product id, in bytes (its alphabet is ASCII, so also in characters).
+pub const PRODUCT_ID_MAX: usize = 128;
+/// Longest user id, in bytes: `OpenID` Connect's bound for `sub`.
+pub const USER_ID_MAX: usize = 255;
+
+/// An id outside its alphabet or length. The text says what is expected.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum InvalidId {
+    /// See [`ProductId`].
+    #[error("must be 1 to 128 characters of A-Z a-z 0-9 . _ ~ : - and neither . nor ..")]
+    Product,
+    /// See [`UserId`].
+    #[error("must be 1 to 255 visible ASCII characters (0x21 to 0x7E)")]
+    User,
+    /// See [`EventId`].
+    #[error("must be a UUID in its 36-character form (RFC 9562)")]
+    Event,
+}
+
+/// 1 to 128 of `A-Z a-z 0-9 . _ ~ : -`, but neither `.` nor `..`, which URL parsers collapse.
+///
+/// ```
+/// use like_events::ProductId;
+/// assert!(ProductId::parse("p42").is_ok());
+/// assert!(ProductId::parse("..").is_err());
+/// ```
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+pub struct ProductId(String);
+
+impl ProductId {
+    /// Checks and copies.
+    pub fn parse(text: &str) -> Result<Self, InvalidId> {
+        Self::check(text)?;
+        Ok(Self(text.to_owned()))
+    }
+
+    /// Checks without copying.
+    pub fn check(text: &str) -> Result<(), InvalidId> {
+        let allowed = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'~' | b':' | b'-');
+        let ok = (1..=PRODUCT_ID_MAX).contains(&text.len())
+            && text.bytes().all(allowed)
+            && text != "."
+            && text != "..";
+        if ok { Ok(()) } else { Err(InvalidId::Product) }
+    }
+
+    /// The id as text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+/// 1 to 255 visible ASCII characters: whatever an `OpenID` `sub` may be, `auth0|…` included.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+pub struct UserId(String);
+
+impl UserId {
+    /// Checks and copies.
+    pub fn parse(text: &str) -> Result<Self, InvalidId> {
+        Self::check(text)?;
+        Ok(Self(text.to_owned()))
+    }
+
+    /// Checks without copying.
+    pub fn check(text: &str) -> Result<(), InvalidId> {
+        let ok = (1..=USER_ID_MAX).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_graphic());
+        if ok { Ok(()) } else { Err(InvalidId::User) }
+    }
+
+    /// The id as text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+/// What makes an event one event: a repeat of the same id is the same event.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+pub struct EventId(Uuid);
+
+impl EventId {
+    /// A new id, `UUIDv7`: ids made one after another sort together, which keeps index inserts local.
+    pub fn random() -> Self {
+        Self(Uuid::now_v7())
+    }
+
+    /// The id of a click that its client named: the same (user, product, wish, key) is the same
+    /// event, whichever replica it reaches. `UUIDv8` of SHA-256 over length-prefixed fields.
+    pub fn from_idempotency_key(user: &UserId, product: &ProductId, liked: bool, key: &str) -> Self {
+        let wish: &[u8] = if liked { b"LIKED" } else { b"UNLIKED" };
+        let hash = hash_fields(&[user.0.as_bytes(), product.0.as_bytes(), wish, key.as_bytes()]);
+        Self(Uuid::new_v8(hash))
+    }
+
+    /// Accepts the 36-character form alone: braces, `urn:` and bare hex name the same id in other
+    /// bytes, and other consumers of the topic may compare the text.
+    pub fn parse(text: &str) -> Result<Self, InvalidId> {
+        if text.len() != 36 {
+            return Err(InvalidId::Event);
+        }
+        Uuid::try_parse(text).map(Self).map_err(|_| InvalidId::Event)
+    }
+
+    /// The id as a UUID.
+    pub fn uuid(self) -> Uuid {
+        self.0
+    }
+}
+
+impl From<Uuid> for EventId {
+    fn from(uuid: Uuid) -> Self {
+        Self(uuid)
+    }
+}
+
+impl fmt::Display for ProductId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl fmt::Display for UserId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl fmt::Display for EventId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// The key of one user's wish for one product in `product_like`: the first 16 bytes of SHA-256
+/// over both, length-prefixed. It stands in for (`product_id`, `user_id`) because the size of the
+/// key is what an index costs. SHA-256 and not a faster hash: users may choose their ids, and two
+/// pairs with one key would share one like.
+pub fn pair_key(product: &str, user: &str) -> Uuid {
+    Uuid::from_bytes(hash_fields(&[product.as_bytes(), user.as_bytes()]))
+}
+
+/// The first 16 bytes of SHA-256 over `fields`, each behind its length in bytes (4, big-endian).
+fn hash_fields(fields: &[&[u8]]) -> [u8; 16] {
+    let mut hash = Sha256::new();
+    for field in fields {
+        hash.update((field.len() as u32).to_be_bytes());
+        hash.update(field);
+    }
+    let digest = hash.finalize();
+    let mut first = [0; 16];
+    first.copy_from_slice(&digest[..16]);
+    first
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn product_ids_keep_to_their_alphabet_and_length() {
+        for good in ["p", "P42", "a.b_c~d:e-f", "...", ".a", &"x".repeat(128)] {
+            assert!(ProductId::parse(good).is_ok(), "{good}");
+        }
+        for bad in ["", ".", "..", "a/b", "a b", "ü", "a\0", "a%20b", "a,b", &"x".repeat(129)] {
+            assert_eq!(ProductId::parse(bad), Err(InvalidId::Product), "{bad}");
+        }
+    }
+
+    #[test]
+    fn user_ids_are_visible_ascii() {
+        for good in ["u7", "auth0|5f7c", "a@b.c", "!", "~", &"x".repeat(255)] {
+            assert!(UserId::parse(good).is_ok(), "{good}");
+        }
+        for bad in ["", " ", "a b", "\u{7f}", "\t", "é", &"x".repeat(256)] {
+            assert_eq!(UserId::parse(bad), Err(InvalidId::User), "{bad}");
+        }
+    }
+
+    #[test]
+    fn event_ids_have_one_spelling() {
+        let id = "0197aaaa-bbbb-7ccc-8ddd-eeeeeeeeeeee";
+        assert_eq!(EventId::parse(id).unwrap().to_string(), id);
+        assert!(EventId::parse(&id.to_uppercase()).is_ok(), "RFC 9562: input is case-insensitive");
+        for bad in ["", "x", "{0197aaaa-bbbb-7ccc-8ddd-eeeeeeeeeeee}", "0197aaaabbbb7ccc8dddeeeeeeeeeeee"] {
+            assert_eq!(EventId::parse(bad), Err(InvalidId::Event), "{bad}");
+        }
+    }
+
+    #[test]
+    fn one_key_names_one_click_of_one_user_on_one_product() {
+        let id = |user, product, liked, key| {
+            let (user, product) = (UserId::parse(user).unwrap(), ProductId::parse(product).unwrap());
+            EventId::from_idempotency_key(&user, &product, liked, key)
+        };
+        let first = id("u1", "p1", true, "k1");
+        assert_eq!(first, id("u1", "p1", true, "k1"));
+        assert_eq!(first.uuid().get_version_num(), 8);
+        for other in [
+            id("u2", "p1", true, "k1"),
+            id("u1", "p2", true, "k1"),
+            id("u1", "p1", false, "k1"),
+            id("u1", "p1", true, "k2"),
+            id("u1p", "1", true, "k1"),
+        ] {
+            assert_ne!(first, other);
+        }
+    }
+
+    #[test]
+    fn the_key_of_a_pair_tells_where_one_id_ends() {
+        assert_eq!(pair_key("p1", "u1"), pair_key("p1", "u1"));
+        assert_ne!(pair_key("p1", "1u"), pair_key("p11", "u"));
+    }
+}

@@ -1,0 +1,11 @@
+//! The contract of the like topic, shared by its producer and its consumers: ids, events and
+//! their JSON, receipts, and what the topic must look like. Nothing here does I/O.
+
+pub mod event;
+pub mod ids;
+pub mod receipt;
+pub mod topic;
+
+pub use event::{EventRef, LikeEvent, Reject, decode};
+pub use ids::{EventId, InvalidId, ProductId, UserId, pair_key};
+pub use receipt::Receipt;

@@ -1,0 +1,33 @@
+//! What the topic must look like. `setup` makes it so; both services check it while they run.
+
+/// The topic of the first layout.
+pub const DEFAULT_TOPIC: &str = "like-update-topic-v1";
+
+/// Partitions of a topic made by `setup`, unless told otherwise. Fixed once made: growing it
+/// would send a product's later events to another partition than its earlier ones.
+pub const DEFAULT_PARTITIONS: i32 = 32;
+
+/// Largest record value, in bytes. A valid event is far smaller; what is larger is a dead letter.
+pub const MAX_VALUE_BYTES: usize = 16 * 1024;
+
+/// librdkafka's name for Java's default partitioner, so that producers in both languages send a
+/// product to the same partition.
+pub const PARTITIONER: &str = "murmur2_random";
+
+/// Settings that `setup` gives the topic, whatever its replication. The first is not negotiable:
+/// compaction would delete the history of which the counts are a fold.
+pub const TOPIC_SETTINGS: [(&str, &str); 5] = [
+    (CLEANUP_POLICY, "delete"),
+    ("message.timestamp.type", "LogAppendTime"),
+    ("unclean.leader.election.enable", "false"),
+    ("retention.ms", "-1"),
+    ("retention.bytes", "-1"),
+];
+
+/// The one topic setting whose change stops both services.
+pub const CLEANUP_POLICY: &str = "cleanup.policy";
+
+/// `min.insync.replicas` for a topic of this many replicas: 2 where losing one leaves two.
+pub const fn min_insync_replicas(replicas: i32) -> i32 {
+    if replicas >= 3 { 2 } else { 1 }
+}
