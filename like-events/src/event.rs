@@ -303,7 +303,10 @@ mod tests {
         assert!(rejected(b"").starts_with("not_json"));
         assert!(rejected(b"nonsense").starts_with("not_json"));
         assert!(rejected(b"{\"eventId\":").starts_with("not_json"));
-        assert!(rejected(format!(r#"["{ID}","LIKED","p1","u1","2026-11-22T10:00:00Z"]"#).as_bytes()).starts_with("not_json"));
+        assert!(
+            rejected(format!(r#"["{ID}","LIKED","p1","u1","2026-11-22T10:00:00Z"]"#).as_bytes())
+                .starts_with("not_json")
+        );
         let twice = String::from_utf8(json(|_| {})).unwrap().replacen('{', r#"{"type":"UNLIKED","#, 1);
         assert!(rejected(twice.as_bytes()).contains("duplicate field"));
         let mut trailing = json(|_| {});

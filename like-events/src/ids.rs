@@ -47,10 +47,7 @@ impl ProductId {
     /// Checks without copying.
     pub fn check(text: &str) -> Result<(), InvalidId> {
         let allowed = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'~' | b':' | b'-');
-        let ok = (1..=PRODUCT_ID_MAX).contains(&text.len())
-            && text.bytes().all(allowed)
-            && text != "."
-            && text != "..";
+        let ok = (1..=PRODUCT_ID_MAX).contains(&text.len()) && text.bytes().all(allowed) && text != "." && text != "..";
         if ok { Ok(()) } else { Err(InvalidId::Product) }
     }
 

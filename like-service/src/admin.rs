@@ -1,0 +1,82 @@
+//! The admin port: `/livez`, `/readyz`, `/metrics`. A listener of its own, so that none of it is
+//! ever reachable through the public one.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use axum::Router;
+use axum::extract::State;
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse, Json, Response};
+use axum::routing::get;
+use prometheus::{Encoder, Registry, TextEncoder};
+use serde_json::json;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio_util::sync::CancellationToken;
+
+use crate::health::Health;
+
+#[derive(Clone)]
+struct Admin {
+    health: Health,
+    registry: Registry,
+}
+
+/// Serves the admin port until `stop`. It should outlive the public one, so that `/readyz` says
+/// "shutting down" while requests are finished.
+pub async fn serve(
+    listener: TcpListener,
+    health: Health,
+    registry: Registry,
+    stop: CancellationToken,
+) -> std::io::Result<()> {
+    let router = Router::new()
+        .route("/livez", get(async |State(admin): State<Admin>| report("silent", admin.health.silent())))
+        .route("/readyz", get(async |State(admin): State<Admin>| report("waitingFor", admin.health.unready())))
+        .route("/metrics", get(metrics))
+        .with_state(Admin { health, registry });
+    axum::serve(listener, router).with_graceful_shutdown(stop.cancelled_owned()).await
+}
+
+/// 200 when nothing is wrong, else 503 with what is.
+fn report(what: &str, wrong: BTreeMap<&'static str, String>) -> Response {
+    let status = if wrong.is_empty() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    (status, [(header::CACHE_CONTROL, "no-store")], Json(json!({ "ok": wrong.is_empty(), what: wrong })))
+        .into_response()
+}
+
+async fn metrics(State(admin): State<Admin>) -> Response {
+    let encoder = TextEncoder::new();
+    let mut body = Vec::new();
+    match encoder.encode(&admin.registry.gather(), &mut body) {
+        Ok(()) => ([(header::CONTENT_TYPE, encoder.format_type().to_owned())], body).into_response(),
+        Err(error) => {
+            tracing::error!(%error, "metrics can't be written");
+            StatusCode::INTERNAL_SERVER_ERROR.into_response()
+        }
+    }
+}
+
+/// The `healthcheck` subcommand: asks the admin port of the service in this container whether it
+/// is ready. An address of "any" (0.0.0.0, ::) is asked through loopback.
+pub async fn healthcheck(admin_addr: SocketAddr) -> anyhow::Result<()> {
+    let mut addr = admin_addr;
+    if addr.ip().is_unspecified() {
+        addr.set_ip(if addr.is_ipv4() { [127, 0, 0, 1].into() } else { std::net::Ipv6Addr::LOCALHOST.into() });
+    }
+    let ask = async {
+        let mut stream = TcpStream::connect(addr).await.with_context(|| format!("admin port {addr}"))?;
+        stream.write_all(b"GET /readyz HTTP/1.0\r\nHost: localhost\r\n\r\n").await?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await?;
+        anyhow::Ok(answer)
+    };
+    let answer = tokio::time::timeout(Duration::from_secs(3), ask).await.context("no answer within 3 s")??;
+    if answer.split_whitespace().nth(1) != Some("200") {
+        bail!("not ready: {}", answer.lines().last().unwrap_or_default());
+    }
+    Ok(())
+}

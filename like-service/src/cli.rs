@@ -1,0 +1,118 @@
+//! Settings from flags and environment: parsed by clap, refused in one line that names the
+//! setting and what it expects, with exit status 2.
+
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::error::{ContextKind, ContextValue, ErrorKind};
+use clap::{Command, Parser};
+
+/// Exit status of a process that was started with settings it can't use.
+pub const EXIT_USAGE: u8 = 2;
+
+/// Parses flags and environment. `Err` holds the exit status, after the message was printed
+/// (0 for `--help` and `--version`).
+pub fn parse<T: Parser>() -> Result<T, ExitCode> {
+    T::try_parse().map_err(|error| match error.kind() {
+        ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => {
+            let _ = error.print();
+            ExitCode::SUCCESS
+        }
+        _ => usage_error(&one_line(&T::command(), &error)),
+    })
+}
+
+/// Prints one line and answers the exit status for unusable settings.
+pub fn usage_error(message: &str) -> ExitCode {
+    eprintln!("error: {}", message.replace('\n', " "));
+    ExitCode::from(EXIT_USAGE)
+}
+
+/// For a clap `value_parser`: a duration such as `48h`, `100ms`, `2days`.
+pub fn duration(text: &str) -> Result<Duration, String> {
+    humantime::parse_duration(text).map_err(|e| format!("expected a duration such as 100ms, 30s, 48h ({e})"))
+}
+
+/// clap's error as one line, with the environment's name of the setting, which clap leaves out.
+fn one_line(command: &Command, error: &clap::Error) -> String {
+    let text = |kind| match error.get(kind) {
+        Some(ContextValue::String(text)) => Some(text.clone()),
+        Some(ContextValue::Strings(texts)) => texts.first().cloned(),
+        _ => None,
+    };
+    let setting = text(ContextKind::InvalidArg).and_then(|arg| Setting::find(command, &arg));
+    let first = error.to_string().lines().next().unwrap_or_default().trim_start_matches("error: ").to_owned();
+    let Some(setting) = setting else {
+        return first;
+    };
+    match error.kind() {
+        ErrorKind::MissingRequiredArgument => format!("{} is not set: expected {}", setting.name, setting.expected),
+        ErrorKind::InvalidValue if text(ContextKind::InvalidValue).is_none_or(|v| v.is_empty()) => {
+            format!("{} is empty: expected {}", setting.name, setting.expected)
+        }
+        _ => {
+            let value = text(ContextKind::InvalidValue).unwrap_or_default();
+            let reason = std::error::Error::source(error).map(|e| format!(" ({e})")).unwrap_or_default();
+            format!("{} can't be '{value}': expected {}{reason}", setting.name, setting.expected)
+        }
+    }
+}
+
+struct Setting {
+    name: String,
+    expected: String,
+}
+
+impl Setting {
+    /// Finds the argument that clap shows as `--flag <VALUE>`, in the command or a subcommand.
+    fn find(command: &Command, shown: &str) -> Option<Self> {
+        let flag = shown.split_whitespace().next()?.trim_start_matches("--");
+        let flag = flag.split('=').next()?;
+        let all = std::iter::once(command).chain(command.get_subcommands());
+        let arg = all.flat_map(Command::get_arguments).find(|arg| arg.get_long() == Some(flag))?;
+        let name = match arg.get_env() {
+            Some(env) => format!("{} (--{flag})", env.to_string_lossy()),
+            None => format!("--{flag}"),
+        };
+        let choices: Vec<_> = arg.get_possible_values().iter().map(|v| v.get_name().to_owned()).collect();
+        let expected = if choices.is_empty() {
+            arg.get_help().map(ToString::to_string).unwrap_or_default()
+        } else {
+            choices.join(" or ")
+        };
+        Some(Self { name, expected })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[derive(Parser, Debug)]
+    struct Settings {
+        /// host:port of the brokers
+        #[arg(long, env = "CLI_TEST_BROKERS", value_name = "HOST:PORT")]
+        brokers: String,
+        /// a duration such as 48h
+        #[arg(long, env = "CLI_TEST_WINDOW", value_parser = duration, default_value = "48h")]
+        window: Duration,
+        #[arg(long, value_parser = ["history", "batch"], default_value = "history")]
+        dedup: String,
+    }
+
+    fn refused(args: &[&str]) -> String {
+        let error = Settings::try_parse_from([&["x"], args].concat()).unwrap_err();
+        one_line(&Settings::command(), &error)
+    }
+
+    #[test]
+    fn a_refusal_names_the_setting_and_what_it_expects_in_one_line() {
+        assert_eq!(refused(&[]), "CLI_TEST_BROKERS (--brokers) is not set: expected host:port of the brokers");
+        let window = refused(&["--brokers", "b", "--window", "soon"]);
+        assert!(window.starts_with("CLI_TEST_WINDOW (--window) can't be 'soon': expected a duration"), "{window}");
+        assert_eq!(refused(&["--brokers", "b", "--dedup", "no"]), "--dedup can't be 'no': expected history or batch");
+        assert!(refused(&["--brokers", "b", "--colour"]).contains("--colour"));
+    }
+}

@@ -1,0 +1,87 @@
+//! Connecting to PostgreSQL: where the tables are found, and what an error of it means.
+
+use std::str::FromStr;
+
+use clap::Args;
+use sqlx::postgres::PgConnectOptions;
+
+/// The schema that holds all tables.
+pub const SCHEMA: &str = "likes";
+
+/// Where PostgreSQL is.
+#[derive(Args, Clone)]
+pub struct DatabaseSettings {
+    /// the database's URL, postgres://user:password@host:port/name
+    #[arg(long, env = "DATABASE_URL", value_name = "URL", hide_env_values = true, value_parser = DatabaseUrl::from_str)]
+    pub database_url: DatabaseUrl,
+}
+
+/// A checked URL that shows in no log.
+#[derive(Clone)]
+pub struct DatabaseUrl(PgConnectOptions);
+
+impl FromStr for DatabaseUrl {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        // sqlx's own text may quote the URL, password included.
+        if !text.starts_with("postgres://") && !text.starts_with("postgresql://") {
+            return Err("it doesn't start with postgres://".to_owned());
+        }
+        PgConnectOptions::from_str(text).map(Self).map_err(|_| "it can't be parsed as a URL".to_owned())
+    }
+}
+
+impl std::fmt::Debug for DatabaseUrl {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("DatabaseUrl(…)")
+    }
+}
+
+impl DatabaseUrl {
+    /// Options for a connection that finds the tables in `schema` and shows as `application` in
+    /// `pg_stat_activity`.
+    pub fn connect_options(&self, schema: &str, application: &str) -> PgConnectOptions {
+        self.0.clone().application_name(application).options([("search_path", schema)])
+    }
+}
+
+/// The five-character SQLSTATE of an error that PostgreSQL reported; None for one of the client
+/// or the network.
+pub fn sqlstate(error: &sqlx::Error) -> Option<String> {
+    error.as_database_error().and_then(|e| e.code()).map(std::borrow::Cow::into_owned)
+}
+
+/// Whether the same statement may succeed later on a new connection: the network, a restart, a
+/// failover, a full disk, a deadlock (design.md section 5). Every other error is a bug's or an
+/// operator's, and repeating it won't help.
+pub fn is_transient(error: &sqlx::Error) -> bool {
+    match error {
+        sqlx::Error::Database(_) => sqlstate(error).is_some_and(|code| {
+            ["08", "53", "57"].iter().any(|class| code.starts_with(class))
+                || ["25P03", "25006", "40001", "40P01", "55P03"].contains(&code.as_str())
+        }),
+        sqlx::Error::Io(_)
+        | sqlx::Error::Tls(_)
+        | sqlx::Error::Protocol(_)
+        | sqlx::Error::PoolTimedOut
+        | sqlx::Error::PoolClosed
+        | sqlx::Error::WorkerCrashed => true,
+        _ => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_bad_url_is_refused_without_showing_its_password() {
+        for bad in ["", "mysql://u:secret@h/d", "postgres://u:secret@h:port/d"] {
+            let error = DatabaseUrl::from_str(bad).unwrap_err();
+            assert!(!error.contains("secret"), "{error}");
+        }
+        let good = DatabaseUrl::from_str("postgres://u:secret@h:1/d").unwrap();
+        assert!(!format!("{good:?}").contains("secret"));
+    }
+}

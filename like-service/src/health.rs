@@ -1,0 +1,113 @@
+//! Alive and ready, as facts that the parts of a service report about themselves.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+/// Shared by all parts of a service and its admin port.
+#[derive(Clone, Default)]
+pub struct Health(Arc<Inner>);
+
+#[derive(Default)]
+struct Inner {
+    /// What the service waits for, by condition; an empty map is ready.
+    waiting_for: Mutex<BTreeMap<&'static str, String>>,
+    heartbeats: Mutex<Vec<Heartbeat>>,
+}
+
+impl Health {
+    /// A service that isn't ready until each of `conditions` was reported met.
+    pub fn waiting_for(conditions: &[&'static str]) -> Self {
+        let health = Self::default();
+        for condition in conditions {
+            health.unmet(condition, "not there yet");
+        }
+        health
+    }
+
+    /// `condition` holds. Answers whether it did not before.
+    pub fn met(&self, condition: &'static str) -> bool {
+        self.conditions().remove(condition).is_some()
+    }
+
+    /// `condition` doesn't hold. Answers whether that is news.
+    pub fn unmet(&self, condition: &'static str, why: impl Into<String>) -> bool {
+        let why = why.into();
+        self.conditions().insert(condition, why.clone()) != Some(why)
+    }
+
+    /// What keeps the service from being ready: condition and reason. Empty: ready.
+    pub fn unready(&self) -> BTreeMap<&'static str, String> {
+        self.conditions().clone()
+    }
+
+    /// Whether nothing is waited for.
+    pub fn is_ready(&self) -> bool {
+        self.conditions().is_empty()
+    }
+
+    /// A new heartbeat; a loop that stays silent for longer than `limit` is taken for dead.
+    pub fn heartbeat(&self, name: &'static str, limit: Duration) -> Heartbeat {
+        let beat = Heartbeat { name, limit, start: Instant::now(), last_ms: Arc::new(AtomicU64::new(0)) };
+        self.0.heartbeats.lock().unwrap_or_else(PoisonError::into_inner).push(beat.clone());
+        beat
+    }
+
+    /// The loops that have been silent for too long: name and age.
+    pub fn silent(&self) -> BTreeMap<&'static str, String> {
+        let beats = self.0.heartbeats.lock().unwrap_or_else(PoisonError::into_inner);
+        let silent = beats.iter().filter(|beat| beat.age() > beat.limit);
+        silent.map(|beat| (beat.name, format!("silent for {} s", beat.age().as_secs()))).collect()
+    }
+
+    fn conditions(&self) -> std::sync::MutexGuard<'_, BTreeMap<&'static str, String>> {
+        self.0.waiting_for.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Held by a loop that must not stop.
+#[derive(Clone)]
+pub struct Heartbeat {
+    name: &'static str,
+    limit: Duration,
+    start: Instant,
+    last_ms: Arc<AtomicU64>,
+}
+
+impl Heartbeat {
+    /// Says "I went round once more".
+    pub fn beat(&self) {
+        self.last_ms.store(self.start.elapsed().as_millis() as u64, Ordering::Relaxed);
+    }
+
+    fn age(&self) -> Duration {
+        let now = self.start.elapsed();
+        now.saturating_sub(Duration::from_millis(self.last_ms.load(Ordering::Relaxed)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ready_once_every_condition_is_met() {
+        let health = Health::waiting_for(&["kafka", "database"]);
+        assert!(health.met("kafka") && !health.is_ready());
+        assert!(health.met("database") && health.is_ready());
+        assert!(health.unmet("kafka", "gone") && !health.unmet("kafka", "gone"));
+        assert_eq!(health.unready()["kafka"], "gone");
+    }
+
+    #[test]
+    fn a_silent_loop_is_dead_until_it_beats() {
+        let health = Health::default();
+        let beat = health.heartbeat("worker", Duration::ZERO);
+        let still = health.heartbeat("other", Duration::from_secs(3600));
+        still.beat();
+        let silent = (0..).map(|_| health.silent()).find(|silent| !silent.is_empty()).unwrap();
+        assert_eq!(silent.keys().collect::<Vec<_>>(), [&"worker"]);
+        beat.beat();
+    }
+}

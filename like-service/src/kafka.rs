@@ -1,0 +1,115 @@
+//! Kafka client properties: the brokers, and a file in librdkafka's own names for TLS, SASL and
+//! tuning. What the contract fixes can't be set: each refusal says why.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::path::PathBuf;
+
+use anyhow::{Context, anyhow, bail};
+use clap::Args;
+use clap::builder::NonEmptyStringValueParser;
+use like_events::topic::DEFAULT_TOPIC;
+use rdkafka::ClientConfig;
+
+/// Where Kafka is and which topic is meant.
+#[derive(Args, Debug, Clone)]
+pub struct KafkaSettings {
+    /// the brokers to start from, host:port[,host:port…]
+    #[arg(long, env = "KAFKA_BOOTSTRAP_SERVERS", value_name = "HOST:PORT,…", value_parser = NonEmptyStringValueParser::new())]
+    pub kafka_bootstrap_servers: String,
+
+    /// a properties file in librdkafka's names, for TLS, SASL and tuning
+    #[arg(long, env = "KAFKA_CONFIG_FILE", value_name = "FILE")]
+    pub kafka_config_file: Option<PathBuf>,
+
+    /// the topic of the like events
+    #[arg(long, env = "KAFKA_TOPIC", value_name = "TOPIC", default_value = DEFAULT_TOPIC, value_parser = NonEmptyStringValueParser::new())]
+    pub kafka_topic: String,
+}
+
+/// Properties that the contract fixes, in every spelling librdkafka knows, and why.
+const FIXED: [(&str, &str); 17] = [
+    ("bootstrap.servers", "set KAFKA_BOOTSTRAP_SERVERS instead"),
+    ("metadata.broker.list", "set KAFKA_BOOTSTRAP_SERVERS instead"),
+    ("enable.idempotence", "without it a lost acknowledgement doubles an event"),
+    ("acks", "a like is acknowledged only when all in-sync replicas have it"),
+    ("request.required.acks", "a like is acknowledged only when all in-sync replicas have it"),
+    ("partitioner", "producers in every language must send a product to the same partition"),
+    ("transactional.id", "events are published one by one; a transaction would hide them until its end"),
+    ("isolation.level", "a fold reads committed records only, or a replay would give other counts"),
+    ("enable.auto.commit", "offsets are committed in PostgreSQL, with the counts"),
+    ("auto.commit.enable", "offsets are committed in PostgreSQL, with the counts"),
+    ("enable.auto.offset.store", "offsets are committed in PostgreSQL, with the counts"),
+    ("auto.offset.reset", "a reset would skip or repeat events silently"),
+    ("partition.assignment.strategy", "members of one group must agree on it: cooperative-sticky"),
+    ("group.protocol", "members of one group must agree on it: classic"),
+    ("group.id", "set KAFKA_GROUP_ID instead"),
+    ("message.timeout.ms", "every request is answered, so its event is settled, within 5 s"),
+    ("delivery.timeout.ms", "every request is answered, so its event is settled, within 5 s"),
+];
+
+impl KafkaSettings {
+    /// What every client of these settings starts from. The error names the file and the property.
+    pub fn client_config(&self, client_id: &str) -> anyhow::Result<ClientConfig> {
+        let mut config = ClientConfig::new();
+        config.set("client.id", client_id);
+        if let Some(path) = &self.kafka_config_file {
+            let shown = path.display();
+            let file = File::open(path).with_context(|| format!("KAFKA_CONFIG_FILE={shown} can't be read"))?;
+            let properties = java_properties::read(file)
+                .map_err(|e| anyhow!("KAFKA_CONFIG_FILE={shown} is not a properties file (key=value lines): {e}"))?;
+            // In order, so that the same file is always refused for the same reason.
+            for (key, value) in properties.into_iter().collect::<BTreeMap<_, _>>() {
+                if let Some((_, why)) = FIXED.iter().find(|(fixed, _)| *fixed == key) {
+                    bail!("KAFKA_CONFIG_FILE={shown}: {key} can't be set: {why}");
+                }
+                config.set(key, value);
+            }
+            // Checked here and now: later it would look like a broker that can't be reached.
+            config.create_native_config().map_err(|e| anyhow!("KAFKA_CONFIG_FILE={shown}: {e}"))?;
+        }
+        config.set("bootstrap.servers", &self.kafka_bootstrap_servers);
+        Ok(config)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+
+    use super::*;
+
+    fn config(properties: &str) -> anyhow::Result<ClientConfig> {
+        let mut file = tempfile::NamedTempFile::new().unwrap();
+        file.write_all(properties.as_bytes()).unwrap();
+        let settings = KafkaSettings {
+            kafka_bootstrap_servers: "localhost:1".to_owned(),
+            kafka_config_file: Some(file.path().to_owned()),
+            kafka_topic: DEFAULT_TOPIC.to_owned(),
+        };
+        settings.client_config("test")
+    }
+
+    #[test]
+    fn properties_of_the_file_reach_the_client() {
+        let config = config("# comment\nsecurity.protocol = SASL_SSL\nsasl.mechanism=SCRAM-SHA-512\n").unwrap();
+        assert_eq!(config.get("security.protocol"), Some("SASL_SSL"));
+        assert_eq!(config.get("bootstrap.servers"), Some("localhost:1"));
+    }
+
+    #[test]
+    fn what_the_contract_fixes_is_refused_with_the_reason() {
+        for (key, why) in FIXED {
+            let error = config(&format!("{key}=x\n")).unwrap_err().to_string();
+            assert!(error.ends_with(&format!("{key} can't be set: {why}")), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_property_that_librdkafka_does_not_know_is_named() {
+        let error = config("no.such.thing=1\n").unwrap_err().to_string();
+        assert!(error.contains("no.such.thing"), "{error}");
+        let error = config("socket.timeout.ms=soon\n").unwrap_err().to_string();
+        assert!(error.contains("socket.timeout.ms"), "{error}");
+    }
+}

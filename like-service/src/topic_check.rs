@@ -1,0 +1,154 @@
+//! Is the topic still what its layout says? Asked at start and every minute: a partition count
+//! that grew remaps products and breaks their order, and compaction deletes the history of which
+//! the counts are a fold. Both stop the service that finds them; other differences only warn.
+
+use std::time::Duration;
+
+use anyhow::{Context, anyhow};
+use like_events::topic::{CLEANUP_POLICY, TOPIC_SETTINGS, min_insync_replicas};
+use rdkafka::ClientConfig;
+use rdkafka::admin::{AdminClient, AdminOptions, ResourceSpecifier};
+use rdkafka::client::DefaultClientContext;
+use rdkafka::error::RDKafkaErrorCode;
+
+/// How often both services look.
+pub const INTERVAL: Duration = Duration::from_secs(60);
+
+const TIMEOUT: Duration = Duration::from_secs(10);
+
+/// The topic as the brokers describe it.
+#[derive(Debug, Clone)]
+pub struct LiveTopic {
+    /// Its name.
+    pub name: String,
+    /// How many partitions it has now.
+    pub partitions: i32,
+    /// How many replicas its first partition has.
+    pub replicas: i32,
+    /// Its settings, defaults included.
+    pub settings: Vec<(String, String)>,
+}
+
+/// What a check found.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Findings {
+    /// Why the service must not go on; None: it may.
+    pub fatal: Option<String>,
+    /// What a human should look at.
+    pub warnings: Vec<String>,
+}
+
+/// Asks the brokers; None: there is no such topic.
+pub async fn describe(config: &ClientConfig, topic: &str) -> anyhow::Result<Option<LiveTopic>> {
+    let admin: AdminClient<DefaultClientContext> = config.create().context("Kafka client")?;
+    // Metadata blocks, so it gets a thread where that is allowed.
+    let name = topic.to_owned();
+    let (admin, metadata) = tokio::task::spawn_blocking(move || {
+        let metadata = admin.inner().fetch_metadata(Some(&name), TIMEOUT);
+        (admin, metadata)
+    })
+    .await?;
+    let metadata = metadata.context("Kafka can't be asked about the topic")?;
+    let Some(found) = metadata.topics().iter().find(|t| t.name() == topic) else {
+        return Ok(None);
+    };
+    if let Some(error) = found.error() {
+        let code = RDKafkaErrorCode::from(error);
+        if code == RDKafkaErrorCode::UnknownTopicOrPartition {
+            return Ok(None);
+        }
+        return Err(anyhow!("Kafka can't describe topic {topic}: {code}"));
+    }
+    let options = AdminOptions::new().request_timeout(Some(TIMEOUT));
+    let described = admin.describe_configs(&[ResourceSpecifier::Topic(topic)], &options).await?;
+    let resource = described.into_iter().next().context("Kafka described nothing")?;
+    let resource = resource.map_err(|code| anyhow!("Kafka can't describe topic {topic}: {code}"))?;
+    Ok(Some(LiveTopic {
+        name: topic.to_owned(),
+        partitions: found.partitions().len() as i32,
+        replicas: found.partitions().first().map_or(0, |p| p.replicas().len() as i32),
+        settings: resource.entries.into_iter().filter_map(|e| Some((e.name, e.value?))).collect(),
+    }))
+}
+
+/// Compares the topic with the number of partitions its layout records.
+pub fn compare(live: Option<&LiveTopic>, topic: &str, partitions: i32) -> Findings {
+    let Some(live) = live else {
+        let fatal = format!("topic {topic} does not exist; its layout says {partitions} partitions");
+        return Findings { fatal: Some(fatal), warnings: Vec::new() };
+    };
+    let mut findings = Findings::default();
+    if live.partitions != partitions {
+        findings.fatal = Some(format!(
+            "topic {topic} has {} partitions and its layout says {partitions}: products have moved to other \
+             partitions and their order is lost; the way to more partitions is a new topic",
+            live.partitions
+        ));
+    }
+    let value = |name: &str| live.settings.iter().find(|(n, _)| n == name).map_or("", |(_, v)| v.as_str());
+    if value(CLEANUP_POLICY).contains("compact") {
+        findings.fatal.get_or_insert_with(|| {
+            format!(
+                "topic {topic} has {CLEANUP_POLICY}={}: compaction deletes events; set it to delete",
+                value(CLEANUP_POLICY)
+            )
+        });
+    }
+    let replicas = min_insync_replicas(live.replicas).to_string();
+    let wanted = TOPIC_SETTINGS.iter().copied().chain([("min.insync.replicas", replicas.as_str())]);
+    for (name, want) in wanted.filter(|(name, _)| *name != CLEANUP_POLICY) {
+        let found = value(name);
+        let enough = name == "min.insync.replicas"
+            && found.parse::<i32>().is_ok_and(|n| n >= min_insync_replicas(live.replicas));
+        // Retention is the operator's choice, made when the topic was.
+        if found != want && !enough && !name.starts_with("retention.") {
+            findings.warnings.push(format!("topic {topic} has {name}={found}, expected {want}"));
+        }
+    }
+    findings
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn live(partitions: i32, replicas: i32, changes: &[(&str, &str)]) -> LiveTopic {
+        let mut settings: Vec<(String, String)> =
+            TOPIC_SETTINGS.iter().map(|(n, v)| ((*n).to_owned(), (*v).to_owned())).collect();
+        settings.push(("min.insync.replicas".to_owned(), min_insync_replicas(replicas).to_string()));
+        for (name, value) in changes {
+            settings.iter_mut().find(|(n, _)| n == name).unwrap().1 = (*value).to_owned();
+        }
+        LiveTopic { name: "t".to_owned(), partitions, replicas, settings }
+    }
+
+    #[test]
+    fn a_topic_as_setup_made_it_is_fine() {
+        for replicas in [1, 3] {
+            assert_eq!(compare(Some(&live(32, replicas, &[])), "t", 32), Findings::default());
+        }
+    }
+
+    #[test]
+    fn another_partition_count_compaction_or_no_topic_is_fatal() {
+        let fatal = |topic: Option<&LiveTopic>| compare(topic, "t", 32).fatal.unwrap();
+        assert!(fatal(Some(&live(33, 1, &[]))).contains("33 partitions"));
+        assert!(fatal(Some(&live(32, 1, &[("cleanup.policy", "compact,delete")]))).contains("compact"));
+        assert!(fatal(None).contains("does not exist"));
+    }
+
+    #[test]
+    fn other_differences_warn() {
+        let findings = compare(
+            Some(&live(32, 3, &[("min.insync.replicas", "1"), ("message.timestamp.type", "CreateTime")])),
+            "t",
+            32,
+        );
+        assert_eq!(findings.fatal, None);
+        assert_eq!(findings.warnings.len(), 2);
+        assert_eq!(
+            compare(Some(&live(32, 1, &[("min.insync.replicas", "2"), ("retention.ms", "1")])), "t", 32),
+            Findings::default()
+        );
+    }
+}
