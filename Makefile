@@ -1,0 +1,44 @@
+# Every task of this repository, one line of help each: make help.
+# What they do is in the scripts they name; those can be run by hand too.
+
+.DEFAULT_GOAL := help
+.PHONY: help up down clean-local test test-stack test-stack-down test-containers lint loadtest
+
+help: ## list the targets
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  \1|\2/p' Makefile | while IFS='|' read -r target text; do \
+	  printf '  %-17s %s\n' $$target "$$text"; done
+
+# --- run it on this machine, without Docker (ports: KAFKA_PORT=… make up)
+
+up: ## build and start everything under .local, and send a like through it
+	@deploy/local/up.sh
+
+down: ## stop it, keep its data
+	@deploy/local/down.sh
+
+clean-local: ## stop it, remove its data and logs
+	@deploy/local/down.sh clean
+
+# drain (wait until all that was published is counted) comes here.
+
+# --- check it
+
+test: ## run all tests on a Kafka and a PostgreSQL of their own (ARGS="-p like-api name")
+	@deploy/local/test.sh run $(ARGS)
+
+test-stack: ## start such a pair for development and leave it running (.local/test/env)
+	@deploy/local/test.sh up
+
+test-stack-down: ## stop that pair, remove its data
+	@deploy/local/test.sh down
+
+test-containers: ## build the images, start them with Docker Compose and try them
+	@deploy/test-containers.sh
+
+lint: ## formatting, clippy, documentation, shell scripts: no warning passes
+	@deploy/local/lint.sh
+
+# --- measure it
+
+loadtest: ## a burst of likes on what make up has started, checked against the counts
+	@loadtest/run.sh
