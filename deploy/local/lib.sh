@@ -107,6 +107,7 @@ launch() {
     done
     echo $$ >"$0.new" && mv "$0.new" "$0" && exec "$@"
   ' "$STATE/$name.pid" "$@" </dev/null >"$STATE/$name.log" 2>&1 &
+  disown # or bash reports its end
   local deadline=$((SECONDS + 10))
   until [ -s "$STATE/$name.pid" ]; do
     [ "$SECONDS" -lt "$deadline" ] || die "$name could not be started"
