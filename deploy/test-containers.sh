@@ -1,0 +1,178 @@
+#!/usr/bin/env bash
+# Does `docker compose up --build --wait` end with a system that counts a like?
+#
+# Builds both images from this tree, brings the whole compose file up under a project and on
+# ports of its own (a demo may be running beside it), uses it as a caller would, stops and
+# replaces its containers, and takes everything down again with its volumes, whatever happened.
+# What the services promise beyond that is `make test`'s business.
+#
+# Where images can't be pulled, STANDIN_IMAGES names a script that makes local ones under the
+# public names (`SCRIPT IMAGE...`), starting an engine where none runs (`SCRIPT --stop` ends it).
+#
+# Exit status: 0 all passed, 1 something failed, 2 could not be checked here.
+set -euo pipefail
+standin_images=${STANDIN_IMAGES:+$(realpath "$STANDIN_IMAGES")}
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+# The caller's own settings for compose are for the caller's own stack.
+unset COMPOSE_FILE COMPOSE_PROFILES COMPOSE_PROJECT_NAME COMPOSE_ENV_FILES
+project=likes-test-$$
+logs=$(mktemp -d)
+passed=0 failed=0
+brought_up=false
+started_engine=false
+
+say() { printf '%s\n' "$*" >&2; }
+cannot() { say "cannot check: $*"; exit 2; }
+pass() { passed=$((passed + 1)); echo "ok    $*"; }
+fail() { failed=$((failed + 1)); echo "FAIL  $*"; }
+check() { # NAME COMMAND...
+  local name=$1; shift
+  if "$@"; then pass "$name"; else fail "$name"; fi
+}
+same() { # NAME WANTED GOT
+  if [ "$2" = "$3" ]; then pass "$1"; else fail "$1: wanted '$2', got '$3'"; fi
+}
+compose() { docker compose --project-name "$project" --env-file /dev/null --file docker-compose.yml "$@"; }
+state() { # SERVICE FORMAT: of its container, running or not
+  docker inspect --format "$2" "$(compose ps --all --quiet "$1")"
+}
+
+finish() {
+  local status=$?
+  trap - EXIT
+  trap '' INT TERM
+  if [ "$status" -ne 0 ] && [ "$status" -ne 2 ] && [ "$failed" -eq 0 ]; then fail "the check ran to its end"; fi
+  if $brought_up; then
+    if [ "$status" -ne 0 ] || [ "$failed" -gt 0 ]; then
+      compose ps --all >&2 || true
+      for service in setup like-api like-aggregator kafka postgres; do
+        say "--- $service, last lines"
+        compose logs --no-log-prefix --tail 40 "$service" 2>&1 | cut -c1-400 >&2 || true
+      done
+    fi
+    compose down --volumes --remove-orphans >"$logs/down" 2>&1 || { cat "$logs/down" >&2; fail "everything is taken down"; }
+  fi
+  if $started_engine; then "$standin_images" --stop || true; fi
+  rm -rf "$logs"
+  if [ "$status" -eq 0 ] && [ "$failed" -gt 0 ]; then status=1; fi
+  if [ "$status" -ne 2 ]; then echo "$passed passed, $failed failed"; fi
+  exit "$status"
+}
+trap finish EXIT
+trap 'exit 130' INT
+trap 'exit 143' TERM
+
+# ---- an engine and the images ------------------------------------------------------------------
+
+# The public images: what the Dockerfile starts FROM, its own stages aside, and what the
+# compose file runs without building it (those are tagged :local).
+images() {
+  {
+    sed -nE 's/^FROM +([^ ]+).*/\1/p' deploy/Dockerfile | grep -F :
+    sed -nE 's/^ +image: *([^ ]+).*/\1/p' docker-compose.yml | grep -v ':local$'
+  } | sort -u
+}
+engine_answers() { docker info >/dev/null 2>&1; }
+missing() {
+  local image
+  for image in $(images); do
+    docker image inspect "$image" >/dev/null 2>&1 || echo "$image"
+  done
+}
+
+command -v curl >/dev/null || cannot "curl is not installed"
+if [ -n "$standin_images" ]; then
+  [ -x "$standin_images" ] || cannot "STANDIN_IMAGES=$STANDIN_IMAGES is not an executable file"
+  engine_answers || started_engine=true
+  if $started_engine || ! docker compose version >/dev/null 2>&1 || [ -n "$(missing)" ]; then
+    # shellcheck disable=SC2046 # one argument for each image
+    "$standin_images" $(images) >&2 || cannot "STANDIN_IMAGES=$STANDIN_IMAGES made not all of:" $(images)
+  fi
+fi
+hint="${STANDIN_IMAGES:+although STANDIN_IMAGES=$STANDIN_IMAGES ran}"
+hint="(${hint:-STANDIN_IMAGES is unset: it may name a script that brings what is missing})"
+command -v docker >/dev/null || cannot "docker is not installed $hint"
+engine_answers || cannot "no docker engine answers $hint"
+docker compose version >/dev/null 2>&1 || cannot "docker compose is not installed $hint"
+for image in $(missing); do
+  say "pulling $image"
+  timeout 900 docker pull --quiet "$image" >&2 || cannot "image $image is neither present nor to be pulled $hint"
+done
+
+# ---- up ----------------------------------------------------------------------------------------
+
+port=$((20000 + RANDOM % 10000)) # below the range that outgoing connections take theirs from
+free_port() { # sets $port to the next one that nobody listens on
+  port=$((port + 1))
+  while (exec 3<>"/dev/tcp/127.0.0.1/$port") 2>/dev/null; do port=$((port + 1)); done
+}
+for variable in LIKE_API_PORT LIKE_API_ADMIN_PORT LIKE_AGGREGATOR_ADMIN_PORT KAFKA_PORT POSTGRES_PORT; do
+  free_port
+  export "$variable=$port"
+done
+api=http://127.0.0.1:$LIKE_API_PORT
+
+up() { # NAME ARGUMENTS...
+  local name=$1; shift
+  brought_up=true
+  if compose up --wait --wait-timeout 180 "$@" >"$logs/up" 2>&1 </dev/null; then
+    pass "$name"
+  else
+    fail "$name"
+    tail -n 60 "$logs/up" >&2
+    exit 1 # nothing below means anything without it
+  fi
+}
+
+say "building the images and bringing them up as $project (the first build takes minutes)"
+up "docker compose up --build --wait ends with everything ready" --build
+same "setup ended well" "exited 0" "$(state setup '{{.State.Status}} {{.State.ExitCode}}')"
+
+for service in like-api like-aggregator; do
+  same "$service is healthy" healthy "$(state "$service" '{{.State.Health.Status}}')"
+  user=$(compose exec -T "$service" stat -c %u /proc/1) || user=0
+  check "$service does not run as root (uid $user)" [ "$user" -ne 0 ]
+done
+
+# ---- a like ------------------------------------------------------------------------------------
+
+product=container-test
+json_field() { sed -nE 's/.*"'"$1"'" *: *"?([^",}]*)"?.*/\1/p'; }
+request() { curl --silent --show-error --noproxy '*' --max-time 10 "$@"; }
+count() { request "$api/v1/products/$product/likes" | json_field count; }
+like_is_counted() { # USER
+  local answer receipt status='' deadline=$((SECONDS + 60))
+  answer=$(request --write-out '\n%{http_code}' --request PUT --header "X-User-Id: $1" \
+    "$api/v1/products/$product/like") || return 1
+  [ "${answer##*$'\n'}" = 202 ] || { say "PUT answered: $answer"; return 1; }
+  receipt=$(json_field receipt <<<"$answer")
+  while [ "$SECONDS" -lt "$deadline" ]; do
+    status=$(request "$api/v1/receipts/$receipt" | json_field status) || true
+    if [ "$status" = counted ]; then return 0; fi
+    sleep 0.2
+  done
+  say "receipt $receipt is '$status' after 60 s"
+  return 1
+}
+
+same "nobody likes the product yet" 0 "$(count)"
+check "a like sent to the published port is counted" like_is_counted user-1
+same "the count says so" 1 "$(count)"
+
+# ---- stop, replace, go on ----------------------------------------------------------------------
+
+began=$(date +%s%3N)
+compose stop like-api like-aggregator >"$logs/stop" 2>&1 || cat "$logs/stop" >&2
+took=$(($(date +%s%3N) - began))
+check "both services stop within 10 s (took $took ms)" [ "$took" -lt 10000 ]
+for service in like-api like-aggregator; do
+  same "$service ends with status 0 on SIGTERM" 0 "$(state "$service" '{{.State.ExitCode}}')"
+done
+
+# Every container anew: what is left is what the volumes hold.
+compose down >"$logs/down" 2>&1 || { fail "down"; cat "$logs/down" >&2; }
+up "it comes up again with new containers and the old volumes"
+same "the count is still there" 1 "$(count)"
+check "a like after that is counted too" like_is_counted user-2
+same "the count says so" 2 "$(count)"
