@@ -1,0 +1,24 @@
+//! For tests and benches only: what they need of a real Kafka and a real PostgreSQL, each test
+//! with a topic and a database of its own, so that all can run side by side.
+
+mod database;
+mod topic;
+mod wait;
+
+pub use database::TestDatabase;
+pub use topic::TestTopic;
+pub use wait::eventually;
+
+/// The brokers that tests use.
+pub fn kafka() -> String {
+    var("TEST_KAFKA_BOOTSTRAP_SERVERS")
+}
+
+/// The folder of Kafka's jars, for tests that start a broker or a Java client of their own.
+pub fn kafka_libs() -> String {
+    var("TEST_KAFKA_LIBS")
+}
+
+fn var(name: &str) -> String {
+    std::env::var(name).unwrap_or_else(|_| panic!("{name} is not set: run the tests by `make test`"))
+}
