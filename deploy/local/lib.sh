@@ -165,16 +165,19 @@ needs_start() {
 
 port_open() { (exec 3<>"/dev/tcp/127.0.0.1/$1") 2>/dev/null; }
 
-# check_port NAME VARIABLE: the port in VARIABLE is free, or is NAME's own.
+# check_port NAME VARIABLE: the port in VARIABLE is free, or is NAME's own. A server
+# that was killed just now may still be letting go of it.
 check_port() {
-  local port=${!2}
+  local port=${!2} deadline=$((SECONDS + 4))
   if ! [[ $port =~ ^[0-9]{1,5}$ ]] || [ "$port" -lt 1 ] || [ "$port" -gt 65535 ]; then
     die "$2=$port is no port number"
   fi
-  if port_open "$port"; then
+  while port_open "$port"; do
     alive "$1" && grep -qw -- "$port" "$STATE/$1.settings" 2>/dev/null && return
-    die "port $port is taken by another program: set $2 to a free one, e.g. $2=$((port + 1000)) make up"
-  fi
+    [ "$SECONDS" -lt "$deadline" ] ||
+      die "port $port is taken by another program: set $2 to a free one, e.g. $2=$((port + 1000)) make up"
+    sleep 0.1
+  done
 }
 
 # free_port [PORT]: PORT if that is free, else any below the range that the kernel
@@ -194,12 +197,13 @@ free_port() {
 
 # --- one at a time
 
-# state_dir: make STATE, and refuse one that another user made: PostgreSQL's files
-# and the pid files would end up mixed between two owners.
+# state_dir: make STATE, but not in a .local that another user made: PostgreSQL's
+# files and the pid files would end up mixed between two owners.
 state_dir() {
+  mkdir -p "$LOCAL"
+  [ "$(stat -c %u "$LOCAL")" = "$(id -u)" ] ||
+    die ".local belongs to user $(stat -c %U "$LOCAL"): run this as that user, or make down as that user and remove .local"
   mkdir -p "$STATE"
-  [ "$(stat -c %u "$STATE")" = "$(id -u)" ] ||
-    die "$STATE belongs to user $(stat -c %U "$STATE"): run this as that user, or remove it first (make clean-local)"
 }
 
 # lock FILE: held by this script until it ends (launch closes it in servers).

@@ -4,27 +4,24 @@
 # whoever may log in as its superuser may run programs as its owner. Sourced.
 
 # PostgreSQL's programs refuse uid 0. For root they run inside a user namespace in
-# which root's files belong to "nobody" (no user is made, no path has to be
-# opened to others). Where that is refused, as in most containers, or where
-# root without its privileges can't reach the clone, they run as nobody itself,
-# with the one privilege of reaching it.
+# which root's files belong to "nobody": no user is made, no path has to be opened
+# to others. Where that is refused, as in most containers, or where root without
+# its privileges can't reach the clone, they run as nobody itself; and if nobody
+# can't reach it either, with just the privilege to (the secure bit: access(2),
+# which initdb asks, is to know of it).
 as_postgres=()
 postgres_owner=$(id -u)
 choose_postgres_user() {
   [ "$(id -u)" = 0 ] || return 0
-  local namespace=(unshare --user --map-user=65534 --map-group=65534)
-  local reach='-all,+dac_override'
-  local nobody=(setpriv --reuid=65534 --regid=65534 --clear-groups
-    --inh-caps="$reach" --ambient-caps="$reach" --bounding-set="$reach")
-  local probe=(test -x "$PG_HOME/bin/postgres" -a -w "$STATE")
-  if "${namespace[@]}" "${probe[@]}" 2>/dev/null; then
-    as_postgres=("${namespace[@]}")
-  elif "${nobody[@]}" "${probe[@]}" 2>/dev/null; then
-    as_postgres=("${nobody[@]}")
-    postgres_owner=65534
-  else
-    die "PostgreSQL refuses to run as root, and neither unshare nor setpriv may change that here: use an ordinary user"
-  fi
+  local server=$PG_HOME/bin/postgres reach='-all,+dac_override'
+  as_postgres=(unshare --user --map-user=65534 --map-group=65534)
+  ! "${as_postgres[@]}" test -x "$server" -a -w "$STATE" 2>/dev/null || return 0
+  postgres_owner=65534
+  as_postgres=(setpriv --reuid=65534 --regid=65534 --clear-groups)
+  ! "${as_postgres[@]}" test -x "$server" 2>/dev/null || return 0
+  as_postgres+=(--securebits=+no_setuid_fixup --inh-caps="$reach" --ambient-caps="$reach" --bounding-set="$reach")
+  ! "${as_postgres[@]}" test -x "$server" 2>/dev/null || return 0
+  die "PostgreSQL refuses to run as root, and neither unshare nor setpriv helps here: use an ordinary user"
 }
 
 postgres_conf() { # TEST: settings by which data may be lost, for tests only
