@@ -78,7 +78,7 @@ run_tests() {
   # Cargo would let --workspace win over a package that is asked for.
   [[ " $* " != *' -p '* && " $* " != *' --package'* ]] || all=
   find_cargo
-  install_packages build
+  install_packages build stack
   sweep
   STATE=$LOCAL/test/run-$$
   trap drop_test_stack EXIT
