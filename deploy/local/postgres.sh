@@ -72,6 +72,8 @@ make_cluster() { # PROFILE
     show_tail "$STATE/postgres-init.log"
     die 'postgres: the database likes could not be made'
   fi
+  # Beside what initdb has found to work here, the kind of shared memory say.
+  echo "include = 'likes.conf'" >>"$new/postgresql.conf"
   mv "$STATE/postgres/password.new" "$STATE/postgres/password"
   mv "$new" "$STATE/postgres/data"
 }
@@ -94,7 +96,7 @@ start_postgres() { # PROFILE: test or local
     fi
     # Not left over from before: that "ready" would be believed.
     sed -i 's/^ready.*/starting/' "$data/postmaster.pid" 2>/dev/null || true
-    postgres_conf "$1" >"$data/postgresql.conf"
+    postgres_conf "$1" >"$data/likes.conf"
 
     printf '  postgres: starting on port %s ' "$POSTGRES_PORT"
     local deadline=$((SECONDS + 20))
