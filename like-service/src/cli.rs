@@ -22,6 +22,12 @@ pub fn parse<T: Parser>() -> Result<T, ExitCode> {
     })
 }
 
+/// Settings that each parse, but that can't be used together or name something unusable. Carried
+/// inside an `anyhow::Error` up to `main`, which prints it by [`usage_error`].
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct UsageError(pub String);
+
 /// Prints one line and answers the exit status for unusable settings.
 pub fn usage_error(message: &str) -> ExitCode {
     eprintln!("error: {}", message.replace('\n', " "));

@@ -9,7 +9,7 @@ use sqlx::postgres::PgConnectOptions;
 pub const SCHEMA: &str = "likes";
 
 /// Where PostgreSQL is.
-#[derive(Args, Clone)]
+#[derive(Args, Debug, Clone)]
 pub struct DatabaseSettings {
     /// the database's URL, postgres://user:password@host:port/name
     #[arg(long, env = "DATABASE_URL", value_name = "URL", hide_env_values = true, value_parser = DatabaseUrl::from_str)]

@@ -11,6 +11,8 @@ use clap::builder::NonEmptyStringValueParser;
 use like_events::topic::DEFAULT_TOPIC;
 use rdkafka::ClientConfig;
 
+use crate::cli::UsageError;
+
 /// Where Kafka is and which topic is meant.
 #[derive(Args, Debug, Clone)]
 pub struct KafkaSettings {
@@ -28,7 +30,7 @@ pub struct KafkaSettings {
 }
 
 /// Properties that the contract fixes, in every spelling librdkafka knows, and why.
-const FIXED: [(&str, &str); 17] = [
+const FIXED: [(&str, &str); 18] = [
     ("bootstrap.servers", "set KAFKA_BOOTSTRAP_SERVERS instead"),
     ("metadata.broker.list", "set KAFKA_BOOTSTRAP_SERVERS instead"),
     ("enable.idempotence", "without it a lost acknowledgement doubles an event"),
@@ -46,11 +48,16 @@ const FIXED: [(&str, &str); 17] = [
     ("group.id", "set KAFKA_GROUP_ID instead"),
     ("message.timeout.ms", "every request is answered, so its event is settled, within 5 s"),
     ("delivery.timeout.ms", "every request is answered, so its event is settled, within 5 s"),
+    ("allow.auto.create.topics", "setup makes the topic; asking for it must not make one with other partitions"),
 ];
 
 impl KafkaSettings {
     /// What every client of these settings starts from. The error names the file and the property.
-    pub fn client_config(&self, client_id: &str) -> anyhow::Result<ClientConfig> {
+    pub fn client_config(&self, client_id: &str) -> Result<ClientConfig, UsageError> {
+        self.properties(client_id).map_err(|error| UsageError(format!("{error:#}")))
+    }
+
+    fn properties(&self, client_id: &str) -> anyhow::Result<ClientConfig> {
         let mut config = ClientConfig::new();
         config.set("client.id", client_id);
         if let Some(path) = &self.kafka_config_file {
@@ -69,6 +76,8 @@ impl KafkaSettings {
             config.create_native_config().map_err(|e| anyhow!("KAFKA_CONFIG_FILE={shown}: {e}"))?;
         }
         config.set("bootstrap.servers", &self.kafka_bootstrap_servers);
+        // On by default for producers and admin clients.
+        config.set("allow.auto.create.topics", "false");
         Ok(config)
     }
 }
@@ -79,7 +88,7 @@ mod tests {
 
     use super::*;
 
-    fn config(properties: &str) -> anyhow::Result<ClientConfig> {
+    fn config(properties: &str) -> Result<ClientConfig, UsageError> {
         let mut file = tempfile::NamedTempFile::new().unwrap();
         file.write_all(properties.as_bytes()).unwrap();
         let settings = KafkaSettings {

@@ -1,0 +1,191 @@
+//! `setup`: tables, topic, layout and offset rows, made where they are missing and checked where
+//! they are there. Each step can be repeated, so a `setup` that died half-way is run again.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, anyhow, bail};
+use like_events::topic::{TOPIC_SETTINGS, min_insync_replicas};
+use like_service::backoff::Backoff;
+use like_service::database::SCHEMA;
+use like_service::layout;
+use like_service::topic_check::{self, LiveTopic};
+use rdkafka::ClientConfig;
+use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
+use rdkafka::client::DefaultClientContext;
+use rdkafka::error::RDKafkaErrorCode;
+use sqlx::{AssertSqlSafe, Connection, PgConnection};
+use tracing::{info, warn};
+
+use crate::batch::FOLD_VERSION;
+use crate::config::SetupSettings;
+use crate::log_ends::{self, LogEnds};
+
+const KAFKA_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Makes what is missing and says what is there.
+pub async fn setup(settings: &SetupSettings) -> anyhow::Result<()> {
+    let topic = settings.kafka.kafka_topic.as_str();
+    let client = settings.kafka.client_config("like-aggregator-setup")?;
+    let deadline = Instant::now() + settings.timeout;
+    let options = settings.database.database_url.connect_options(SCHEMA, "like-aggregator-setup");
+    let mut connection =
+        until(deadline, "PostgreSQL", async || PgConnection::connect_with(&options).await.map_err(Into::into)).await?;
+    migrate(&mut connection).await?;
+    // Asked before the topic is made: a layout that can't take it must not leave one behind.
+    let layouts = layout::read_all(&mut connection).await?;
+    let known = layouts.iter().find(|layout| layout.topic == topic);
+    if let (None, Some(other)) = (known, layouts.first()) {
+        bail!("topic_layout holds {} and not {topic}: this database counts another topic", other.topic);
+    }
+
+    let live = until(deadline, "Kafka", async || topic_check::describe(&client, topic).await).await?;
+    let live = match (live, known) {
+        (Some(live), _) => live,
+        (None, Some(known)) => bail!(
+            "topic {topic} does not exist, and the database has folded it already ({} partitions): it was deleted, or \
+             KAFKA_BOOTSTRAP_SERVERS is another cluster",
+            known.partitions
+        ),
+        (None, None) => {
+            make_topic(settings, &client).await?;
+            let made = async || {
+                topic_check::describe(&client, topic).await?.context("the topic is not known to all brokers yet")
+            };
+            until(deadline, "the new topic", made).await?
+        }
+    };
+    let partitions = known.map_or(live.partitions, |layout| layout.partitions);
+    check(&live, partitions, settings)?;
+    let ends = until(deadline, "the log's offsets", async || log_ends::of(&client, topic, partitions).await).await?;
+    record(&mut connection, topic, partitions, &ends).await?;
+    info!(topic, partitions, replicas = live.replicas, fold_version = FOLD_VERSION, "set up");
+    Ok(())
+}
+
+/// The migrations, in a schema of our own; sqlx takes a lock, so two of us wait for each other.
+async fn migrate(connection: &mut PgConnection) -> anyhow::Result<()> {
+    // SCHEMA is a constant. IF NOT EXISTS still fails when two create it at the same moment, and
+    // it asks for a right that somebody who may only repeat `setup` need not have.
+    let there: bool = sqlx::query_scalar("SELECT EXISTS (SELECT FROM pg_namespace WHERE nspname = $1)")
+        .bind(SCHEMA)
+        .fetch_one(&mut *connection)
+        .await?;
+    if !there {
+        let made =
+            sqlx::query(AssertSqlSafe(format!("CREATE SCHEMA IF NOT EXISTS {SCHEMA}"))).execute(&mut *connection).await;
+        match made {
+            Err(error) if error.as_database_error().is_some_and(|e| e.is_unique_violation()) => {}
+            result => drop(result.context("creating the schema")?),
+        }
+    }
+    sqlx::migrate!("../migrations").run(&mut *connection).await.context("migrations")?;
+    let insert = "INSERT INTO fold (fold_version) VALUES ($1) ON CONFLICT DO NOTHING";
+    sqlx::query(insert).bind(FOLD_VERSION).execute(&mut *connection).await?;
+    let found: i32 = sqlx::query_scalar("SELECT fold_version FROM fold").fetch_one(&mut *connection).await?;
+    if found != FOLD_VERSION {
+        bail!("the database holds fold version {found} and this build folds by {FOLD_VERSION}");
+    }
+    Ok(())
+}
+
+async fn make_topic(settings: &SetupSettings, client: &ClientConfig) -> anyhow::Result<()> {
+    let topic = settings.kafka.kafka_topic.as_str();
+    let admin: AdminClient<DefaultClientContext> = client.create().context("Kafka client")?;
+    let replicas = match settings.replication_factor {
+        Some(replicas) => replicas,
+        None => brokers(client).await?.clamp(1, 3),
+    };
+    let min_insync = min_insync_replicas(replicas).to_string();
+    let retention = settings.retention.map_or_else(|| "-1".to_owned(), |time| time.as_millis().to_string());
+    let mut new = NewTopic::new(topic, settings.partitions, TopicReplication::Fixed(replicas));
+    for (name, value) in TOPIC_SETTINGS {
+        new = new.set(name, if name == "retention.ms" { &retention } else { value });
+    }
+    new = new.set("min.insync.replicas", &min_insync);
+    let options = AdminOptions::new().operation_timeout(Some(KAFKA_TIMEOUT));
+    let made = admin.create_topics([&new], &options).await.context("creating the topic")?;
+    match made.into_iter().next() {
+        Some(Ok(_)) => info!(topic, partitions = settings.partitions, replicas, "topic made"),
+        Some(Err((_, RDKafkaErrorCode::TopicAlreadyExists))) => {}
+        Some(Err((_, code))) => bail!("topic {topic} can't be made: {code}"),
+        None => bail!("topic {topic} can't be made: no answer"),
+    }
+    if replicas == 1 {
+        warn!(topic, "one replica: losing its disk loses likes");
+    }
+    Ok(())
+}
+
+async fn brokers(client: &ClientConfig) -> anyhow::Result<i32> {
+    let admin: AdminClient<DefaultClientContext> = client.create()?;
+    let metadata = tokio::task::spawn_blocking(move || {
+        admin.inner().fetch_metadata(None, KAFKA_TIMEOUT).map(|metadata| metadata.brokers().len() as i32)
+    });
+    metadata.await?.context("asking for the brokers")
+}
+
+fn check(live: &LiveTopic, partitions: i32, settings: &SetupSettings) -> anyhow::Result<()> {
+    let findings = topic_check::compare(Some(live), &live.name, partitions);
+    findings.warnings.iter().for_each(|warning| warn!("{warning}"));
+    if let Some(fatal) = findings.fatal {
+        bail!(fatal);
+    }
+    if live.partitions != settings.partitions {
+        warn!(
+            "topic {} has {} partitions, and keeps them; --partitions is for a topic that has to be made",
+            live.name, live.partitions
+        );
+    }
+    Ok(())
+}
+
+/// Layout and offset rows in one transaction. A row that is there is left alone: it says how far
+/// the log has been folded. A new one starts at the log's start.
+async fn record(connection: &mut PgConnection, topic: &str, partitions: i32, ends: &LogEnds) -> anyhow::Result<()> {
+    let mut transaction = connection.begin().await?;
+    sqlx::query("INSERT INTO topic_layout (sequence, topic, partitions) VALUES (1, $1, $2) ON CONFLICT DO NOTHING")
+        .bind(topic)
+        .bind(partitions)
+        .execute(&mut *transaction)
+        .await?;
+    let layout = layout::read(&mut *transaction, topic).await?;
+    if layout.is_none_or(|layout| layout.partitions != partitions) {
+        bail!("another `setup` has recorded another layout at this moment: run it again");
+    }
+    let numbers: Vec<i32> = (0..partitions).collect();
+    let starts: Vec<i64> = ends.iter().map(|(start, _)| *start).collect();
+    let rows = "INSERT INTO kafka_offset (topic, partition, next_offset, updated_at)
+                SELECT $1, partition, start, now() FROM unnest($2::int[], $3::bigint[]) AS new (partition, start)
+                ON CONFLICT DO NOTHING";
+    sqlx::query(rows).bind(topic).bind(numbers).bind(starts).execute(&mut *transaction).await?;
+    transaction.commit().await?;
+    Ok(())
+}
+
+/// Tries until it works or the time is up; says what is awaited, once per reason.
+async fn until<T>(
+    deadline: Instant,
+    what: &str,
+    mut attempt: impl AsyncFnMut() -> anyhow::Result<T>,
+) -> anyhow::Result<T> {
+    let mut backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(2));
+    let mut said = String::new();
+    loop {
+        let left = deadline.saturating_duration_since(Instant::now());
+        let result = tokio::time::timeout(left, attempt()).await;
+        let error = match result {
+            Ok(Ok(value)) => return Ok(value),
+            Ok(Err(error)) => error,
+            Err(_) => anyhow!(if said.is_empty() { "no answer".to_owned() } else { said.clone() }),
+        };
+        if Instant::now() >= deadline {
+            return Err(error.context(format!("gave up waiting for {what} (--timeout)")));
+        }
+        let reason = format!("{error:#}");
+        if reason != said {
+            info!(%reason, "waiting for {what}");
+            said = reason;
+        }
+        tokio::time::sleep(backoff.pause().min(left)).await;
+    }
+}

@@ -1,0 +1,120 @@
+//! `status`: how far each partition is folded and what is left, from PostgreSQL and the broker.
+//! Nobody else's lag tool is needed, nor would it know the offsets that count.
+
+use anyhow::{Context, bail};
+use chrono::{DateTime, Utc};
+use like_service::database::SCHEMA;
+use like_service::layout;
+use serde::Serialize;
+use sqlx::{Connection, PgConnection, Row};
+
+use crate::batch::FOLD_VERSION;
+use crate::config::StatusSettings;
+use crate::log_ends;
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Status {
+    topic: String,
+    sequence: i32,
+    fold_version: Option<i32>,
+    build_fold_version: i32,
+    lag: i64,
+    dead_letters: i64,
+    log_gaps: i64,
+    partitions: Vec<Partition>,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Partition {
+    partition: i32,
+    next_offset: Option<i64>,
+    log_start: i64,
+    log_end: i64,
+    lag: Option<i64>,
+    last_record_time: Option<DateTime<Utc>>,
+    log_gaps: i64,
+    dead_letters: i64,
+}
+
+/// Prints where the fold stands.
+pub async fn status(settings: &StatusSettings) -> anyhow::Result<()> {
+    let status = read(settings).await?;
+    if settings.json {
+        println!("{}", serde_json::to_string_pretty(&status)?);
+    } else {
+        print(&status);
+    }
+    Ok(())
+}
+
+async fn read(settings: &StatusSettings) -> anyhow::Result<Status> {
+    let topic = settings.kafka.kafka_topic.as_str();
+    let client = settings.kafka.client_config("like-aggregator-status")?;
+    let options = settings.database.database_url.connect_options(SCHEMA, "like-aggregator-status");
+    let mut connection = PgConnection::connect_with(&options).await.context("PostgreSQL")?;
+    let layout =
+        layout::read(&mut connection, topic).await.context("topic_layout (made by `like-aggregator setup`)")?;
+    let Some(layout) = layout else {
+        bail!("topic_layout has no {topic}: `like-aggregator setup` has to be run");
+    };
+    let fold_version = sqlx::query_scalar("SELECT fold_version FROM fold").fetch_optional(&mut connection).await?;
+    let sql = "SELECT o.next_offset, o.last_record_time,
+                      (SELECT count(*) FROM log_gap g WHERE g.topic = $1 AND g.partition = p.partition) AS log_gaps,
+                      (SELECT count(*) FROM dead_letter d WHERE d.topic = $1 AND d.partition = p.partition) AS dead_letters
+               FROM generate_series(0, $2 - 1) AS p (partition)
+               LEFT JOIN kafka_offset o ON o.topic = $1 AND o.partition = p.partition
+               ORDER BY p.partition";
+    let rows = sqlx::query(sql).bind(topic).bind(layout.partitions).fetch_all(&mut connection).await?;
+    // Asked after the offsets were read: a lag is never negative by our own doing.
+    let ends = log_ends::of(&client, topic, layout.partitions).await.context("Kafka")?;
+    let mut partitions = Vec::with_capacity(rows.len());
+    for ((partition, row), (log_start, log_end)) in (0..).zip(rows).zip(ends) {
+        let next_offset: Option<i64> = row.try_get("next_offset")?;
+        partitions.push(Partition {
+            partition,
+            next_offset,
+            log_start,
+            log_end,
+            lag: next_offset.map(|next| log_end - next),
+            last_record_time: row.try_get("last_record_time")?,
+            log_gaps: row.try_get("log_gaps")?,
+            dead_letters: row.try_get("dead_letters")?,
+        });
+    }
+    Ok(Status {
+        topic: topic.to_owned(),
+        sequence: layout.sequence,
+        fold_version,
+        build_fold_version: FOLD_VERSION,
+        lag: partitions.iter().filter_map(|p| p.lag).sum(),
+        dead_letters: partitions.iter().map(|p| p.dead_letters).sum(),
+        log_gaps: partitions.iter().map(|p| p.log_gaps).sum(),
+        partitions,
+    })
+}
+
+fn print(status: &Status) {
+    let version = status.fold_version.map_or_else(|| "none".to_owned(), |v| v.to_string());
+    println!("topic         {} (sequence {}, {} partitions)", status.topic, status.sequence, status.partitions.len());
+    println!("fold version  {version} in the database, {} in this build", status.build_fold_version);
+    println!("lag           {} records", status.lag);
+    println!("dead letters  {}", status.dead_letters);
+    println!("log gaps      {}\n", status.log_gaps);
+    println!("partition  next offset    log start      log end          lag  last record");
+    for p in &status.partitions {
+        let number = |value: Option<i64>| value.map_or_else(|| "no row".to_owned(), |v| v.to_string());
+        let time = p
+            .last_record_time
+            .map_or_else(|| "-".to_owned(), |t| t.to_rfc3339_opts(chrono::SecondsFormat::Millis, true));
+        println!(
+            "{:>9}  {:>11}  {:>11}  {:>11}  {:>11}  {time}",
+            p.partition,
+            number(p.next_offset),
+            p.log_start,
+            p.log_end,
+            number(p.lag)
+        );
+    }
+}

@@ -1,0 +1,436 @@
+//! The thread that owns the Kafka consumer: which partitions are ours, which record comes next,
+//! when a batch is full. It polls all the time, also while PostgreSQL is away, so that the group
+//! knows it is alive. One batch may be in flight while the next is collected: the fence makes
+//! that exact. SQL is the worker's, meaning is `batch`'s.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::mem;
+use std::sync::mpsc::{Receiver, RecvTimeoutError};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, anyhow};
+use like_service::health::{Health, Heartbeat};
+use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer};
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::message::{BorrowedMessage, Message};
+use rdkafka::{Offset, Timestamp, TopicPartitionList};
+use tokio::sync::mpsc::UnboundedSender;
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, error, info, warn};
+
+use crate::batch::{Batch, Record, Span};
+use crate::group::{GroupContext, Rebalanced};
+use crate::metrics::Metrics;
+use crate::position::{Position, Step};
+use crate::store::StoredOffset;
+use crate::worker::{Answer, Order};
+
+/// The condition under which `/readyz` reports the consumer group.
+pub const GROUP: &str = "consumer group";
+
+/// Poll time with nothing to do; also the longest a finished batch waits for its next.
+const IDLE_POLL: Duration = Duration::from_millis(50);
+const BUSY_POLL: Duration = Duration::from_millis(5);
+/// A batch in flight for longer than this with the next one full: stop fetching, keep polling.
+const PAUSE_AFTER: Duration = Duration::from_secs(1);
+/// What a batch in flight is given when its partition is revoked, before the group goes on.
+const REVOKE_WAIT: Duration = Duration::from_secs(1);
+/// What it is given at shutdown.
+const FINISH_WAIT: Duration = Duration::from_secs(5);
+/// What leaving the group may take.
+const LEAVE_WAIT: Duration = Duration::from_secs(3);
+const SEEK_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// When a batch is closed.
+#[derive(Debug, Clone, Copy)]
+pub struct BatchLimits {
+    /// At this many records.
+    pub max_events: usize,
+    /// Or this long after its first one.
+    pub max_wait: Duration,
+}
+
+/// The thread's parts.
+pub struct ConsumerThread {
+    /// The consumer, subscribed by [`ConsumerThread::run`].
+    pub consumer: BaseConsumer<GroupContext>,
+    /// The one topic it reads.
+    pub topic: String,
+    /// When a batch is closed.
+    pub limits: BatchLimits,
+    /// To the worker.
+    pub orders: UnboundedSender<Order>,
+    /// From the worker.
+    pub answers: Receiver<Answer>,
+    /// Lag is told per owned partition.
+    pub metrics: Metrics,
+    /// Told when the group was joined.
+    pub health: Health,
+    /// Beats at every turn of the loop.
+    pub heartbeat: Heartbeat,
+}
+
+#[derive(Default)]
+struct State {
+    /// Partitions that librdkafka fetches for us.
+    assigned: BTreeSet<i32>,
+    /// Partitions whose stored offset was asked for: newly ours, or starting anew.
+    wanted: BTreeSet<i32>,
+    /// Where each partition stands; records of any other are dropped.
+    positions: BTreeMap<i32, Position>,
+    /// What is committed in PostgreSQL, for the lag.
+    committed: BTreeMap<i32, i64>,
+    collecting: Batch,
+    first_at: Option<Instant>,
+    in_flight: Option<InFlight>,
+    paused: bool,
+}
+
+struct InFlight {
+    partitions: Vec<i32>,
+    since: Instant,
+    give_up: CancellationToken,
+}
+
+impl ConsumerThread {
+    /// Reads until `stop`, then finishes the batch in flight and leaves the group.
+    pub fn run(self, stop: &CancellationToken) -> anyhow::Result<()> {
+        self.consumer.subscribe(&[&self.topic]).context("subscribing")?;
+        let mut state = State::default();
+        let result = loop {
+            if stop.is_cancelled() {
+                break Ok(());
+            }
+            self.heartbeat.beat();
+            if let Err(error) = self.turn(&mut state) {
+                break Err(error);
+            }
+        };
+        self.leave(&mut state);
+        result
+    }
+
+    /// One turn: answers, rebalances, a full batch, then records.
+    fn turn(&self, state: &mut State) -> anyhow::Result<()> {
+        while let Ok(answer) = self.answers.try_recv() {
+            self.answered(state, answer)?;
+        }
+        self.rebalance(state)?;
+        self.tell_lag(state);
+        if self.is_due(state) {
+            if state.in_flight.is_none() {
+                self.send_off(state)?;
+            } else if state.collecting.is_full(self.limits.max_events) {
+                return self.wait_in_flight(state);
+            }
+        }
+        self.collect(state)
+    }
+
+    fn is_due(&self, state: &State) -> bool {
+        let waited = state.first_at.is_some_and(|first| first.elapsed() >= self.limits.max_wait);
+        waited || state.collecting.is_full(self.limits.max_events)
+    }
+
+    fn send_off(&self, state: &mut State) -> anyhow::Result<()> {
+        let batch = mem::take(&mut state.collecting);
+        state.first_at = None;
+        if batch.is_empty() {
+            return Ok(());
+        }
+        let give_up = CancellationToken::new();
+        let partitions = batch.spans().keys().copied().collect();
+        state.in_flight = Some(InFlight { partitions, since: Instant::now(), give_up: give_up.clone() });
+        self.order(Order::Apply(batch, give_up))
+    }
+
+    fn order(&self, order: Order) -> anyhow::Result<()> {
+        self.orders.send(order).map_err(|_| anyhow!("the worker has ended"))
+    }
+
+    /// The next batch is full and the one before isn't through. For a moment, just wait; then
+    /// pause fetching, so that polling on brings no records that there is no room for.
+    fn wait_in_flight(&self, state: &mut State) -> anyhow::Result<()> {
+        let since = state.in_flight.as_ref().map_or(Duration::ZERO, |flight| flight.since.elapsed());
+        if since < PAUSE_AFTER {
+            return match self.answers.recv_timeout(PAUSE_AFTER - since) {
+                Ok(answer) => self.answered(state, answer),
+                Err(RecvTimeoutError::Timeout) => Ok(()),
+                Err(RecvTimeoutError::Disconnected) => Err(anyhow!("the worker has ended")),
+            };
+        }
+        if !state.paused {
+            info!("the database is behind: fetching paused");
+            self.consumer.pause(&self.list(&state.assigned)).context("pausing")?;
+            state.paused = true;
+        }
+        self.collect(state)
+    }
+
+    fn resume(&self, state: &mut State) -> anyhow::Result<()> {
+        if mem::take(&mut state.paused) {
+            info!("fetching resumed");
+            self.consumer.resume(&self.list(&state.assigned)).context("resuming")?;
+        }
+        Ok(())
+    }
+
+    /// Takes what there is, up to a full batch. A record that there is no room for is dropped;
+    /// its position stays, so that the next one of its partition seeks back.
+    fn collect(&self, state: &mut State) -> anyhow::Result<()> {
+        let idle = state.in_flight.is_none() && state.first_at.is_none() && state.wanted.is_empty();
+        let mut timeout = if idle { IDLE_POLL } else { BUSY_POLL };
+        let turn = Instant::now();
+        loop {
+            match self.consumer.poll(timeout) {
+                None => return Ok(()),
+                Some(Ok(message)) => self.take(state, &message)?,
+                Some(Err(error)) => self.failed(&error)?,
+            }
+            if state.collecting.is_full(self.limits.max_events) || turn.elapsed() >= BUSY_POLL {
+                return Ok(());
+            }
+            timeout = Duration::ZERO;
+        }
+    }
+
+    fn take(&self, state: &mut State, message: &BorrowedMessage<'_>) -> anyhow::Result<()> {
+        let (partition, offset) = (message.partition(), message.offset());
+        let Some(position) = state.positions.get_mut(&partition) else {
+            return Ok(());
+        };
+        if state.collecting.is_full(self.limits.max_events) {
+            return Ok(());
+        }
+        match position.judge(offset) {
+            Step::Skip => {}
+            Step::Seek(next) => {
+                debug!(partition, next, offset, "an offset is missing: looking again");
+                self.consumer.seek(&self.topic, partition, Offset::Offset(next), SEEK_TIMEOUT).context("seeking")?;
+            }
+            Step::Take => {
+                let time = match message.timestamp() {
+                    Timestamp::NotAvailable => -1,
+                    Timestamp::CreateTime(time) | Timestamp::LogAppendTime(time) => time,
+                };
+                let record = Record { partition, offset, time, key: message.key(), value: message.payload() };
+                state.collecting.push(&record, position.next);
+                position.taken(offset);
+                state.first_at.get_or_insert_with(Instant::now);
+            }
+        }
+        Ok(())
+    }
+
+    /// Errors of brokers and network pass; librdkafka reports them while it tries again.
+    fn failed(&self, failure: &KafkaError) -> anyhow::Result<()> {
+        match failure {
+            KafkaError::MessageConsumptionFatal(code) => Err(anyhow!("the Kafka consumer can't go on: {code}")),
+            KafkaError::MessageConsumption(RDKafkaErrorCode::AutoOffsetReset) => Err(anyhow!(
+                "a stored offset of topic {} lies outside the log, which was cut or made anew; nothing is skipped: compare \
+                 `like-aggregator status` with the topic",
+                self.topic
+            )),
+            _ => {
+                warn!(error = %failure, "Kafka");
+                Ok(())
+            }
+        }
+    }
+
+    fn answered(&self, state: &mut State, answer: Answer) -> anyhow::Result<()> {
+        match answer {
+            Answer::Fatal(error) => return Err(error),
+            Answer::Offsets(asked, stored) => self.start(state, &asked, &stored)?,
+            Answer::Applied(spans) => {
+                state.in_flight = None;
+                let ours: Vec<_> = spans.into_iter().filter(|(p, _)| state.assigned.contains(p)).collect();
+                self.commit(state, &ours);
+                self.resume(state)?;
+            }
+            Answer::StartAnew(partitions) => {
+                state.in_flight = None;
+                let ours = partitions.into_iter().filter(|p| state.assigned.contains(p)).collect();
+                self.want(state, ours)?;
+                self.resume(state)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Commits to Kafka what is committed in PostgreSQL: a copy, for lag tools.
+    fn commit(&self, state: &mut State, spans: &[(i32, Span)]) {
+        let mut list = TopicPartitionList::with_capacity(spans.len());
+        for (partition, span) in spans {
+            state.committed.insert(*partition, span.next);
+            let added = list.add_partition_offset(&self.topic, *partition, Offset::Offset(span.next));
+            debug_assert!(added.is_ok());
+        }
+        if list.count() > 0
+            && let Err(error) = self.consumer.commit(&list, CommitMode::Async)
+        {
+            debug!(%error, "the copy of the offsets was not committed to Kafka");
+        }
+    }
+
+    /// Forgets where these partitions stand and asks where they do.
+    fn want(&self, state: &mut State, partitions: Vec<i32>) -> anyhow::Result<()> {
+        if partitions.is_empty() {
+            return Ok(());
+        }
+        for &partition in &partitions {
+            state.forget(partition);
+            state.wanted.insert(partition);
+        }
+        self.order(Order::Offsets(partitions))
+    }
+
+    /// The stored offsets are known: assigns what is new, seeks what starts anew.
+    fn start(&self, state: &mut State, asked: &[i32], stored: &[StoredOffset]) -> anyhow::Result<()> {
+        let mut new = TopicPartitionList::new();
+        let mut refused = false;
+        for &partition in asked {
+            if !state.wanted.remove(&partition) {
+                continue; // revoked meanwhile
+            }
+            let Some(stored) = stored.iter().find(|s| s.partition == partition) else {
+                error!(
+                    partition,
+                    topic = self.topic,
+                    "no row in kafka_offset: partition refused; run `like-aggregator setup`"
+                );
+                refused = true;
+                continue;
+            };
+            let offset = Offset::Offset(stored.next_offset);
+            if state.assigned.insert(partition) {
+                new.add_partition_offset(&self.topic, partition, offset).context("assigning")?;
+            } else {
+                self.consumer.seek(&self.topic, partition, offset, SEEK_TIMEOUT).context("seeking")?;
+            }
+            state.positions.insert(partition, Position::at(stored.next_offset));
+            state.committed.insert(partition, stored.next_offset);
+        }
+        // Also when it is empty: librdkafka waits for this call before it joins anything again.
+        if asked.is_empty() || refused || new.count() > 0 {
+            self.consumer.incremental_assign(&new).context("assigning")?;
+        }
+        Ok(())
+    }
+
+    fn rebalance(&self, state: &mut State) -> anyhow::Result<()> {
+        while let Some(event) = self.consumer.context().next_rebalance() {
+            match event {
+                Rebalanced::Assigned(partitions) => {
+                    self.health.met(GROUP);
+                    info!(?partitions, "partitions assigned");
+                    if partitions.is_empty() {
+                        self.start(state, &[], &[])?;
+                    }
+                    self.want(state, partitions)?;
+                }
+                Rebalanced::Revoked(partitions) => {
+                    info!(?partitions, "partitions revoked");
+                    self.give_back(state, &partitions)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Drops what was collected of these partitions, gives the batch in flight a moment, and lets
+    /// the group go on. If that batch commits later all the same, the new owner is fenced and
+    /// starts where the batch ended; if the new owner is first, the batch is.
+    fn give_back(&self, state: &mut State, partitions: &[i32]) -> anyhow::Result<()> {
+        let mut list = TopicPartitionList::new();
+        for &partition in partitions {
+            state.forget(partition);
+            state.wanted.remove(&partition);
+            if state.assigned.remove(&partition) {
+                list.add_partition(&self.topic, partition);
+            }
+        }
+        let deadline = Instant::now() + REVOKE_WAIT;
+        while let Some(flight) = &state.in_flight
+            && flight.partitions.iter().any(|p| partitions.contains(p))
+        {
+            match self.answers.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
+                Ok(Answer::Applied(spans)) => {
+                    state.in_flight = None;
+                    self.commit(state, &spans);
+                }
+                Ok(answer) => self.answered(state, answer)?,
+                Err(_) => {
+                    flight.give_up.cancel();
+                    break;
+                }
+            }
+        }
+        for &partition in partitions {
+            state.committed.remove(&partition);
+            self.metrics.forget_lag(partition);
+        }
+        self.consumer.incremental_unassign(&list).context("giving partitions back")
+    }
+
+    fn tell_lag(&self, state: &State) {
+        if let Some(ends) = self.consumer.context().new_log_ends() {
+            for (partition, next) in &state.committed {
+                if let Some(end) = ends.get(partition) {
+                    self.metrics.lag(*partition, (end - next).max(0));
+                }
+            }
+        }
+    }
+
+    /// Finishes or gives up the batch in flight, then leaves the group, so that the others need
+    /// not wait for this member's session to time out.
+    fn leave(&self, state: &mut State) {
+        let deadline = Instant::now() + FINISH_WAIT;
+        while state.in_flight.is_some() {
+            match self.answers.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
+                Ok(Answer::Applied(spans)) => {
+                    state.in_flight = None;
+                    self.commit(state, &spans);
+                }
+                Ok(Answer::Offsets(..)) => {}
+                Ok(Answer::StartAnew(_) | Answer::Fatal(_)) | Err(_) => break,
+            }
+        }
+        if let Some(flight) = state.in_flight.take() {
+            flight.give_up.cancel();
+        }
+        if !mem::take(&mut state.wanted).is_empty() {
+            // librdkafka still waits to be told from where these are read.
+            let _ = self.consumer.incremental_assign(&TopicPartitionList::new());
+        }
+        self.consumer.unsubscribe();
+        let deadline = Instant::now() + LEAVE_WAIT;
+        while Instant::now() < deadline && !state.assigned.is_empty() {
+            let _ = self.consumer.poll(BUSY_POLL);
+            if self.rebalance(state).is_err() {
+                break;
+            }
+        }
+        self.consumer.context().close();
+    }
+
+    fn list(&self, partitions: &BTreeSet<i32>) -> TopicPartitionList {
+        let mut list = TopicPartitionList::with_capacity(partitions.len());
+        for &partition in partitions {
+            list.add_partition(&self.topic, partition);
+        }
+        list
+    }
+}
+
+impl State {
+    /// Drops what is known and collected of a partition.
+    fn forget(&mut self, partition: i32) {
+        self.positions.remove(&partition);
+        self.collecting.remove_partition(partition);
+        if self.collecting.is_empty() {
+            self.first_at = None;
+        }
+    }
+}

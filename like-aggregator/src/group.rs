@@ -1,0 +1,110 @@
+//! What librdkafka calls back: which partitions the group gives and takes, and where the log
+//! ends. The callbacks only note it down; the consumer thread acts on it, since a partition can
+//! be assigned only once PostgreSQL has said from where.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, PoisonError};
+
+use rdkafka::client::ClientContext;
+use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext};
+use rdkafka::error::KafkaResult;
+use rdkafka::statistics::Statistics;
+use rdkafka::types::RDKafkaRespErr;
+use rdkafka::{ClientConfig, TopicPartitionList};
+use tracing::debug;
+
+/// How often librdkafka reports where the log ends, in milliseconds.
+const STATISTICS_MS: &str = "2000";
+
+/// What a rebalance does to this member.
+#[derive(Debug)]
+pub enum Rebalanced {
+    /// These are ours from now on.
+    Assigned(Vec<i32>),
+    /// These no longer are.
+    Revoked(Vec<i32>),
+}
+
+/// Notes of the callbacks.
+#[derive(Default)]
+pub struct GroupContext {
+    rebalances: Mutex<VecDeque<Rebalanced>>,
+    log_ends: Mutex<Option<HashMap<i32, i64>>>,
+    /// The consumer thread no longer looks: answer librdkafka at once.
+    closing: AtomicBool,
+}
+
+impl GroupContext {
+    /// The oldest rebalance not acted on yet.
+    pub fn next_rebalance(&self) -> Option<Rebalanced> {
+        self.rebalances.lock().unwrap_or_else(PoisonError::into_inner).pop_front()
+    }
+
+    /// Per partition the log's end, if it was reported since the last call.
+    pub fn new_log_ends(&self) -> Option<HashMap<i32, i64>> {
+        self.log_ends.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+
+    /// From now on partitions are given back in the callback itself.
+    pub fn close(&self) {
+        self.closing.store(true, Ordering::Relaxed);
+    }
+}
+
+impl ClientContext for GroupContext {
+    fn stats(&self, statistics: Statistics) {
+        let partitions = statistics.topics.into_values().flat_map(|topic| topic.partitions);
+        let ends = partitions.filter(|(_, p)| p.ls_offset >= 0).map(|(id, p)| (id, p.ls_offset)).collect();
+        *self.log_ends.lock().unwrap_or_else(PoisonError::into_inner) = Some(ends);
+    }
+}
+
+impl ConsumerContext for GroupContext {
+    fn rebalance(&self, consumer: &BaseConsumer<Self>, event: RDKafkaRespErr, list: &mut TopicPartitionList) {
+        let partitions = list.elements().iter().map(|element| element.partition()).collect();
+        let assigned = event == RDKafkaRespErr::RD_KAFKA_RESP_ERR__ASSIGN_PARTITIONS;
+        if self.closing.load(Ordering::Relaxed) {
+            let answered =
+                if assigned { consumer.incremental_assign(&TopicPartitionList::new()) } else { consumer.unassign() };
+            debug!(?answered, assigned, "rebalance while closing");
+            return;
+        }
+        let event = if assigned { Rebalanced::Assigned(partitions) } else { Rebalanced::Revoked(partitions) };
+        self.rebalances.lock().unwrap_or_else(PoisonError::into_inner).push_back(event);
+    }
+
+    fn commit_callback(&self, result: KafkaResult<()>, _offsets: &TopicPartitionList) {
+        if let Err(error) = result {
+            debug!(%error, "the copy of the offsets was not committed to Kafka");
+        }
+    }
+}
+
+/// The consumer's properties: what the contract fixes, and defaults for what an operator may tune.
+pub fn consumer_config(mut config: ClientConfig, group: &str) -> ClientConfig {
+    config
+        .set("group.id", group)
+        .set("partition.assignment.strategy", "cooperative-sticky")
+        .set("enable.auto.commit", "false")
+        .set("enable.auto.offset.store", "false")
+        // Never resets silently: an offset outside the log is an error to be seen.
+        .set("auto.offset.reset", "error")
+        .set("isolation.level", "read_committed")
+        .set("statistics.interval.ms", STATISTICS_MS);
+    let tuned = [
+        // Default 1000: a full queue would stop fetching for a second, four times slower.
+        ("fetch.queue.backoff.ms", "5"),
+        // Default 64 MiB of records fetched ahead.
+        ("queued.max.messages.kbytes", "16384"),
+        // Default 45 s: how long a killed worker's partitions stay uncounted.
+        ("session.timeout.ms", "10000"),
+        ("heartbeat.interval.ms", "2000"),
+    ];
+    for (key, value) in tuned {
+        if config.get(key).is_none() {
+            config.set(key, value);
+        }
+    }
+    config
+}

@@ -1,0 +1,16 @@
+//! like-aggregator: reads like events from Kafka in batches, drops repeats, folds the rest into
+//! one change per product and applies a batch, with the offsets it covers, in one transaction.
+//!
+//! A record's way: [`consumer`] (the Kafka thread) puts it into a [`batch`] (pure), [`worker`]
+//! hands that to [`store`] (SQL), and the answer comes back to the consumer.
+
+pub mod batch;
+pub mod commands;
+pub mod config;
+pub mod consumer;
+pub mod group;
+pub mod log_ends;
+pub mod metrics;
+pub mod position;
+pub mod store;
+pub mod worker;

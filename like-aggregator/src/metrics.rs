@@ -1,0 +1,135 @@
+//! What the aggregator says of itself on `/metrics`. Everything about events is counted after
+//! their transaction committed.
+
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use prometheus::{
+    Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGaugeVec, Opts, Registry,
+    process_collector::ProcessCollector,
+};
+
+use crate::batch::Batch;
+use crate::store::Applied;
+
+/// Handles, resolved once.
+#[derive(Clone)]
+pub struct Metrics {
+    applied: IntCounter,
+    duplicate: IntCounter,
+    no_change: IntCounter,
+    dead_letter: IntCounter,
+    dead_letters: IntCounterVec,
+    batch_events: Histogram,
+    batch_seconds: Histogram,
+    statements: IntCounter,
+    commit_age: Histogram,
+    lag: IntGaugeVec,
+    fences: IntCounter,
+    retries: IntCounter,
+}
+
+impl Metrics {
+    /// Registers all metrics, and those of the process.
+    pub fn register(registry: &Registry) -> prometheus::Result<Self> {
+        let events = IntCounterVec::new(
+            Opts::new("likes_events_total", "Events whose transaction committed, by what became of them"),
+            &["outcome"],
+        )?;
+        let dead_letters = IntCounterVec::new(
+            Opts::new("likes_dead_letters_total", "Dead letters kept, by the rule they broke"),
+            &["reason"],
+        )?;
+        let lag = IntGaugeVec::new(
+            Opts::new(
+                "likes_consumer_lag_records",
+                "Offsets between the last folded record and the log's end, per owned partition",
+            ),
+            &["partition"],
+        )?;
+        let histogram = |name: &str, help: &str, buckets: &[f64]| {
+            Histogram::with_opts(HistogramOpts::new(name, help).buckets(buckets.to_vec()))
+        };
+        let counter = |name: &str, help: &str| IntCounter::new(name, help);
+        let metrics = Self {
+            applied: events.with_label_values(&["applied"]),
+            duplicate: events.with_label_values(&["duplicate"]),
+            no_change: events.with_label_values(&["no_change"]),
+            dead_letter: events.with_label_values(&["dead_letter"]),
+            dead_letters,
+            batch_events: histogram(
+                "likes_batch_events",
+                "Records per committed batch",
+                &[1.0, 10.0, 100.0, 500.0, 1_000.0, 2_500.0, 5_000.0, 7_500.0, 10_000.0],
+            )?,
+            batch_seconds: histogram(
+                "messaging_process_duration_seconds",
+                "Time from the first attempt at a batch to its commit",
+                &[0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0],
+            )?,
+            statements: counter(
+                "likes_sql_statements_total",
+                "SQL statements of committed batches, BEGIN and COMMIT included",
+            )?,
+            commit_age: histogram(
+                "likes_event_commit_age_seconds",
+                "Age of an event at its commit, by the record's timestamp",
+                &[0.01, 0.025, 0.05, 0.1, 0.15, 0.25, 0.5, 1.0, 2.5, 10.0, 60.0, 600.0, 3_600.0],
+            )?,
+            lag,
+            fences: counter("likes_fences_total", "Batches refused because another worker had moved on")?,
+            retries: counter("likes_retries_total", "Attempts at a batch that failed and were repeated")?,
+        };
+        registry.register(Box::new(events))?;
+        registry.register(Box::new(metrics.dead_letters.clone()))?;
+        registry.register(Box::new(metrics.batch_events.clone()))?;
+        registry.register(Box::new(metrics.batch_seconds.clone()))?;
+        registry.register(Box::new(metrics.statements.clone()))?;
+        registry.register(Box::new(metrics.commit_age.clone()))?;
+        registry.register(Box::new(metrics.lag.clone()))?;
+        registry.register(Box::new(metrics.fences.clone()))?;
+        registry.register(Box::new(metrics.retries.clone()))?;
+        registry.register(Box::new(ProcessCollector::for_self()))?;
+        Ok(metrics)
+    }
+
+    /// A batch committed `took` after its first attempt began.
+    pub fn committed(&self, batch: &Batch, applied: Applied, took: Duration) {
+        self.applied.inc_by(applied.applied);
+        self.duplicate.inc_by(applied.duplicates);
+        self.no_change.inc_by(applied.unchanged);
+        self.dead_letter.inc_by(batch.dead_letters().len() as u64);
+        for letter in batch.dead_letters() {
+            self.dead_letters.with_label_values(&[letter.reason.code()]).inc();
+        }
+        self.statements.inc_by(applied.statements);
+        self.batch_events.observe(batch.len() as f64);
+        self.batch_seconds.observe(took.as_secs_f64());
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis() as i64;
+        let ages = self.commit_age.local();
+        for time in batch.times() {
+            // A broker's clock may be ahead of ours; an age is never negative.
+            ages.observe((now - time).max(0) as f64 / 1000.0);
+        }
+        ages.flush();
+    }
+
+    /// A batch was refused by the fence.
+    pub fn fenced(&self) {
+        self.fences.inc();
+    }
+
+    /// An attempt failed and will be repeated.
+    pub fn retried(&self) {
+        self.retries.inc();
+    }
+
+    /// How many offsets of a partition are still to be folded.
+    pub fn lag(&self, partition: i32, records: i64) {
+        self.lag.with_label_values(&[partition.to_string().as_str()]).set(records);
+    }
+
+    /// The partition is no longer ours, so its lag is another worker's to tell.
+    pub fn forget_lag(&self, partition: i32) {
+        let _ = self.lag.remove_label_values(&[partition.to_string().as_str()]);
+    }
+}

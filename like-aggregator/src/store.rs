@@ -1,0 +1,398 @@
+//! SQL, and nothing but SQL: one batch in one transaction, behind the fence of its offsets.
+//! When and how often to try is the worker's; what a batch means is `batch`'s.
+
+use std::collections::HashSet;
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+use hashbrown::HashMap;
+use like_service::database::{self, DatabaseUrl};
+use sqlx::postgres::PgConnectOptions;
+use sqlx::{Connection, PgConnection, Row};
+use tracing::info;
+use uuid::Uuid;
+
+use crate::batch::{Batch, Changes, DeadLetter, Dedup, FOLD_VERSION, Fold, Millis};
+
+/// A batch that isn't through by then has lost its server or its network: the connection is
+/// closed. Longer than the server's own lock and idle timeouts, so that those answer first.
+const DEADLINE: Duration = Duration::from_secs(30);
+
+/// Longest wait for a lock, and for a client that stopped in mid-transaction, on the server.
+const SERVER_TIMEOUT: &str = "10s";
+
+/// Seconds of an `event_handled` window: `make_event_window` of the migrations says the same.
+const WINDOW_SECONDS: i64 = 2 * 86_400;
+
+/// Counting in one database schema.
+pub struct Store {
+    options: PgConnectOptions,
+    connection: Option<PgConnection>,
+    topic: String,
+    dedup: Dedup,
+    /// Windows of `event_handled` known to be there, by number.
+    windows: HashSet<i64>,
+}
+
+/// What a committed batch did.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Applied {
+    /// Events that changed what its user likes, and delta events.
+    pub applied: u64,
+    /// Repeats that were dropped.
+    pub duplicates: u64,
+    /// Events that asked for what was so already.
+    pub unchanged: u64,
+    /// SQL statements, BEGIN and COMMIT included.
+    pub statements: u64,
+}
+
+/// Why a batch was not applied. Nothing of it was written, unless the answer to COMMIT was lost;
+/// then trying again is fenced.
+#[derive(Debug, thiserror::Error)]
+pub enum ApplyError {
+    /// Somebody else has moved on from where this batch starts.
+    #[error("partition {partition} stands at {found}, not at {believed}: another worker has written")]
+    Fenced {
+        /// The first partition found elsewhere.
+        partition: i32,
+        /// Where this process believed it.
+        believed: i64,
+        /// Where it is; -1: its row is gone.
+        found: i64,
+    },
+    /// The database is folded by other rules than this build's.
+    #[error(
+        "the database holds fold version {found} and this build folds by {FOLD_VERSION}: run a build of that version, or `rebuild` with this one"
+    )]
+    FoldVersion {
+        /// The version in the table; -1: the table is empty.
+        found: i32,
+    },
+    /// A statement failed.
+    #[error(transparent)]
+    Sql(#[from] sqlx::Error),
+    /// No answer within the client-side deadline.
+    #[error("no answer from PostgreSQL within {} s", DEADLINE.as_secs())]
+    Deadline,
+}
+
+impl ApplyError {
+    /// Whether the same batch may succeed on a new connection.
+    pub fn is_transient(&self) -> bool {
+        match self {
+            Self::Deadline => true,
+            // 23505: another worker remembered one of the ids meanwhile; the look-up drops it now.
+            // 23514: there is no window for a record's time; it is made before the next attempt.
+            Self::Sql(e) => {
+                database::is_transient(e)
+                    || matches!(database::sqlstate(e).as_deref(), Some("23505" | "23514")) && is_event_handled(e)
+            }
+            Self::Fenced { .. } | Self::FoldVersion { .. } => false,
+        }
+    }
+}
+
+fn is_event_handled(error: &sqlx::Error) -> bool {
+    let table = error.as_database_error().and_then(|e| e.table().map(str::to_owned));
+    table.is_some_and(|table| table.starts_with("event_handled"))
+}
+
+/// How far a partition has been folded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct StoredOffset {
+    /// The partition.
+    pub partition: i32,
+    /// The offset of the last folded record, plus one.
+    pub next_offset: i64,
+    /// That record's timestamp.
+    pub last_record_time: Option<DateTime<Utc>>,
+}
+
+impl Store {
+    /// A store for `topic` in the tables of `schema`; connects when first used.
+    pub fn new(url: &DatabaseUrl, schema: &str, topic: &str, dedup: Dedup) -> Self {
+        let options = url.connect_options(schema, "like-aggregator").options([
+            ("lock_timeout", SERVER_TIMEOUT),
+            ("idle_in_transaction_session_timeout", SERVER_TIMEOUT),
+            // Every statement of a batch finds its rows by a key. A plan chosen while a table was
+            // small would go on reading the whole of it when it is large.
+            ("enable_seqscan", "off"),
+            ("enable_hashjoin", "off"),
+            ("enable_mergejoin", "off"),
+            ("plan_cache_mode", "force_generic_plan"),
+            ("jit", "off"),
+        ]);
+        Self { options, connection: None, topic: topic.to_owned(), dedup, windows: HashSet::new() }
+    }
+
+    /// The stored offsets of those `partitions` that have a row, in partition order.
+    pub async fn offsets(&mut self, partitions: &[i32]) -> Result<Vec<StoredOffset>, ApplyError> {
+        let topic = self.topic.clone();
+        let read = async {
+            let connection = self.connected().await?;
+            let sql = "SELECT partition, next_offset, last_record_time FROM kafka_offset
+                       WHERE topic = $1 AND partition = ANY($2) ORDER BY partition";
+            let rows = sqlx::query(sql).bind(&topic).bind(partitions).fetch_all(connection).await?;
+            rows.iter()
+                .map(|row| {
+                    Ok(StoredOffset {
+                        partition: row.try_get(0)?,
+                        next_offset: row.try_get(1)?,
+                        last_record_time: row.try_get(2)?,
+                    })
+                })
+                .collect::<Result<_, sqlx::Error>>()
+        };
+        let result = tokio::time::timeout(DEADLINE, read).await;
+        self.settle(result.unwrap_or(Err(sqlx::Error::PoolTimedOut)).map_err(ApplyError::Sql))
+    }
+
+    /// Applies the batch in one transaction: all of it and its offsets, or nothing.
+    pub async fn apply(&mut self, batch: &Batch) -> Result<Applied, ApplyError> {
+        let result = tokio::time::timeout(DEADLINE, self.try_apply(batch)).await;
+        let result = result.unwrap_or(Err(ApplyError::Deadline));
+        if let Err(ApplyError::Sql(error)) = &result
+            && database::sqlstate(error).as_deref() == Some("23514")
+        {
+            self.windows.clear();
+        }
+        self.settle(result)
+    }
+
+    /// After anything but success the connection is closed, not used again: it may be in the
+    /// middle of a transaction or of an answer.
+    fn settle<T>(&mut self, result: Result<T, ApplyError>) -> Result<T, ApplyError> {
+        if result.is_err() {
+            self.connection = None;
+        }
+        result
+    }
+
+    async fn connected(&mut self) -> Result<&mut PgConnection, sqlx::Error> {
+        if self.connection.is_none() {
+            self.connection = Some(PgConnection::connect_with(&self.options).await?);
+        }
+        Ok(self.connection.as_mut().expect("connected above"))
+    }
+
+    async fn try_apply(&mut self, batch: &Batch) -> Result<Applied, ApplyError> {
+        if matches!(self.dedup, Dedup::History(_)) {
+            self.make_windows(batch).await?;
+        }
+        let (topic, dedup) = (self.topic.clone(), self.dedup);
+        let connection = self.connected().await?;
+        let mut transaction = connection.begin_with("BEGIN ISOLATION LEVEL READ COMMITTED").await?;
+        let mut sql = Statements { connection: &mut transaction, topic: &topic, sent: 2 };
+        sql.fence(batch).await?;
+        let handled = match dedup {
+            Dedup::History(window) => sql.handled(batch, window).await?,
+            Dedup::Batch => HashMap::new(),
+        };
+        let fold = batch.fold(dedup, handled);
+        if matches!(dedup, Dedup::History(_)) {
+            sql.remember(&fold.handled).await?;
+        }
+        let changes = fold.changes(batch, &sql.liked(&fold).await?);
+        sql.write_likes(batch, &fold, &changes).await?;
+        sql.add_counts(batch, &changes).await?;
+        sql.keep_dead_letters(batch.dead_letters()).await?;
+        sql.advance(batch).await?;
+        let Statements { sent: statements, .. } = sql;
+        transaction.commit().await?;
+        let Changes { applied, unchanged, .. } = changes;
+        Ok(Applied { applied, unchanged, duplicates: fold.duplicates, statements })
+    }
+
+    /// Makes the windows of `event_handled` that the batch needs, each in a transaction of its own.
+    async fn make_windows(&mut self, batch: &Batch) -> Result<(), sqlx::Error> {
+        let mut missing: Vec<i64> = Vec::new();
+        for time in batch.times() {
+            let window = time.div_euclid(WINDOW_SECONDS * 1000);
+            if !self.windows.contains(&window) && !missing.contains(&window) {
+                missing.push(window);
+            }
+        }
+        for window in missing {
+            let start = DateTime::from_timestamp(window * WINDOW_SECONDS, 0).expect("within the year 9999");
+            let connection = self.connected().await?;
+            sqlx::query("SELECT make_event_window($1)").bind(start).execute(connection).await?;
+            info!(from = %start, "window of event_handled is there");
+            self.windows.insert(window);
+        }
+        Ok(())
+    }
+}
+
+/// The statements of one transaction, in the order in which they are sent.
+struct Statements<'a> {
+    connection: &'a mut PgConnection,
+    topic: &'a str,
+    sent: u64,
+}
+
+impl Statements<'_> {
+    /// Locks the offsets, then looks: at the offsets the lock returned, and in a statement of its
+    /// own at the fold version, since the lock's own statement sees what was before its wait.
+    async fn fence(&mut self, batch: &Batch) -> Result<(), ApplyError> {
+        let partitions: Vec<i32> = batch.spans().keys().copied().collect();
+        let lock = "SELECT partition, next_offset FROM kafka_offset
+                    WHERE topic = $1 AND partition = ANY($2) ORDER BY partition FOR UPDATE";
+        let rows = sqlx::query(lock).bind(self.topic).bind(&partitions).fetch_all(&mut *self.connection).await?;
+        let mut found = HashMap::with_capacity(rows.len());
+        for row in rows {
+            found.insert(row.try_get::<i32, _>(0)?, row.try_get::<i64, _>(1)?);
+        }
+        for (&partition, span) in batch.spans() {
+            let found = found.get(&partition).copied().unwrap_or(-1);
+            if found != span.believed {
+                return Err(ApplyError::Fenced { partition, believed: span.believed, found });
+            }
+        }
+        let version = sqlx::query("SELECT fold_version FROM fold").fetch_optional(&mut *self.connection).await?;
+        let found = version.map_or(Ok(-1), |row| row.try_get(0))?;
+        self.sent += 2;
+        if found == FOLD_VERSION { Ok(()) } else { Err(ApplyError::FoldVersion { found }) }
+    }
+
+    /// Which events of the batch were counted before, and when last.
+    async fn handled(&mut self, batch: &Batch, window: Duration) -> Result<HashMap<Uuid, Millis>, sqlx::Error> {
+        let Some(earliest) = batch.times().min() else {
+            return Ok(HashMap::new());
+        };
+        let since = timestamp((earliest - window.as_millis() as Millis).max(0));
+        let sql = "SELECT event_id, record_time FROM event_handled WHERE event_id = ANY($1) AND record_time >= $2";
+        let query = sqlx::query(sql).bind(batch.event_ids()).bind(since);
+        self.sent += 1;
+        let mut handled = HashMap::new();
+        for row in query.fetch_all(&mut *self.connection).await? {
+            let time = row.try_get::<DateTime<Utc>, _>(1)?.timestamp_millis();
+            let latest: &mut Millis = handled.entry(row.try_get(0)?).or_insert(time);
+            *latest = time.max(*latest);
+        }
+        Ok(handled)
+    }
+
+    /// A plain insert: what is there already was looked up, so nothing can conflict but another
+    /// worker's write of this very moment, and then the batch is tried again.
+    async fn remember(&mut self, handled: &[(Uuid, Millis)]) -> Result<(), sqlx::Error> {
+        if handled.is_empty() {
+            return Ok(());
+        }
+        let (ids, times): (Vec<_>, Vec<_>) = handled.iter().map(|&(id, time)| (id, timestamp(time))).unzip();
+        let sql = "INSERT INTO event_handled (event_id, record_time)
+                   SELECT * FROM unnest($1::uuid[], $2::timestamptz[])";
+        self.execute(sqlx::query(sql).bind(ids).bind(times)).await.map(drop)
+    }
+
+    /// What `product_like` holds for the batch's wishes.
+    async fn liked(&mut self, fold: &Fold<'_>) -> Result<HashMap<Uuid, bool>, sqlx::Error> {
+        if fold.wishes.is_empty() {
+            return Ok(HashMap::new());
+        }
+        let keys: Vec<_> = fold.wishes.iter().map(|wish| wish.pair_key).collect();
+        let query = sqlx::query("SELECT pair_key, liked FROM product_like WHERE pair_key = ANY($1)").bind(keys);
+        self.sent += 1;
+        let rows = query.fetch_all(&mut *self.connection).await?;
+        rows.iter().map(|row| Ok((row.try_get(0)?, row.try_get(1)?))).collect()
+    }
+
+    /// Inserts and updates apart, both plain: only the holder of the partition's lock writes here.
+    async fn write_likes(&mut self, batch: &Batch, fold: &Fold<'_>, changes: &Changes) -> Result<(), sqlx::Error> {
+        if !changes.first_likes.is_empty() {
+            let wishes = || changes.first_likes.iter().map(|&i| &fold.wishes[i]);
+            let sql = "INSERT INTO product_like (pair_key, changed_at, liked, product_id, user_id)
+                       SELECT pair_key, now(), true, product_id, user_id
+                       FROM unnest($1::uuid[], $2::text[], $3::text[]) AS new (pair_key, product_id, user_id)";
+            let query = sqlx::query(sql)
+                .bind(wishes().map(|wish| wish.pair_key).collect::<Vec<_>>())
+                .bind(wishes().map(|wish| batch.product(wish.product)).collect::<Vec<_>>())
+                .bind(wishes().map(|wish| wish.user).collect::<Vec<_>>());
+            self.execute(query).await?;
+        }
+        if !changes.changed.is_empty() {
+            let wishes = || changes.changed.iter().map(|&i| &fold.wishes[i]);
+            let sql = "UPDATE product_like SET liked = new.liked, changed_at = now()
+                       FROM unnest($1::uuid[], $2::bool[]) AS new (pair_key, liked)
+                       WHERE product_like.pair_key = new.pair_key";
+            let query = sqlx::query(sql)
+                .bind(wishes().map(|wish| wish.pair_key).collect::<Vec<_>>())
+                .bind(wishes().map(|wish| wish.last).collect::<Vec<_>>());
+            self.execute(query).await?;
+        }
+        Ok(())
+    }
+
+    /// Adds the sums in product order: two transactions that meet lock in the same order.
+    async fn add_counts(&mut self, batch: &Batch, changes: &Changes) -> Result<(), sqlx::Error> {
+        if changes.sums.is_empty() {
+            return Ok(());
+        }
+        let sql = "INSERT INTO product_like_count AS old (product_id, like_count, delta_count, updated_at)
+                   SELECT product_id, likes, deltas, now()
+                   FROM unnest($1::text[], $2::bigint[], $3::bigint[]) AS new (product_id, likes, deltas)
+                   ON CONFLICT (product_id) DO UPDATE SET
+                       like_count = old.like_count + excluded.like_count,
+                       delta_count = old.delta_count + excluded.delta_count,
+                       updated_at = excluded.updated_at";
+        let query = sqlx::query(sql)
+            .bind(changes.sums.iter().map(|sum| batch.product(sum.product)).collect::<Vec<_>>())
+            .bind(changes.sums.iter().map(|sum| sum.likes).collect::<Vec<_>>())
+            .bind(changes.sums.iter().map(|sum| sum.deltas).collect::<Vec<_>>());
+        self.execute(query).await.map(drop)
+    }
+
+    async fn keep_dead_letters(&mut self, letters: &[DeadLetter]) -> Result<(), sqlx::Error> {
+        if letters.is_empty() {
+            return Ok(());
+        }
+        let sql = "INSERT INTO dead_letter (topic, partition, record_offset, key, payload, reason, rejected_at)
+                   SELECT $1, partition, record_offset, key, payload, reason, now()
+                   FROM unnest($2::int[], $3::bigint[], $4::bytea[], $5::bytea[], $6::text[])
+                        AS new (partition, record_offset, key, payload, reason)
+                   ON CONFLICT DO NOTHING";
+        let query = sqlx::query(sql)
+            .bind(self.topic)
+            .bind(letters.iter().map(|letter| letter.partition).collect::<Vec<_>>())
+            .bind(letters.iter().map(|letter| letter.offset).collect::<Vec<_>>())
+            .bind(letters.iter().map(|letter| letter.key.as_deref()).collect::<Vec<_>>())
+            .bind(letters.iter().map(|letter| letter.payload.as_deref()).collect::<Vec<_>>())
+            .bind(letters.iter().map(|letter| letter.reason.to_string()).collect::<Vec<_>>());
+        self.execute(query).await.map(drop)
+    }
+
+    /// Moves the offsets on. Asks for the believed one once more: a schema that was swapped in
+    /// under the lock has other rows than those that were locked.
+    async fn advance(&mut self, batch: &Batch) -> Result<(), ApplyError> {
+        let spans = batch.spans();
+        let sql = "UPDATE kafka_offset AS old
+                   SET next_offset = new.next_offset, last_record_time = new.last_record_time, updated_at = now()
+                   FROM unnest($2::int[], $3::bigint[], $4::bigint[], $5::timestamptz[])
+                        AS new (partition, believed, next_offset, last_record_time)
+                   WHERE old.topic = $1 AND old.partition = new.partition AND old.next_offset = new.believed";
+        let query = sqlx::query(sql)
+            .bind(self.topic)
+            .bind(spans.keys().copied().collect::<Vec<_>>())
+            .bind(spans.values().map(|span| span.believed).collect::<Vec<_>>())
+            .bind(spans.values().map(|span| span.next).collect::<Vec<_>>())
+            .bind(spans.values().map(|span| span.last_time.map(timestamp)).collect::<Vec<_>>());
+        let moved = self.execute(query).await?;
+        if moved == spans.len() as u64 {
+            return Ok(());
+        }
+        let (&partition, span) = spans.first_key_value().expect("a batch covers a partition");
+        Err(ApplyError::Fenced { partition, believed: span.believed, found: -1 })
+    }
+
+    async fn execute(
+        &mut self,
+        query: sqlx::query::Query<'_, sqlx::Postgres, sqlx::postgres::PgArguments>,
+    ) -> Result<u64, sqlx::Error> {
+        self.sent += 1;
+        Ok(query.execute(&mut *self.connection).await?.rows_affected())
+    }
+}
+
+fn timestamp(time: Millis) -> DateTime<Utc> {
+    DateTime::from_timestamp_millis(time).expect("a batch holds times of the years 1970 to 9999")
+}

@@ -1,0 +1,143 @@
+//! Applies what the consumer thread hands over, one order after the other, and tries again what
+//! may succeed later. It never skips a batch: it commits it, gives it back, or ends the process.
+
+use std::sync::mpsc::Sender;
+use std::time::{Duration, Instant};
+
+use like_service::backoff::Backoff;
+use like_service::health::{Health, Heartbeat};
+use tokio::sync::mpsc::UnboundedReceiver;
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, info, warn};
+
+use crate::batch::{Batch, Span};
+use crate::metrics::Metrics;
+use crate::store::{ApplyError, Store, StoredOffset};
+
+/// The condition under which `/readyz` reports the database.
+pub const DATABASE: &str = "postgresql";
+
+/// Between attempts: at first, and at most.
+const PAUSES: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
+
+/// What the consumer thread asks for.
+pub enum Order {
+    /// The stored offsets of these partitions.
+    Offsets(Vec<i32>),
+    /// Apply the batch; once the token is cancelled, don't try again.
+    Apply(Batch, CancellationToken),
+}
+
+/// What it is told. Every order has one answer, in the order of the orders.
+pub enum Answer {
+    /// Of the partitions asked for, those that have a row.
+    Offsets(Vec<i32>, Vec<StoredOffset>),
+    /// The batch is committed: per partition what it covered.
+    Applied(Vec<(i32, Span)>),
+    /// The batch is not applied, or not known to be: its partitions start anew from the stored offsets.
+    StartAnew(Vec<i32>),
+    /// The process must end.
+    Fatal(anyhow::Error),
+}
+
+/// The worker's parts.
+pub struct Worker {
+    /// Where batches go.
+    pub store: Store,
+    /// Counted after commit.
+    pub metrics: Metrics,
+    /// Told when the database comes and goes.
+    pub health: Health,
+    /// Beats at every attempt and every wait.
+    pub heartbeat: Heartbeat,
+    /// To the consumer thread.
+    pub answers: Sender<Answer>,
+}
+
+impl Worker {
+    /// Works until the consumer thread hangs up.
+    pub async fn run(mut self, mut orders: UnboundedReceiver<Order>) {
+        loop {
+            self.heartbeat.beat();
+            let order = tokio::select! {
+                order = orders.recv() => order,
+                () = tokio::time::sleep(Duration::from_secs(1)) => continue,
+            };
+            let answer = match order {
+                None => return,
+                Some(Order::Offsets(partitions)) => self.offsets(partitions).await,
+                Some(Order::Apply(batch, given_up)) => self.apply(batch, &given_up).await,
+            };
+            if self.answers.send(answer).is_err() {
+                return;
+            }
+        }
+    }
+
+    async fn offsets(&mut self, partitions: Vec<i32>) -> Answer {
+        let mut backoff = Backoff::new(PAUSES.0, PAUSES.1);
+        loop {
+            match self.store.offsets(&partitions).await {
+                Ok(offsets) => {
+                    self.database_answers();
+                    return Answer::Offsets(partitions, offsets);
+                }
+                Err(error) if error.is_transient() => self.wait(&error, backoff.pause()).await,
+                Err(error) => return Answer::Fatal(anyhow::Error::new(error).context("reading kafka_offset")),
+            }
+        }
+    }
+
+    async fn apply(&mut self, batch: Batch, given_up: &CancellationToken) -> Answer {
+        let partitions = || batch.spans().keys().copied().collect();
+        let mut backoff = Backoff::new(PAUSES.0, PAUSES.1);
+        let start = Instant::now();
+        loop {
+            match self.store.apply(&batch).await {
+                Ok(applied) => {
+                    self.database_answers();
+                    let took = start.elapsed();
+                    debug!(events = batch.len(), partitions = batch.spans().len(), ?applied, ?took, "batch committed");
+                    self.metrics.committed(&batch, applied, took);
+                    return Answer::Applied(batch.spans().iter().map(|(&p, &span)| (p, span)).collect());
+                }
+                Err(error @ ApplyError::Fenced { .. }) => {
+                    self.metrics.fenced();
+                    warn!(%error, "fenced: starting the batch's partitions anew");
+                    return Answer::StartAnew(partitions());
+                }
+                Err(error) if error.is_transient() => {
+                    self.metrics.retried();
+                    let pause = backoff.pause();
+                    tokio::select! {
+                        () = self.wait(&error, pause) => {}
+                        () = given_up.cancelled() => return Answer::StartAnew(partitions()),
+                    }
+                    if given_up.is_cancelled() {
+                        return Answer::StartAnew(partitions());
+                    }
+                }
+                Err(error) => {
+                    let context = format!("a batch of {} events can't be applied; no batch is skipped", batch.len());
+                    return Answer::Fatal(anyhow::Error::new(error).context(context));
+                }
+            }
+        }
+    }
+
+    async fn wait(&self, error: &ApplyError, pause: Duration) {
+        if self.health.unmet(DATABASE, "the last attempt failed and will be repeated") {
+            warn!(%error, "PostgreSQL can't do this now: waiting for it and trying again");
+        } else {
+            debug!(%error, ?pause, "trying again");
+        }
+        self.heartbeat.beat();
+        tokio::time::sleep(pause).await;
+    }
+
+    fn database_answers(&self) {
+        if self.health.met(DATABASE) {
+            info!("PostgreSQL answers");
+        }
+    }
+}
