@@ -11,7 +11,10 @@
 #
 # Exit status: 0 all passed, 1 something failed, 2 could not be checked here.
 set -euo pipefail
-standin_images=${STANDIN_IMAGES:+$(realpath "$STANDIN_IMAGES")}
+case ${STANDIN_IMAGES:-} in
+  '' | /*) standin_images=${STANDIN_IMAGES:-} ;;
+  *) standin_images=$PWD/$STANDIN_IMAGES ;;
+esac
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 # The caller's own settings for compose are for the caller's own stack.
@@ -42,6 +45,8 @@ finish() {
   local status=$?
   trap - EXIT
   trap '' INT TERM
+  exec >&"${out:-1}"
+  exec 2>&"${err:-2}"
   if [ "$status" -ne 0 ] && [ "$status" -ne 2 ] && [ "$failed" -eq 0 ]; then fail "the check ran to its end"; fi
   if $brought_up; then
     if [ "$status" -ne 0 ] || [ "$failed" -gt 0 ]; then
@@ -51,7 +56,7 @@ finish() {
         compose logs --no-log-prefix --tail 40 "$service" 2>&1 | cut -c1-400 >&2 || true
       done
     fi
-    compose down --volumes --remove-orphans >"$logs/down" 2>&1 || { cat "$logs/down" >&2; fail "everything is taken down"; }
+    compose down --volumes --rmi local --remove-orphans >"$logs/down" 2>&1 || { cat "$logs/down" >&2; fail "everything is taken down"; }
   fi
   if $started_engine; then "$standin_images" --stop || true; fi
   rm -rf "$logs"
@@ -66,14 +71,13 @@ trap 'exit 143' TERM
 # ---- an engine and the images ------------------------------------------------------------------
 
 # The public images: what the Dockerfile starts FROM, its own stages aside, and what the
-# compose file runs without building it (those are tagged :local).
+# compose file runs without building it.
 images() {
   {
     sed -nE 's/^FROM +([^ ]+).*/\1/p' deploy/Dockerfile | grep -F :
-    sed -nE 's/^ +image: *([^ ]+).*/\1/p' docker-compose.yml | grep -v ':local$'
+    sed -nE 's/^ +image: *([^ ]+).*/\1/p' docker-compose.yml
   } | sort -u
 }
-engine_answers() { docker info >/dev/null 2>&1; }
 missing() {
   local image
   for image in $(images); do
@@ -82,22 +86,22 @@ missing() {
 }
 
 command -v curl >/dev/null || cannot "curl is not installed"
+hint="and STANDIN_IMAGES, the path of a script that makes such images here, is unset"
 if [ -n "$standin_images" ]; then
   [ -x "$standin_images" ] || cannot "STANDIN_IMAGES=$STANDIN_IMAGES is not an executable file"
-  engine_answers || started_engine=true
+  docker info >/dev/null 2>&1 || started_engine=true
   if $started_engine || ! docker compose version >/dev/null 2>&1 || [ -n "$(missing)" ]; then
     # shellcheck disable=SC2046 # one argument for each image
-    "$standin_images" $(images) >&2 || cannot "STANDIN_IMAGES=$STANDIN_IMAGES made not all of:" $(images)
+    "$standin_images" $(images) >&2 || cannot "STANDIN_IMAGES=$STANDIN_IMAGES made not all of" $(images)
   fi
+  hint="although STANDIN_IMAGES=$STANDIN_IMAGES ran"
 fi
-hint="${STANDIN_IMAGES:+although STANDIN_IMAGES=$STANDIN_IMAGES ran}"
-hint="(${hint:-STANDIN_IMAGES is unset: it may name a script that brings what is missing})"
-command -v docker >/dev/null || cannot "docker is not installed $hint"
-engine_answers || cannot "no docker engine answers $hint"
-docker compose version >/dev/null 2>&1 || cannot "docker compose is not installed $hint"
+for need in "docker --version" "docker info" "docker compose version"; do
+  $need >/dev/null 2>&1 || cannot "'$need' fails, so the images ($(images | paste -sd ' ')) cannot be had, $hint"
+done
 for image in $(missing); do
   say "pulling $image"
-  timeout 900 docker pull --quiet "$image" >&2 || cannot "image $image is neither present nor to be pulled $hint"
+  timeout 900 docker pull --quiet "$image" >&2 || cannot "image $image is neither present nor to be pulled, $hint"
 done
 
 # ---- up ----------------------------------------------------------------------------------------
@@ -112,6 +116,9 @@ for variable in LIKE_API_PORT LIKE_API_ADMIN_PORT LIKE_AGGREGATOR_ADMIN_PORT KAF
   export "$variable=$port"
 done
 api=http://127.0.0.1:$LIKE_API_PORT
+
+# A signal may find us inside a command whose output goes to a file: what finish has to say does not.
+exec {out}>&1 {err}>&2
 
 up() { # NAME ARGUMENTS...
   local name=$1; shift
