@@ -2,10 +2,12 @@
 //! with a topic and a database of its own, so that all can run side by side.
 
 mod database;
+mod proxy;
 mod topic;
 mod wait;
 
 pub use database::TestDatabase;
+pub use proxy::TestProxy;
 pub use topic::TestTopic;
 pub use wait::eventually;
 

@@ -1,0 +1,77 @@
+//! A TCP proxy whose line a test can cut or freeze: the network's faults, without touching the
+//! server that other tests use.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+
+/// Forwards connections to one server.
+pub struct TestProxy {
+    /// Where it listens.
+    pub addr: SocketAddr,
+    line: watch::Sender<Line>,
+    accepting: JoinHandle<()>,
+}
+
+#[derive(Clone, Copy, PartialEq)]
+enum Line {
+    Up,
+    Cut,
+    Frozen,
+}
+
+impl TestProxy {
+    /// Listens on a free port of 127.0.0.1 and forwards to `server`, host:port.
+    pub async fn start(server: &str) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+        let (addr, server) = (listener.local_addr().expect("address"), server.to_owned());
+        let line = watch::Sender::new(Line::Up);
+        let state = line.subscribe();
+        let accepting = tokio::spawn(async move {
+            while let Ok((client, _)) = listener.accept().await {
+                tokio::spawn(forward(client, server.clone(), state.clone()));
+            }
+        });
+        Self { addr, line, accepting }
+    }
+
+    /// Ends all connections, and new ones at once: the server is gone.
+    pub fn cut(&self) {
+        self.line.send_replace(Line::Cut);
+    }
+
+    /// Takes bytes and connections but forwards nothing: the network is gone.
+    pub fn freeze(&self) {
+        self.line.send_replace(Line::Frozen);
+    }
+
+    /// New connections work again.
+    pub fn restore(&self) {
+        self.line.send_replace(Line::Up);
+    }
+}
+
+impl Drop for TestProxy {
+    fn drop(&mut self) {
+        self.line.send_replace(Line::Cut);
+        self.accepting.abort();
+    }
+}
+
+async fn forward(mut client: TcpStream, server: String, mut line: watch::Receiver<Line>) {
+    let state = *line.borrow_and_update();
+    if state == Line::Up {
+        let Ok(mut upstream) = TcpStream::connect(&server).await else { return };
+        tokio::select! {
+            _ = tokio::io::copy_bidirectional(&mut client, &mut upstream) => return,
+            _ = line.wait_for(|line| *line != Line::Up) => {}
+        }
+    }
+    if *line.borrow() == Line::Frozen {
+        // Held open, and silent, until the line is cut (or restored: what was lost stays lost).
+        let _ = tokio::time::timeout(Duration::from_mins(5), line.wait_for(|line| *line != Line::Frozen)).await;
+    }
+}
