@@ -1,0 +1,122 @@
+//! Takes likes over HTTP and publishes each as an event; answers counts and receipts. Kafka is
+//! needed to take a like, PostgreSQL to answer a read and, once after the start, to learn the
+//! topic's layout. Counting is like-aggregator's.
+
+pub mod auth;
+pub mod config;
+pub mod error;
+mod extract;
+pub mod gate;
+pub mod metrics;
+pub mod publisher;
+pub mod reads;
+pub mod request;
+pub mod routes;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, anyhow};
+use axum::serve::ListenerExt;
+use like_service::admin;
+use like_service::health::Health;
+use prometheus::Registry;
+use sqlx::PgPool;
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+use crate::auth::Auth;
+use crate::config::Config;
+use crate::gate::{Gate, LAYOUT_READ, TOPIC_CHECKED, Watch};
+use crate::metrics::Metrics;
+use crate::publisher::{PRODUCER_WARM, Publisher};
+
+/// Requests in progress get this long after a signal: a like is settled in some six seconds.
+const FINISH_TIMEOUT: Duration = Duration::from_secs(7);
+/// And then events whose requests have ended before them.
+const FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// What handlers share.
+pub struct AppState {
+    /// Who is calling.
+    pub auth: Auth,
+    /// Whether likes are taken.
+    pub gate: Gate,
+    /// Where they go.
+    pub publisher: Arc<Publisher>,
+    /// Where counts are read; SQL is in [`reads`] alone.
+    pub pool: PgPool,
+    /// What is counted.
+    pub metrics: Metrics,
+}
+
+/// The sockets, bound by whoever knows how to say that one can't be.
+pub struct Listeners {
+    /// For callers.
+    pub public: TcpListener,
+    /// For probes and metrics.
+    pub admin: TcpListener,
+}
+
+/// Serves until `shutdown`, then finishes what was begun: within ten seconds in all.
+pub async fn serve(config: Config, listeners: Listeners, shutdown: CancellationToken) -> anyhow::Result<()> {
+    let auth = Auth::new(&config).map_err(|refusal| anyhow!(refusal))?;
+    auth.log(&config);
+    let registry = Registry::new();
+    let metrics = Metrics::register(&registry)?;
+    let health = Health::waiting_for(&[PRODUCER_WARM, LAYOUT_READ, TOPIC_CHECKED]);
+    let kafka = config.kafka.client_config("like-api")?;
+    let topic = &config.kafka.kafka_topic;
+    let publisher = Arc::new(Publisher::new(kafka.clone(), topic, metrics.publishing.clone())?);
+    let pool = reads::pool(&config.database);
+    let gate = Gate::closed();
+    let watch = Watch {
+        gate: gate.clone(),
+        health: health.clone(),
+        pool: pool.clone(),
+        kafka,
+        topic: topic.clone(),
+        interval: config.topic_check_interval,
+    };
+    let state = Arc::new(AppState { auth, gate, publisher: Arc::clone(&publisher), pool: pool.clone(), metrics });
+    let (public_addr, admin_addr) = (listeners.public.local_addr()?, listeners.admin.local_addr()?);
+    info!(%public_addr, %admin_addr, topic, "like-api listens");
+
+    // The admin port ends last, so that /readyz says why while requests are finished.
+    let admin_stop = CancellationToken::new();
+    let admin = tokio::spawn(admin::serve(listeners.admin, health.clone(), registry, admin_stop.clone()));
+    let ready = health.clone();
+    let publishing = Arc::clone(&publisher);
+    let producer = tokio::spawn(async move { publishing.keep_running(&ready).await });
+    let watch = tokio::spawn(watch.run());
+
+    // Without this, an answer that takes two packets may wait for the first one's ACK.
+    let listener = listeners.public.tap_io(|stream| drop(stream.set_nodelay(true)));
+    let public =
+        axum::serve(listener, routes::router(state)).with_graceful_shutdown(shutdown.clone().cancelled_owned());
+    let overtime = async {
+        shutdown.cancelled().await;
+        health.unmet("shutdown", "shutting down");
+        tokio::time::sleep(FINISH_TIMEOUT).await;
+    };
+    let (producer_abort, watch_abort) = (producer.abort_handle(), watch.abort_handle());
+    let served = tokio::select! {
+        served = public => served.context("the public listener"),
+        () = overtime => {
+            warn!("requests were still in progress; leaving them");
+            Ok(())
+        }
+        // They never end by themselves, and nothing works without them.
+        ended = producer => Err(anyhow!("the producer's task ended: {ended:?}")),
+        ended = watch => Err(anyhow!("the topic's watch ended: {ended:?}")),
+    };
+    producer_abort.abort();
+    watch_abort.abort();
+    publisher.flush(FLUSH_TIMEOUT).await;
+    admin_stop.cancel();
+    // Its callers may keep their connections open.
+    let _ = tokio::time::timeout(Duration::from_millis(500), admin).await;
+    info!("like-api ends");
+    served
+}

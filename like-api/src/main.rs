@@ -1,0 +1,57 @@
+//! Wires settings, logs, sockets and signals to [`like_api::serve`].
+
+use std::net::SocketAddr;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::Context;
+use like_api::auth::Auth;
+use like_api::config::{Cli, Config};
+use like_api::{Listeners, serve};
+use like_service::{admin, cli, shutdown, telemetry};
+use tokio::net::TcpListener;
+
+fn main() -> ExitCode {
+    let cli = match cli::parse::<Cli>() {
+        Ok(cli) => cli,
+        Err(exit) => return exit,
+    };
+    if let Cli::Serve(config) = &cli {
+        let usable = Auth::new(config).and(config.kafka.client_config("like-api").map_err(|e| format!("{e:#}")));
+        if let Err(refusal) = usable {
+            return cli::usage_error(&refusal);
+        }
+    }
+    let runtime = match tokio::runtime::Runtime::new() {
+        Ok(runtime) => runtime,
+        Err(error) => return failed(&error.into()),
+    };
+    let result = runtime.block_on(async {
+        match cli {
+            Cli::Healthcheck(settings) => admin::healthcheck(settings.admin_addr).await,
+            Cli::Serve(config) => run(*config).await,
+        }
+    });
+    // A thread that still waits for Kafka must not keep the process: all likes are settled.
+    runtime.shutdown_timeout(Duration::from_millis(100));
+    result.map_or_else(|error| failed(&error), |()| ExitCode::SUCCESS)
+}
+
+async fn run(config: Config) -> anyhow::Result<()> {
+    telemetry::init(&config.log);
+    let shutdown = shutdown::on_signal().context("signals")?;
+    let listeners = Listeners {
+        public: bind("LISTEN_ADDR", config.listen_addr).await?,
+        admin: bind("ADMIN_ADDR", config.admin.admin_addr).await?,
+    };
+    serve(config, listeners, shutdown).await
+}
+
+async fn bind(setting: &str, addr: SocketAddr) -> anyhow::Result<TcpListener> {
+    TcpListener::bind(addr).await.with_context(|| format!("{setting}={addr} can't be listened on"))
+}
+
+fn failed(error: &anyhow::Error) -> ExitCode {
+    eprintln!("error: {}", format!("{error:#}").replace('\n', " "));
+    ExitCode::FAILURE
+}

@@ -1,0 +1,265 @@
+//! Publishing an event and telling truly what became of it: in the log at this position,
+//! certainly not written, or perhaps written. An event is handed to the producer once and never
+//! again: whoever asked decides about a retry. What HTTP makes of it is error.rs's.
+
+mod delivery;
+
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::{Duration, Instant};
+
+use anyhow::Context;
+use like_events::topic::{MAX_VALUE_BYTES, PARTITIONER};
+use like_service::backoff::Backoff;
+use like_service::health::Health;
+use rdkafka::ClientConfig;
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::producer::{BaseRecord, Producer as _, ThreadedProducer};
+use tokio::sync::oneshot;
+use tracing::{error, info, warn};
+
+use self::delivery::{Deliveries, LogEnds, Pending};
+use crate::metrics::Publishing;
+
+/// Condition of readiness: the producer knows the topic and has its producer id, so that the
+/// first like doesn't wait half a second for them.
+pub const PRODUCER_WARM: &str = "producer";
+
+/// Where properties are free, what they are unless `KAFKA_CONFIG_FILE` says otherwise.
+/// The queue holds what a broker takes in well under a second: a longer one would only let
+/// requests wait in it that are better refused at once.
+const DEFAULTS: [(&str, &str, &[&str]); 3] = [
+    ("linger.ms", "2", &["linger.ms", "queue.buffering.max.ms"]),
+    ("compression.type", "lz4", &["compression.type", "compression.codec"]),
+    ("queue.buffering.max.messages", "20000", &["queue.buffering.max.messages"]),
+];
+
+/// What the contract fixes. Every request gets its report within `message.timeout.ms` and the
+/// second in which librdkafka looks for it, and nothing lands long after its 504. librdkafka
+/// keeps `max.in.flight` at the idempotent producer's five by itself.
+const FIXED: [(&str, &str); 5] = [
+    ("enable.idempotence", "true"),
+    ("acks", "all"),
+    ("partitioner", PARTITIONER),
+    ("message.timeout.ms", "5000"),
+    // The only way to learn when a producer has its id; read until then and skipped afterwards.
+    ("statistics.interval.ms", "50"),
+];
+
+/// Longest wait for an answer about the topic.
+const METADATA_TIMEOUT: Duration = Duration::from_secs(5);
+const WATERMARK_TIMEOUT: Duration = Duration::from_secs(2);
+/// By then a failed producer has settled everything it still held.
+const SETTLED_AFTER: Duration = Duration::from_secs(7);
+/// How many calls may wait for a watermark at once: each holds a thread.
+const WATERMARK_CALLS: usize = 8;
+
+/// Where the broker has put an event.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Position {
+    /// Partition of the topic.
+    pub partition: i32,
+    /// Offset in that partition.
+    pub offset: i64,
+}
+
+/// Why an event has no position. The texts are for the log.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum PublishError {
+    /// Not even queued, because the queue is full.
+    #[error("the producer's queue is full")]
+    QueueFull,
+    /// Certainly not written: larger than the contract or the topic allows.
+    #[error("the event is too large")]
+    TooLarge,
+    /// Certainly not written.
+    #[error("not written: {0}")]
+    NotWritten(String),
+    /// Perhaps written; only the log knows.
+    #[error("perhaps written: {0}")]
+    PerhapsWritten(String),
+}
+
+type Producer = ThreadedProducer<Deliveries>;
+
+/// Publishes to one topic.
+pub struct Publisher {
+    config: ClientConfig,
+    topic: String,
+    metrics: Publishing,
+    log_ends: Arc<LogEnds>,
+    watermark_calls: tokio::sync::Semaphore,
+    /// Replaced after a fatal error. Read-locked while an event is handed over (2 us), so that
+    /// none is handed to a producer that was replaced.
+    current: RwLock<Arc<Producer>>,
+}
+
+impl Publisher {
+    /// `config` has the brokers and what else is needed to reach them. Connects in the
+    /// background; run [`Publisher::keep_running`] beside it.
+    pub fn new(mut config: ClientConfig, topic: &str, metrics: Publishing) -> anyhow::Result<Self> {
+        for (property, value, spellings) in DEFAULTS {
+            if spellings.iter().all(|spelling| config.get(spelling).is_none()) {
+                config.set(property, value);
+            }
+        }
+        for (property, value) in FIXED {
+            config.set(property, value);
+        }
+        let log_ends = Arc::new(LogEnds::default());
+        let producer = create(&config, &log_ends, &metrics)?;
+        Ok(Self {
+            config,
+            topic: topic.to_owned(),
+            metrics,
+            log_ends,
+            watermark_calls: tokio::sync::Semaphore::new(WATERMARK_CALLS),
+            current: RwLock::new(Arc::new(producer)),
+        })
+    }
+
+    /// Publishes one event and waits for what becomes of it, at most some six seconds. Dropping
+    /// the future doesn't take the event back.
+    pub async fn publish(&self, key: &str, value: &[u8]) -> Result<Position, PublishError> {
+        let settled = self.hand_over(key, value).inspect_err(|error| self.metrics.count(Err(error)))?;
+        // The producer settles everything that it took, its own end included.
+        settled.await.unwrap_or_else(|_| Err(PublishError::PerhapsWritten("the producer gave no report".to_owned())))
+    }
+
+    fn hand_over(&self, key: &str, value: &[u8]) -> Result<oneshot::Receiver<delivery::Settled>, PublishError> {
+        if value.len() > MAX_VALUE_BYTES {
+            return Err(PublishError::TooLarge);
+        }
+        let (settle, settled) = oneshot::channel();
+        let pending = Box::new(Pending { settle, since: Instant::now() });
+        let record = BaseRecord::with_opaque_to(&self.topic, pending).key(key).payload(value);
+        let producer = self.current.read().unwrap_or_else(PoisonError::into_inner);
+        self.metrics.in_flight.inc();
+        match producer.send(record) {
+            Ok(()) => Ok(settled),
+            Err((error, _)) => {
+                self.metrics.in_flight.dec();
+                Err(match error {
+                    KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull) => PublishError::QueueFull,
+                    KafkaError::MessageProduction(RDKafkaErrorCode::MessageSizeTooLarge) => PublishError::TooLarge,
+                    error => PublishError::NotWritten(error.to_string()),
+                })
+            }
+        }
+    }
+
+    /// Warms the producer up, reports [`PRODUCER_WARM`], and puts a new one in the place of each
+    /// that fails for good. Never ends.
+    pub async fn keep_running(&self, health: &Health) -> std::convert::Infallible {
+        let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(10));
+        loop {
+            let producer = self.current();
+            let warm = async {
+                self.warm_up(&producer, health).await;
+                if health.met(PRODUCER_WARM) {
+                    info!(topic = self.topic, "producer is warm");
+                }
+                backoff.reset();
+                std::future::pending::<()>().await;
+            };
+            let fatal = tokio::select! {
+                fatal = delivery::fatal_error(&producer) => fatal,
+                () = warm => unreachable!("pending"),
+            };
+            error!(fatal, "the producer has failed for good; a new one takes its place");
+            health.unmet(PRODUCER_WARM, format!("the producer has failed: {fatal}"));
+            drop(producer);
+            self.replace();
+            // After the exchange: a failure that comes back at once must not spin.
+            tokio::time::sleep(backoff.pause()).await;
+        }
+    }
+
+    fn current(&self) -> Arc<Producer> {
+        Arc::clone(&self.current.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn replace(&self) {
+        match create(&self.config, &self.log_ends, &self.metrics) {
+            Ok(new) => {
+                let new = Arc::new(new);
+                let old = std::mem::replace(&mut *self.current.write().unwrap_or_else(PoisonError::into_inner), new);
+                // What the old one still holds is settled by its own thread; then it may go, which
+                // blocks. Nobody waits for that.
+                tokio::task::spawn_blocking(move || drop(old.flush(SETTLED_AFTER)));
+            }
+            Err(error) => error!(error = format!("{error:#}"), "no new producer"),
+        }
+    }
+
+    /// Asks for the topic until Kafka describes it, and waits for the producer id. No record is
+    /// ever sent to find out whether one could be.
+    async fn warm_up(&self, producer: &Arc<Producer>, health: &Health) {
+        let mut backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(5));
+        loop {
+            let (asked, topic) = (Arc::clone(producer), self.topic.clone());
+            let answer = tokio::task::spawn_blocking(move || {
+                let metadata = asked.client().fetch_metadata(Some(&topic), METADATA_TIMEOUT);
+                metadata.map_err(|e| e.to_string()).and_then(|metadata| match metadata.topics().first() {
+                    Some(found) => found.error().map_or(Ok(()), |e| Err(RDKafkaErrorCode::from(e).to_string())),
+                    None => Err("not described".to_owned()),
+                })
+            });
+            match answer.await.unwrap_or_else(|e| Err(e.to_string())) {
+                Ok(()) => break,
+                Err(reason) => {
+                    if health.unmet(PRODUCER_WARM, format!("Kafka doesn't describe topic {}: {reason}", self.topic)) {
+                        info!(awaiting = "kafka", topic = self.topic, reason, "not ready");
+                    }
+                }
+            }
+            tokio::time::sleep(backoff.pause()).await;
+        }
+        producer.context().has_id().await;
+    }
+
+    /// The end of a partition's log (the offset of the next record), at least: from this replica's
+    /// own acknowledgements where they reach beyond `offset`, else from the broker. None: the
+    /// broker can't be asked now.
+    pub async fn log_end(&self, topic: &str, partition: i32, offset: i64) -> Option<i64> {
+        let own = topic == self.topic;
+        if let Some(end) = self.log_ends.get(partition).filter(|end| own && *end > offset) {
+            return Some(end);
+        }
+        let ask = async {
+            let _permit = self.watermark_calls.acquire().await.ok()?;
+            let (producer, topic) = (self.current(), topic.to_owned());
+            let asked = tokio::task::spawn_blocking(move || {
+                producer.client().fetch_watermarks(&topic, partition, WATERMARK_TIMEOUT)
+            });
+            match asked.await.ok()? {
+                Ok((_, high)) => Some(high),
+                Err(error) => {
+                    warn!(partition, %error, "Kafka can't be asked where the log ends");
+                    None
+                }
+            }
+        };
+        let end = tokio::time::timeout(WATERMARK_TIMEOUT, ask).await.ok().flatten()?;
+        if own {
+            self.log_ends.seen(partition, end);
+        }
+        Some(end)
+    }
+
+    /// Waits until everything that was handed over is settled, at most `within`.
+    pub async fn flush(&self, within: Duration) {
+        let producer = self.current();
+        let flushed = tokio::task::spawn_blocking(move || {
+            let result = producer.flush(within);
+            (result, producer.in_flight_count())
+        });
+        if let Ok((Err(error), left)) = flushed.await {
+            warn!(%error, left, "events whose requests had ended were not settled in time");
+        }
+    }
+}
+
+fn create(config: &ClientConfig, log_ends: &Arc<LogEnds>, metrics: &Publishing) -> anyhow::Result<Producer> {
+    let context = Deliveries::new(Arc::clone(log_ends), metrics.clone());
+    config.create_with_context(context).context("Kafka producer")
+}

@@ -1,0 +1,138 @@
+//! All SQL of this service: counts, and where a receipt's event stands. Reads only; the tables are
+//! like-aggregator's. Every call is bounded in time, since a reader would rather be told.
+
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+use like_events::{ProductId, Receipt, UserId, pair_key};
+use like_service::database::{DatabaseSettings, SCHEMA, is_transient, sqlstate};
+use sqlx::postgres::PgPoolOptions;
+use sqlx::{Connection, PgPool, Row};
+use uuid::Uuid;
+
+use crate::error::ApiError;
+
+/// Enough to keep several cores of PostgreSQL busy with look-ups by primary key.
+const CONNECTIONS: u32 = 8;
+/// Longest wait for a connection, a new one included.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
+/// Longest wait for an answer, the connection included. A cut cable shows in nothing else.
+const READ_TIMEOUT: Duration = Duration::from_secs(3);
+/// A connection idle for longer is asked whether it is still there before a request relies on it.
+const TRUSTED_IDLE: Duration = Duration::from_secs(1);
+
+/// Connects when needed; PostgreSQL needn't be there.
+pub fn pool(settings: &DatabaseSettings) -> PgPool {
+    let options = settings.database_url.connect_options(SCHEMA, "like-api");
+    PgPoolOptions::new()
+        .max_connections(CONNECTIONS)
+        .acquire_timeout(CONNECT_TIMEOUT)
+        .test_before_acquire(false)
+        .before_acquire(|connection, meta| {
+            Box::pin(async move {
+                if meta.idle_for > TRUSTED_IDLE {
+                    connection.ping().await?;
+                }
+                Ok(true)
+            })
+        })
+        .connect_lazy_with(options)
+}
+
+/// A product's count.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Count {
+    /// Likes, at least 0.
+    pub count: i64,
+    /// When that changed last; None: never liked.
+    pub updated_at: Option<DateTime<Utc>>,
+    /// Whether the caller likes it; false for a caller who isn't known.
+    pub liked: bool,
+}
+
+/// What is known of the event at a receipt's position.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Standing {
+    /// Folded, and in the count.
+    Counted,
+    /// It broke a rule of the contract.
+    DeadLetter,
+    /// Gone from the log before it could be folded.
+    Lost,
+    /// Not folded yet. In an open topic it is there only if the log reaches that far.
+    Pending {
+        /// The topic, while it is open.
+        open_topic: Option<String>,
+    },
+    /// No topic has that sequence, no such partition, or beyond the end of a closed topic.
+    Nowhere,
+}
+
+/// The counts of `products`, in their order, and what `user` likes of them.
+pub async fn counts(pool: &PgPool, products: &[ProductId], user: Option<&UserId>) -> Result<Vec<Count>, ApiError> {
+    let ids: Vec<&str> = products.iter().map(ProductId::as_str).collect();
+    let pairs: Vec<Option<Uuid>> = ids.iter().map(|id| user.map(|user| pair_key(id, user.as_str()))).collect();
+    let query = sqlx::query(
+        "SELECT greatest(c.like_count, 0), c.updated_at, coalesce(l.liked, false)
+         FROM unnest($1::text[], $2::uuid[]) WITH ORDINALITY AS asked (product_id, pair_key, place)
+         LEFT JOIN product_like_count c ON c.product_id = asked.product_id
+         LEFT JOIN product_like l ON l.pair_key = asked.pair_key
+         ORDER BY asked.place",
+    );
+    let rows = bounded(query.bind(ids).bind(pairs).fetch_all(pool)).await?;
+    let count = |row: sqlx::postgres::PgRow| {
+        // greatest() skips null: a product without a row has 0.
+        Ok(Count { count: row.try_get(0)?, updated_at: row.try_get(1)?, liked: row.try_get(2)? })
+    };
+    rows.into_iter().map(count).collect::<sqlx::Result<_>>().map_err(|error| unavailable(&error))
+}
+
+/// Where the event of a receipt stands, from one statement: its parts are of one moment.
+pub async fn standing(pool: &PgPool, receipt: Receipt) -> Result<Standing, ApiError> {
+    let query = sqlx::query(
+        "SELECT topic, $2 < partitions, end_offsets IS NULL,
+                CASE WHEN $2 < partitions THEN end_offsets[$2 + 1] END,
+                coalesce(o.next_offset > $3, false),
+                EXISTS (SELECT FROM dead_letter d
+                        WHERE d.topic = t.topic AND d.partition = $2 AND d.record_offset = $3),
+                EXISTS (SELECT FROM log_gap g
+                        WHERE g.topic = t.topic AND g.partition = $2 AND g.from_offset <= $3 AND $3 < g.to_offset)
+         FROM topic_layout t
+         LEFT JOIN (SELECT topic, next_offset FROM kafka_offset WHERE partition = $2) o USING (topic)
+         WHERE sequence = $1",
+    );
+    let query = query.bind(receipt.sequence).bind(receipt.partition).bind(receipt.offset);
+    let row = bounded(query.fetch_optional(pool)).await?;
+    let standing = || {
+        let Some(row) = row else { return Ok(Standing::Nowhere) };
+        let (partition_exists, open): (bool, bool) = (row.try_get(1)?, row.try_get(2)?);
+        let end: Option<i64> = row.try_get(3)?;
+        let (folded, dead, lost): (bool, bool, bool) = (row.try_get(4)?, row.try_get(5)?, row.try_get(6)?);
+        let closed_before = end.is_some_and(|end| end <= receipt.offset);
+        Ok(match (folded, open) {
+            _ if !partition_exists || (!folded && closed_before) => Standing::Nowhere,
+            (true, _) if dead => Standing::DeadLetter,
+            (true, _) if lost => Standing::Lost,
+            (true, _) => Standing::Counted,
+            (false, true) => Standing::Pending { open_topic: Some(row.try_get(0)?) },
+            (false, false) => Standing::Pending { open_topic: None },
+        })
+    };
+    standing().map_err(|error| unavailable(&error))
+}
+
+async fn bounded<T>(query: impl Future<Output = sqlx::Result<T>>) -> Result<T, ApiError> {
+    match tokio::time::timeout(READ_TIMEOUT, query).await {
+        Ok(result) => result.map_err(|error| unavailable(&error)),
+        Err(_) => Err(ApiError::ReadsUnavailable(format!("no answer within {READ_TIMEOUT:?}"))),
+    }
+}
+
+fn unavailable(error: &sqlx::Error) -> ApiError {
+    // 42P01, no such table: setup has not been run yet.
+    if is_transient(error) || sqlstate(error).as_deref() == Some("42P01") {
+        ApiError::ReadsUnavailable(error.to_string())
+    } else {
+        ApiError::Internal(error.to_string())
+    }
+}

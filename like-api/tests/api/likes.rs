@@ -1,0 +1,90 @@
+//! Liking and unliking: what is acknowledged stands in the log.
+
+use like_events::Receipt;
+use like_testkit::{TestDatabase, TestTopic};
+use rdkafka::message::Message;
+use reqwest::Method;
+use serde_json::Value;
+
+use crate::common::{Answer, Api, record_at};
+
+async fn set_up() -> (TestTopic, TestDatabase, Api) {
+    let (topic, database) = (TestTopic::create(4).await, TestDatabase::create().await);
+    database.lay_out(&topic.name, 4).await;
+    let api = Api::ready(&topic, &database).await;
+    (topic, database, api)
+}
+
+/// The record at the receipt of an acknowledged like, as key and JSON.
+fn acknowledged(topic: &TestTopic, answer: &Answer) -> (String, Value) {
+    assert_eq!(answer.status, 202, "{answer:?}");
+    let receipt = answer.json["receipt"].as_str().unwrap();
+    assert_eq!(answer.header("location"), format!("/v1/receipts/{receipt}"));
+    let receipt: Receipt = receipt.parse().unwrap();
+    assert_eq!(receipt.sequence, 1);
+    let record = record_at(&topic.name, receipt.partition, receipt.offset);
+    let key = String::from_utf8(record.key().unwrap().to_vec()).unwrap();
+    (key, serde_json::from_slice(record.payload().unwrap()).unwrap())
+}
+
+#[tokio::test]
+async fn an_acknowledged_like_stands_in_the_log_at_its_receipt() {
+    let (topic, _database, api) = set_up().await;
+    for (method, liked, kind) in [(Method::PUT, true, "LIKED"), (Method::DELETE, false, "UNLIKED")] {
+        let answer = api.send(method, "/v1/products/p42/like", &[("X-User-Id", "auth0|u7")]).await;
+        assert_eq!(answer.header("content-type"), "application/json");
+        assert_eq!(answer.json["productId"], "p42");
+        assert_eq!(answer.json["liked"], liked);
+        let members = answer.json.as_object().unwrap().keys().collect::<Vec<_>>();
+        assert_eq!(members, ["eventId", "liked", "productId", "receipt"]);
+
+        let (key, event) = acknowledged(&topic, &answer);
+        assert_eq!(key, "p42");
+        assert_eq!(event["eventId"], answer.json["eventId"]);
+        assert_eq!(event["type"], kind);
+        assert_eq!(event["productId"], "p42");
+        assert_eq!(event["userId"], "auth0|u7");
+        assert!(like_events::decode(Some(b"p42"), Some(event.to_string().as_bytes())).is_ok(), "{event}");
+    }
+}
+
+#[tokio::test]
+async fn a_product_id_may_come_percent_encoded() {
+    let (topic, _database, api) = set_up().await;
+    for (path, id) in [("a:b~c", "a:b~c"), ("a%3Ab%7Ec", "a:b~c"), ("%70%34%32", "p42"), ("...", "...")] {
+        let answer = api.like(path, "u1").await;
+        assert_eq!(answer.json["productId"], id, "{answer:?}");
+        assert_eq!(acknowledged(&topic, &answer).0, id);
+    }
+}
+
+#[tokio::test]
+async fn an_idempotency_key_names_one_click_of_one_user_on_one_product() {
+    let (topic, _database, api) = set_up().await;
+    let click = async |method: Method, product: &str, user: &str, key: &str| {
+        let headers = [("X-User-Id", user), ("Idempotency-Key", key)];
+        let answer = api.send(method, &format!("/v1/products/{product}/like"), &headers).await;
+        assert_eq!(acknowledged(&topic, &answer).1["eventId"], answer.json["eventId"]);
+        answer.json["eventId"].as_str().unwrap().to_owned()
+    };
+    let first = click(Method::PUT, "p1", "u1", "k").await;
+    assert_eq!(first, click(Method::PUT, "p1", "u1", "k").await);
+    assert_eq!(first, click(Method::PUT, "p1", "u1", "\"k\"").await, "quoted is the same key");
+    for other in [
+        click(Method::PUT, "p1", "u2", "k").await,
+        click(Method::PUT, "p2", "u1", "k").await,
+        click(Method::DELETE, "p1", "u1", "k").await,
+        click(Method::PUT, "p1", "u1", "K").await,
+        click(Method::PUT, "p1", "u1", "\"\\\"k\\\"\"").await,
+    ] {
+        assert_ne!(first, other);
+    }
+}
+
+#[tokio::test]
+async fn without_a_key_every_click_is_an_event_of_its_own() {
+    let (_topic, _database, api) = set_up().await;
+    let (first, second) = (api.like("p1", "u1").await, api.like("p1", "u1").await);
+    assert_ne!(first.json["eventId"], second.json["eventId"]);
+    assert_ne!(first.json["receipt"], second.json["receipt"]);
+}
