@@ -91,7 +91,7 @@ pub async fn counts(pool: &PgPool, products: &[ProductId], user: Option<&UserId>
 pub async fn standing(pool: &PgPool, receipt: Receipt) -> Result<Standing, ApiError> {
     let query = sqlx::query(
         "SELECT topic, $2 < partitions, end_offsets IS NULL,
-                CASE WHEN $2 < partitions THEN end_offsets[$2 + 1] END,
+                end_offsets[least($2, partitions - 1) + 1],
                 coalesce(o.next_offset > $3, false),
                 EXISTS (SELECT FROM dead_letter d
                         WHERE d.topic = t.topic AND d.partition = $2 AND d.record_offset = $3),

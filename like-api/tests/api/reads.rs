@@ -1,0 +1,67 @@
+//! Counts, and what the caller likes.
+
+use like_testkit::{TestDatabase, TestTopic};
+use reqwest::Method;
+use serde_json::json;
+
+use crate::common::Api;
+
+/// A database with three products; `u1` likes `p1` and has unliked `p2`.
+async fn set_up() -> (TestTopic, TestDatabase, Api) {
+    let (topic, database) = (TestTopic::create(1).await, TestDatabase::create().await);
+    database.lay_out(&topic.name, 1).await;
+    for (product, count) in [("p1", 7_i64), ("p2", 0), ("below", -3)] {
+        let sql = "INSERT INTO product_like_count VALUES ($1, $2, 0, '2026-11-22T11:00:00.123456+01:00')";
+        sqlx::query(sql).bind(product).bind(count).execute(&database.pool).await.unwrap();
+    }
+    for (product, liked) in [("p1", true), ("p2", false)] {
+        let key = like_events::pair_key(product, "u1");
+        let sql = "INSERT INTO product_like VALUES ($1, now(), $2, $3, 'u1')";
+        sqlx::query(sql).bind(key).bind(liked).bind(product).execute(&database.pool).await.unwrap();
+    }
+    let api = Api::ready(&topic, &database).await;
+    (topic, database, api)
+}
+
+#[tokio::test]
+async fn a_count_is_at_least_zero_and_a_product_never_liked_has_none() {
+    let (_topic, _database, api) = set_up().await;
+    for (product, count, updated_at) in [
+        ("p1", 7, json!("2026-11-22T10:00:00.123Z")),
+        ("p2", 0, json!("2026-11-22T10:00:00.123Z")),
+        ("below", 0, json!("2026-11-22T10:00:00.123Z")),
+        ("never", 0, json!(null)),
+    ] {
+        let answer = api.get(&format!("/v1/products/{product}/likes")).await;
+        assert_eq!(answer.status, 200);
+        assert_eq!(answer.json, json!({"productId": product, "count": count, "updatedAt": updated_at}));
+    }
+}
+
+#[tokio::test]
+async fn several_counts_come_in_the_order_asked_for() {
+    let (_topic, _database, api) = set_up().await;
+    let answer = api.get("/v1/likes?ids=never,p2,p1,p2").await;
+    let ids: Vec<_> = answer.json.as_array().unwrap().iter().map(|likes| likes["productId"].clone()).collect();
+    assert_eq!(ids, ["never", "p2", "p1", "p2"]);
+    assert_eq!(answer.json[2]["count"], 7);
+    assert_eq!(answer.json[0], json!({"productId": "never", "count": 0, "updatedAt": null}));
+}
+
+#[tokio::test]
+async fn a_known_caller_is_told_what_it_likes_and_no_cache_tells_others() {
+    let (_topic, _database, api) = set_up().await;
+    for (user, liked) in [("u1", [true, false, false]), ("u2", [false, false, false])] {
+        let answer = api.send(Method::GET, "/v1/likes?ids=p1,p2,never", &[("X-User-Id", user)]).await;
+        let told: Vec<_> = answer.json.as_array().unwrap().iter().map(|likes| likes["liked"].clone()).collect();
+        assert_eq!(told, liked);
+        assert_eq!(answer.header("cache-control"), "private, no-cache");
+        assert_eq!(answer.header("vary"), "x-user-id");
+        let answer = api.send(Method::GET, "/v1/products/p1/likes", &[("X-User-Id", user)]).await;
+        assert_eq!(answer.json["liked"], liked[0]);
+        assert_eq!(answer.header("cache-control"), "private, no-cache");
+    }
+    let anonymous = api.get("/v1/likes?ids=p1").await;
+    assert_eq!(anonymous.json[0].get("liked"), None);
+    assert_eq!((anonymous.header("vary"), anonymous.header("cache-control")), ("x-user-id", "no-cache"));
+}

@@ -1,0 +1,57 @@
+//! What became of an acknowledged like, by the rows that like-aggregator writes.
+
+use like_testkit::{TestDatabase, TestTopic};
+
+use crate::common::Api;
+
+#[tokio::test]
+async fn a_receipt_says_what_became_of_its_event() {
+    let (topic, database) = (TestTopic::create(2).await, TestDatabase::create().await);
+    // An earlier topic, closed at offset 5 of its only partition and folded up to 3; ours second.
+    let t = topic.name.as_str();
+    for sql in [
+        "INSERT INTO topic_layout VALUES (1, 'earlier', 1, '{5}')".to_owned(),
+        format!("INSERT INTO topic_layout VALUES (2, '{t}', 2, NULL)"),
+        format!("INSERT INTO kafka_offset VALUES ('earlier', 0, 3, NULL, now()), ('{t}', 0, 4, NULL, now())"),
+        format!("INSERT INTO dead_letter VALUES ('{t}', 0, 2, NULL, NULL, 'tombstone', now())"),
+        format!("INSERT INTO log_gap VALUES ('{t}', 0, 0, 2, now()), ('{t}', 1, 0, 9, now())"),
+    ] {
+        sqlx::query(sqlx::AssertSqlSafe(sql)).execute(&database.pool).await.unwrap();
+    }
+    for key in [&b"a"[..], b"b", b"c", b"d", b"e", b"f"] {
+        topic.publish(Some(0), Some(key), Some(b"{}"));
+    }
+    topic.flush();
+    let api = Api::ready(&topic, &database).await;
+    for (receipt, status) in [
+        ("2-0-0", "lost"),
+        ("2-0-1", "lost"),
+        ("2-0-2", "dead_letter"),
+        ("2-0-3", "counted"),
+        ("2-0-4", "pending"),
+        ("2-0-5", "pending"),
+        ("1-0-2", "counted"),
+        ("1-0-3", "pending"),
+        ("1-0-4", "pending"),
+    ] {
+        let answer = api.get(&format!("/v1/receipts/{receipt}")).await;
+        assert_eq!(answer.status, 200, "{receipt}: {answer:?}");
+        assert_eq!(answer.json, serde_json::json!({ "status": status }), "{receipt}");
+        assert_eq!(answer.header("cache-control"), "no-store");
+    }
+    // Beyond a log's end, of the closed topic and of the open one; no such partition or topic.
+    for receipt in ["1-0-5", "2-0-6", "2-1-0", "2-0-9223372036854775807", "2-2-0", "2-2147483647-0", "1-1-0", "3-0-0"] {
+        api.get(&format!("/v1/receipts/{receipt}")).await.assert_problem(404, "receipt-unknown");
+    }
+}
+
+#[tokio::test]
+async fn a_like_is_pending_from_its_acknowledgement_on_and_counted_once_folded() {
+    let (topic, database) = (TestTopic::create(1).await, TestDatabase::create().await);
+    database.lay_out(&topic.name, 1).await;
+    let api = Api::ready(&topic, &database).await;
+    let location = api.like("p1", "u1").await.header("location").to_owned();
+    assert_eq!(api.get(&location).await.json["status"], "pending");
+    sqlx::query("UPDATE kafka_offset SET next_offset = 1").execute(&database.pool).await.unwrap();
+    assert_eq!(api.get(&location).await.json["status"], "counted");
+}
