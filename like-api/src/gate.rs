@@ -36,7 +36,8 @@ impl Gate {
         self.0.read().unwrap_or_else(PoisonError::into_inner).clone().map_err(ApiError::WritesUnavailable)
     }
 
-    fn set(&self, state: Result<i32, String>) {
+    /// Opens it with the topic's sequence, or closes it with the reason.
+    pub fn set(&self, state: Result<i32, String>) {
         let mut now = self.0.write().unwrap_or_else(PoisonError::into_inner);
         if *now != state {
             match &state {

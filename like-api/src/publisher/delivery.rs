@@ -2,7 +2,7 @@
 //! reports, the producer id, fatal errors. A panic here would end that thread, so nothing panics.
 
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use rdkafka::ClientContext;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
@@ -30,12 +30,17 @@ pub(super) struct Deliveries {
     log_ends: Arc<LogEnds>,
     metrics: Publishing,
     has_id: watch::Sender<bool>,
-    fatal: Notify,
+    maybe_fatal: Notify,
+    last_error: Mutex<Option<(Option<RDKafkaErrorCode>, Instant)>>,
 }
+
+/// An error of the same kind is logged again after this long.
+const REPEAT_ERROR_AFTER: Duration = Duration::from_secs(10);
 
 impl Deliveries {
     pub fn new(log_ends: Arc<LogEnds>, metrics: Publishing) -> Self {
-        Self { log_ends, metrics, has_id: watch::Sender::new(false), fatal: Notify::new() }
+        let has_id = watch::Sender::new(false);
+        Self { log_ends, metrics, has_id, maybe_fatal: Notify::new(), last_error: Mutex::default() }
     }
 
     /// Waits until the broker has given the producer its id: from then on it can write.
@@ -51,7 +56,7 @@ pub(super) async fn fatal_error(producer: &ThreadedProducer<Deliveries>) -> Stri
         if let Some((code, text)) = producer.client().fatal_error() {
             return format!("{code}: {text}");
         }
-        producer.context().fatal.notified().await;
+        producer.context().maybe_fatal.notified().await;
     }
 }
 
@@ -75,9 +80,13 @@ impl ClientContext for Deliveries {
     }
 
     fn error(&self, error: KafkaError, reason: &str) {
-        if error.rdkafka_error_code() == Some(RDKafkaErrorCode::Fatal) {
-            self.fatal.notify_one();
-        } else {
+        // A fatal error comes under any code; the one who waits asks the client whether it was.
+        self.maybe_fatal.notify_one();
+        // Each comes twice, and again with each attempt to connect.
+        let mut last = self.last_error.lock().unwrap_or_else(PoisonError::into_inner);
+        let code = error.rdkafka_error_code();
+        if last.is_none_or(|(last, at)| last != code || at.elapsed() > REPEAT_ERROR_AFTER) {
+            *last = Some((code, Instant::now()));
             warn!(%error, reason, "Kafka");
         }
     }

@@ -3,5 +3,7 @@
 mod bad_input;
 mod common;
 mod likes;
+mod partitions;
+mod publisher;
 mod reads;
 mod receipts;

@@ -1,0 +1,25 @@
+//! Java producers and this one send a product to the same partition: without that, two wishes of
+//! one user for one product would have no order.
+
+use like_testkit::TestTopic;
+
+use crate::publisher::publisher;
+
+/// Written by like-testkit/java/PartitionVectors.java: a key's bytes in hex, its partition of 32.
+const JAVA: &str = include_str!("../data/partition-vectors.tsv");
+
+#[tokio::test]
+async fn a_key_goes_to_the_partition_that_java_chooses() {
+    let topic = TestTopic::create(32).await;
+    let it = publisher(&like_testkit::kafka(), &topic.name, &[]);
+    let mut compared = 0;
+    for line in JAVA.lines() {
+        let (hex, partition) = line.split_once('\t').unwrap();
+        let byte = |at: usize| u8::from_str_radix(&hex[at..at + 2], 16).unwrap();
+        let key = String::from_utf8((0..hex.len()).step_by(2).map(byte).collect()).unwrap();
+        let position = it.publisher.publish(&key, b"{}").await.unwrap();
+        assert_eq!(position.partition, partition.parse::<i32>().unwrap(), "{key}");
+        compared += 1;
+    }
+    assert!(compared >= 20);
+}

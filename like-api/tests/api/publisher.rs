@@ -1,0 +1,144 @@
+//! What becomes of an event, as the publisher tells it: on the real broker, and on brokers that
+//! fail in every way that matters.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use like_api::metrics::Metrics;
+use like_api::publisher::{PRODUCER_WARM, Position, PublishError, Publisher};
+use like_service::health::Health;
+use like_testkit::{TestTopic, eventually};
+use prometheus::Registry;
+use rdkafka::ClientConfig;
+use rdkafka::message::Message;
+use rdkafka::mocking::MockCluster;
+use rdkafka::types::{RDKafkaApiKey, RDKafkaRespErr};
+
+use crate::common::record_at;
+
+const NOBODY: &str = "127.0.0.1:1";
+
+pub struct Published {
+    pub publisher: Arc<Publisher>,
+    pub health: Health,
+    registry: Registry,
+}
+
+/// A publisher that is kept running, and what it reports.
+pub fn publisher(brokers: &str, topic: &str, properties: &[(&str, &str)]) -> Published {
+    let registry = Registry::new();
+    let metrics = Metrics::register(&registry).unwrap();
+    let mut config = ClientConfig::new();
+    config.set("bootstrap.servers", brokers);
+    for (name, value) in properties {
+        config.set(*name, *value);
+    }
+    let publisher = Arc::new(Publisher::new(config, topic, metrics.publishing).unwrap());
+    let health = Health::waiting_for(&[PRODUCER_WARM]);
+    let (running, reported) = (Arc::clone(&publisher), health.clone());
+    tokio::spawn(async move { running.keep_running(&reported).await });
+    Published { publisher, health, registry }
+}
+
+impl Published {
+    async fn warm(&self) {
+        eventually("warm", async || self.health.is_ready().then_some(())).await;
+    }
+
+    /// How many events have had each outcome, and how many have none yet.
+    fn counted(&self, outcome: &str) -> f64 {
+        let families = self.registry.gather();
+        if outcome == "queued" {
+            let gauge = families.iter().find(|f| f.name() == "likes_producer_queued_events").unwrap();
+            return gauge.get_metric()[0].get_gauge().get_value();
+        }
+        let sent = families.iter().find(|f| f.name() == "messaging_client_sent_messages_total").unwrap();
+        let of = |m: &&prometheus::proto::Metric| m.get_label().iter().any(|label| label.value() == outcome);
+        sent.get_metric().iter().find(of).unwrap().get_counter().get_value()
+    }
+}
+
+/// A broker in this process, with one topic of one partition.
+fn mock(topic: &str) -> MockCluster<'static, impl rdkafka::ClientContext> {
+    let mock = MockCluster::new(1).unwrap();
+    mock.create_topic(topic, 1, 1).unwrap();
+    mock
+}
+
+#[tokio::test]
+async fn the_real_broker_says_where_an_event_stands() {
+    let topic = TestTopic::create(1).await;
+    let it = publisher(&like_testkit::kafka(), &topic.name, &[]);
+    it.warm().await;
+    assert_eq!(topic.end_offsets(), [0], "no record is sent to warm up");
+    for offset in 0..3 {
+        let value = format!("event {offset}");
+        let position = it.publisher.publish("p1", value.as_bytes()).await;
+        assert_eq!(position, Ok(Position { partition: 0, offset }));
+        assert_eq!(record_at(&topic.name, 0, offset).payload().unwrap(), value.as_bytes());
+    }
+    assert_eq!((it.counted("acknowledged"), it.counted("queued")), (3.0, 0.0));
+}
+
+#[tokio::test]
+async fn a_full_queue_refuses_at_once_and_what_waited_is_certainly_not_written() {
+    let it = publisher(NOBODY, "t", &[("queue.buffering.max.messages", "1")]);
+    let (first, second) = tokio::join!(it.publisher.publish("p1", b"1"), it.publisher.publish("p1", b"2"));
+    assert_eq!(second, Err(PublishError::QueueFull));
+    assert!(matches!(first, Err(PublishError::NotWritten(_))), "{first:?}");
+    assert_eq!((it.counted("queue_full"), it.counted("rejected"), it.counted("queued")), (1.0, 1.0, 0.0));
+}
+
+#[tokio::test]
+async fn an_event_whose_answer_never_came_is_perhaps_written() {
+    let mock = mock("t");
+    let it = publisher(&mock.bootstrap_servers(), "t", &[]);
+    it.warm().await;
+    // From here on each answer takes longer than an event may.
+    mock.broker_round_trip_time(-1, Duration::from_secs(60)).unwrap();
+    let outcome = it.publisher.publish("p1", b"1").await;
+    assert!(matches!(outcome, Err(PublishError::PerhapsWritten(_))), "{outcome:?}");
+    assert_eq!((it.counted("unknown"), it.counted("queued")), (1.0, 0.0));
+}
+
+#[tokio::test]
+async fn an_event_that_the_broker_refused_is_certainly_not_written() {
+    let mock = mock("t");
+    let it = publisher(&mock.bootstrap_servers(), "t", &[]);
+    it.warm().await;
+    mock.request_errors(RDKafkaApiKey::Produce, &[RDKafkaRespErr::RD_KAFKA_RESP_ERR_MSG_SIZE_TOO_LARGE]);
+    assert_eq!(it.publisher.publish("p1", b"1").await, Err(PublishError::TooLarge));
+    mock.request_errors(RDKafkaApiKey::Produce, &[RDKafkaRespErr::RD_KAFKA_RESP_ERR_TOPIC_AUTHORIZATION_FAILED]);
+    let outcome = it.publisher.publish("p1", b"1").await;
+    assert!(matches!(outcome, Err(PublishError::NotWritten(_))), "{outcome:?}");
+    assert_eq!(it.counted("rejected"), 2.0);
+}
+
+#[tokio::test]
+async fn an_event_that_would_be_a_dead_letter_for_its_size_is_not_published() {
+    let topic = TestTopic::create(1).await;
+    let it = publisher(&like_testkit::kafka(), &topic.name, &[]);
+    let largest = vec![b'x'; like_events::topic::MAX_VALUE_BYTES];
+    assert!(it.publisher.publish("p1", &largest).await.is_ok());
+    let larger = [largest, vec![b'x']].concat();
+    assert_eq!(it.publisher.publish("p1", &larger).await, Err(PublishError::TooLarge));
+    // And what the client itself refuses, were the contract ever to allow more than a topic does.
+    let small = publisher(&like_testkit::kafka(), &topic.name, &[("message.max.bytes", "1000")]);
+    assert_eq!(small.publisher.publish("p1", &[b'x'; 2000]).await, Err(PublishError::TooLarge));
+    assert_eq!(topic.end_offsets(), [1]);
+}
+
+#[tokio::test]
+async fn a_producer_that_failed_for_good_is_replaced_and_the_service_not_ready_meanwhile() {
+    let mock = mock("t");
+    let it = publisher(&mock.bootstrap_servers(), "t", &[]);
+    it.warm().await;
+    // Out of order with nothing before it: librdkafka gives the producer up.
+    let out_of_order = RDKafkaRespErr::RD_KAFKA_RESP_ERR_OUT_OF_ORDER_SEQUENCE_NUMBER;
+    mock.request_errors(RDKafkaApiKey::Produce, &[out_of_order]);
+    let outcome = it.publisher.publish("p1", b"1").await;
+    assert!(matches!(outcome, Err(PublishError::PerhapsWritten(_))), "{outcome:?}");
+    eventually("not ready", async || (!it.health.is_ready()).then_some(())).await;
+    it.warm().await;
+    assert_eq!(it.publisher.publish("p1", b"2").await, Ok(Position { partition: 0, offset: 0 }));
+}
