@@ -3,6 +3,7 @@
 use std::str::FromStr;
 
 use clap::Args;
+use sqlx::ConnectOptions;
 use sqlx::postgres::PgConnectOptions;
 
 /// The schema that holds all tables.
@@ -42,7 +43,9 @@ impl DatabaseUrl {
     /// Options for a connection that finds the tables in `schema` and shows as `application` in
     /// `pg_stat_activity`.
     pub fn connect_options(&self, schema: &str, application: &str) -> PgConnectOptions {
-        self.0.clone().application_name(application).options([("search_path", schema)])
+        // A line per statement would drown the one per batch, and cost more than it tells.
+        let options = self.0.clone().disable_statement_logging();
+        options.application_name(application).options([("search_path", schema)])
     }
 }
 
