@@ -3,6 +3,10 @@
 //! knows it is alive. One batch may be in flight while the next is collected: the fence makes
 //! that exact. SQL is the worker's, meaning is `batch`'s.
 
+mod group;
+mod partitions;
+mod position;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::mem;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
@@ -10,19 +14,18 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, anyhow};
 use like_service::health::{Health, Heartbeat};
-use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer};
+use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{BorrowedMessage, Message};
-use rdkafka::{Offset, Timestamp, TopicPartitionList};
+use rdkafka::{Offset, Timestamp};
 use tokio::sync::mpsc::UnboundedSender;
 use tokio_util::sync::CancellationToken;
-use tracing::{debug, error, info, warn};
+use tracing::{debug, info, warn};
 
-use crate::batch::{Batch, Record, Span};
-use crate::group::{GroupContext, Rebalanced};
+pub use self::group::{GroupContext, consumer_config};
+use self::position::{Position, Step};
+use crate::batch::{Batch, Record};
 use crate::metrics::Metrics;
-use crate::position::{Position, Step};
-use crate::store::StoredOffset;
 use crate::worker::{Answer, Order};
 
 /// The condition under which `/readyz` reports the consumer group.
@@ -33,12 +36,6 @@ const IDLE_POLL: Duration = Duration::from_millis(50);
 const BUSY_POLL: Duration = Duration::from_millis(5);
 /// A batch in flight for longer than this with the next one full: stop fetching, keep polling.
 const PAUSE_AFTER: Duration = Duration::from_secs(1);
-/// What a batch in flight is given when its partition is revoked, before the group goes on.
-const REVOKE_WAIT: Duration = Duration::from_secs(1);
-/// What it is given at shutdown.
-const FINISH_WAIT: Duration = Duration::from_secs(5);
-/// What leaving the group may take.
-const LEAVE_WAIT: Duration = Duration::from_secs(3);
 const SEEK_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// When a batch is closed.
@@ -153,7 +150,7 @@ impl ConsumerThread {
     fn wait_in_flight(&self, state: &mut State) -> anyhow::Result<()> {
         let since = state.in_flight.as_ref().map_or(Duration::ZERO, |flight| flight.since.elapsed());
         if since < PAUSE_AFTER {
-            return match self.answers.recv_timeout(PAUSE_AFTER - since) {
+            return match self.answers.recv_timeout(PAUSE_AFTER.saturating_sub(since)) {
                 Ok(answer) => self.answered(state, answer),
                 Err(RecvTimeoutError::Timeout) => Ok(()),
                 Err(RecvTimeoutError::Disconnected) => Err(anyhow!("the worker has ended")),
@@ -256,171 +253,6 @@ impl ConsumerThread {
             }
         }
         Ok(())
-    }
-
-    /// Commits to Kafka what is committed in PostgreSQL: a copy, for lag tools.
-    fn commit(&self, state: &mut State, spans: &[(i32, Span)]) {
-        let mut list = TopicPartitionList::with_capacity(spans.len());
-        for (partition, span) in spans {
-            state.committed.insert(*partition, span.next);
-            let added = list.add_partition_offset(&self.topic, *partition, Offset::Offset(span.next));
-            debug_assert!(added.is_ok());
-        }
-        if list.count() > 0
-            && let Err(error) = self.consumer.commit(&list, CommitMode::Async)
-        {
-            debug!(%error, "the copy of the offsets was not committed to Kafka");
-        }
-    }
-
-    /// Forgets where these partitions stand and asks where they do.
-    fn want(&self, state: &mut State, partitions: Vec<i32>) -> anyhow::Result<()> {
-        if partitions.is_empty() {
-            return Ok(());
-        }
-        for &partition in &partitions {
-            state.forget(partition);
-            state.wanted.insert(partition);
-        }
-        self.order(Order::Offsets(partitions))
-    }
-
-    /// The stored offsets are known: assigns what is new, seeks what starts anew.
-    fn start(&self, state: &mut State, asked: &[i32], stored: &[StoredOffset]) -> anyhow::Result<()> {
-        let mut new = TopicPartitionList::new();
-        let mut refused = false;
-        for &partition in asked {
-            if !state.wanted.remove(&partition) {
-                continue; // revoked meanwhile
-            }
-            let Some(stored) = stored.iter().find(|s| s.partition == partition) else {
-                error!(
-                    partition,
-                    topic = self.topic,
-                    "no row in kafka_offset: partition refused; run `like-aggregator setup`"
-                );
-                refused = true;
-                continue;
-            };
-            let offset = Offset::Offset(stored.next_offset);
-            if state.assigned.insert(partition) {
-                new.add_partition_offset(&self.topic, partition, offset).context("assigning")?;
-            } else {
-                self.consumer.seek(&self.topic, partition, offset, SEEK_TIMEOUT).context("seeking")?;
-            }
-            state.positions.insert(partition, Position::at(stored.next_offset));
-            state.committed.insert(partition, stored.next_offset);
-        }
-        // Also when it is empty: librdkafka waits for this call before it joins anything again.
-        if asked.is_empty() || refused || new.count() > 0 {
-            self.consumer.incremental_assign(&new).context("assigning")?;
-        }
-        Ok(())
-    }
-
-    fn rebalance(&self, state: &mut State) -> anyhow::Result<()> {
-        while let Some(event) = self.consumer.context().next_rebalance() {
-            match event {
-                Rebalanced::Assigned(partitions) => {
-                    self.health.met(GROUP);
-                    info!(?partitions, "partitions assigned");
-                    if partitions.is_empty() {
-                        self.start(state, &[], &[])?;
-                    }
-                    self.want(state, partitions)?;
-                }
-                Rebalanced::Revoked(partitions) => {
-                    info!(?partitions, "partitions revoked");
-                    self.give_back(state, &partitions)?;
-                }
-            }
-        }
-        Ok(())
-    }
-
-    /// Drops what was collected of these partitions, gives the batch in flight a moment, and lets
-    /// the group go on. If that batch commits later all the same, the new owner is fenced and
-    /// starts where the batch ended; if the new owner is first, the batch is.
-    fn give_back(&self, state: &mut State, partitions: &[i32]) -> anyhow::Result<()> {
-        let mut list = TopicPartitionList::new();
-        for &partition in partitions {
-            state.forget(partition);
-            state.wanted.remove(&partition);
-            if state.assigned.remove(&partition) {
-                list.add_partition(&self.topic, partition);
-            }
-        }
-        let deadline = Instant::now() + REVOKE_WAIT;
-        while let Some(flight) = &state.in_flight
-            && flight.partitions.iter().any(|p| partitions.contains(p))
-        {
-            match self.answers.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
-                Ok(Answer::Applied(spans)) => {
-                    state.in_flight = None;
-                    self.commit(state, &spans);
-                }
-                Ok(answer) => self.answered(state, answer)?,
-                Err(_) => {
-                    flight.give_up.cancel();
-                    break;
-                }
-            }
-        }
-        for &partition in partitions {
-            state.committed.remove(&partition);
-            self.metrics.forget_lag(partition);
-        }
-        self.consumer.incremental_unassign(&list).context("giving partitions back")
-    }
-
-    fn tell_lag(&self, state: &State) {
-        if let Some(ends) = self.consumer.context().new_log_ends() {
-            for (partition, next) in &state.committed {
-                if let Some(end) = ends.get(partition) {
-                    self.metrics.lag(*partition, (end - next).max(0));
-                }
-            }
-        }
-    }
-
-    /// Finishes or gives up the batch in flight, then leaves the group, so that the others need
-    /// not wait for this member's session to time out.
-    fn leave(&self, state: &mut State) {
-        let deadline = Instant::now() + FINISH_WAIT;
-        while state.in_flight.is_some() {
-            match self.answers.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
-                Ok(Answer::Applied(spans)) => {
-                    state.in_flight = None;
-                    self.commit(state, &spans);
-                }
-                Ok(Answer::Offsets(..)) => {}
-                Ok(Answer::StartAnew(_) | Answer::Fatal(_)) | Err(_) => break,
-            }
-        }
-        if let Some(flight) = state.in_flight.take() {
-            flight.give_up.cancel();
-        }
-        if !mem::take(&mut state.wanted).is_empty() {
-            // librdkafka still waits to be told from where these are read.
-            let _ = self.consumer.incremental_assign(&TopicPartitionList::new());
-        }
-        self.consumer.unsubscribe();
-        let deadline = Instant::now() + LEAVE_WAIT;
-        while Instant::now() < deadline && !state.assigned.is_empty() {
-            let _ = self.consumer.poll(BUSY_POLL);
-            if self.rebalance(state).is_err() {
-                break;
-            }
-        }
-        self.consumer.context().close();
-    }
-
-    fn list(&self, partitions: &BTreeSet<i32>) -> TopicPartitionList {
-        let mut list = TopicPartitionList::with_capacity(partitions.len());
-        for &partition in partitions {
-            list.add_partition(&self.topic, partition);
-        }
-        list
     }
 }
 

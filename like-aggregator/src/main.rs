@@ -27,12 +27,12 @@ fn main() -> ExitCode {
     runtime.shutdown_background();
     match result {
         Ok(()) => ExitCode::SUCCESS,
-        Err(error) => match error.downcast_ref::<cli::UsageError>() {
-            Some(usage) => cli::usage_error(&usage.0),
-            None => {
-                eprintln!("error: {error:#}");
-                ExitCode::FAILURE
+        Err(error) => {
+            if let Some(usage) = error.downcast_ref::<cli::UsageError>() {
+                return cli::usage_error(&usage.0);
             }
-        },
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
     }
 }

@@ -33,8 +33,13 @@ fn product(id: u8) -> String {
 fn sent() -> impl Strategy<Value = Sent> {
     let user = prop_oneof![3 => (0..4u8).prop_map(Some), 1 => Just(None)];
     let step = prop_oneof![8 => 0..20i64, 1 => 150..260i64, 1 => -250..0i64];
-    (0..24u8, user, any::<bool>(), step, prop::bool::weighted(0.2))
-        .prop_map(|(id, user, liked, step_ms, cut)| Sent { id, user, liked, step_ms, cut })
+    (0..24u8, user, any::<bool>(), step, prop::bool::weighted(0.2)).prop_map(|(id, user, liked, step_ms, cut)| Sent {
+        id,
+        user,
+        liked,
+        step_ms,
+        cut,
+    })
 }
 
 /// Where the log leads: who likes what, the deltas and the count per product.

@@ -83,7 +83,10 @@ fn batch(believed: i64, events: &[Sent]) -> Batch {
         }
         .to_json();
         let Sent { partition, offset, time, .. } = *sent;
-        batch.push(&Record { partition, offset, time, key: Some(sent.product.as_bytes()), value: Some(&value) }, believed);
+        batch.push(
+            &Record { partition, offset, time, key: Some(sent.product.as_bytes()), value: Some(&value) },
+            believed,
+        );
     }
     batch
 }
@@ -110,7 +113,10 @@ async fn a_batch_writes_likers_counts_history_and_offsets_together() {
     assert_eq!(fixture.offsets().await, [6, 0, 0]);
     assert_eq!(fixture.rows("event_handled").await, 5);
     let time: chrono::DateTime<chrono::Utc> =
-        sqlx::query_scalar("SELECT last_record_time FROM kafka_offset WHERE partition = 0").fetch_one(&fixture.database.pool).await.unwrap();
+        sqlx::query_scalar("SELECT last_record_time FROM kafka_offset WHERE partition = 0")
+            .fetch_one(&fixture.database.pool)
+            .await
+            .unwrap();
     assert_eq!(time.timestamp_millis(), NOON);
 }
 
@@ -152,7 +158,10 @@ async fn of_two_workers_on_one_partition_at_the_same_moment_one_commits() {
     for round in 0..20i64 {
         let offset = round * 2;
         let (mut left, mut right) = (fixture.store(HISTORY), fixture.store(HISTORY));
-        let events = [like(offset, 1000 + round as u128, "u1"), Sent { liked: round % 2 == 0, ..like(offset + 1, 2000 + round as u128, "u2") }];
+        let events = [
+            like(offset, 1000 + round as u128, "u1"),
+            Sent { liked: round % 2 == 0, ..like(offset + 1, 2000 + round as u128, "u2") },
+        ];
         let (one, other) = (batch(offset, &events), batch(offset, &events));
         let (left, right) = tokio::join!(left.apply(&one), right.apply(&other));
         let fenced = |result: &Result<Applied, ApplyError>| matches!(result, Err(ApplyError::Fenced { .. }));
@@ -171,7 +180,8 @@ async fn a_worker_that_waits_for_the_lock_sees_what_was_written_meanwhile() {
     let mut store = fixture.store(HISTORY);
     let waiting = tokio::spawn(async move { store.apply(&batch(0, &[like(0, 1, "u1")])).await });
     eventually("the worker waits for the row", async || {
-        let sql = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'";
+        let sql =
+            "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'";
         (sqlx::query_scalar::<_, i64>(sql).fetch_one(&fixture.database.pool).await.unwrap() == 1).then_some(())
     })
     .await;
@@ -239,7 +249,11 @@ async fn a_window_that_vanished_under_the_worker_is_made_again() {
 async fn an_id_that_another_worker_wrote_at_this_moment_is_dropped_at_the_second_attempt() {
     let fixture = Fixture::new().await;
     let mut other = fixture.database.pool.begin().await.unwrap();
-    sqlx::query("SELECT make_event_window(to_timestamp($1::bigint / 1000))").bind(NOON).execute(&mut *other).await.unwrap();
+    sqlx::query("SELECT make_event_window(to_timestamp($1::bigint / 1000))")
+        .bind(NOON)
+        .execute(&mut *other)
+        .await
+        .unwrap();
     sqlx::query("INSERT INTO event_handled VALUES ($1, to_timestamp($2::bigint / 1000))")
         .bind(Uuid::from_u128(1))
         .bind(NOON)
@@ -253,7 +267,8 @@ async fn an_id_that_another_worker_wrote_at_this_moment_is_dropped_at_the_second
         (store.apply(&batch).await, store.apply(&batch).await)
     });
     eventually("the worker waits", async || {
-        let sql = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'";
+        let sql =
+            "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'";
         (sqlx::query_scalar::<_, i64>(sql).fetch_one(&fixture.database.pool).await.unwrap() > 0).then_some(())
     })
     .await;
@@ -278,7 +293,10 @@ async fn dead_letters_are_kept_once_per_position_beside_their_neighbours_counts(
     assert_eq!(fixture.offsets().await[0], 3);
 
     // The same position again, as after a reset of the offsets.
-    sqlx::query("UPDATE kafka_offset SET next_offset = 1 WHERE partition = 0").execute(&fixture.database.pool).await.unwrap();
+    sqlx::query("UPDATE kafka_offset SET next_offset = 1 WHERE partition = 0")
+        .execute(&fixture.database.pool)
+        .await
+        .unwrap();
     let mut again = Batch::default();
     garbage(&mut again, 1, 1, b"no json");
     store.apply(&again).await.unwrap();
@@ -286,7 +304,8 @@ async fn dead_letters_are_kept_once_per_position_beside_their_neighbours_counts(
         .fetch_all(&fixture.database.pool)
         .await
         .unwrap();
-    let rows: Vec<(i64, String, i32, Vec<u8>)> = rows.iter().map(|r| (r.get(0), r.get(1), r.get(2), r.get(3))).collect();
+    let rows: Vec<(i64, String, i32, Vec<u8>)> =
+        rows.iter().map(|r| (r.get(0), r.get(1), r.get(2), r.get(3))).collect();
     assert_eq!(rows.len(), 2);
     assert!(rows[0].1.starts_with("not_json") && rows[0].3 == b"p");
     assert_eq!((rows[1].0, rows[1].2), (2, 64 * 1024), "cut at 64 KiB");
@@ -301,7 +320,9 @@ async fn one_batch_moves_several_partitions_each_from_its_own_offset() {
     let mut next = batch(0, &[at(0, 0, 2, "a"), at(0, 1, 3, "a")]);
     let value = |id| {
         let id = Uuid::from_u128(id);
-        format!(r#"{{"eventId":"{id}","type":"UNLIKED","productId":"c","userId":"u1","occurredAt":"2026-11-22T10:00:00Z"}}"#)
+        format!(
+            r#"{{"eventId":"{id}","type":"UNLIKED","productId":"c","userId":"u1","occurredAt":"2026-11-22T10:00:00Z"}}"#
+        )
     };
     let record = |offset, value| Record { partition: 2, offset, time: NOON, key: Some(b"c"), value };
     next.push(&record(1, Some(value(4).as_bytes())), 1);

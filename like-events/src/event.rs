@@ -177,17 +177,17 @@ pub fn decode<'a>(key: Option<&[u8]>, value: Option<&'a [u8]>) -> Result<EventRe
     }
     let fields: Fields<'a> = serde_json::from_str(text).map_err(|e| explain(text, &e))?;
 
-    let event_id = EventId::parse(&fields.event_id.0).map_err(|e| invalid("eventId", e))?;
+    let event_id = EventId::parse(&fields.event_id.0).map_err(|e| invalid("eventId", e.to_string()))?;
     let liked = match &*fields.r#type.0 {
         "LIKED" => true,
         "UNLIKED" => false,
         _ => return Err(invalid("type", "must be LIKED or UNLIKED")),
     };
     let product_id = fields.product_id.0;
-    ProductId::check(&product_id).map_err(|e| invalid("productId", e))?;
+    ProductId::check(&product_id).map_err(|e| invalid("productId", e.to_string()))?;
     let user_id = fields.user_id.map(|text| text.0);
     if let Some(user) = &user_id {
-        UserId::check(user).map_err(|e| invalid("userId", e))?;
+        UserId::check(user).map_err(|e| invalid("userId", e.to_string()))?;
     }
     if DateTime::parse_from_rfc3339(&fields.occurred_at.0).is_err() {
         return Err(invalid("occurredAt", "must be a date and time of RFC 3339, like 2026-11-22T10:00:00Z"));
@@ -198,8 +198,8 @@ pub fn decode<'a>(key: Option<&[u8]>, value: Option<&'a [u8]>) -> Result<EventRe
     Ok(EventRef { event_id, liked, product_id, user_id })
 }
 
-fn invalid(field: &'static str, rule: impl ToString) -> Reject {
-    Reject::FieldInvalid { field, rule: rule.to_string() }
+fn invalid(field: &'static str, rule: impl Into<String>) -> Reject {
+    Reject::FieldInvalid { field, rule: rule.into() }
 }
 
 /// Finds the field at fault once the quick way has failed; serde's own error doesn't name it.
@@ -212,8 +212,8 @@ fn explain(text: &str, error: &serde_json::Error) -> Reject {
     {
         match object.get(field) {
             Some(Value::String(_)) => {}
-            None if required => return Reject::FieldMissing(field),
-            None => {}
+            None if !required => {}
+            None => return Reject::FieldMissing(field),
             Some(other) => return Reject::FieldType { field, found: json_type(other) },
         }
     }

@@ -34,15 +34,15 @@ pub async fn serve(
     stop: CancellationToken,
 ) -> std::io::Result<()> {
     let router = Router::new()
-        .route("/livez", get(async |State(admin): State<Admin>| report("silent", admin.health.silent())))
-        .route("/readyz", get(async |State(admin): State<Admin>| report("waitingFor", admin.health.unready())))
+        .route("/livez", get(async |State(admin): State<Admin>| report("silent", &admin.health.silent())))
+        .route("/readyz", get(async |State(admin): State<Admin>| report("waitingFor", &admin.health.unready())))
         .route("/metrics", get(metrics))
         .with_state(Admin { health, registry });
     axum::serve(listener, router).with_graceful_shutdown(stop.cancelled_owned()).await
 }
 
 /// 200 when nothing is wrong, else 503 with what is.
-fn report(what: &str, wrong: BTreeMap<&'static str, String>) -> Response {
+fn report(what: &str, wrong: &BTreeMap<&'static str, String>) -> Response {
     let status = if wrong.is_empty() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     (status, [(header::CACHE_CONTROL, "no-store")], Json(json!({ "ok": wrong.is_empty(), what: wrong })))
         .into_response()

@@ -52,7 +52,7 @@ impl DatabaseUrl {
 /// The five-character SQLSTATE of an error that PostgreSQL reported; None for one of the client
 /// or the network.
 pub fn sqlstate(error: &sqlx::Error) -> Option<String> {
-    error.as_database_error().and_then(|e| e.code()).map(std::borrow::Cow::into_owned)
+    error.as_database_error().and_then(sqlx::error::DatabaseError::code).map(std::borrow::Cow::into_owned)
 }
 
 /// Whether the same statement may succeed later on a new connection: the network, a restart, a

@@ -22,7 +22,8 @@ pub enum LogFormat {
 
 /// Starts logging for the whole process: once, from `main`.
 pub fn init(settings: &LogSettings) {
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info,sqlx::postgres::notice=warn"));
+    let filter =
+        EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info,sqlx::postgres::notice=warn"));
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_ansi(false);
     match settings.log_format {
         LogFormat::Text => builder.init(),

@@ -2,6 +2,8 @@
 //! server that other tests use.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use tokio::net::{TcpListener, TcpStream};
@@ -13,6 +15,7 @@ pub struct TestProxy {
     /// Where it listens.
     pub addr: SocketAddr,
     line: watch::Sender<Line>,
+    taken: Arc<AtomicUsize>,
     accepting: JoinHandle<()>,
 }
 
@@ -29,13 +32,20 @@ impl TestProxy {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let (addr, server) = (listener.local_addr().expect("address"), server.to_owned());
         let line = watch::Sender::new(Line::Up);
-        let state = line.subscribe();
+        let (state, taken) = (line.subscribe(), Arc::new(AtomicUsize::new(0)));
+        let count = Arc::clone(&taken);
         let accepting = tokio::spawn(async move {
             while let Ok((client, _)) = listener.accept().await {
+                count.fetch_add(1, Ordering::Relaxed);
                 tokio::spawn(forward(client, server.clone(), state.clone()));
             }
         });
-        Self { addr, line, accepting }
+        Self { addr, line, taken, accepting }
+    }
+
+    /// How many connections were made to it, whatever became of them.
+    pub fn connections(&self) -> usize {
+        self.taken.load(Ordering::Relaxed)
     }
 
     /// Ends all connections, and new ones at once: the server is gone.

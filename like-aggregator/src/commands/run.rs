@@ -20,8 +20,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use crate::config::RunSettings;
-use crate::consumer::{ConsumerThread, GROUP};
-use crate::group::{GroupContext, consumer_config};
+use crate::consumer::{ConsumerThread, GROUP, GroupContext, consumer_config};
 use crate::metrics::Metrics;
 use crate::store::Store;
 use crate::worker::{DATABASE, Worker};

@@ -73,9 +73,10 @@ async fn migrate(connection: &mut PgConnection) -> anyhow::Result<()> {
     if !there {
         let made =
             sqlx::query(AssertSqlSafe(format!("CREATE SCHEMA IF NOT EXISTS {SCHEMA}"))).execute(&mut *connection).await;
-        match made {
-            Err(error) if error.as_database_error().is_some_and(|e| e.is_unique_violation()) => {}
-            result => drop(result.context("creating the schema")?),
+        if let Err(error) = made
+            && !error.as_database_error().is_some_and(|e| e.is_unique_violation())
+        {
+            return Err(error).context("creating the schema");
         }
     }
     sqlx::migrate!("../migrations").run(&mut *connection).await.context("migrations")?;

@@ -1,0 +1,193 @@
+//! Which partitions are ours and from where they are read: assigned once PostgreSQL has said the
+//! offset, given back after the batch in flight had its moment, started anew after a fence.
+
+use std::collections::BTreeSet;
+use std::mem;
+use std::time::{Duration, Instant};
+
+use anyhow::Context;
+use rdkafka::consumer::{CommitMode, Consumer};
+use rdkafka::{Offset, TopicPartitionList};
+use tracing::{debug, error, info};
+
+use super::group::Rebalanced;
+use super::position::Position;
+use super::{BUSY_POLL, ConsumerThread, GROUP, SEEK_TIMEOUT, State};
+use crate::batch::Span;
+use crate::store::StoredOffset;
+use crate::worker::{Answer, Order};
+
+/// What a batch in flight is given when its partition is revoked, before the group goes on.
+const REVOKE_WAIT: Duration = Duration::from_secs(1);
+/// What it is given at shutdown.
+const FINISH_WAIT: Duration = Duration::from_secs(5);
+/// What leaving the group may take.
+const LEAVE_WAIT: Duration = Duration::from_secs(3);
+
+impl ConsumerThread {
+    /// Acts on what the group has given and taken since the last turn.
+    pub(super) fn rebalance(&self, state: &mut State) -> anyhow::Result<()> {
+        while let Some(event) = self.consumer.context().next_rebalance() {
+            match event {
+                Rebalanced::Assigned(partitions) => {
+                    self.health.met(GROUP);
+                    info!(?partitions, "partitions assigned");
+                    if partitions.is_empty() {
+                        self.start(state, &[], &[])?;
+                    }
+                    self.want(state, partitions)?;
+                }
+                Rebalanced::Revoked(partitions) => {
+                    info!(?partitions, "partitions revoked");
+                    self.give_back(state, &partitions)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Forgets where these partitions stand and asks where they do.
+    pub(super) fn want(&self, state: &mut State, partitions: Vec<i32>) -> anyhow::Result<()> {
+        if partitions.is_empty() {
+            return Ok(());
+        }
+        for &partition in &partitions {
+            state.forget(partition);
+            state.wanted.insert(partition);
+        }
+        self.order(Order::Offsets(partitions))
+    }
+
+    /// The stored offsets are known: assigns what is new, seeks what starts anew.
+    pub(super) fn start(&self, state: &mut State, asked: &[i32], stored: &[StoredOffset]) -> anyhow::Result<()> {
+        let mut new = TopicPartitionList::new();
+        let mut refused = false;
+        for &partition in asked {
+            if !state.wanted.remove(&partition) {
+                continue; // revoked meanwhile
+            }
+            let Some(stored) = stored.iter().find(|s| s.partition == partition) else {
+                error!(
+                    partition,
+                    topic = self.topic,
+                    "no row in kafka_offset: partition refused; run `like-aggregator setup`"
+                );
+                refused = true;
+                continue;
+            };
+            let offset = Offset::Offset(stored.next_offset);
+            if state.assigned.insert(partition) {
+                new.add_partition_offset(&self.topic, partition, offset).context("assigning")?;
+            } else {
+                self.consumer.seek(&self.topic, partition, offset, SEEK_TIMEOUT).context("seeking")?;
+            }
+            state.positions.insert(partition, Position::at(stored.next_offset));
+            state.committed.insert(partition, stored.next_offset);
+        }
+        // Also when it is empty: librdkafka waits for this call before it joins anything again.
+        if asked.is_empty() || refused || new.count() > 0 {
+            self.consumer.incremental_assign(&new).context("assigning")?;
+        }
+        Ok(())
+    }
+
+    /// Drops what was collected of these partitions, gives the batch in flight a moment, and lets
+    /// the group go on. If that batch commits later all the same, the new owner is fenced and
+    /// starts where the batch ended; if the new owner is first, the batch is.
+    fn give_back(&self, state: &mut State, partitions: &[i32]) -> anyhow::Result<()> {
+        let mut list = TopicPartitionList::new();
+        for &partition in partitions {
+            state.forget(partition);
+            state.wanted.remove(&partition);
+            if state.assigned.remove(&partition) {
+                list.add_partition(&self.topic, partition);
+            }
+        }
+        let deadline = Instant::now() + REVOKE_WAIT;
+        while let Some(flight) = &state.in_flight
+            && flight.partitions.iter().any(|p| partitions.contains(p))
+        {
+            match self.answers.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
+                Ok(Answer::Applied(spans)) => {
+                    state.in_flight = None;
+                    self.commit(state, &spans);
+                }
+                Ok(answer) => self.answered(state, answer)?,
+                Err(_) => {
+                    flight.give_up.cancel();
+                    break;
+                }
+            }
+        }
+        for &partition in partitions {
+            state.committed.remove(&partition);
+            self.metrics.forget_lag(partition);
+        }
+        self.consumer.incremental_unassign(&list).context("giving partitions back")
+    }
+
+    /// Finishes or gives up the batch in flight, then leaves the group, so that the others need
+    /// not wait for this member's session to time out.
+    pub(super) fn leave(&self, state: &mut State) {
+        let deadline = Instant::now() + FINISH_WAIT;
+        while state.in_flight.is_some() {
+            match self.answers.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
+                Ok(Answer::Applied(spans)) => {
+                    state.in_flight = None;
+                    self.commit(state, &spans);
+                }
+                Ok(Answer::Offsets(..)) => {}
+                Ok(Answer::StartAnew(_) | Answer::Fatal(_)) | Err(_) => break,
+            }
+        }
+        if let Some(flight) = state.in_flight.take() {
+            flight.give_up.cancel();
+        }
+        if !mem::take(&mut state.wanted).is_empty() {
+            // librdkafka still waits to be told from where these are read.
+            let _ = self.consumer.incremental_assign(&TopicPartitionList::new());
+        }
+        self.consumer.unsubscribe();
+        let deadline = Instant::now() + LEAVE_WAIT;
+        while Instant::now() < deadline && !state.assigned.is_empty() {
+            let _ = self.consumer.poll(BUSY_POLL);
+            if self.rebalance(state).is_err() {
+                break;
+            }
+        }
+        self.consumer.context().close();
+    }
+
+    /// Commits to Kafka what is committed in PostgreSQL: a copy, for lag tools.
+    pub(super) fn commit(&self, state: &mut State, spans: &[(i32, Span)]) {
+        let mut list = TopicPartitionList::with_capacity(spans.len());
+        for (partition, span) in spans {
+            state.committed.insert(*partition, span.next);
+            let added = list.add_partition_offset(&self.topic, *partition, Offset::Offset(span.next));
+            debug_assert!(added.is_ok());
+        }
+        if list.count() > 0
+            && let Err(error) = self.consumer.commit(&list, CommitMode::Async)
+        {
+            debug!(%error, "the copy of the offsets was not committed to Kafka");
+        }
+    }
+
+    pub(super) fn tell_lag(&self, state: &State) {
+        if let Some(ends) = self.consumer.context().new_log_ends() {
+            for (partition, next) in &state.committed {
+                if let Some(end) = ends.get(partition) {
+                    self.metrics.lag(*partition, (end - next).max(0));
+                }
+            }
+        }
+    }
+
+    pub(super) fn list(&self, partitions: &BTreeSet<i32>) -> TopicPartitionList {
+        let mut list = TopicPartitionList::with_capacity(partitions.len());
+        for &partition in partitions {
+            list.add_partition(&self.topic, partition);
+        }
+        list
+    }
+}
