@@ -12,16 +12,14 @@ use rdkafka::{ClientConfig, Offset, TopicPartitionList};
 use reqwest::{Method, Response, StatusCode};
 use serde_json::Value;
 use tokio::net::TcpListener;
-use tokio::task::JoinHandle;
-use tokio_util::sync::CancellationToken;
+use tokio_util::sync::{CancellationToken, DropGuard};
 
-/// A running service.
+/// A running service; asked to end with the value.
 pub struct Api {
     pub url: String,
     pub admin: String,
     pub http: reqwest::Client,
-    pub shutdown: CancellationToken,
-    pub serving: JoinHandle<anyhow::Result<()>>,
+    _serving: DropGuard,
 }
 
 /// The settings of a service for tests.
@@ -50,9 +48,9 @@ impl Api {
         let url = format!("http://{}", listeners.public.local_addr().unwrap());
         let admin = format!("http://{}", listeners.admin.local_addr().unwrap());
         let shutdown = CancellationToken::new();
-        let serving = tokio::spawn(serve(config, listeners, shutdown.clone()));
+        tokio::spawn(serve(config, listeners, shutdown.clone()));
         let http = reqwest::Client::builder().no_proxy().timeout(Duration::from_secs(30)).build().unwrap();
-        Self { url, admin, http, shutdown, serving }
+        Self { url, admin, http, _serving: shutdown.drop_guard() }
     }
 
     /// Starts one and waits until it is ready.

@@ -3,7 +3,11 @@
 mod bad_input;
 mod common;
 mod likes;
+mod metrics;
+mod outcomes;
 mod partitions;
+mod process;
 mod publisher;
+mod readiness;
 mod reads;
 mod receipts;

@@ -1,0 +1,47 @@
+//! What the admin port tells Prometheus.
+
+use like_testkit::{TestDatabase, TestTopic};
+use reqwest::Method;
+
+use crate::common::Api;
+
+#[tokio::test]
+async fn requests_are_measured_by_route_and_events_by_outcome() {
+    let (topic, database) = (TestTopic::create(1).await, TestDatabase::create().await);
+    database.lay_out(&topic.name, 1).await;
+    let api = Api::ready(&topic, &database).await;
+    api.like("p1", "u1").await;
+    api.like("p2", "u1").await;
+    api.like("p%20", "u1").await;
+    api.get("/v1/products/p3/likes").await;
+    api.get("/nowhere/at/all").await;
+    api.send(Method::from_bytes(b"BREW").unwrap(), "/v1/likes", &[]).await;
+    let text = api.http.get(format!("{}/metrics", api.admin)).send().await.unwrap().text().await.unwrap();
+
+    for (method, route, status, count) in [
+        ("PUT", "/v1/products/{productId}/like", 202, 2),
+        ("PUT", "/v1/products/{productId}/like", 400, 1),
+        ("GET", "/v1/products/{productId}/likes", 200, 1),
+        ("GET", "", 404, 1),
+        ("_OTHER", "/v1/likes", 405, 1),
+    ] {
+        let line = format!(
+            "http_server_request_duration_seconds_count{{http_request_method=\"{method}\",\
+             http_response_status_code=\"{status}\",http_route=\"{route}\"}} {count}\n"
+        );
+        assert!(text.contains(&line), "{line} is not in {text}");
+    }
+    for (outcome, count) in [("acknowledged", 2), ("queue_full", 0), ("rejected", 0), ("unknown", 0)] {
+        let line = format!(
+            "messaging_client_sent_messages_total{{messaging_system=\"kafka\",outcome=\"{outcome}\"}} {count}\n"
+        );
+        assert!(text.contains(&line), "{line} is not in {text}");
+    }
+    for name in ["messaging_client_operation_duration_seconds_count", "likes_producer_queued_events 0", "process_cpu"] {
+        assert!(text.contains(name), "{name} is not in {text}");
+    }
+    // What callers make up is no label.
+    for made_up in ["p1", "p3", "nowhere", "BREW"] {
+        assert!(!text.contains(made_up), "{made_up} is in {text}");
+    }
+}

@@ -1,0 +1,96 @@
+//! What a caller is told of a like that has no position in the log, of a bug, and what the
+//! metrics say: the routes alone, on brokers that fail.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::Body;
+use axum::http::{Request, StatusCode};
+use axum::middleware::from_fn_with_state;
+use axum::response::Response;
+use axum::routing::get;
+use http_body_util::BodyExt;
+use like_api::auth::Auth;
+use like_api::gate::Gate;
+use like_api::metrics::Metrics;
+use like_api::request::observe;
+use like_api::routes::router;
+use like_api::{AppState, reads};
+use like_testkit::eventually;
+use prometheus::Registry;
+use rdkafka::mocking::MockCluster;
+use serde_json::Value;
+use tower::ServiceExt;
+
+use crate::common::config;
+use crate::publisher::{Published, publisher};
+
+const NO_DATABASE: &str = "postgres://nobody@127.0.0.1:1/none";
+
+/// What handlers share, with a gate that is open.
+fn state(published: &Published) -> Arc<AppState> {
+    let config = config("t", NO_DATABASE);
+    let gate = Gate::closed();
+    gate.set(Ok(1));
+    Arc::new(AppState {
+        auth: Auth::new(&config).unwrap(),
+        gate,
+        publisher: Arc::clone(&published.publisher),
+        pool: reads::pool(&config.database),
+        metrics: Metrics::register(&Registry::new()).unwrap(),
+    })
+}
+
+async fn like(router: &Router) -> (Response<()>, Value) {
+    let request = Request::put("/v1/products/p1/like").header("X-User-Id", "u1").body(Body::empty()).unwrap();
+    let (parts, body) = router.clone().oneshot(request).await.unwrap().into_parts();
+    let json = serde_json::from_slice(&body.collect().await.unwrap().to_bytes()).unwrap();
+    (Response::from_parts(parts, ()), json)
+}
+
+#[tokio::test]
+async fn a_like_that_is_perhaps_written_is_504_and_to_be_retried_with_its_key() {
+    let mock = MockCluster::new(1).unwrap();
+    mock.create_topic("t", 1, 1).unwrap();
+    let published = publisher(&mock.bootstrap_servers(), "t", &[]);
+    eventually("warm", async || published.health.is_ready().then_some(())).await;
+    mock.broker_round_trip_time(-1, Duration::from_mins(1)).unwrap();
+    let (response, problem) = like(&router(state(&published))).await;
+    assert_eq!(response.status(), StatusCode::GATEWAY_TIMEOUT);
+    assert_eq!(problem["type"], "/problems/outcome-unknown");
+    assert_eq!(problem["detail"], "outcome unknown: retry with the same Idempotency-Key");
+    assert_eq!(response.headers()["content-type"], "application/problem+json");
+    // Not a matter of waiting: what counts is the key.
+    assert!(!response.headers().contains_key("retry-after"));
+}
+
+#[tokio::test]
+async fn a_like_that_is_certainly_not_written_is_503_with_retry_after() {
+    let published = publisher("127.0.0.1:1", "t", &[("queue.buffering.max.messages", "1")]);
+    let router = router(state(&published));
+    // The first finds nobody to write it until its time is up, the second no room.
+    let answers = tokio::join!(like(&router), like(&router));
+    for (response, problem) in [answers.0, answers.1] {
+        assert_eq!(response.status(), StatusCode::SERVICE_UNAVAILABLE);
+        assert_eq!(problem["type"], "/problems/not-accepted");
+        assert_eq!(response.headers()["retry-after"], "1");
+        // Nothing of what librdkafka says.
+        assert_eq!(problem["detail"], "nothing was written; try again");
+    }
+}
+
+#[tokio::test]
+async fn a_panic_is_a_500_and_says_nothing_of_itself() {
+    let state = state(&publisher("127.0.0.1:1", "t", &[]));
+    let panics = Router::new().route("/", get(async || -> &'static str { panic!("secret") }));
+    let router = panics.layer(from_fn_with_state(state, observe));
+    let request = Request::get("/").header("X-Request-Id", "r-1").body(Body::empty()).unwrap();
+    let response = router.oneshot(request).await.unwrap();
+    assert_eq!(response.status(), StatusCode::INTERNAL_SERVER_ERROR);
+    assert_eq!(response.headers()["x-request-id"], "r-1");
+    let body = response.into_body().collect().await.unwrap().to_bytes();
+    let problem: Value = serde_json::from_slice(&body).unwrap();
+    assert_eq!((&problem["type"], &problem["requestId"]), (&"/problems/internal".into(), &"r-1".into()));
+    assert!(!String::from_utf8_lossy(&body).contains("secret"));
+}

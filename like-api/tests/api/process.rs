@@ -1,0 +1,185 @@
+//! The program itself: settings it refuses, its health check, and how it ends.
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::TcpListener;
+use std::process::{Child, ChildStdout, Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use like_testkit::{TestDatabase, TestTopic, eventually};
+use reqwest::StatusCode;
+
+/// The program with these settings alone.
+fn program(settings: &[(&str, &str)]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_like-api"));
+    command.env_clear().envs(settings.iter().copied()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    command
+}
+
+/// Settings with which it starts; those in `changes` are set, or with "-" left out.
+fn settings<'a>(changes: &[(&'a str, &'a str)]) -> Vec<(&'a str, &'a str)> {
+    let usual = [
+        ("AUTH_MODE", "trusted-header"),
+        ("KAFKA_BOOTSTRAP_SERVERS", "127.0.0.1:1"),
+        ("DATABASE_URL", "postgres://u:secret@127.0.0.1:1/d"),
+        ("LISTEN_ADDR", "127.0.0.1:0"),
+        ("ADMIN_ADDR", "127.0.0.1:0"),
+    ];
+    let kept = usual.into_iter().filter(|(name, _)| changes.iter().all(|(changed, _)| changed != name));
+    kept.chain(changes.iter().copied().filter(|(_, value)| *value != "-")).collect()
+}
+
+#[track_caller]
+fn one_line(output: &Output) -> String {
+    let text = String::from_utf8(output.stderr.clone()).unwrap();
+    assert_eq!(text.lines().count(), 1, "{text}");
+    text
+}
+
+#[test]
+fn settings_that_cannot_be_used_are_refused_in_one_line_that_names_them() {
+    for (changes, said) in [
+        (&[("AUTH_MODE", "-")][..], &["AUTH_MODE", "is not set", "trusted-header"][..]),
+        (&[("AUTH_MODE", "")], &["AUTH_MODE", "empty", "trusted-header"]),
+        (&[("AUTH_MODE", "none")], &["AUTH_MODE", "'none'", "trusted-header"]),
+        (&[("KAFKA_BOOTSTRAP_SERVERS", "-")], &["KAFKA_BOOTSTRAP_SERVERS", "is not set"]),
+        (&[("DATABASE_URL", "-")], &["DATABASE_URL", "is not set"]),
+        (&[("LISTEN_ADDR", "here")], &["LISTEN_ADDR", "'here'"]),
+        (&[("AUTH_USER_HEADER", "a b")], &["AUTH_USER_HEADER", "'a b'"]),
+        (&[("AUTH_HEADER_ALLOW_PUBLIC", "perhaps")], &["AUTH_HEADER_ALLOW_PUBLIC", "'perhaps'"]),
+        (&[("KAFKA_CONFIG_FILE", "/nowhere")], &["KAFKA_CONFIG_FILE", "/nowhere"]),
+        // Anybody who reaches the listener could be anybody.
+        (&[("LISTEN_ADDR", "0.0.0.0:0")], &["LISTEN_ADDR=0.0.0.0:0", "AUTH_HEADER_ALLOW_PUBLIC=true", "X-User-Id"]),
+        (&[("LISTEN_ADDR", "[::]:0")], &["LISTEN_ADDR=[::]:0", "AUTH_HEADER_ALLOW_PUBLIC=true"]),
+        (
+            &[("LISTEN_ADDR", "192.0.2.1:80"), ("AUTH_USER_HEADER", "X-Me"), ("AUTH_HEADER_ALLOW_PUBLIC", "no")],
+            &["LISTEN_ADDR=192.0.2.1:80", "X-Me"],
+        ),
+    ] {
+        let output = program(&settings(changes)).output().unwrap();
+        let line = one_line(&output);
+        assert_eq!(output.status.code(), Some(2), "{line}");
+        for part in said {
+            assert!(line.contains(part), "{line} lacks {part}");
+        }
+    }
+}
+
+#[test]
+fn an_address_that_is_taken_is_named() {
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let addr = taken.local_addr().unwrap().to_string();
+    for setting in ["LISTEN_ADDR", "ADMIN_ADDR"] {
+        let output = program(&settings(&[(setting, &addr)])).output().unwrap();
+        assert_eq!(output.status.code(), Some(1));
+        assert!(one_line(&output).contains(&format!("{setting}={addr}")));
+    }
+}
+
+/// A running program; killed with the value.
+struct Running {
+    child: Child,
+    stdout: BufReader<ChildStdout>,
+    log: String,
+    public: String,
+    admin: String,
+}
+
+impl Running {
+    /// Starts it and reads its log up to the line that says where it listens.
+    fn start(settings: &[(&str, &str)]) -> Self {
+        let mut child = program(settings).spawn().unwrap();
+        let mut stdout = BufReader::new(child.stdout.take().unwrap());
+        let mut log = String::new();
+        while !log.contains("like-api listens") {
+            assert_ne!(stdout.read_line(&mut log).unwrap(), 0, "{log}");
+        }
+        let addr = |name: &str| log.split(&format!("{name}=")).nth(1).unwrap().split_whitespace().next().unwrap();
+        let (public, admin) = (addr("public_addr").to_owned(), addr("admin_addr").to_owned());
+        Self { child, stdout, log, public, admin }
+    }
+
+    fn signal(&self) {
+        assert!(Command::new("kill").args(["-TERM", &self.child.id().to_string()]).status().unwrap().success());
+    }
+
+    /// Waits for its end, and answers its exit status and its log.
+    fn end(mut self) -> (Option<i32>, String) {
+        let mut log = std::mem::take(&mut self.log);
+        self.stdout.read_to_string(&mut log).unwrap();
+        (self.child.wait().unwrap().code(), log)
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+    }
+}
+
+#[test]
+fn it_says_whom_it_believes_and_ends_at_once_without_kafka_and_postgresql() {
+    let public = [("LISTEN_ADDR", "0.0.0.0:0"), ("AUTH_HEADER_ALLOW_PUBLIC", "yes"), ("AUTH_USER_HEADER", "X-Me")];
+    let running = Running::start(&settings(&public));
+    assert!(running.log.contains("auth_mode=\"trusted-header\" header=\"X-Me\""), "{}", running.log);
+    let signalled = Instant::now();
+    running.signal();
+    let (status, log) = running.end();
+    assert_eq!(status, Some(0), "{log}");
+    assert!(signalled.elapsed() < Duration::from_secs(10), "{:?}", signalled.elapsed());
+    assert!(!log.contains("secret"));
+}
+
+#[tokio::test]
+async fn the_health_check_needs_no_setting_but_the_admin_port() {
+    let health = async |admin: &str| {
+        let output = program(&[("ADMIN_ADDR", admin)]).arg("healthcheck").output().unwrap();
+        (output.status.code(), String::from_utf8(output.stderr).unwrap())
+    };
+    let (status, text) = health("127.0.0.1:1").await;
+    assert_eq!((status, text.lines().count()), (Some(1), 1), "{text}");
+
+    let (topic, database) = (TestTopic::create(1).await, TestDatabase::create().await);
+    let kafka = like_testkit::kafka();
+    let running = Running::start(&settings(&[
+        ("KAFKA_BOOTSTRAP_SERVERS", &kafka),
+        ("KAFKA_TOPIC", &topic.name),
+        ("DATABASE_URL", &database.url),
+    ]));
+    let (status, text) = health(&running.admin).await;
+    assert_eq!(status, Some(1));
+    assert!(text.contains("not ready"), "{text}");
+    database.lay_out(&topic.name, 1).await;
+    eventually("healthy", async || (health(&running.admin).await.0 == Some(0)).then_some(())).await;
+}
+
+#[tokio::test]
+async fn a_like_in_progress_is_acknowledged_before_the_end() {
+    let (topic, database) = (TestTopic::create(1).await, TestDatabase::create().await);
+    database.lay_out(&topic.name, 1).await;
+    let kafka = like_testkit::kafka();
+    // Events wait in the producer for so long that a signal surely comes before they are sent.
+    let mut properties = tempfile::NamedTempFile::new().unwrap();
+    writeln!(properties, "linger.ms=2000").unwrap();
+    let running = Running::start(&settings(&[
+        ("KAFKA_BOOTSTRAP_SERVERS", &kafka),
+        ("KAFKA_TOPIC", &topic.name),
+        ("KAFKA_CONFIG_FILE", properties.path().to_str().unwrap()),
+        ("DATABASE_URL", &database.url),
+    ]));
+    let http = reqwest::Client::builder().no_proxy().build().unwrap();
+    let admin = |path: &str| http.get(format!("http://{}{path}", running.admin)).send();
+    eventually("ready", async || (admin("/readyz").await.unwrap().status() == StatusCode::OK).then_some(())).await;
+
+    let like = http.put(format!("http://{}/v1/products/p1/like", running.public)).header("X-User-Id", "u1");
+    let like = tokio::spawn(like.send());
+    let queued = async || admin("/metrics").await.unwrap().text().await.unwrap().contains("queued_events 1");
+    eventually("the event is queued", async || queued().await.then_some(())).await;
+    let signalled = Instant::now();
+    running.signal();
+    eventually("not ready", async || (admin("/readyz").await.unwrap().status() != StatusCode::OK).then_some(())).await;
+    assert_eq!(like.await.unwrap().unwrap().status(), StatusCode::ACCEPTED);
+    let (status, log) = tokio::task::spawn_blocking(|| running.end()).await.unwrap();
+    assert_eq!(status, Some(0), "{log}");
+    assert!(signalled.elapsed() < Duration::from_secs(10), "{:?}", signalled.elapsed());
+    assert_eq!(topic.end_offsets(), [1]);
+}
