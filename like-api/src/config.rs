@@ -120,12 +120,9 @@ impl FromArgMatches for Cli {
 
 impl CommandFactory for Cli {
     fn command() -> Command {
-        let healthcheck = Command::new("healthcheck")
-            .about("Exit status 0 if the service behind ADMIN_ADDR is ready, for a container's health check");
-        Config::command()
-            .subcommand_negates_reqs(true)
-            .disable_help_subcommand(true)
-            .subcommand(AdminSettings::augment_args(healthcheck))
+        let healthcheck = AdminSettings::augment_args(Command::new("healthcheck"))
+            .about("Exit status 0 if the service behind ADMIN_ADDR is ready: for a container's health check");
+        Config::command().subcommand_negates_reqs(true).disable_help_subcommand(true).subcommand(healthcheck)
     }
 
     fn command_for_update() -> Command {

@@ -8,104 +8,24 @@ use serde_json::json;
 use crate::common::Api;
 
 /// Method, path, headers; then status, type, and what `errors` names.
-type Case<'a> = (Method, &'a str, &'a [(&'a str, &'a str)], u16, &'a str, &'a [(&'a str, &'a str)]);
+type Case<'a> = (&'a str, &'a str, &'a [(&'a str, &'a str)], u16, &'a str, &'a [(&'a str, &'a str)]);
 
 const LIKE: &str = "/v1/products/p1/like";
 const USER: (&str, &str) = ("X-User-Id", "u1");
+const INVALID: &str = "invalid-request";
 
-#[tokio::test]
-async fn a_request_that_breaks_a_rule_is_told_which() {
+async fn set_up() -> (TestTopic, TestDatabase, Api) {
     let (topic, database) = (TestTopic::create(1).await, TestDatabase::create().await);
     database.lay_out(&topic.name, 1).await;
     let api = Api::ready(&topic, &database).await;
+    (topic, database, api)
+}
 
-    let product = &[("parameter", "productId")][..];
-    let key = &[("header", "Idempotency-Key")][..];
-    let user = &[("header", "X-User-Id")][..];
-    let ids = &[("parameter", "ids")][..];
-    let receipt = &[("parameter", "receipt")][..];
-    let long_id = format!("/v1/products/{}/like", "x".repeat(129));
-    let long_user = "u".repeat(256);
-    let long_key = "k".repeat(256);
-    let id_100 = "x".repeat(100);
-    let too_many = format!("/v1/likes?ids={}", vec!["p"; 101].join(","));
-    let too_long = format!("/v1/likes?ids={}", vec![id_100.as_str(); 60].join(","));
-    let (put, delete, get, post) = (Method::PUT, Method::DELETE, Method::GET, Method::POST);
-
-    let cases: &[Case] = &[
-        // Product ids.
-        (put.clone(), "/v1/products/a%2Fb/like", &[USER], 400, "invalid-request", product),
-        (delete.clone(), "/v1/products/a%20b/like", &[USER], 400, "invalid-request", product),
-        (put.clone(), "/v1/products/%C3%BC/like", &[USER], 400, "invalid-request", product),
-        (put.clone(), "/v1/products/%FF/like", &[USER], 400, "invalid-request", product),
-        (put.clone(), "/v1/products/%zz/like", &[USER], 400, "invalid-request", product),
-        (put.clone(), "/v1/products//like", &[USER], 400, "invalid-request", product),
-        (put.clone(), "/v1/products/a%00/like", &[USER], 400, "invalid-request", product),
-        (put.clone(), &long_id, &[USER], 400, "invalid-request", product),
-        (get.clone(), "/v1/products/a%20b/likes", &[], 400, "invalid-request", product),
-        (get.clone(), "/v1/products/%FF/likes", &[], 400, "invalid-request", product),
-        // Who is calling.
-        (put.clone(), LIKE, &[], 401, "unauthenticated", user),
-        (delete.clone(), LIKE, &[], 401, "unauthenticated", user),
-        (put.clone(), LIKE, &[("X-User-Id", "")], 401, "unauthenticated", user),
-        (put.clone(), LIKE, &[("X-User-Id", "a b")], 401, "unauthenticated", user),
-        (put.clone(), LIKE, &[("X-User-Id", "ü")], 401, "unauthenticated", user),
-        (put.clone(), LIKE, &[("X-User-Id", &long_user)], 401, "unauthenticated", user),
-        (put.clone(), LIKE, &[USER, USER], 401, "unauthenticated", user),
-        (get.clone(), "/v1/products/p1/likes", &[("X-User-Id", "a b")], 401, "unauthenticated", user),
-        (get.clone(), "/v1/products/p1/likes", &[USER, USER], 401, "unauthenticated", user),
-        (get.clone(), "/v1/likes?ids=p1", &[("X-User-Id", "")], 401, "unauthenticated", user),
-        // Who it is comes before what is asked.
-        (put.clone(), "/v1/products/a%20b/like", &[], 401, "unauthenticated", user),
-        // Keys.
-        (put.clone(), LIKE, &[USER, ("Idempotency-Key", "")], 400, "invalid-request", key),
-        (put.clone(), LIKE, &[USER, ("Idempotency-Key", "\"\"")], 400, "invalid-request", key),
-        (delete.clone(), LIKE, &[USER, ("Idempotency-Key", &long_key)], 400, "invalid-request", key),
-        (put.clone(), LIKE, &[USER, ("Idempotency-Key", "a b")], 400, "invalid-request", key),
-        (put.clone(), LIKE, &[USER, ("Idempotency-Key", "\"a")], 400, "invalid-request", key),
-        (put.clone(), LIKE, &[USER, ("Idempotency-Key", "é")], 400, "invalid-request", key),
-        (put.clone(), LIKE, &[USER, ("Idempotency-Key", "a, b")], 400, "invalid-request", key),
-        (put.clone(), LIKE, &[USER, ("Idempotency-Key", "a"), ("Idempotency-Key", "a")], 400, "invalid-request", key),
-        // All that is wrong is told at once.
-        (
-            put.clone(),
-            "/v1/products/a%20b/like",
-            &[USER, ("Idempotency-Key", "")],
-            400,
-            "invalid-request",
-            &[product[0], key[0]],
-        ),
-        // Lists of ids.
-        (get.clone(), "/v1/likes", &[], 400, "invalid-request", ids),
-        (get.clone(), "/v1/likes?id=p1", &[], 400, "invalid-request", ids),
-        (get.clone(), "/v1/likes?ids=", &[], 400, "invalid-request", ids),
-        (get.clone(), "/v1/likes?ids", &[], 400, "invalid-request", ids),
-        (get.clone(), "/v1/likes?ids=p1&ids=p2", &[], 400, "invalid-request", ids),
-        (get.clone(), "/v1/likes?ids=p1,", &[], 400, "invalid-request", ids),
-        (get.clone(), "/v1/likes?ids=p1,,p2", &[], 400, "invalid-request", ids),
-        (get.clone(), "/v1/likes?ids=p1+p2", &[], 400, "invalid-request", ids),
-        (get.clone(), "/v1/likes?ids=p1,%FF", &[], 400, "invalid-request", ids),
-        (get.clone(), "/v1/likes?ids=p1,%zz", &[], 400, "invalid-request", ids),
-        (get.clone(), &too_many, &[], 400, "invalid-request", ids),
-        (get.clone(), &too_long, &[], 400, "invalid-request", ids),
-        (get.clone(), "/v1/likes?ids=.,p1,..", &[], 400, "invalid-request", &[ids[0], ids[0]]),
-        // Receipts.
-        (get.clone(), "/v1/receipts/1-2", &[], 400, "invalid-request", receipt),
-        (get.clone(), "/v1/receipts/01-2-3", &[], 400, "invalid-request", receipt),
-        (get.clone(), "/v1/receipts/1-2-9223372036854775808", &[], 400, "invalid-request", receipt),
-        (get.clone(), "/v1/receipts/%FF", &[], 400, "invalid-request", receipt),
-        // Routes and methods.
-        (get.clone(), "/", &[], 404, "not-found", &[]),
-        (get.clone(), "/v1/products/p1/likes/", &[], 404, "not-found", &[]),
-        (get.clone(), "/readyz", &[], 404, "not-found", &[]),
-        (get.clone(), "/metrics", &[], 404, "not-found", &[]),
-        (get.clone(), LIKE, &[USER], 405, "method-not-allowed", &[]),
-        (post.clone(), LIKE, &[USER], 405, "method-not-allowed", &[]),
-        (post, "/v1/likes?ids=p1", &[], 405, "method-not-allowed", &[]),
-        (Method::from_bytes(b"BREW").unwrap(), LIKE, &[], 405, "method-not-allowed", &[]),
-    ];
+/// Sends each of them; none may reach the log.
+async fn refuses(cases: &[Case<'_>]) {
+    let (topic, _database, api) = set_up().await;
     for (method, path, headers, status, name, named) in cases {
-        let answer = api.send(method.clone(), path, headers).await;
+        let answer = api.send(Method::from_bytes(method.as_bytes()).unwrap(), path, headers).await;
         let case = format!("{method} {path} {headers:?}");
         assert_eq!(answer.status.as_u16(), *status, "{case}: {answer:?}");
         answer.assert_problem(*status, name);
@@ -119,7 +39,117 @@ async fn a_request_that_breaks_a_rule_is_told_which() {
         assert_eq!(answer.headers.contains_key("www-authenticate"), *status == 401, "{case}");
         assert_eq!(answer.headers.contains_key("allow"), *status == 405, "{case}");
     }
+    assert_eq!(topic.end_offsets(), [0]);
+}
 
+#[tokio::test]
+async fn a_product_id_outside_its_alphabet_or_length_is_named() {
+    let product = &[("parameter", "productId")][..];
+    let too_long = format!("/v1/products/{}/like", "x".repeat(129));
+    refuses(&[
+        ("PUT", "/v1/products/a%2Fb/like", &[USER], 400, INVALID, product),
+        ("DELETE", "/v1/products/a%20b/like", &[USER], 400, INVALID, product),
+        ("PUT", "/v1/products/%C3%BC/like", &[USER], 400, INVALID, product),
+        ("PUT", "/v1/products/%FF/like", &[USER], 400, INVALID, product),
+        ("PUT", "/v1/products/%zz/like", &[USER], 400, INVALID, product),
+        ("PUT", "/v1/products/a%00/like", &[USER], 400, INVALID, product),
+        ("PUT", "/v1/products//like", &[USER], 400, INVALID, product),
+        ("PUT", &too_long, &[USER], 400, INVALID, product),
+        ("GET", "/v1/products/a%20b/likes", &[], 400, INVALID, product),
+        ("GET", "/v1/products/%FF/likes", &[], 400, INVALID, product),
+    ])
+    .await;
+}
+
+#[tokio::test]
+async fn a_caller_without_or_with_bad_credentials_is_unauthenticated() {
+    let user = &[("header", "X-User-Id")][..];
+    let too_long = "u".repeat(256);
+    refuses(&[
+        ("PUT", LIKE, &[], 401, "unauthenticated", user),
+        ("DELETE", LIKE, &[], 401, "unauthenticated", user),
+        ("PUT", LIKE, &[("X-User-Id", "")], 401, "unauthenticated", user),
+        ("PUT", LIKE, &[("X-User-Id", "a b")], 401, "unauthenticated", user),
+        ("PUT", LIKE, &[("X-User-Id", "ü")], 401, "unauthenticated", user),
+        ("PUT", LIKE, &[("X-User-Id", &too_long)], 401, "unauthenticated", user),
+        ("PUT", LIKE, &[USER, USER], 401, "unauthenticated", user),
+        ("GET", "/v1/products/p1/likes", &[("X-User-Id", "a b")], 401, "unauthenticated", user),
+        ("GET", "/v1/products/p1/likes", &[USER, USER], 401, "unauthenticated", user),
+        ("GET", "/v1/likes?ids=p1", &[("X-User-Id", "")], 401, "unauthenticated", user),
+        // Who it is comes before what is asked.
+        ("PUT", "/v1/products/a%20b/like", &[], 401, "unauthenticated", user),
+    ])
+    .await;
+}
+
+#[tokio::test]
+async fn an_idempotency_key_that_is_none_is_named() {
+    let key = &[("header", "Idempotency-Key")][..];
+    let both = &[("parameter", "productId"), key[0]][..];
+    let too_long = "k".repeat(256);
+    refuses(&[
+        ("PUT", LIKE, &[USER, ("Idempotency-Key", "")], 400, INVALID, key),
+        ("PUT", LIKE, &[USER, ("Idempotency-Key", "\"\"")], 400, INVALID, key),
+        ("DELETE", LIKE, &[USER, ("Idempotency-Key", &too_long)], 400, INVALID, key),
+        ("PUT", LIKE, &[USER, ("Idempotency-Key", "a b")], 400, INVALID, key),
+        ("PUT", LIKE, &[USER, ("Idempotency-Key", "\"a")], 400, INVALID, key),
+        ("PUT", LIKE, &[USER, ("Idempotency-Key", "é")], 400, INVALID, key),
+        ("PUT", LIKE, &[USER, ("Idempotency-Key", "a, b")], 400, INVALID, key),
+        ("PUT", LIKE, &[USER, ("Idempotency-Key", "a"), ("Idempotency-Key", "a")], 400, INVALID, key),
+        // All that is wrong is told at once.
+        ("PUT", "/v1/products/a%20b/like", &[USER, ("Idempotency-Key", "")], 400, INVALID, both),
+    ])
+    .await;
+}
+
+#[tokio::test]
+async fn a_list_of_ids_that_is_missing_empty_too_long_or_holds_a_bad_one_is_named() {
+    let ids = &[("parameter", "ids")][..];
+    let too_many = format!("/v1/likes?ids={}", vec!["p"; 101].join(","));
+    let too_long = format!("/v1/likes?ids={},{}", vec!["x".repeat(100); 59].join(","), "x".repeat(42));
+    refuses(&[
+        ("GET", "/v1/likes", &[], 400, INVALID, ids),
+        ("GET", "/v1/likes?id=p1", &[], 400, INVALID, ids),
+        ("GET", "/v1/likes?ids=", &[], 400, INVALID, ids),
+        ("GET", "/v1/likes?ids", &[], 400, INVALID, ids),
+        ("GET", "/v1/likes?ids=p1&ids=p2", &[], 400, INVALID, ids),
+        ("GET", "/v1/likes?ids=&ids=", &[], 400, INVALID, ids),
+        ("GET", "/v1/likes?ids=p1,", &[], 400, INVALID, ids),
+        ("GET", "/v1/likes?ids=p1,,p2", &[], 400, INVALID, ids),
+        ("GET", "/v1/likes?ids=p1+p2", &[], 400, INVALID, ids),
+        ("GET", "/v1/likes?ids=p1,%FF", &[], 400, INVALID, ids),
+        ("GET", "/v1/likes?ids=p1,%zz", &[], 400, INVALID, ids),
+        ("GET", &too_many, &[], 400, INVALID, ids),
+        ("GET", &too_long, &[], 400, INVALID, ids),
+        ("GET", "/v1/likes?ids=.,p1,..", &[], 400, INVALID, &[ids[0], ids[0]]),
+    ])
+    .await;
+}
+
+#[tokio::test]
+async fn an_unknown_route_method_or_spelling_of_a_receipt_is_refused() {
+    let receipt = &[("parameter", "receipt")][..];
+    refuses(&[
+        ("GET", "/v1/receipts/1-2", &[], 400, INVALID, receipt),
+        ("GET", "/v1/receipts/01-2-3", &[], 400, INVALID, receipt),
+        ("GET", "/v1/receipts/1-2-9223372036854775808", &[], 400, INVALID, receipt),
+        ("GET", "/v1/receipts/%FF", &[], 400, INVALID, receipt),
+        ("GET", "/", &[], 404, "not-found", &[]),
+        ("GET", "/v1/products/p1/likes/", &[], 404, "not-found", &[]),
+        // The admin port's, and nobody else's.
+        ("GET", "/readyz", &[], 404, "not-found", &[]),
+        ("GET", "/metrics", &[], 404, "not-found", &[]),
+        ("GET", LIKE, &[USER], 405, "method-not-allowed", &[]),
+        ("POST", LIKE, &[USER], 405, "method-not-allowed", &[]),
+        ("POST", "/v1/likes?ids=p1", &[], 405, "method-not-allowed", &[]),
+        ("BREW", LIKE, &[], 405, "method-not-allowed", &[]),
+    ])
+    .await;
+}
+
+#[tokio::test]
+async fn a_refusal_says_which_id_it_is_and_which_methods_there_are() {
+    let (_topic, _database, api) = set_up().await;
     let answer = api.get(LIKE).await;
     let mut allowed: Vec<_> = answer.header("allow").split(',').map(str::trim).collect();
     allowed.sort_unstable();
@@ -128,20 +158,23 @@ async fn a_request_that_breaks_a_rule_is_told_which() {
     let detail = |at: usize| answer.json["errors"][at]["detail"].as_str().unwrap();
     assert!(detail(0).starts_with("id 2 of 4 must be"), "{answer:?}");
     assert!(detail(1).starts_with("id 4 of 4 must be"), "{answer:?}");
+}
 
-    // And at each limit, just within.
-    let within = [
+#[tokio::test]
+async fn what_is_just_within_its_limit_is_taken() {
+    let (_topic, _database, api) = set_up().await;
+    let of_6000 = [vec!["x".repeat(100); 59].join(","), "x".repeat(41)].join(",");
+    assert_eq!(of_6000.len(), 6_000);
+    for path in [
         format!("/v1/likes?ids={}", vec!["p"; 100].join(",")),
-        format!("/v1/likes?ids={}", [vec![id_100.as_str(); 59].join(","), "x".repeat(40)].join(",")),
+        format!("/v1/likes?ids={of_6000}"),
         format!("/v1/likes?other=1&%69ds={}&more", "x".repeat(128)),
-    ];
-    for path in within {
+    ] {
         assert_eq!(api.get(&path).await.status, 200, "{path}");
     }
     let longest = [("X-User-Id", &*"u".repeat(255)), ("Idempotency-Key", &*"k".repeat(255))];
-    assert_eq!(api.send(put, &format!("/v1/products/{}/like", "x".repeat(128)), &longest).await.status, 202);
-    // Nothing of what was refused has reached the log.
-    assert_eq!(topic.end_offsets(), [1]);
+    let path = format!("/v1/products/{}/like", "x".repeat(128));
+    assert_eq!(api.send(Method::PUT, &path, &longest).await.status, 202);
 }
 
 #[tokio::test]
