@@ -16,8 +16,8 @@ COMMENT ON COLUMN product_like_count.delta_count IS 'the sum of its delta events
 
 -- The last wish of each user for each product; a user who never liked it has no row. The key
 -- stands for (product_id, user_id): it is the first 16 bytes of SHA-256 over both, each behind
--- its length as 4 bytes. An index on the two texts is three times as large, and the size of the
--- key is what an insert costs here: 122-134 against 147-159 thousand events a second.
+-- its length as 4 bytes. The size of the key is what an insert costs here, and an index on the two
+-- texts is 2.6 times as large: 98 against 38 MB for a million likes by users of 38 characters.
 CREATE TABLE product_like (
     pair_key   uuid PRIMARY KEY,
     changed_at timestamptz NOT NULL,
