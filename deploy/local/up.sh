@@ -63,8 +63,7 @@ try_a_like
 cat <<DONE
 
 The like counter is up.
-  demo page     $LIKE_API_URL/
-  API           $LIKE_API_URL/docs
+  API           $LIKE_API_URL
   metrics       $LIKE_API_ADMIN_URL/metrics and $LIKE_AGGREGATOR_ADMIN_URL/metrics
   Kafka         $KAFKA_BOOTSTRAP_SERVERS
   PostgreSQL    127.0.0.1:$POSTGRES_PORT, database and user likes, password in .local/env
