@@ -1,0 +1,9 @@
+//! Measurements of the whole system. What several of them need is here; each program of its own
+//! is in `bin/`, the k6 script and what starts it beside this folder.
+
+pub mod aggregator;
+pub mod database;
+pub mod generate;
+pub mod log;
+pub mod reference;
+pub mod report;
