@@ -9,10 +9,10 @@ mod position;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::mem;
-use std::sync::mpsc::{Receiver, RecvTimeoutError};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, TryRecvError};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, anyhow};
+use anyhow::{Context, anyhow, bail};
 use like_service::health::{Health, Heartbeat};
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
@@ -28,8 +28,12 @@ use crate::batch::{Batch, Record};
 use crate::metrics::Metrics;
 use crate::worker::{Answer, Order};
 
-/// The condition under which `/readyz` reports the consumer group.
+/// The condition under which `/readyz` reports that this member has joined its group.
 pub const GROUP: &str = "consumer group";
+/// That a broker can be reached.
+pub const BROKERS: &str = "kafka";
+/// That each of our partitions has a row to start from.
+const OFFSETS: &str = "kafka_offset";
 
 /// Poll time with nothing to do; also the longest a finished batch waits for its next.
 const IDLE_POLL: Duration = Duration::from_millis(50);
@@ -75,8 +79,14 @@ struct State {
     wanted: BTreeSet<i32>,
     /// Where each partition stands; records of any other are dropped.
     positions: BTreeMap<i32, Position>,
+    /// Partitions of ours that have no row to start from, and when they were asked for again.
+    refused: BTreeSet<i32>,
+    asked_refused: Option<Instant>,
     /// What is committed in PostgreSQL, for the lag.
     committed: BTreeMap<i32, i64>,
+    /// What of it Kafka hasn't got yet, and when it got something last.
+    to_copy: BTreeMap<i32, i64>,
+    copied: Option<Instant>,
     collecting: Batch,
     first_at: Option<Instant>,
     in_flight: Option<InFlight>,
@@ -91,7 +101,7 @@ struct InFlight {
 
 impl ConsumerThread {
     /// Reads until `stop`, then finishes the batch in flight and leaves the group.
-    pub fn run(self, stop: &CancellationToken) -> anyhow::Result<()> {
+    pub fn run(&self, stop: &CancellationToken) -> anyhow::Result<()> {
         self.consumer.subscribe(&[&self.topic]).context("subscribing")?;
         let mut state = State::default();
         let result = loop {
@@ -109,11 +119,15 @@ impl ConsumerThread {
 
     /// One turn: answers, rebalances, a full batch, then records.
     fn turn(&self, state: &mut State) -> anyhow::Result<()> {
-        while let Ok(answer) = self.answers.try_recv() {
-            self.answered(state, answer)?;
+        loop {
+            match self.answers.try_recv() {
+                Ok(answer) => self.answered(state, answer)?,
+                Err(TryRecvError::Empty) => break,
+                Err(TryRecvError::Disconnected) => bail!("the worker has ended"),
+            }
         }
         self.rebalance(state)?;
-        self.tell_lag(state);
+        self.housekeeping(state)?;
         if self.is_due(state) {
             if state.in_flight.is_none() {
                 self.send_off(state)?;
@@ -241,8 +255,7 @@ impl ConsumerThread {
             Answer::Offsets(asked, stored) => self.start(state, &asked, &stored)?,
             Answer::Applied(spans) => {
                 state.in_flight = None;
-                let ours: Vec<_> = spans.into_iter().filter(|(p, _)| state.assigned.contains(p)).collect();
-                self.commit(state, &ours);
+                self.committed(state, &spans, &[]);
                 self.resume(state)?;
             }
             Answer::StartAnew(partitions) => {

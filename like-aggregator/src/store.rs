@@ -20,6 +20,9 @@ use crate::batch::{Batch, Changes, Dedup, FOLD_VERSION};
 /// closed. Longer than the server's own lock and idle timeouts, so that those answer first.
 const DEADLINE: Duration = Duration::from_secs(30);
 
+/// What an idle connection is given to answer.
+const PING_DEADLINE: Duration = Duration::from_secs(3);
+
 /// Longest wait for a lock, and for a client that stopped in mid-transaction, on the server.
 const SERVER_TIMEOUT: &str = "10s";
 
@@ -74,8 +77,12 @@ pub enum ApplyError {
     /// A statement failed.
     #[error(transparent)]
     Sql(#[from] sqlx::Error),
+    /// A user's like changed under this batch, though its partition is ours alone: a producer
+    /// sends one product to two partitions. The next attempt sees what is there now.
+    #[error("a like changed under the batch: some producer does not partition its records as the contract says")]
+    Raced,
     /// No answer within the client-side deadline.
-    #[error("no answer from PostgreSQL within {} s", DEADLINE.as_secs())]
+    #[error("no answer from PostgreSQL in time")]
     Deadline,
 }
 
@@ -83,21 +90,25 @@ impl ApplyError {
     /// Whether the same batch may succeed on a new connection.
     pub fn is_transient(&self) -> bool {
         match self {
-            Self::Deadline => true,
-            // 23505: another worker remembered one of the ids meanwhile; the look-up drops it now.
+            Self::Deadline | Self::Raced => true,
+            // 23505: another worker wrote one of the rows meanwhile; the look-up finds it now.
             // 23514: there is no window for a record's time; it is made before the next attempt.
             Self::Sql(e) => {
                 database::is_transient(e)
-                    || matches!(database::sqlstate(e).as_deref(), Some("23505" | "23514")) && is_event_handled(e)
+                    || match database::sqlstate(e).as_deref() {
+                        Some("23505") => is_of(e, "event_handled") || is_of(e, "product_like"),
+                        Some("23514") => is_of(e, "event_handled"),
+                        _ => false,
+                    }
             }
             Self::Fenced { .. } | Self::FoldVersion { .. } => false,
         }
     }
 }
 
-fn is_event_handled(error: &sqlx::Error) -> bool {
-    let table = error.as_database_error().and_then(|e| e.table().map(str::to_owned));
-    table.is_some_and(|table| table.starts_with("event_handled"))
+/// Whether the error is about this table or one of its windows.
+fn is_of(error: &sqlx::Error, table: &str) -> bool {
+    error.as_database_error().and_then(|e| e.table()).is_some_and(|name| name.starts_with(table))
 }
 
 /// How far a partition has been folded.
@@ -117,6 +128,9 @@ impl Store {
         let options = url.connect_options(schema, "like-aggregator").options([
             ("lock_timeout", SERVER_TIMEOUT),
             ("idle_in_transaction_session_timeout", SERVER_TIMEOUT),
+            // A client that has hung up (see DEADLINE) must not go on holding its locks.
+            ("statement_timeout", "25s"),
+            ("client_connection_check_interval", "1s"),
             // Every statement of a batch finds its rows by a key. A plan chosen while a table was
             // small would go on reading the whole of it when it is large.
             ("enable_seqscan", "off"),
@@ -147,7 +161,14 @@ impl Store {
                 .collect::<Result<_, sqlx::Error>>()
         };
         let result = tokio::time::timeout(DEADLINE, read).await;
-        self.settle(result.unwrap_or(Err(sqlx::Error::PoolTimedOut)).map_err(ApplyError::Sql))
+        self.settle(result.map_or(Err(ApplyError::Deadline), |read| read.map_err(ApplyError::Sql)))
+    }
+
+    /// Whether the database answers.
+    pub async fn ping(&mut self) -> Result<(), ApplyError> {
+        let ask = async { sqlx::query("SELECT").execute(self.connected().await?).await };
+        let result = tokio::time::timeout(PING_DEADLINE, ask).await;
+        self.settle(result.map_or(Err(ApplyError::Deadline), |asked| asked.map(drop).map_err(ApplyError::Sql)))
     }
 
     /// Applies the batch in one transaction: all of it and its offsets, or nothing.

@@ -17,6 +17,9 @@ use crate::store::{ApplyError, Store, StoredOffset};
 /// The condition under which `/readyz` reports the database.
 pub const DATABASE: &str = "postgresql";
 
+/// Idle for so long: see whether the database is there.
+const PING_AFTER: Duration = Duration::from_secs(5);
+
 /// Between attempts: at first, and at most.
 const PAUSES: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
 
@@ -61,7 +64,10 @@ impl Worker {
             self.heartbeat.beat();
             let order = tokio::select! {
                 order = orders.recv() => order,
-                () = tokio::time::sleep(Duration::from_secs(1)) => continue,
+                () = tokio::time::sleep(PING_AFTER) => {
+                    self.ping().await;
+                    continue;
+                }
             };
             let answer = match order {
                 None => return,
@@ -71,6 +77,18 @@ impl Worker {
             if self.answers.send(answer).is_err() {
                 return;
             }
+        }
+    }
+
+    /// With nothing to do: is the database there? A worker without partitions never asks
+    /// otherwise, and a connection that died in silence is better found before the next like.
+    async fn ping(&mut self) {
+        match self.store.ping().await {
+            Ok(()) => self.database_answers(),
+            Err(error) if self.health.unmet(DATABASE, "it did not answer while there was nothing to do") => {
+                warn!(%error, "PostgreSQL does not answer");
+            }
+            Err(_) => {}
         }
     }
 

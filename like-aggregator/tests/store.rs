@@ -393,6 +393,29 @@ async fn a_failed_batch_leaves_nothing_and_succeeds_on_a_new_connection() {
 }
 
 #[tokio::test]
+async fn a_like_that_somebody_else_changed_meanwhile_moves_no_count() {
+    let fixture = Fixture::new().await;
+    let mut store = fixture.store(HISTORY);
+    store.apply(&batch(0, &[like(0, 1, "u1")])).await.unwrap();
+    let unlike = batch(1, &[Sent { liked: false, ..like(1, 2, "u1") }]);
+    let mut other = fixture.database.pool.begin().await.unwrap();
+    sqlx::query("UPDATE product_like SET liked = false").execute(&mut *other).await.unwrap();
+    sqlx::query("UPDATE product_like_count SET like_count = 0").execute(&mut *other).await.unwrap();
+    let waiting = tokio::spawn(async move { (store.apply(&unlike).await, store.apply(&unlike).await) });
+    eventually("the update waits for the row", async || {
+        let sql =
+            "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'";
+        (sqlx::query_scalar::<_, i64>(sql).fetch_one(&fixture.database.pool).await.unwrap() > 0).then_some(())
+    })
+    .await;
+    other.commit().await.unwrap();
+    let (first, second) = waiting.await.unwrap();
+    assert!(matches!(first, Err(ApplyError::Raced)), "{first:?}");
+    assert_eq!(second.unwrap().unchanged, 1);
+    assert_eq!(fixture.counts().await, ["p=0/0"]);
+}
+
+#[tokio::test]
 async fn counts_are_updated_in_place_without_touching_an_index() {
     let fixture = Fixture::new().await;
     let mut store = fixture.store(HISTORY);

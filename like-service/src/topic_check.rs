@@ -40,35 +40,34 @@ pub struct Findings {
 
 /// Asks the brokers; None: there is no such topic.
 pub async fn describe(config: &ClientConfig, topic: &str) -> anyhow::Result<Option<LiveTopic>> {
-    let admin: AdminClient<DefaultClientContext> = config.create().context("Kafka client")?;
-    // Metadata blocks, so it gets a thread where that is allowed; the answer can't leave it, since
-    // its topics aren't Sync.
-    let name = topic.to_owned();
-    let (admin, found) = tokio::task::spawn_blocking(move || {
-        let found = admin.inner().fetch_metadata(Some(&name), TIMEOUT).map(|metadata| {
-            metadata.topics().iter().find(|t| t.name() == name).map(|found| {
-                let replicas = found.partitions().first().map_or(0, |p| p.replicas().len() as i32);
-                (found.error().map(RDKafkaErrorCode::from), found.partitions().len() as i32, replicas)
-            })
-        });
-        (admin, found)
+    // All of it where blocking is allowed, the client's end included: that waits for threads of
+    // its own, which may be waiting for a name server.
+    let (config, topic) = (config.clone(), topic.to_owned());
+    let runtime = tokio::runtime::Handle::current();
+    tokio::task::spawn_blocking(move || {
+        let admin: AdminClient<DefaultClientContext> = config.create().context("Kafka client")?;
+        let metadata =
+            admin.inner().fetch_metadata(Some(&topic), TIMEOUT).context("Kafka can't be asked about the topic")?;
+        let Some(found) = metadata.topics().iter().find(|t| t.name() == topic) else {
+            return Ok(None);
+        };
+        match found.error().map(RDKafkaErrorCode::from) {
+            None => {}
+            Some(RDKafkaErrorCode::UnknownTopicOrPartition) => return Ok(None),
+            Some(code) => return Err(anyhow!("Kafka can't describe topic {topic}: {code}")),
+        }
+        let options = AdminOptions::new().request_timeout(Some(TIMEOUT));
+        let described = runtime.block_on(admin.describe_configs(&[ResourceSpecifier::Topic(&topic)], &options))?;
+        let resource = described.into_iter().next().context("Kafka described nothing")?;
+        let resource = resource.map_err(|code| anyhow!("Kafka can't describe topic {topic}: {code}"))?;
+        Ok(Some(LiveTopic {
+            partitions: found.partitions().len() as i32,
+            replicas: found.partitions().first().map_or(0, |p| p.replicas().len() as i32),
+            settings: resource.entries.into_iter().filter_map(|e| Some((e.name, e.value?))).collect(),
+            name: topic,
+        }))
     })
-    .await?;
-    let (partitions, replicas) = match found.context("Kafka can't be asked about the topic")? {
-        None | Some((Some(RDKafkaErrorCode::UnknownTopicOrPartition), ..)) => return Ok(None),
-        Some((Some(code), ..)) => return Err(anyhow!("Kafka can't describe topic {topic}: {code}")),
-        Some((None, partitions, replicas)) => (partitions, replicas),
-    };
-    let options = AdminOptions::new().request_timeout(Some(TIMEOUT));
-    let described = admin.describe_configs(&[ResourceSpecifier::Topic(topic)], &options).await?;
-    let resource = described.into_iter().next().context("Kafka described nothing")?;
-    let resource = resource.map_err(|code| anyhow!("Kafka can't describe topic {topic}: {code}"))?;
-    Ok(Some(LiveTopic {
-        name: topic.to_owned(),
-        partitions,
-        replicas,
-        settings: resource.entries.into_iter().filter_map(|e| Some((e.name, e.value?))).collect(),
-    }))
+    .await?
 }
 
 /// Compares the topic with the number of partitions its layout records.

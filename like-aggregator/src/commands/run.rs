@@ -20,7 +20,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use crate::config::RunSettings;
-use crate::consumer::{ConsumerThread, GROUP, GroupContext, consumer_config};
+use crate::consumer::{BROKERS, ConsumerThread, GROUP, GroupContext, consumer_config};
 use crate::metrics::Metrics;
 use crate::store::Store;
 use crate::worker::{DATABASE, Worker};
@@ -30,6 +30,9 @@ const TOPIC: &str = "topic";
 
 /// A loop of ours that hasn't gone round for this long is dead: longer than a batch's deadline.
 const HEARTBEAT_LIMIT: Duration = Duration::from_secs(60);
+
+/// What closing the consumer may take once all that counts is done.
+const CLOSE_WAIT: Duration = Duration::from_secs(2);
 
 /// From the signal to the end of the process, at most.
 const SHUTDOWN_WAIT: Duration = Duration::from_secs(9);
@@ -42,7 +45,7 @@ pub async fn run(settings: RunSettings, shutdown: CancellationToken) -> anyhow::
         TcpListener::bind(admin_addr).await.with_context(|| format!("ADMIN_ADDR={admin_addr} can't be bound"))?;
     let registry = Registry::new();
     let metrics = Metrics::register(&registry)?;
-    let health = Health::waiting_for(&[TOPIC, GROUP, DATABASE]);
+    let health = Health::waiting_for(&[TOPIC, BROKERS, GROUP, DATABASE]);
     let admin_stop = CancellationToken::new();
     let admin = tokio::spawn(admin::serve(listener, health.clone(), registry, admin_stop.clone()));
     info!(%admin_addr, topic = settings.kafka.kafka_topic, group = settings.kafka_group_id, dedup = ?settings.dedup(), "starting");
@@ -131,27 +134,37 @@ async fn count(
     };
     let stop = CancellationToken::new();
     let (ended, mut end) = oneshot::channel();
+    let (closed, close) = oneshot::channel::<()>();
     let thread_stop = stop.clone();
-    // Not joined but waited for, with a bound: dropping a consumer can hang.
-    std::thread::Builder::new()
-        .name("kafka-consumer".to_owned())
-        .spawn(move || ended.send(thread.run(&thread_stop)))?;
+    std::thread::Builder::new().name("kafka-consumer".to_owned()).spawn(move || {
+        let _ = ended.send(thread.run(&thread_stop));
+        // Leaves the group. It can hang, so nobody joins this thread; what it had to say is said.
+        drop(thread);
+        drop(closed);
+    })?;
 
     let result = tokio::select! {
-        result = &mut end => return result.unwrap_or_else(|_| Err(anyhow!("the consumer thread has died"))),
+        result = &mut end => {
+            let result = result.unwrap_or_else(|_| Err(anyhow!("the consumer thread has died")));
+            health.unmet(TOPIC, "counting has stopped");
+            let _ = tokio::time::timeout(CLOSE_WAIT, close).await;
+            return result;
+        }
         wrong = watch_topic(client, layout) => Err(anyhow!(wrong)),
         () = shutdown.cancelled() => Ok(()),
     };
     health.unmet(TOPIC, "shutting down");
     stop.cancel();
-    match tokio::time::timeout(SHUTDOWN_WAIT, end).await {
-        Ok(Ok(ended)) => result.and(ended),
-        Ok(Err(_)) => Err(anyhow!("the consumer thread has died")),
-        Err(_) => {
-            warn!("the consumer could not be closed in time: the group notices by its session timeout");
-            result
-        }
+    let ending = async {
+        let ended = end.await.unwrap_or_else(|_| Err(anyhow!("the consumer thread has died")));
+        let _ = tokio::time::timeout(CLOSE_WAIT, close).await;
+        ended
+    };
+    if let Ok(ended) = tokio::time::timeout(SHUTDOWN_WAIT, ending).await {
+        return result.and(ended);
     }
+    warn!("the consumer could not be closed in time: the group notices by its session timeout");
+    result
 }
 
 /// Looks every minute whether the topic still is what its layout says; answers when it isn't.

@@ -1,6 +1,7 @@
 //! `setup`: tables, topic, layout and offset rows, made where they are missing and checked where
 //! they are there. Each step can be repeated, so a `setup` that died half-way is run again.
 
+use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, anyhow, bail};
@@ -79,7 +80,9 @@ async fn migrate(connection: &mut PgConnection) -> anyhow::Result<()> {
             return Err(error).context("creating the schema");
         }
     }
-    sqlx::migrate!("../migrations").run(&mut *connection).await.context("migrations")?;
+    // A migration that this build doesn't know is a newer build's, and works with this one too.
+    let mut migrations = sqlx::migrate!("../migrations");
+    migrations.set_ignore_missing(true).run(&mut *connection).await.context("migrations")?;
     let insert = "INSERT INTO fold (fold_version) VALUES ($1) ON CONFLICT DO NOTHING";
     sqlx::query(insert).bind(FOLD_VERSION).execute(&mut *connection).await?;
     let found: i32 = sqlx::query_scalar("SELECT fold_version FROM fold").fetch_one(&mut *connection).await?;
@@ -111,8 +114,8 @@ async fn make_topic(settings: &SetupSettings, client: &ClientConfig) -> anyhow::
         Some(Err((_, code))) => bail!("topic {topic} can't be made: {code}"),
         None => bail!("topic {topic} can't be made: no answer"),
     }
-    if replicas == 1 {
-        warn!(topic, "one replica: losing its disk loses likes");
+    if replicas < 3 {
+        warn!(topic, replicas, "fewer than three replicas: losing a disk can lose likes");
     }
     Ok(())
 }
@@ -140,25 +143,40 @@ fn check(live: &LiveTopic, partitions: i32, settings: &SetupSettings) -> anyhow:
     Ok(())
 }
 
-/// Layout and offset rows in one transaction. A row that is there is left alone: it says how far
-/// the log has been folded. A new one starts at the log's start.
+/// Layout and offset rows in one transaction: each new partition starts at the log's start. Of a
+/// layout that is there the rows are only checked. A missing one is not made again: at the log's
+/// start it would count once more what was counted already.
 async fn record(connection: &mut PgConnection, topic: &str, partitions: i32, ends: &LogEnds) -> anyhow::Result<()> {
     let mut transaction = connection.begin().await?;
-    sqlx::query("INSERT INTO topic_layout (sequence, topic, partitions) VALUES (1, $1, $2) ON CONFLICT DO NOTHING")
-        .bind(topic)
-        .bind(partitions)
-        .execute(&mut *transaction)
-        .await?;
-    let layout = layout::read(&mut *transaction, topic).await?;
-    if layout.is_none_or(|layout| layout.partitions != partitions) {
+    let layout = "INSERT INTO topic_layout (sequence, topic, partitions) VALUES (1, $1, $2) ON CONFLICT DO NOTHING";
+    let new = sqlx::query(layout).bind(topic).bind(partitions).execute(&mut *transaction).await?.rows_affected() == 1;
+    if new {
+        let numbers: Vec<i32> = (0..partitions).collect();
+        let starts: Vec<i64> = ends.iter().map(|(start, _)| *start).collect();
+        let rows = "INSERT INTO kafka_offset (topic, partition, next_offset, updated_at)
+                    SELECT $1, partition, start, now() FROM unnest($2::int[], $3::bigint[]) AS new (partition, start)";
+        sqlx::query(rows).bind(topic).bind(numbers).bind(starts).execute(&mut *transaction).await?;
+    }
+    let recorded = layout::read(&mut *transaction, topic).await?;
+    if recorded.is_none_or(|layout| layout.partitions != partitions) {
         bail!("another `setup` has recorded another layout at this moment: run it again");
     }
-    let numbers: Vec<i32> = (0..partitions).collect();
-    let starts: Vec<i64> = ends.iter().map(|(start, _)| *start).collect();
-    let rows = "INSERT INTO kafka_offset (topic, partition, next_offset, updated_at)
-                SELECT $1, partition, start, now() FROM unnest($2::int[], $3::bigint[]) AS new (partition, start)
-                ON CONFLICT DO NOTHING";
-    sqlx::query(rows).bind(topic).bind(numbers).bind(starts).execute(&mut *transaction).await?;
+    let rows = "SELECT partition, next_offset FROM kafka_offset WHERE topic = $1";
+    let rows: Vec<(i32, i64)> = sqlx::query_as(rows).bind(topic).fetch_all(&mut *transaction).await?;
+    let offsets: HashMap<i32, i64> = rows.into_iter().collect();
+    for (partition, (start, end)) in (0..).zip(ends) {
+        match offsets.get(&partition) {
+            None => bail!(
+                "kafka_offset has no row for partition {partition} of {topic}, though its log was folded already: \
+                 restore the row; one at the log's start would count again what was counted"
+            ),
+            Some(next) if next < start || next > end => bail!(
+                "partition {partition} of {topic} is folded up to {next}, and its log goes from {start} to {end}: \
+                 the topic was cut or made anew, or KAFKA_BOOTSTRAP_SERVERS is another cluster"
+            ),
+            Some(_) => {}
+        }
+    }
     transaction.commit().await?;
     Ok(())
 }

@@ -33,6 +33,8 @@ struct Partition {
     log_start: i64,
     log_end: i64,
     lag: Option<i64>,
+    /// The next offset isn't in the log any more, or not yet: the topic was cut or made anew.
+    outside_log: bool,
     last_record_time: Option<DateTime<Utc>>,
     log_gaps: i64,
     dead_letters: i64,
@@ -77,7 +79,8 @@ async fn read(settings: &StatusSettings) -> anyhow::Result<Status> {
             next_offset,
             log_start,
             log_end,
-            lag: next_offset.map(|next| log_end - next),
+            lag: next_offset.map(|next| (log_end - next).max(0)),
+            outside_log: next_offset.is_some_and(|next| next < log_start || next > log_end),
             last_record_time: row.try_get("last_record_time")?,
             log_gaps: row.try_get("log_gaps")?,
             dead_letters: row.try_get("dead_letters")?,
@@ -108,8 +111,9 @@ fn print(status: &Status) {
         let time = p
             .last_record_time
             .map_or_else(|| "-".to_owned(), |t| t.to_rfc3339_opts(chrono::SecondsFormat::Millis, true));
+        let outside = if p.outside_log { "  OUTSIDE THE LOG" } else { "" };
         println!(
-            "{:>9}  {:>11}  {:>11}  {:>11}  {:>11}  {time}",
+            "{:>9}  {:>11}  {:>11}  {:>11}  {:>11}  {time}{outside}",
             p.partition,
             number(p.next_offset),
             p.log_start,

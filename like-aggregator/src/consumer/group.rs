@@ -26,11 +26,20 @@ pub enum Rebalanced {
     Revoked(Vec<i32>),
 }
 
+/// What librdkafka reports of itself now and then.
+#[derive(Debug)]
+pub struct Report {
+    /// Per partition that is being fetched, the log's end.
+    pub log_ends: HashMap<i32, i64>,
+    /// Whether it is connected to any broker.
+    pub brokers_up: bool,
+}
+
 /// Notes of the callbacks.
 #[derive(Default)]
 pub struct GroupContext {
     rebalances: Mutex<VecDeque<Rebalanced>>,
-    log_ends: Mutex<Option<HashMap<i32, i64>>>,
+    report: Mutex<Option<Report>>,
     /// The consumer thread no longer looks: answer librdkafka at once.
     closing: AtomicBool,
 }
@@ -41,9 +50,9 @@ impl GroupContext {
         self.rebalances.lock().unwrap_or_else(PoisonError::into_inner).pop_front()
     }
 
-    /// Per partition the log's end, if it was reported since the last call.
-    pub fn new_log_ends(&self) -> Option<HashMap<i32, i64>> {
-        self.log_ends.lock().unwrap_or_else(PoisonError::into_inner).take()
+    /// librdkafka's latest report, if there is one since the last call.
+    pub fn new_report(&self) -> Option<Report> {
+        self.report.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 
     /// From now on partitions are given back in the callback itself.
@@ -54,9 +63,10 @@ impl GroupContext {
 
 impl ClientContext for GroupContext {
     fn stats(&self, statistics: Statistics) {
+        let brokers_up = statistics.brokers.values().any(|broker| broker.state == "UP");
         let partitions = statistics.topics.into_values().flat_map(|topic| topic.partitions);
-        let ends = partitions.filter(|(_, p)| p.ls_offset >= 0).map(|(id, p)| (id, p.ls_offset)).collect();
-        *self.log_ends.lock().unwrap_or_else(PoisonError::into_inner) = Some(ends);
+        let log_ends = partitions.filter(|(_, p)| p.ls_offset >= 0).map(|(id, p)| (id, p.ls_offset)).collect();
+        *self.report.lock().unwrap_or_else(PoisonError::into_inner) = Some(Report { log_ends, brokers_up });
     }
 }
 

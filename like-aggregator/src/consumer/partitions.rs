@@ -8,11 +8,11 @@ use std::time::{Duration, Instant};
 use anyhow::Context;
 use rdkafka::consumer::{CommitMode, Consumer};
 use rdkafka::{Offset, TopicPartitionList};
-use tracing::{debug, error, info};
+use tracing::{debug, error, info, warn};
 
 use super::group::Rebalanced;
 use super::position::Position;
-use super::{BUSY_POLL, ConsumerThread, GROUP, SEEK_TIMEOUT, State};
+use super::{BROKERS, BUSY_POLL, ConsumerThread, GROUP, OFFSETS, SEEK_TIMEOUT, State};
 use crate::batch::Span;
 use crate::store::StoredOffset;
 use crate::worker::{Answer, Order};
@@ -23,6 +23,10 @@ const REVOKE_WAIT: Duration = Duration::from_secs(1);
 const FINISH_WAIT: Duration = Duration::from_secs(5);
 /// What leaving the group may take.
 const LEAVE_WAIT: Duration = Duration::from_secs(3);
+/// How often the copy of the offsets is committed to Kafka.
+const COPY_INTERVAL: Duration = Duration::from_secs(1);
+/// How often a partition without a row is asked for again.
+const REFUSED_RETRY: Duration = Duration::from_secs(30);
 
 impl ConsumerThread {
     /// Acts on what the group has given and taken since the last turn.
@@ -67,14 +71,15 @@ impl ConsumerThread {
                 continue; // revoked meanwhile
             }
             let Some(stored) = stored.iter().find(|s| s.partition == partition) else {
-                error!(
-                    partition,
-                    topic = self.topic,
-                    "no row in kafka_offset: partition refused; run `like-aggregator setup`"
-                );
+                // Where counting would start is anybody's guess: at the log's start it would count
+                // again what was counted, at its end it would lose the rest.
+                if state.refused.insert(partition) {
+                    error!(partition, topic = self.topic, "no row in kafka_offset: partition refused, its likes wait");
+                }
                 refused = true;
                 continue;
             };
+            state.refused.remove(&partition);
             let offset = Offset::Offset(stored.next_offset);
             if state.assigned.insert(partition) {
                 new.add_partition_offset(&self.topic, partition, offset).context("assigning")?;
@@ -88,7 +93,26 @@ impl ConsumerThread {
         if asked.is_empty() || refused || new.count() > 0 {
             self.consumer.incremental_assign(&new).context("assigning")?;
         }
+        self.tell_refused(state);
         Ok(())
+    }
+
+    /// Not ready while a partition of ours isn't read; asks now and then whether its row is there.
+    pub(super) fn retry_refused(&self, state: &mut State) -> anyhow::Result<()> {
+        if state.refused.is_empty() || state.asked_refused.is_some_and(|at| at.elapsed() < REFUSED_RETRY) {
+            return Ok(());
+        }
+        state.asked_refused = Some(Instant::now());
+        let refused = state.refused.iter().copied().filter(|p| !state.wanted.contains(p)).collect();
+        self.want(state, refused)
+    }
+
+    fn tell_refused(&self, state: &State) {
+        if state.refused.is_empty() {
+            self.health.met(OFFSETS);
+        } else {
+            self.health.unmet(OFFSETS, format!("no row in kafka_offset for partitions {:?}", state.refused));
+        }
     }
 
     /// Drops what was collected of these partitions, gives the batch in flight a moment, and lets
@@ -99,6 +123,7 @@ impl ConsumerThread {
         for &partition in partitions {
             state.forget(partition);
             state.wanted.remove(&partition);
+            state.refused.remove(&partition);
             if state.assigned.remove(&partition) {
                 list.add_partition(&self.topic, partition);
             }
@@ -110,7 +135,7 @@ impl ConsumerThread {
             match self.answers.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
                 Ok(Answer::Applied(spans)) => {
                     state.in_flight = None;
-                    self.commit(state, &spans);
+                    self.committed(state, &spans, partitions);
                 }
                 Ok(answer) => self.answered(state, answer)?,
                 Err(_) => {
@@ -119,9 +144,15 @@ impl ConsumerThread {
                 }
             }
         }
+        self.copy_offsets(state);
         for &partition in partitions {
             state.committed.remove(&partition);
             self.metrics.forget_lag(partition);
+        }
+        self.tell_refused(state);
+        if state.paused {
+            // librdkafka keeps a partition paused when it goes, and when it comes back.
+            self.consumer.resume(&list).context("resuming")?;
         }
         self.consumer.incremental_unassign(&list).context("giving partitions back")
     }
@@ -129,12 +160,14 @@ impl ConsumerThread {
     /// Finishes or gives up the batch in flight, then leaves the group, so that the others need
     /// not wait for this member's session to time out.
     pub(super) fn leave(&self, state: &mut State) {
+        // One that came with the last poll still waits for its answer.
+        let _ = self.rebalance(state);
         let deadline = Instant::now() + FINISH_WAIT;
         while state.in_flight.is_some() {
             match self.answers.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
                 Ok(Answer::Applied(spans)) => {
                     state.in_flight = None;
-                    self.commit(state, &spans);
+                    self.committed(state, &spans, &[]);
                 }
                 Ok(Answer::Offsets(..)) => {}
                 Ok(Answer::StartAnew(_) | Answer::Fatal(_)) | Err(_) => break,
@@ -143,10 +176,10 @@ impl ConsumerThread {
         if let Some(flight) = state.in_flight.take() {
             flight.give_up.cancel();
         }
-        if !mem::take(&mut state.wanted).is_empty() {
-            // librdkafka still waits to be told from where these are read.
-            let _ = self.consumer.incremental_assign(&TopicPartitionList::new());
-        }
+        self.copy_offsets(state);
+        state.wanted.clear();
+        // librdkafka may still wait to be told from where partitions are read.
+        let _ = self.consumer.incremental_assign(&TopicPartitionList::new());
         self.consumer.unsubscribe();
         let deadline = Instant::now() + LEAVE_WAIT;
         while Instant::now() < deadline && !state.assigned.is_empty() {
@@ -158,14 +191,28 @@ impl ConsumerThread {
         self.consumer.context().close();
     }
 
-    /// Commits to Kafka what is committed in PostgreSQL: a copy, for lag tools.
-    pub(super) fn commit(&self, state: &mut State, spans: &[(i32, Span)]) {
-        let mut list = TopicPartitionList::with_capacity(spans.len());
+    /// Notes what a batch has moved of the partitions that are ours, or were until this moment.
+    pub(super) fn committed(&self, state: &mut State, spans: &[(i32, Span)], until_now: &[i32]) {
         for (partition, span) in spans {
-            state.committed.insert(*partition, span.next);
-            let added = list.add_partition_offset(&self.topic, *partition, Offset::Offset(span.next));
+            if state.assigned.contains(partition) || until_now.contains(partition) {
+                state.committed.insert(*partition, span.next);
+                state.to_copy.insert(*partition, span.next);
+            }
+        }
+        if state.copied.is_none_or(|at| at.elapsed() >= COPY_INTERVAL) {
+            self.copy_offsets(state);
+        }
+    }
+
+    /// Commits to Kafka what is committed in PostgreSQL: a copy, for lag tools. Once a second is
+    /// enough for them, and a rebalance waits for commits that are under way.
+    pub(super) fn copy_offsets(&self, state: &mut State) {
+        let mut list = TopicPartitionList::with_capacity(state.to_copy.len());
+        for (partition, next) in mem::take(&mut state.to_copy) {
+            let added = list.add_partition_offset(&self.topic, partition, Offset::Offset(next));
             debug_assert!(added.is_ok());
         }
+        state.copied = Some(Instant::now());
         if list.count() > 0
             && let Err(error) = self.consumer.commit(&list, CommitMode::Async)
         {
@@ -173,14 +220,28 @@ impl ConsumerThread {
         }
     }
 
-    pub(super) fn tell_lag(&self, state: &State) {
-        if let Some(ends) = self.consumer.context().new_log_ends() {
-            for (partition, next) in &state.committed {
-                if let Some(end) = ends.get(partition) {
-                    self.metrics.lag(*partition, (end - next).max(0));
-                }
+    /// What has to be done now and then rather than at once: lag, brokers, the offsets' copy.
+    pub(super) fn housekeeping(&self, state: &mut State) -> anyhow::Result<()> {
+        if !state.to_copy.is_empty() && state.copied.is_none_or(|at| at.elapsed() >= COPY_INTERVAL) {
+            self.copy_offsets(state);
+        }
+        self.retry_refused(state)?;
+        let Some(report) = self.consumer.context().new_report() else {
+            return Ok(());
+        };
+        if report.brokers_up {
+            if self.health.met(BROKERS) {
+                info!("Kafka answers");
+            }
+        } else if self.health.unmet(BROKERS, "no broker can be reached") {
+            warn!("no broker can be reached: waiting");
+        }
+        for (partition, next) in &state.committed {
+            if let Some(end) = report.log_ends.get(partition) {
+                self.metrics.lag(*partition, (end - next).max(0));
             }
         }
+        Ok(())
     }
 
     pub(super) fn list(&self, partitions: &BTreeSet<i32>) -> TopicPartitionList {

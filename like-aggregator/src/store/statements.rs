@@ -90,12 +90,14 @@ impl Statements<'_> {
     }
 
     /// Inserts and updates apart, both plain: only the holder of the partition's lock writes here.
+    /// Should another one write all the same, the insert conflicts or the update misses a row, and
+    /// nothing is written: a count must not be moved by a transition that was not ours.
     pub(super) async fn write_likes(
         &mut self,
         batch: &Batch,
         fold: &Fold<'_>,
         changes: &Changes,
-    ) -> Result<(), sqlx::Error> {
+    ) -> Result<(), ApplyError> {
         if !changes.first_likes.is_empty() {
             let wishes = || changes.first_likes.iter().map(|&i| &fold.wishes[i]);
             let sql = "INSERT INTO product_like (pair_key, changed_at, liked, product_id, user_id)
@@ -111,11 +113,13 @@ impl Statements<'_> {
             let wishes = || changes.changed.iter().map(|&i| &fold.wishes[i]);
             let sql = "UPDATE product_like SET liked = new.liked, changed_at = now()
                        FROM unnest($1::uuid[], $2::bool[]) AS new (pair_key, liked)
-                       WHERE product_like.pair_key = new.pair_key";
+                       WHERE product_like.pair_key = new.pair_key AND product_like.liked <> new.liked";
             let query = sqlx::query(sql)
                 .bind(wishes().map(|wish| wish.pair_key).collect::<Vec<_>>())
                 .bind(wishes().map(|wish| wish.last).collect::<Vec<_>>());
-            self.execute(query).await?;
+            if self.execute(query).await? != changes.changed.len() as u64 {
+                return Err(ApplyError::Raced);
+            }
         }
         Ok(())
     }
