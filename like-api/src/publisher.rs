@@ -214,6 +214,7 @@ impl Publisher {
             }
             tokio::time::sleep(backoff.pause()).await;
         }
+        health.unmet(PRODUCER_WARM, "Kafka has not given the producer its id yet");
         producer.context().has_id().await;
     }
 

@@ -16,14 +16,16 @@ use crate::error::ApiError;
 const CONNECTIONS: u32 = 8;
 /// Longest wait for a connection, a new one included.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
-/// Longest wait for an answer, the connection included. A cut cable shows in nothing else.
+/// Longest wait for an answer, the connection included.
 const READ_TIMEOUT: Duration = Duration::from_secs(3);
 /// A connection idle for longer is asked whether it is still there before a request relies on it.
 const TRUSTED_IDLE: Duration = Duration::from_secs(1);
 
 /// Connects when needed; PostgreSQL needn't be there.
 pub fn pool(settings: &DatabaseSettings) -> PgPool {
-    let options = settings.database_url.connect_options(SCHEMA, "like-api");
+    // The server gives up as well, or what nobody waits for any more would hold its connection.
+    let limit = READ_TIMEOUT.as_millis().to_string();
+    let options = settings.database_url.connect_options(SCHEMA, "like-api").options([("statement_timeout", limit)]);
     PgPoolOptions::new()
         .max_connections(CONNECTIONS)
         .acquire_timeout(CONNECT_TIMEOUT)

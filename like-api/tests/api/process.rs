@@ -126,6 +126,7 @@ fn it_says_whom_it_believes_and_ends_at_once_without_kafka_and_postgresql() {
     let (status, log) = running.end();
     assert_eq!(status, Some(0), "{log}");
     assert!(signalled.elapsed() < Duration::from_secs(10), "{:?}", signalled.elapsed());
+    assert!(!log.contains("still in progress"), "{log}");
     assert!(!log.contains("secret"));
 }
 
@@ -181,5 +182,7 @@ async fn a_like_in_progress_is_acknowledged_before_the_end() {
     let (status, log) = tokio::task::spawn_blocking(|| running.end()).await.unwrap();
     assert_eq!(status, Some(0), "{log}");
     assert!(signalled.elapsed() < Duration::from_secs(10), "{:?}", signalled.elapsed());
+    // It has finished, and not given up.
+    assert!(!log.contains("still in progress"), "{log}");
     assert_eq!(topic.end_offsets(), [1]);
 }

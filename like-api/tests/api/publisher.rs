@@ -81,6 +81,20 @@ async fn the_real_broker_says_where_an_event_stands() {
 }
 
 #[tokio::test]
+async fn a_producer_is_warm_once_it_has_its_id_and_not_before() {
+    let mock = mock("t");
+    let loading = RDKafkaRespErr::RD_KAFKA_RESP_ERR_COORDINATOR_LOAD_IN_PROGRESS;
+    mock.request_errors(RDKafkaApiKey::InitProducerId, &[loading; 1000]);
+    let it = publisher(&mock.bootstrap_servers(), "t", &[]);
+    eventually("only the id is waited for", async || {
+        it.health.unready()[PRODUCER_WARM].contains("its id").then_some(())
+    })
+    .await;
+    mock.clear_request_errors(RDKafkaApiKey::InitProducerId);
+    it.warm().await;
+}
+
+#[tokio::test]
 async fn a_full_queue_refuses_at_once_and_what_waited_is_certainly_not_written() {
     let it = publisher(NOBODY, "t", &[("queue.buffering.max.messages", "1")]);
     let (first, second) = tokio::join!(it.publisher.publish("p1", b"1"), it.publisher.publish("p1", b"2"));
