@@ -21,8 +21,9 @@ install_k6() {
     die "$need, and there is no Go here (Debian's is too old: take it from https://go.dev/dl)"
   local version
   version=$(go env GOVERSION)
-  [[ $version =~ ^go1\.([0-9]+) ]] && [ "${BASH_REMATCH[1]}" -ge 25 ] ||
+  if ! [[ $version =~ ^go1\.([0-9]+) ]] || [ "${BASH_REMATCH[1]}" -lt 25 ]; then
     die "$need, and this is ${version:-an older one} (Debian's is too old: take it from https://go.dev/dl)"
+  fi
   mkdir -p "$LOCAL/bin"
   GOBIN=$LOCAL/bin quietly "$LOCAL/k6-install.log" "installing k6 $K6_VERSION (a minute or two)" \
     go install "go.k6.io/k6@$K6_VERSION"
