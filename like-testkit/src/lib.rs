@@ -1,13 +1,22 @@
 //! For tests and benches only: what they need of a real Kafka and a real PostgreSQL, each test
 //! with a topic and a database of its own, so that all can run side by side.
 
+pub mod broker;
+mod client;
 mod database;
+mod events;
+pub mod process;
 mod proxy;
+mod system;
 mod topic;
 mod wait;
 
+pub use broker::{Scram, TestBroker};
+pub use client::{Acknowledged, TestClient};
 pub use database::TestDatabase;
+pub use events::event;
 pub use proxy::TestProxy;
+pub use system::{TestService, TestSystem};
 pub use topic::TestTopic;
 pub use wait::eventually;
 

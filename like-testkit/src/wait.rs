@@ -7,12 +7,27 @@ const DEADLINE: Duration = Duration::from_secs(60);
 
 /// Asks again and again until `ask` answers, and panics with `what` if it never does.
 pub async fn eventually<T>(what: &str, mut ask: impl AsyncFnMut() -> Option<T>) -> T {
-    let start = Instant::now();
+    let patience = Patience::new();
     loop {
         if let Some(answer) = ask().await {
             return answer;
         }
-        assert!(start.elapsed() < DEADLINE, "waited {DEADLINE:?} in vain: {what}");
+        patience.pause(what).await;
+    }
+}
+
+/// The same for a loop that is written out, as one has to be in a spawned task: the compiler
+/// can't see yet that the future of an async closure may move between threads.
+pub(crate) struct Patience(Instant);
+
+impl Patience {
+    pub(crate) fn new() -> Self {
+        Self(Instant::now())
+    }
+
+    /// Waits a moment; panics with `what` after the deadline.
+    pub(crate) async fn pause(&self, what: &str) {
+        assert!(self.0.elapsed() < DEADLINE, "waited {DEADLINE:?} in vain: {what}");
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
 }

@@ -1,0 +1,97 @@
+//! Callers of like-api, who keep to what its documentation asks of them: who gets no
+//! acknowledgement asks again with the same `Idempotency-Key`.
+
+use reqwest::{Client, Method, StatusCode};
+use serde_json::Value;
+use uuid::Uuid;
+
+use crate::wait::Patience;
+
+/// Requests to one like-api.
+#[derive(Debug, Clone)]
+pub struct TestClient {
+    http: Client,
+    url: String,
+}
+
+/// What a 202 says.
+#[derive(Debug, Clone)]
+pub struct Acknowledged {
+    /// The event's id.
+    pub event_id: Uuid,
+    /// Where the event stands in the log.
+    pub receipt: String,
+}
+
+impl TestClient {
+    /// For the service at this URL.
+    pub fn new(http: Client, url: &str) -> Self {
+        Self { http, url: url.to_owned() }
+    }
+
+    /// Sends a wish, again and again if it has to, until it is acknowledged. An answer that asking
+    /// again won't change is a failure.
+    pub async fn wish(&self, user: &str, product: &str, liked: bool, key: &str) -> Acknowledged {
+        let patience = Patience::new();
+        loop {
+            if let Some(acknowledged) = self.try_wish(user, product, liked, key).await {
+                return acknowledged;
+            }
+            patience.pause("a wish is acknowledged").await;
+        }
+    }
+
+    async fn try_wish(&self, user: &str, product: &str, liked: bool, key: &str) -> Option<Acknowledged> {
+        let method = if liked { Method::PUT } else { Method::DELETE };
+        let url = format!("{}/v1/products/{product}/like", self.url);
+        let request = self.http.request(method, &url).header("X-User-Id", user);
+        // No answer at all: the service has ended, or was ended.
+        let answer = request.header("Idempotency-Key", key).send().await.ok()?;
+        match answer.status() {
+            StatusCode::ACCEPTED => {}
+            StatusCode::SERVICE_UNAVAILABLE | StatusCode::GATEWAY_TIMEOUT => return None,
+            status => panic!("{url}: {status} {:?}", answer.text().await),
+        }
+        let body: Value = answer.json().await.ok()?;
+        assert_eq!((&body["productId"], &body["liked"]), (&Value::from(product), &Value::from(liked)));
+        let text = |field: &str| body[field].as_str().unwrap_or_else(|| panic!("{field} in {body}")).to_owned();
+        let event_id = text("eventId").parse().expect("eventId is a UUID");
+        Some(Acknowledged { event_id, receipt: text("receipt") })
+    }
+
+    /// Waits until the receipt says that its event is counted; nothing else than "pending" may
+    /// come before that.
+    pub async fn wait_until_counted(&self, receipt: &str) {
+        let path = format!("/v1/receipts/{receipt}");
+        let patience = Patience::new();
+        loop {
+            let answer = self.get(&path, "anybody").await;
+            match answer["status"].as_str() {
+                Some("counted") => return,
+                Some("pending") => patience.pause("a receipt says counted").await,
+                _ => panic!("{path}: {answer}"),
+            }
+        }
+    }
+
+    /// Count and "do I like it" of each product, as `user` sees them: at most 100 products.
+    pub async fn likes(&self, user: &str, products: &[String]) -> Vec<(i64, bool)> {
+        let answer = self.get(&format!("/v1/likes?ids={}", products.join(",")), user).await;
+        let answer = answer.as_array().unwrap_or_else(|| panic!("{answer}"));
+        assert_eq!(
+            answer.iter().map(|likes| &likes["productId"]).collect::<Vec<_>>(),
+            products.iter().collect::<Vec<_>>()
+        );
+        let one = |likes: &Value| Some((likes["count"].as_i64()?, likes["liked"].as_bool()?));
+        answer.iter().map(|likes| one(likes).unwrap_or_else(|| panic!("{likes}"))).collect()
+    }
+
+    async fn get(&self, path: &str, user: &str) -> Value {
+        let request = self.http.get(format!("{}{path}", self.url)).header("X-User-Id", user);
+        let answer = request.send().await.unwrap_or_else(|e| panic!("{path}: {e}"));
+        let status = answer.status();
+        let body = answer.text().await.unwrap_or_else(|e| panic!("{path}: {e}"));
+        assert_eq!(status, StatusCode::OK, "{path}: {body}");
+        serde_json::from_str(&body).unwrap_or_else(|e| panic!("{path}: {e}: {body}"))
+    }
+}

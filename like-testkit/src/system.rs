@@ -1,0 +1,201 @@
+//! Both services as processes on one topic and one database, for tests that see of them what a
+//! user or an operator sees: HTTP, rows, logs, exit statuses.
+
+use std::process::{ExitStatus, Output};
+use std::time::Duration;
+
+use serde_json::Value;
+
+use crate::process::{TestProcess, command, free_addr, run_to_end};
+use crate::{TestClient, TestDatabase, eventually};
+
+/// How long a command may take that ends by itself.
+const COMMAND_LIMIT: Duration = Duration::from_secs(60);
+
+/// What the processes of one test have in common.
+pub struct TestSystem {
+    /// Where likes are counted.
+    pub database: TestDatabase,
+    /// The topic's name.
+    pub topic: String,
+    settings: Vec<(String, String)>,
+}
+
+/// One running service.
+pub struct TestService {
+    /// Its process.
+    pub process: TestProcess,
+    /// Of its public port, if it has one.
+    pub url: String,
+    /// Of its admin port.
+    pub admin: String,
+    /// A client for both.
+    pub http: reqwest::Client,
+}
+
+impl TestSystem {
+    /// A topic's name of its own and an empty database: nothing is set up yet.
+    pub async fn new() -> Self {
+        Self::on(format!("test-{}", uuid::Uuid::now_v7()), TestDatabase::create_empty().await)
+    }
+
+    /// A system that is set up by the real command, with this many partitions.
+    pub async fn set_up(partitions: i32) -> Self {
+        let system = Self::new().await;
+        system.setup(&["--partitions", &partitions.to_string()]).await;
+        system
+    }
+
+    /// A system for this topic in this database.
+    pub fn on(topic: String, database: TestDatabase) -> Self {
+        let settings = [
+            ("KAFKA_BOOTSTRAP_SERVERS", crate::kafka()),
+            ("KAFKA_TOPIC", topic.clone()),
+            ("KAFKA_GROUP_ID", format!("group-of-{topic}")),
+            ("DATABASE_URL", database.url.clone()),
+            ("AUTH_MODE", "trusted-header".to_owned()),
+            ("RUST_LOG", "info,like_aggregator=debug,sqlx::postgres::notice=warn".to_owned()),
+        ];
+        let settings = settings.into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
+        Self { database, topic, settings }
+    }
+
+    /// Sets a variable for all processes started from now on.
+    pub fn set(&mut self, name: &str, value: &str) {
+        self.unset(name);
+        self.settings.push((name.to_owned(), value.to_owned()));
+    }
+
+    /// Leaves a variable out from now on.
+    pub fn unset(&mut self, name: &str) {
+        self.settings.retain(|(known, _)| known != name);
+    }
+
+    /// What is set, to be set again by [`TestSystem::set_all`].
+    pub fn settings(&self) -> Vec<(String, String)> {
+        self.settings.clone()
+    }
+
+    /// Sets these variables and no others.
+    pub fn set_all(&mut self, settings: Vec<(String, String)>) {
+        self.settings = settings;
+    }
+
+    /// Runs `like-aggregator` with these arguments to its end.
+    pub async fn command(&self, args: &[&str]) -> Output {
+        run_to_end(command("like-aggregator", args, &self.settings), COMMAND_LIMIT).await
+    }
+
+    /// `like-aggregator setup`, which must succeed.
+    pub async fn setup(&self, args: &[&str]) {
+        let output = self.command(&[&["setup"], args].concat()).await;
+        assert!(output.status.success(), "{output:?}");
+    }
+
+    /// Starts a `like-aggregator run`; it may not be ready yet. `settings` go before the system's.
+    pub fn start_aggregator(&self, settings: &[(&str, &str)]) -> TestService {
+        self.start("like-aggregator", &["run"], settings)
+    }
+
+    /// Starts one and waits until it is ready.
+    pub async fn aggregator(&self, settings: &[(&str, &str)]) -> TestService {
+        let mut service = self.start_aggregator(settings);
+        service.wait_until_ready().await;
+        service
+    }
+
+    /// Starts a like-api and waits until it is ready. `settings` go before the system's.
+    pub async fn api(&self, settings: &[(&str, &str)]) -> TestService {
+        let mut service = self.start("like-api", &[], settings);
+        service.wait_until_ready().await;
+        service
+    }
+
+    fn start(&self, name: &str, args: &[&str], own: &[(&str, &str)]) -> TestService {
+        let address = |setting| match own.iter().find(|(name, _)| *name == setting) {
+            Some((_, addr)) => (*addr).to_owned(),
+            None => free_addr().to_string(),
+        };
+        let (listen, admin) = (address("LISTEN_ADDR"), address("ADMIN_ADDR"));
+        let mut settings = self.settings.clone();
+        let addresses = [("LISTEN_ADDR", listen.as_str()), ("ADMIN_ADDR", &admin)];
+        for (name, value) in own.iter().chain(&addresses) {
+            settings.retain(|(known, _)| known != name);
+            settings.push(((*name).to_owned(), (*value).to_owned()));
+        }
+        let process = TestProcess::start(&format!("{name} ({admin})"), command(name, args, &settings));
+        let http = reqwest::Client::builder().no_proxy().timeout(Duration::from_secs(30)).build().expect("client");
+        TestService { process, url: format!("http://{listen}"), admin: format!("http://{admin}"), http }
+    }
+
+    /// The first column of the first row of a query in the system's database.
+    pub async fn number(&self, sql: &'static str) -> i64 {
+        sqlx::query_scalar(sql).fetch_one(&self.database.pool).await.unwrap_or_else(|e| panic!("{sql}: {e}"))
+    }
+
+    /// Waits until a query answers this number.
+    pub async fn number_becomes(&self, sql: &'static str, expected: i64) {
+        eventually(&format!("{sql}: {expected}"), async || (self.number(sql).await == expected).then_some(())).await;
+    }
+
+    /// Waits until the sum of all next offsets is this: so many records are folded, if the log
+    /// started at 0.
+    pub async fn folded(&self, records: i64) {
+        self.number_becomes("SELECT sum(next_offset)::bigint FROM kafka_offset", records).await;
+    }
+
+    /// Products whose count isn't the number of their likers plus their deltas.
+    pub async fn wrong_counts(&self) -> i64 {
+        self.number(
+            "SELECT count(*) FROM product_like_count
+             FULL JOIN (SELECT product_id, count(*) AS likers FROM product_like WHERE liked GROUP BY 1) l USING (product_id)
+             WHERE like_count IS DISTINCT FROM coalesce(likers, 0) + delta_count",
+        )
+        .await
+    }
+}
+
+impl TestService {
+    /// Waits until `/readyz` says so; fails at once if the process ends.
+    pub async fn wait_until_ready(&mut self) {
+        let url = format!("{}/readyz", self.admin);
+        eventually("ready", async || {
+            assert_eq!(self.process.status(), None, "it has ended");
+            self.http.get(&url).send().await.is_ok_and(|answer| answer.status() == 200).then_some(())
+        })
+        .await;
+    }
+
+    /// What `/readyz` says it waits for.
+    pub async fn waiting_for(&self) -> Option<Value> {
+        let answer = self.http.get(format!("{}/readyz", self.admin)).send().await.ok()?;
+        let mut body: Value = answer.json().await.ok()?;
+        Some(body["waitingFor"].take())
+    }
+
+    /// The sum of a metric's series whose labels contain `label` (all, if it is empty).
+    pub async fn metric(&self, name: &str, label: &str) -> f64 {
+        self.series(name, label).await.iter().sum()
+    }
+
+    /// The values of a metric's series whose labels contain `label`.
+    pub async fn series(&self, name: &str, label: &str) -> Vec<f64> {
+        let answer = self.http.get(format!("{}/metrics", self.admin)).send().await.expect("/metrics");
+        let text = answer.text().await.expect("/metrics");
+        let series = text.lines().filter_map(|line| line.rsplit_once(' '));
+        let of_name = series.filter(|(series, _)| series.split('{').next() == Some(name) && series.contains(label));
+        of_name.map(|(_, value)| value.parse().expect("a number")).collect()
+    }
+
+    /// Requests to its public port.
+    pub fn client(&self) -> TestClient {
+        TestClient::new(self.http.clone(), &self.url)
+    }
+
+    /// SIGTERM, and its end: the status and how long it took.
+    pub async fn stop(&mut self) -> (ExitStatus, Duration) {
+        let start = std::time::Instant::now();
+        self.process.terminate();
+        (self.process.ended().await, start.elapsed())
+    }
+}
