@@ -1,0 +1,214 @@
+//! The whole system as its users see it: likes over HTTP into the real like-api, counted by real
+//! like-aggregators that are killed and stopped on the way. Whatever was acknowledged is counted
+//! exactly once.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use like_testkit::{TestClient, TestService, TestSystem, eventually};
+use rand::rngs::StdRng;
+use rand::{RngExt, SeedableRng};
+use tokio::task::JoinSet;
+use uuid::Uuid;
+
+const PARTITIONS: i32 = 8;
+const PRODUCTS: usize = 20;
+
+/// Users who click at the same time, each one click after the other.
+struct Crowd {
+    users: JoinSet<Record>,
+    enough: Arc<AtomicBool>,
+}
+
+/// What became known to users by acknowledgements.
+#[derive(Default)]
+struct Record {
+    users: BTreeSet<String>,
+    receipts: Vec<String>,
+    event_ids: BTreeSet<Uuid>,
+    /// (product, user): the likes that there should be.
+    liked: BTreeSet<(String, String)>,
+}
+
+impl Crowd {
+    /// `users` users click `clicks` times each, and go on until told that it is enough.
+    fn start(client: &TestClient, users: usize, clicks: usize) -> Self {
+        let enough = Arc::new(AtomicBool::new(false));
+        let user = |n| click(client.clone(), n, clicks, Arc::clone(&enough));
+        Self { users: (0..users).map(user).collect(), enough }
+    }
+
+    async fn finish(self) -> Record {
+        self.enough.store(true, Ordering::Relaxed);
+        self.users.join_all().await.into_iter().fold(Record::default(), Record::and)
+    }
+}
+
+/// One user: likes and unlikes, and every fourth time an earlier click once more, which must not
+/// bring its wish back.
+async fn click(client: TestClient, user: usize, clicks: usize, enough: Arc<AtomicBool>) -> Record {
+    let mut dice = StdRng::seed_from_u64(user as u64);
+    let user = format!("user-{user}");
+    let mut record = Record { users: [user.clone()].into(), ..Record::default() };
+    let mut past: Vec<(String, bool, String)> = Vec::new();
+    for n in 0.. {
+        if n >= clicks && enough.load(Ordering::Relaxed) {
+            break;
+        }
+        let (product, liked, key) = if !past.is_empty() && dice.random_ratio(1, 4) {
+            past[dice.random_range(..past.len())].clone()
+        } else {
+            let product = format!("product-{}", dice.random_range(..PRODUCTS));
+            past.push((product, dice.random_ratio(2, 3), format!("click-{n}")));
+            past[past.len() - 1].clone()
+        };
+        let acknowledged = client.wish(&user, &product, liked, &key).await;
+        record.receipts.push(acknowledged.receipt);
+        if record.event_ids.insert(acknowledged.event_id) {
+            if liked {
+                record.liked.insert((product, user.clone()));
+            } else {
+                record.liked.remove(&(product, user.clone()));
+            }
+        }
+    }
+    record
+}
+
+impl Record {
+    fn and(mut self, other: Self) -> Self {
+        self.users.extend(other.users);
+        self.receipts.extend(other.receipts);
+        self.event_ids.extend(other.event_ids);
+        self.liked.extend(other.liked);
+        self
+    }
+
+    /// Compares what was acknowledged with what is counted, through the API and in the tables.
+    async fn is_counted(&self, system: &TestSystem, client: &TestClient) {
+        let mut waiting = JoinSet::new();
+        for receipts in self.receipts.chunks(self.receipts.len().div_ceil(16)) {
+            let (client, receipts) = (client.clone(), receipts.to_vec());
+            waiting.spawn(async move {
+                for receipt in receipts {
+                    client.wait_until_counted(&receipt).await;
+                }
+            });
+        }
+        waiting.join_all().await;
+
+        let products: Vec<_> = (0..PRODUCTS).map(|n| format!("product-{n}")).collect();
+        let likers = |product: &String| self.liked.iter().filter(|(p, _)| p == product).count() as i64;
+        for user in &self.users {
+            let likes = |product: &String| (likers(product), self.liked.contains(&(product.clone(), user.clone())));
+            let expected: Vec<_> = products.iter().map(likes).collect();
+            assert_eq!(client.likes(user, &products).await, expected, "{user}");
+        }
+        assert_eq!(system.wrong_counts().await, 0);
+        let handled: Vec<Uuid> = sqlx::query_scalar("SELECT event_id FROM event_handled ORDER BY event_id")
+            .fetch_all(&system.database.pool)
+            .await
+            .unwrap();
+        assert_eq!(handled, self.event_ids.iter().copied().collect::<Vec<_>>());
+    }
+}
+
+/// Partitions that a running aggregator owns.
+async fn owned(aggregator: &TestService) -> usize {
+    aggregator.series("likes_consumer_lag_records", "").await.len()
+}
+
+async fn committed(aggregator: &TestService) -> f64 {
+    aggregator.metric("likes_events_total", "").await
+}
+
+/// Two in one group, once each owns its half of the partitions.
+async fn two_aggregators(system: &TestSystem, settings: &[(&str, &str)]) -> [TestService; 2] {
+    let two = [system.aggregator(settings).await, system.aggregator(settings).await];
+    let half = PARTITIONS as usize / 2;
+    eventually("both own half", async || (owned(&two[0]).await == half && owned(&two[1]).await == half).then_some(()))
+        .await;
+    two
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_acknowledged_is_counted_exactly_once() {
+    let system = TestSystem::set_up(PARTITIONS).await;
+    let api = system.api(&[]).await;
+    let aggregators = two_aggregators(&system, &[]).await;
+
+    let record = Crowd::start(&api.client(), 200, 15).finish().await;
+    record.is_counted(&system, &api.client()).await;
+
+    let mut all = 0.0;
+    for aggregator in &aggregators {
+        let own = committed(aggregator).await;
+        assert!(own > 0.0, "one of them has counted nothing, so this test shows nothing");
+        all += own;
+    }
+    assert_eq!(all as usize, record.receipts.len(), "each record once, by one of them");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_a_users_wishes_the_last_one_holds() {
+    let system = TestSystem::set_up(1).await;
+    let api = system.api(&[]).await;
+    let _aggregator = system.aggregator(&[("BATCH_MAX_WAIT", "5ms")]).await;
+    let mut users = JoinSet::new();
+    for last in [true, false] {
+        let client = api.client();
+        users.spawn(async move {
+            let mut receipt = String::new();
+            for n in 0..2_000 {
+                // The last of them, 1999, is `last`.
+                receipt = client.wish(&format!("ends-{last}"), "p", (n % 2 == 1) == last, &n.to_string()).await.receipt;
+            }
+            client.wait_until_counted(&receipt).await;
+        });
+    }
+    users.join_all().await;
+    let p = ["p".to_owned()];
+    assert_eq!(api.client().likes("ends-true", &p).await, [(1, true)]);
+    assert_eq!(api.client().likes("ends-false", &p).await, [(1, false)]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn after_kill_9_the_other_aggregator_goes_on_exactly() {
+    let system = TestSystem::set_up(PARTITIONS).await;
+    let api = system.api(&[]).await;
+    let file = tempfile::NamedTempFile::new().unwrap();
+    fs::write(file.path(), "session.timeout.ms=6000\nheartbeat.interval.ms=1000\n").unwrap();
+    let quick = [("KAFKA_CONFIG_FILE", file.path().to_str().unwrap()), ("BATCH_MAX_WAIT", "10ms")];
+    let [survivor, mut victim] = two_aggregators(&system, &quick).await;
+
+    let crowd = Crowd::start(&api.client(), 8, 50);
+    eventually("the victim counts", async || (committed(&victim).await > 50.0).then_some(())).await;
+    victim.process.kill();
+    assert!(!victim.process.ended().await.success());
+    eventually("the survivor owns all", async || (owned(&survivor).await == PARTITIONS as usize).then_some(())).await;
+
+    crowd.finish().await.is_counted(&system, &api.client()).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn both_end_in_order_on_sigterm_and_lose_nothing() {
+    let system = TestSystem::set_up(PARTITIONS).await;
+    let mut api = system.api(&[]).await;
+    let mut aggregator = system.aggregator(&[]).await;
+    let crowd = Crowd::start(&api.client(), 50, 5);
+    eventually("it counts", async || (committed(&aggregator).await > 50.0).then_some(())).await;
+
+    // Both are in the middle of work; the users go on asking.
+    let (of_api, of_aggregator) = tokio::join!(api.stop(), aggregator.stop());
+    for (status, took) in [of_api, of_aggregator] {
+        assert!(status.success() && took < Duration::from_secs(10), "{status} after {took:?}");
+    }
+    let same_address = api.url.trim_start_matches("http://");
+    let api = system.api(&[("LISTEN_ADDR", same_address)]).await;
+    let _aggregator = system.aggregator(&[]).await;
+
+    crowd.finish().await.is_counted(&system, &api.client()).await;
+}
