@@ -105,8 +105,10 @@ pub fn consumer_config(mut config: ClientConfig, group: &str) -> ClientConfig {
     let tuned = [
         // Default 1000: a full queue would stop fetching for a second, four times slower.
         ("fetch.queue.backoff.ms", "5"),
-        // Default 64 MiB of records fetched ahead.
-        ("queued.max.messages.kbytes", "16384"),
+        // Defaults 64 MiB and 50 MiB: records fetched ahead, and an answer of the broker, which stays
+        // in memory until its last record is read. Two batches ahead are enough.
+        ("queued.max.messages.kbytes", "6144"),
+        ("fetch.max.bytes", "4194304"),
         // Default 45 s: how long a killed worker's partitions stay uncounted.
         ("session.timeout.ms", "10000"),
         ("heartbeat.interval.ms", "2000"),
