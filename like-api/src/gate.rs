@@ -125,13 +125,13 @@ impl Watch {
     async fn check(&self, layout: &Layout, warned: &mut Vec<String>) -> bool {
         let described = match topic_check::describe(&self.kafka, &self.topic).await {
             Ok(described) => described,
-            // What was found last stays in force: Kafka being away shows in the likes themselves.
+            // An open gate stays open: Kafka being away shows in the likes themselves.
             Err(error) => {
-                let known = !self.health.unready().contains_key(TOPIC_CHECKED);
-                if !known {
+                let open = self.gate.sequence().is_ok();
+                if !open {
                     self.not_yet(TOPIC_CHECKED, &format!("Kafka can't be asked about the topic: {error:#}"));
                 }
-                return known;
+                return open;
             }
         };
         let Findings { fatal, warnings } = topic_check::compare(described.as_ref(), &self.topic, layout.partitions);

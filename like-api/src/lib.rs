@@ -33,9 +33,12 @@ use crate::metrics::Metrics;
 use crate::publisher::{PRODUCER_WARM, Publisher};
 
 /// Requests in progress get this long after a signal: a like is settled in some six seconds.
-const FINISH_TIMEOUT: Duration = Duration::from_secs(7);
+const FINISH_TIMEOUT: Duration = Duration::from_millis(6_500);
 /// And then events whose requests have ended before them.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// And each of what is left to close.
+const CLOSE_TIMEOUT: Duration = Duration::from_millis(500);
 
 /// What handlers share.
 pub struct AppState {
@@ -115,8 +118,10 @@ pub async fn serve(config: Config, listeners: Listeners, shutdown: CancellationT
     watch_abort.abort();
     publisher.flush(FLUSH_TIMEOUT).await;
     admin_stop.cancel();
-    // Its callers may keep their connections open.
-    let _ = tokio::time::timeout(Duration::from_millis(500), admin).await;
+    // Its callers may keep their connections open; and closing a client waits for threads of its
+    // own, which may be waiting for a name server. The process needn't.
+    let _ = tokio::time::timeout(CLOSE_TIMEOUT, admin).await;
+    let _ = tokio::time::timeout(CLOSE_TIMEOUT, tokio::task::spawn_blocking(move || drop(publisher))).await;
     info!("like-api ends");
     served
 }

@@ -5,9 +5,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use rdkafka::ClientContext;
+use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{BorrowedMessage, Message};
-use rdkafka::producer::{DeliveryResult, Producer as _, ProducerContext, ThreadedProducer};
+use rdkafka::producer::{DefaultProducerContext, DeliveryResult, Producer as _, ProducerContext, ThreadedProducer};
 use rdkafka::types::RDKafkaMessage;
 use serde::Deserialize;
 use tokio::sync::{Notify, oneshot, watch};
@@ -34,7 +35,8 @@ pub(super) struct Deliveries {
     last_error: Mutex<Option<(Option<RDKafkaErrorCode>, Instant)>>,
 }
 
-/// An error of the same kind is logged again after this long.
+/// An error of the same kind is logged again after this long: each comes twice, and with each
+/// attempt to connect.
 const REPEAT_ERROR_AFTER: Duration = Duration::from_secs(10);
 
 impl Deliveries {
@@ -82,12 +84,21 @@ impl ClientContext for Deliveries {
     fn error(&self, error: KafkaError, reason: &str) {
         // A fatal error comes under any code; the one who waits asks the client whether it was.
         self.maybe_fatal.notify_one();
-        // Each comes twice, and again with each attempt to connect.
-        let mut last = self.last_error.lock().unwrap_or_else(PoisonError::into_inner);
         let code = error.rdkafka_error_code();
+        if matches!(code, Some(RDKafkaErrorCode::BrokerTransportFailure | RDKafkaErrorCode::Resolve)) {
+            return; // In librdkafka's own log, which says it once in a while and not each time.
+        }
+        let mut last = self.last_error.lock().unwrap_or_else(PoisonError::into_inner);
         if last.is_none_or(|(last, at)| last != code || at.elapsed() > REPEAT_ERROR_AFTER) {
             *last = Some((code, Instant::now()));
             warn!(%error, reason, "Kafka");
+        }
+    }
+
+    fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
+        // It says that a producer ignores it, but asking where a log ends doesn't.
+        if !(facility == "CONFWARN" && message.contains("isolation.level")) {
+            DefaultProducerContext.log(level, facility, message);
         }
     }
 }

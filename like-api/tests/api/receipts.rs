@@ -1,8 +1,14 @@
 //! What became of an acknowledged like, by the rows that like-aggregator writes.
 
+use std::time::Duration;
+
 use like_testkit::{TestDatabase, TestTopic};
+use rdkafka::ClientConfig;
+use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
 
 use crate::common::Api;
+
+const TIMEOUT: Duration = Duration::from_secs(30);
 
 #[tokio::test]
 async fn a_receipt_says_what_became_of_its_event() {
@@ -54,4 +60,26 @@ async fn a_like_is_pending_from_its_acknowledgement_on_and_counted_once_folded()
     assert_eq!(api.get(&location).await.json["status"], "pending");
     sqlx::query("UPDATE kafka_offset SET next_offset = 1").execute(&database.pool).await.unwrap();
     assert_eq!(api.get(&location).await.json["status"], "counted");
+}
+
+#[tokio::test]
+async fn a_foreign_transaction_that_is_still_open_hides_no_event_behind_it() {
+    let (topic, database) = (TestTopic::create(1).await, TestDatabase::create().await);
+    database.lay_out(&topic.name, 1).await;
+    let api = Api::ready(&topic, &database).await;
+    let foreign: BaseProducer = ClientConfig::new()
+        .set("bootstrap.servers", like_testkit::kafka())
+        .set("transactional.id", &topic.name)
+        .create()
+        .unwrap();
+    foreign.init_transactions(TIMEOUT).unwrap();
+    foreign.begin_transaction().unwrap();
+    foreign.send(BaseRecord::to(&topic.name).key("p1").payload("{}")).map_err(|(error, _)| error).unwrap();
+    foreign.flush(TIMEOUT).unwrap();
+    // Acknowledged, but by another replica: this one has to ask the broker.
+    topic.publish(Some(0), Some(b"p1"), Some(b"{}"));
+    topic.flush();
+    assert_eq!(api.get("/v1/receipts/1-0-1").await.json["status"], "pending");
+    api.get("/v1/receipts/1-0-2").await.assert_problem(404, "receipt-unknown");
+    foreign.abort_transaction(TIMEOUT).unwrap();
 }
