@@ -156,23 +156,28 @@ async fn what_was_acknowledged_is_counted_exactly_once() {
 async fn of_a_users_wishes_the_last_one_holds() {
     let system = TestSystem::set_up(1).await;
     let api = system.api(&[]).await;
-    let _aggregator = system.aggregator(&[("BATCH_MAX_WAIT", "5ms")]).await;
+    // Several wishes of a user in a batch, and many batches.
+    let _aggregator = system.aggregator(&[("BATCH_MAX_WAIT", "50ms")]).await;
+    let ends_liking = |user: usize| user % 4 < 2;
     let mut users = JoinSet::new();
-    for last in [true, false] {
+    for user in 0..12 {
         let client = api.client();
+        // One wish more than the user before: in the batches of their ends each has another number.
+        let wishes = 180 + user;
         users.spawn(async move {
             let mut receipt = String::new();
-            for n in 0..2_000 {
-                // The last of them, 1999, is `last`.
-                receipt = client.wish(&format!("ends-{last}"), "p", (n % 2 == 1) == last, &n.to_string()).await.receipt;
+            for n in 1..=wishes {
+                let liked = ends_liking(user) == ((wishes - n) % 2 == 0);
+                receipt = client.wish(&format!("user-{user}"), "p", liked, &n.to_string()).await.receipt;
             }
             client.wait_until_counted(&receipt).await;
         });
     }
     users.join_all().await;
-    let p = ["p".to_owned()];
-    assert_eq!(api.client().likes("ends-true", &p).await, [(1, true)]);
-    assert_eq!(api.client().likes("ends-false", &p).await, [(1, false)]);
+    for user in 0..12 {
+        let likes = api.client().likes(&format!("user-{user}"), &["p".to_owned()]).await;
+        assert_eq!(likes, [(6, ends_liking(user))], "user-{user}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
