@@ -62,17 +62,6 @@ impl Aggregator {
         self.child.id() as i32
     }
 
-    /// Waits until it is ready, which is when it has its partitions and knows where they stand.
-    pub fn ready(&mut self) -> anyhow::Result<()> {
-        let start = Instant::now();
-        while !self.get("/readyz").is_ok_and(|(status, _)| status == 200) {
-            self.check()?;
-            ensure!(start.elapsed() < Duration::from_secs(60), "like-aggregator isn't ready after 60 s");
-            sleep(Duration::from_millis(5));
-        }
-        Ok(())
-    }
-
     /// An error if it has ended, which it should not by itself.
     pub fn check(&mut self) -> anyhow::Result<()> {
         match self.child.try_wait()? {

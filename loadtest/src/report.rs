@@ -30,9 +30,9 @@ pub struct Measured {
     pub cores: usize,
     /// Version and durability.
     pub postgres: String,
-    /// From having its partitions to the log's end.
+    /// From the first committed batch to the log's end.
     pub seconds: f64,
-    /// Events by seconds.
+    /// Events after that first batch, by seconds.
     pub events_per_second: f64,
     /// Seconds.
     pub aggregator_cpu_user: f64,
