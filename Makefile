@@ -19,8 +19,6 @@ down: ## stop it, keep its data
 clean-local: ## stop it, remove its data and logs
 	@deploy/local/down.sh clean
 
-# drain (wait until all that was published is counted) comes here.
-
 # --- check it
 
 test: ## run all tests on a Kafka and a PostgreSQL of their own (ARGS="-p like-api name")

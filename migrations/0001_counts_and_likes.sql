@@ -15,9 +15,11 @@ COMMENT ON COLUMN product_like_count.like_count IS 'users who like the product n
 COMMENT ON COLUMN product_like_count.delta_count IS 'the sum of its delta events (events without a user)';
 
 -- The last wish of each user for each product; a user who never liked it has no row. The key
--- stands for (product_id, user_id): it is the first 16 bytes of SHA-256 over both, each behind
--- its length as 4 bytes. The size of the key is what an insert costs here, and an index on the two
--- texts is 2.6 times as large: 98 against 38 MB for a million likes by users of 38 characters.
+-- stands for (product_id, user_id): 4 bytes of SHA-256 over the product, then 12 of SHA-256 over
+-- both, each field behind its length as 4 bytes. It begins with the product so that a burst on one
+-- stays on few pages of the index. The size of the key is what an insert costs here, and an index
+-- on the two texts is 2.6 times as large: 98 against 38 MB for a million likes by users of 38
+-- characters.
 CREATE TABLE product_like (
     pair_key   uuid PRIMARY KEY,
     changed_at timestamptz NOT NULL,

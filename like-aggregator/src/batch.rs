@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use hashbrown::HashMap;
 use hashbrown::hash_map::Entry;
-use like_events::{Reject, decode, pair_key};
+use like_events::{ProductPrefix, Reject, decode};
 use uuid::Uuid;
 
 /// What a log folds to, as a number. Raise it with every change of this file that folds any log
@@ -74,8 +74,18 @@ struct Event {
     partition: i32,
     product: u32,
     liked: bool,
-    /// Where the user's id stands in `Batch::users`; None for a delta event.
-    user: Option<(u32, u8)>,
+    /// None for a delta event.
+    user: Option<EventUser>,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct EventUser {
+    /// The row of `product_like`; hashed while the batch is filled, since folding it keeps the
+    /// database waiting.
+    pair_key: Uuid,
+    /// Where the user's id stands in `Batch::users`.
+    start: u32,
+    length: u8,
 }
 
 /// Records of one or more partitions, each partition's in the log's order.
@@ -85,7 +95,7 @@ pub struct Batch {
     dead_letters: Vec<DeadLetter>,
     dead_bytes: usize,
     spans: BTreeMap<i32, Span>,
-    products: Vec<Box<str>>,
+    products: Vec<(Box<str>, ProductPrefix)>,
     product_numbers: HashMap<Box<str>, u32>,
     users: String,
 }
@@ -116,7 +126,8 @@ impl Batch {
         let user = event.user_id.map(|user| {
             let start = self.users.len() as u32;
             self.users.push_str(&user);
-            (start, user.len() as u8)
+            let prefix = self.products[product as usize].1;
+            EventUser { pair_key: prefix.pair_key(&event.product_id, &user), start, length: user.len() as u8 }
         });
         let (id, liked) = (event.event_id.uuid(), event.liked);
         self.events.push(Event { id, time: record.time, partition: record.partition, product, liked, user });
@@ -135,7 +146,7 @@ impl Batch {
             return *number;
         }
         let number = self.products.len() as u32;
-        self.products.push(product.into());
+        self.products.push((product.into(), ProductPrefix::of(product)));
         self.product_numbers.insert(product.into(), number);
         number
     }
@@ -211,15 +222,14 @@ impl Batch {
                 }
             }
             fold.handled.push((event.id, event.time));
-            let Some((start, length)) = event.user else {
+            let Some(EventUser { pair_key, start, length }) = event.user else {
                 fold.deltas[event.product as usize] += if event.liked { 1 } else { -1 };
                 fold.delta_events += 1;
                 continue;
             };
             let user = &self.users[start as usize..][..usize::from(length)];
-            let product = &*self.products[event.product as usize];
-            let wish = wishes.entry(pair_key(product, user)).or_insert(Wish {
-                pair_key: Uuid::nil(),
+            let wish = wishes.entry(pair_key).or_insert(Wish {
+                pair_key,
                 product: event.product,
                 user,
                 first: event.liked,
@@ -231,7 +241,7 @@ impl Batch {
             wish.flips += u64::from(wish.last != event.liked);
             wish.last = event.liked;
         }
-        fold.wishes = wishes.into_iter().map(|(pair_key, wish)| Wish { pair_key, ..wish }).collect();
+        fold.wishes = wishes.into_values().collect();
         // Sorted for the index they are looked up in and inserted into; repeats of a time-ordered
         // id stay neighbours.
         fold.wishes.sort_unstable_by_key(|wish| wish.pair_key);
@@ -241,7 +251,7 @@ impl Batch {
 
     /// The name behind a product number of this batch.
     pub fn product(&self, number: u32) -> &str {
-        &self.products[number as usize]
+        &self.products[number as usize].0
     }
 }
 

@@ -34,7 +34,6 @@ async fn a_like_goes_through_tls_and_scram_and_a_wrong_password_is_refused() {
 }
 
 #[tokio::test]
-#[ignore = "like-service asks for metadata without serving librdkafka's errors, so nothing says why"]
 async fn setup_tells_why_kafka_refuses_it() {
     let broker = TestBroker::start(RIGHT).await;
     let mut system = TestSystem::new().await;

@@ -7,5 +7,5 @@ pub mod receipt;
 pub mod topic;
 
 pub use event::{EventRef, LikeEvent, Reject, decode};
-pub use ids::{EventId, InvalidId, ProductId, UserId, pair_key};
+pub use ids::{EventId, InvalidId, ProductId, ProductPrefix, UserId, pair_key};
 pub use receipt::Receipt;

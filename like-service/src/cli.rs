@@ -59,13 +59,16 @@ fn one_line(command: &Command, error: &clap::Error) -> String {
         _ => {
             let value = text(ContextKind::InvalidValue).unwrap_or_default();
             let reason = std::error::Error::source(error).map(|e| format!(" ({e})")).unwrap_or_default();
-            format!("{} can't be '{value}': expected {}{reason}", setting.name, setting.expected)
+            // A setting whose value clap must not show holds a password: nor do we show it.
+            let value = if setting.secret { "what it is".to_owned() } else { format!("'{value}'") };
+            format!("{} can't be {value}: expected {}{reason}", setting.name, setting.expected)
         }
     }
 }
 
 struct Setting {
     name: String,
+    secret: bool,
     expected: String,
 }
 
@@ -86,7 +89,7 @@ impl Setting {
         } else {
             choices.join(" or ")
         };
-        Some(Self { name, expected })
+        Some(Self { name, secret: arg.is_hide_env_values_set(), expected })
     }
 }
 

@@ -9,12 +9,14 @@ use like_events::topic::{CLEANUP_POLICY, TOPIC_SETTINGS, min_insync_replicas};
 use rdkafka::ClientConfig;
 use rdkafka::admin::{AdminClient, AdminOptions, ResourceSpecifier};
 use rdkafka::client::DefaultClientContext;
+use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::RDKafkaErrorCode;
 
 /// How often both services look.
 pub const INTERVAL: Duration = Duration::from_secs(60);
 
 const TIMEOUT: Duration = Duration::from_secs(10);
+const ASK: Duration = Duration::from_secs(3);
 
 /// The topic as the brokers describe it.
 #[derive(Debug, Clone)]
@@ -46,8 +48,15 @@ pub async fn describe(config: &ClientConfig, topic: &str) -> anyhow::Result<Opti
     let runtime = tokio::runtime::Handle::current();
     tokio::task::spawn_blocking(move || {
         let admin: AdminClient<DefaultClientContext> = config.create().context("Kafka client")?;
-        let metadata =
-            admin.inner().fetch_metadata(Some(&topic), TIMEOUT).context("Kafka can't be asked about the topic")?;
+        // By a consumer, which tells errors of brokers (a refused password, say) when it is polled;
+        // an admin client keeps them to itself.
+        let consumer: BaseConsumer = config.create().context("Kafka client")?;
+        let metadata = consumer.fetch_metadata(Some(&topic), ASK).map_err(|error| {
+            let told = std::iter::from_fn(|| consumer.poll(Duration::ZERO));
+            let told = told.filter_map(Result::err).last();
+            let error = anyhow::Error::new(error);
+            told.map_or(error, |told| anyhow!(told)).context("Kafka can't be asked about the topic")
+        })?;
         let Some(found) = metadata.topics().iter().find(|t| t.name() == topic) else {
             return Ok(None);
         };

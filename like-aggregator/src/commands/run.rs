@@ -20,7 +20,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use crate::config::RunSettings;
-use crate::consumer::{BROKERS, ConsumerThread, GROUP, GroupContext, consumer_config};
+use crate::consumer::{ConsumerThread, GROUP, GroupContext, consumer_config};
 use crate::metrics::Metrics;
 use crate::store::Store;
 use crate::worker::{DATABASE, Worker};
@@ -45,7 +45,7 @@ pub async fn run(settings: RunSettings, shutdown: CancellationToken) -> anyhow::
         TcpListener::bind(admin_addr).await.with_context(|| format!("ADMIN_ADDR={admin_addr} can't be bound"))?;
     let registry = Registry::new();
     let metrics = Metrics::register(&registry)?;
-    let health = Health::waiting_for(&[TOPIC, BROKERS, GROUP, DATABASE]);
+    let health = Health::waiting_for(&[TOPIC, GROUP, DATABASE]);
     let admin_stop = CancellationToken::new();
     let admin = tokio::spawn(admin::serve(listener, health.clone(), registry, admin_stop.clone()));
     info!(%admin_addr, topic = settings.kafka.kafka_topic, group = settings.kafka_group_id, dedup = ?settings.dedup(), "starting");
