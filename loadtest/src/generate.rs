@@ -2,7 +2,7 @@
 //!
 //! Likes: a product by Zipf's law (the second most liked has half the likes of the first, the
 //! third a third, …), any user. Unlikes: any earlier like is taken back. Repeats: the same bytes
-//! once more, up to [`REPEATED_WITHIN`] events later. Delta events are the same without a user.
+//! once more, up to `REPEATED_WITHIN` events later. Delta events are the same without a user.
 
 use std::collections::BTreeMap;
 
