@@ -2,17 +2,20 @@
 # A Kafka broker of the stack's own in $STATE/kafka: one KRaft node, broker and
 # controller in one process, on loopback. Sourced.
 
+# With KAFKA_PROXIED_PORT there is a second listener, whose clients are told to come
+# to KAFKA_PROXY_PORT: for a proxy between them and the broker.
 kafka_conf() {
+  local proxied=${KAFKA_PROXIED_PORT:+PROXIED://127.0.0.1}
   cat <<CONF
 # Written by deploy/local/kafka.sh at every start.
 process.roles=broker,controller
 node.id=1
 controller.quorum.voters=1@127.0.0.1:$KAFKA_CONTROLLER_PORT
 controller.listener.names=CONTROLLER
-listeners=PLAINTEXT://127.0.0.1:$KAFKA_PORT,CONTROLLER://127.0.0.1:$KAFKA_CONTROLLER_PORT
-advertised.listeners=PLAINTEXT://127.0.0.1:$KAFKA_PORT
+listeners=PLAINTEXT://127.0.0.1:$KAFKA_PORT,CONTROLLER://127.0.0.1:$KAFKA_CONTROLLER_PORT${proxied:+,$proxied:$KAFKA_PROXIED_PORT}
+advertised.listeners=PLAINTEXT://127.0.0.1:$KAFKA_PORT${proxied:+,$proxied:$KAFKA_PROXY_PORT}
 inter.broker.listener.name=PLAINTEXT
-listener.security.protocol.map=CONTROLLER:PLAINTEXT,PLAINTEXT:PLAINTEXT
+listener.security.protocol.map=CONTROLLER:PLAINTEXT,PLAINTEXT:PLAINTEXT,PROXIED:PLAINTEXT
 log.dirs=$STATE/kafka/data
 # A mistyped topic is an error, not a new topic of the wrong shape.
 auto.create.topics.enable=false
