@@ -72,21 +72,10 @@ impl Aggregator {
 
     /// The values of metrics by name and labels, as they are written; 0 where one isn't there.
     pub fn metrics<const N: usize>(&self, names: [&str; N]) -> anyhow::Result<[f64; N]> {
-        let (status, text) = self.get("/metrics")?;
+        let (status, text) = request(self.admin, "GET /metrics", "")?;
         ensure!(status == 200, "/metrics answers {status}");
         let value = |name: &str| text.lines().find_map(|line| line.strip_prefix(name)?.trim().parse().ok());
         Ok(names.map(|name| value(name).unwrap_or_default()))
-    }
-
-    fn get(&self, path: &str) -> anyhow::Result<(u16, String)> {
-        let mut stream = TcpStream::connect(self.admin)?;
-        stream.set_read_timeout(Some(Duration::from_secs(5)))?;
-        stream.write_all(format!("GET {path} HTTP/1.0\r\nHost: localhost\r\n\r\n").as_bytes())?;
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer)?;
-        let (head, body) = answer.split_once("\r\n\r\n").context("no HTTP answer")?;
-        let status = head.split_whitespace().nth(1).context("no HTTP status")?.parse()?;
-        Ok((status, body.to_owned()))
     }
 
     /// Asks it to end and waits until it has.
@@ -111,6 +100,19 @@ impl Drop for Aggregator {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+/// One HTTP request, `line` being its method and path, `headers` each ending in CR LF; answers
+/// status and body.
+pub fn request(addr: SocketAddr, line: &str, headers: &str) -> anyhow::Result<(u16, String)> {
+    let mut stream = TcpStream::connect(addr)?;
+    stream.set_read_timeout(Some(Duration::from_secs(10)))?;
+    stream.write_all(format!("{line} HTTP/1.0\r\nHost: localhost\r\n{headers}\r\n").as_bytes())?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer)?;
+    let (head, body) = answer.split_once("\r\n\r\n").context("no HTTP answer")?;
+    let status = head.split_whitespace().nth(1).context("no HTTP status")?.parse()?;
+    Ok((status, body.to_owned()))
 }
 
 /// What a process and its threads have used so far; None if it isn't there, or elsewhere.

@@ -1,0 +1,115 @@
+//! Shows that the partitions of a topic bound how many consumers of a group can work: of four
+//! consumers one works on one partition, and all do on four. Each event costs a transaction on a
+//! database two milliseconds away, which is what a consumer mostly waits for.
+
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, anyhow, ensure};
+use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::groups::GroupInfo;
+
+use super::Finding;
+use super::lab::{Lab, PATIENCE, Topic, connect};
+use super::records::Entry;
+
+const CONSUMERS: usize = 4;
+const EVENTS: usize = 1_000;
+/// Four times as fast is what there is to gain.
+const LEAST_SPEEDUP: f64 = 2.5;
+
+const TABLE: &str = "CREATE TABLE naive AS SELECT consumer, 0::bigint AS n FROM generate_series(0, 3) AS consumer";
+const WORK: &str = "UPDATE naive SET n = n + 1 FROM pg_sleep(0.002) WHERE consumer = $1";
+
+struct Run {
+    seconds: f64,
+    /// Consumers that got any event.
+    busy: usize,
+}
+
+pub async fn consumers_share_partitions(lab: &Lab) -> anyhow::Result<Finding> {
+    let (one, four) = (run(lab, 1).await?, run(lab, CONSUMERS).await?);
+    let speedup = one.seconds / four.seconds;
+    let measured = format!(
+        "{CONSUMERS} consumers of a group: {} works on 1 partition, {} on {CONSUMERS} partitions, {speedup:.1} times as fast",
+        one.busy, four.busy
+    );
+    Ok(Finding { measured, holds: one.busy == 1 && four.busy == CONSUMERS && speedup >= LEAST_SPEEDUP })
+}
+
+async fn run(lab: &Lab, partitions: usize) -> anyhow::Result<Run> {
+    let topic = lab.topic(partitions as i32).await?;
+    let database = lab.database().await?;
+    sqlx::raw_sql(TABLE).execute(&mut connect(&database.url).await?).await?;
+    // Spread evenly by hand: what a partitioner does is another claim.
+    let event = |n| Entry { partition: Some((n % partitions) as i32), ..Entry::new(None, *b"like") };
+    let events: Vec<_> = (0..EVENTS).map(event).collect();
+    let (done, stop) = (AtomicUsize::new(0), AtomicBool::new(false));
+
+    thread::scope(|scope| {
+        let work = |number| work(lab, &topic, &database.url, number, &done, &stop);
+        let workers: Vec<_> = (0..CONSUMERS).map(|number| scope.spawn(move || work(number))).collect();
+        let seconds = (|| {
+            wait_until_joined(lab, &topic)?;
+            let start = Instant::now();
+            lab.publish(&topic, &[], &events)?;
+            while done.load(Ordering::Relaxed) < EVENTS {
+                ensure!(start.elapsed() < PATIENCE, "{done:?} of {EVENTS} events in {PATIENCE:?}");
+                thread::sleep(Duration::from_millis(1));
+            }
+            Ok(start.elapsed().as_secs_f64())
+        })();
+        stop.store(true, Ordering::Relaxed);
+        let counts = workers.into_iter().map(|worker| worker.join().map_err(|_| anyhow!("a consumer panicked"))?);
+        let counts = counts.collect::<anyhow::Result<Vec<usize>>>()?;
+        Ok(Run { seconds: seconds?, busy: counts.iter().filter(|count| **count > 0).count() })
+    })
+}
+
+/// Waits until the group has all consumers and has shared the partitions among them.
+fn wait_until_joined(lab: &Lab, topic: &Topic) -> anyhow::Result<()> {
+    let client: BaseConsumer = lab.client(&[]).create()?;
+    let start = Instant::now();
+    loop {
+        let groups = client.fetch_group_list(Some(&topic.name), PATIENCE);
+        let complete = |group: &GroupInfo| group.state() == "Stable" && group.members().len() == CONSUMERS;
+        if groups.as_ref().is_ok_and(|list| list.groups().iter().any(complete)) {
+            return Ok(());
+        }
+        // The first group of a broker waits for its coordinator: an error for a moment.
+        ensure!(start.elapsed() < PATIENCE, "the group isn't complete after {PATIENCE:?}: {:?}", groups.err());
+        thread::sleep(Duration::from_millis(20));
+    }
+}
+
+/// One consumer of the group, until told to stop; answers how many events it got.
+fn work(
+    lab: &Lab,
+    topic: &Topic,
+    url: &str,
+    number: usize,
+    done: &AtomicUsize,
+    stop: &AtomicBool,
+) -> anyhow::Result<usize> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let mut sql = runtime.block_on(connect(url)).context("PostgreSQL")?;
+    let settings = [
+        ("group.id", topic.name.as_str()),
+        ("auto.offset.reset", "earliest"),
+        // Who joins late is heard of soon.
+        ("heartbeat.interval.ms", "100"),
+    ];
+    let consumer: BaseConsumer = lab.client(&settings).create()?;
+    consumer.subscribe(&[&topic.name])?;
+    let mut count = 0;
+    while !stop.load(Ordering::Relaxed) {
+        let Some(record) = consumer.poll(Duration::from_millis(20)) else { continue };
+        record?;
+        let update = sqlx::query(WORK).bind(number as i32).execute(&mut sql);
+        runtime.block_on(update)?;
+        count += 1;
+        done.fetch_add(1, Ordering::Relaxed);
+    }
+    Ok(count)
+}
