@@ -180,7 +180,7 @@ export function look(data) {
 export function watch(data) {
   let before = scrape(AGGREGATOR);
   let [step, inStep, inRun, line] = [now(data).t, [], [], 0];
-  if (before !== null) lag.add(before.lag, now(data));
+  if (before !== null && before.lag !== null) lag.add(before.lag, now(data));
   for (;;) {
     sleep(1 - (((Date.now() - data.start) / 1000) % 1));
     const tags = now(data);
@@ -191,7 +191,7 @@ export function watch(data) {
     }
     const news = between(before, after);
     before = after;
-    lag.add(after.lag, tags);
+    if (after.lag !== null) lag.add(after.lag, tags);
     [inStep, inRun] = [add(inStep, news), add(inRun, news)];
     if (total(inRun) > 0) for (const [q, gauge] of overall) gauge.add(quantile(inRun, q / 100));
     if (tags.t !== step) {
@@ -202,7 +202,7 @@ export function watch(data) {
     if (second < line) continue;
     line = second + (plan.seconds > 600 ? 60 : 5);
     const age = total(inRun) > 0 ? `, 95 % within ${quantile(inRun, 0.95).toFixed(2)} s` : '';
-    console.log(`  ${String(second).padStart(4)} s of ${plan.span}: ${total(inRun)} events counted${age}; lag ${after.lag}`);
+    console.log(`  ${String(second).padStart(4)} s of ${plan.span}: ${total(inRun)} events counted${age}; lag ${after.lag === null ? 'unknown' : after.lag}`);
   }
 }
 

@@ -6,11 +6,12 @@ import http from 'k6/http';
 const LAG = 'likes_consumer_lag_records';
 const AGE = 'likes_event_commit_age_seconds';
 
-// {lag, events, sum, buckets: [[upper bound, events at or below it], …]}, or null.
+// {lag, events, buckets: [[upper bound, events at or below it], …]}, or null. The lag is null while
+// like-aggregator owns no partition: then it can't tell.
 export function scrape(url) {
   const response = http.get(`${url}/metrics`, { tags: { name: 'metrics' }, timeout: '2s' });
   if (response.status !== 200) return null;
-  const seen = { lag: 0, events: 0, buckets: [] };
+  const seen = { lag: null, events: 0, buckets: [] };
   for (const line of response.body.split('\n')) {
     if (line.startsWith(`${LAG}{`)) {
       seen.lag += Number(line.slice(line.lastIndexOf(' ')));
