@@ -41,7 +41,7 @@ function path(xs, ys) {
   ys.forEach((y, i) => {
     if (y !== null) {
       d += `${open ? 'L' : 'M'}${at(xs[i])} ${at(y)}`;
-      if (!open && (i + 1 === ys.length || ys[i + 1] === null)) d += 'h0';
+      if (!open && (i + 1 === ys.length || ys[i + 1] === null)) d += 'm-2 0h4';
     }
     open = y !== null;
   });

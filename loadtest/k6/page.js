@@ -27,11 +27,11 @@ export function page(report) {
 <p class="meta"><time datetime="${started}">${day} UTC</time> · ${escape(machine)}</p>
 </header>
 <section class="verdict ${verdict.exact ? 'good' : 'bad'}">
-<p><strong>${verdict.exact ? 'acknowledged = counted' : 'not exact'}</strong></p>
+<p><strong>${verdict.text}</strong></p>
 <p>Requests: <b>${thousands(figures.acknowledged)}</b> acknowledged ${same(figures.acknowledged, figures.counted)} <b>${thousands(figures.counted)}</b> counted.
 Likes they add up to: <b>${thousands(figures.likes_wished)}</b> ${same(figures.likes_wished, figures.likes_counted)} <b>${thousands(figures.likes_counted)}</b> in the API's counts,
 ${thousands(figures.pairs_read_back)} (user, product) pairs read back, ${thousands(figures.lost)} not as acknowledged.</p>
-<p>${verdict.passed ? 'Every rule is kept.' : `<strong>${rules.filter(({ ok }) => !ok).length} of ${rules.length} rules broken</strong>, see below.`}</p>
+<p>${verdict.passed ? 'Every rule is kept.' : `<strong class="no">${rules.filter(({ ok }) => !ok).length} of ${rules.length} rules broken</strong>, see below.`}</p>
 </section>
 <section class="tiles">${tiles.map(([name, value, note]) => `<div><span>${name}</span><b>${value}</b><small>${note}</small></div>`).join('')}</section>
 <section class="charts">${charts(report).join('\n')}</section>
@@ -130,7 +130,7 @@ h1 { font-size: 27px; line-height: 1.25; } h2 { font-size: 16px; } small { font-
 .verdict { border-radius: 10px; padding: 16px 20px; border-left: 5px solid; }
 .verdict strong { font-size: 19px; } .verdict p:last-child strong { font-size: inherit; }
 .good { background: var(--goodbg); border-color: var(--good); } .bad { background: var(--badbg); border-color: var(--bad); }
-.good strong { color: var(--good); } .bad strong { color: var(--bad); }
+.good strong { color: var(--good); } .bad strong, .verdict strong.no { color: var(--bad); }
 .tiles { display: grid; grid-template-columns: repeat(auto-fit, minmax(170px, 1fr)); gap: 12px; }
 .tiles div, figure { background: var(--card); border: 1px solid var(--rule); border-radius: 10px; padding: 14px 16px; }
 .tiles span, .tiles small { display: block; } .tiles span { font-size: 13px; color: var(--soft); } .tiles b { font-size: 23px; font-weight: 600; }
