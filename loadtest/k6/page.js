@@ -131,10 +131,10 @@ h1 { font-size: 27px; line-height: 1.25; } h2 { font-size: 16px; } small { font-
 .verdict strong { font-size: 19px; } .verdict p:last-child strong { font-size: inherit; }
 .good { background: var(--goodbg); border-color: var(--good); } .bad { background: var(--badbg); border-color: var(--bad); }
 .good strong { color: var(--good); } .bad strong, .verdict strong.no { color: var(--bad); }
-.tiles { display: grid; grid-template-columns: repeat(auto-fit, minmax(170px, 1fr)); gap: 12px; }
+.tiles { display: grid; grid-template-columns: repeat(auto-fit, minmax(150px, 1fr)); gap: 12px; }
 .tiles div, figure { background: var(--card); border: 1px solid var(--rule); border-radius: 10px; padding: 14px 16px; }
 .tiles span, .tiles small { display: block; } .tiles span { font-size: 13px; color: var(--soft); } .tiles b { font-size: 23px; font-weight: 600; }
-.charts { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(480px, 100%), 1fr)); gap: 16px; }
+.charts { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(440px, 100%), 1fr)); gap: 16px; }
 figcaption p { font-size: 13px; color: var(--soft); }
 figcaption ul { list-style: none; padding: 0; display: flex; flex-wrap: wrap; gap: 2px 18px; font-size: 13px; margin: 6px 0 2px; }
 figcaption b { font-variant-numeric: tabular-nums; }
