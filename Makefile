@@ -38,7 +38,7 @@ lint: ## formatting, clippy, documentation, shell scripts: no warning passes
 
 # --- measure it
 
-loadtest: ## a burst of likes on what make up has started, checked against the counts
+loadtest: ## likes over HTTP on what make up has started, checked against the counts (PROFILE=burst)
 	@loadtest/run.sh
 
 drain: ## how fast a backlog is worked off, on servers of its own (ARGS="--events 100000")

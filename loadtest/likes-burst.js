@@ -1,136 +1,125 @@
-// A burst of likes over HTTP, and the proof that every acknowledged one is counted.
+// Likes over HTTP at a rate that doesn't wait for the answers, and the proof that every
+// acknowledged request is counted.
 //
-// Many users like and unlike few products, at a rate that doesn't wait for the answers (an open
-// model: a slow server gets no relief). Some requests are sent again with their Idempotency-Key,
+// Many users like and unlike products. Some requests are sent again with their Idempotency-Key,
 // also after a newer wish: that must change nothing. Whatever isn't acknowledged by a 202 is sent
-// again with the same key until it is.
+// again with the same key until it is. Beside that some read, and one VU watches like-aggregator.
 //
 // Each user belongs to one VU, which remembers what was acknowledged, since VUs share nothing.
 // Afterwards each VU waits until its last receipts are counted and reads back what its users
-// like: `lost` counts the differences. For the counts each VU adds to `uncounted`, per product,
-// its users who like it, and teardown takes off what the API counts: 0 remains, or the run fails
-// with exit status 99. Products are new in every run. Needs a stack with DEDUP=history.
+// like. `unaccounted` gains each acknowledged request, and loses it once its receipt is counted
+// and its user's like is as wished; `uncounted` gains, per product, the users who like it, and
+// loses what the API counts. Both end at 0, or the run fails with exit status 99. Products are
+// new in every run. Needs a stack with DEDUP=history.
 //
-// Started by run.sh, which says what the settings are.
+// Started by run.sh; profiles and rules are in k6/profiles.js, the report in k6/report.js.
 import http from 'k6/http';
 import exec from 'k6/execution';
 import { sleep } from 'k6';
-import { Counter, Trend } from 'k6/metrics';
+import { Counter, Gauge, Rate, Trend } from 'k6/metrics';
+import { scenarios, settings, thresholds } from './k6/profiles.js';
+import { add, between, quantile, scrape, total } from './k6/watch.js';
+import { notCounted, readLikes } from './k6/readback.js';
+import { report } from './k6/report.js';
 
 const API = __ENV.LIKE_API_URL;
+const AGGREGATOR = __ENV.LIKE_AGGREGATOR_ADMIN_URL;
 const RUN = __ENV.RUN;
-const RATE = number('RATE', 1, 1e6);
-const SECONDS = number('SECONDS', 1, 86400);
-const VUS = number('VUS', 1, 10000);
-const PRODUCTS = number('PRODUCTS', 1, 100);
-const USERS_PER_VU = number('USERS_PER_VU', 1, 10000);
 const USER_HEADER = __ENV.AUTH_USER_HEADER || 'X-User-Id';
-
-// Of 100 requests: likes, the rest are unlikes; and repeats of an acknowledged request.
-const LIKES_PERCENT = 70;
-const REPEATS_PERCENT = 5;
 // What a VU may repeat: one of its last requests.
 const REPEATABLE = 20;
-// How long a request may take to its end, retries included, once the burst is over.
-const GRACE_SECONDS = 8;
-const CHECK_SECONDS = 120;
 // After that long something is wrong: a batch takes a fraction of a second.
 const COUNTED_SECONDS = 60;
 
-const products = Array.from({ length: PRODUCTS }, (_, i) => `burst-${RUN}-${i}`);
+const plan = settings(__ENV);
+const products = Array.from({ length: plan.products }, (_, i) => `burst-${RUN}-${i}`);
 
-const acknowledged = new Counter('acknowledged'); // wishes, each once
-const repeated = new Counter('repeated');
-const retried = new Counter('retried');
+const acknowledged = new Counter('acknowledged'); // requests, repeats included
+const repeated = new Counter('repeated'); // of those, the deliberate ones
+const accounted = new Counter('accounted'); // acknowledged, counted and as wished
+const unaccounted = new Counter('unaccounted'); // the difference of the two
+const retries = new Rate('retries'); // attempts that were not acknowledged
+const sentAgain = new Counter('sent_again');
 const refused = new Counter('refused'); // answers that no retry makes better
+const wrongAnswers = new Counter('wrong_answers');
 const latency = new Trend('latency', true); // of the requests that were acknowledged
 const checked = new Counter('checked'); // (user, product) pairs read back
-const lost = new Counter('lost'); // pairs that are not as acknowledged
+const lost = new Counter('lost'); // receipts and pairs that are not as acknowledged
 const likers = new Counter('likers'); // users who like a product, by what was acknowledged
 const counted = new Counter('counted'); // the same, by what the API counts
 const uncounted = new Counter('uncounted'); // their difference, per product
 const productsRead = new Counter('products_read');
-
-const perProduct = {};
-for (const product of products) perProduct[`uncounted{product:${product}}`] = ['count==0'];
+const readLatency = new Trend('read_latency', true);
+const failedReads = new Rate('failed_reads');
+const lag = new Trend('lag');
+const unwatched = new Counter('unwatched'); // seconds without /metrics
+// Seconds from an event's record to its commit, in the whole run and in a step of time.
+const overall = new Map([50, 95, 99].map((q) => [q, new Gauge(`counted_p${q}`)]));
+const perStep = new Map([50, 95, 99].map((q) => [q, new Trend(`step_p${q}`)]));
 
 export const options = {
-  scenarios: {
-    burst: {
-      executor: 'constant-arrival-rate',
-      exec: 'burst',
-      rate: RATE,
-      duration: `${SECONDS}s`,
-      preAllocatedVUs: VUS,
-      maxVUs: VUS,
-      gracefulStop: `${GRACE_SECONDS}s`,
-    },
-    // As many VUs as in the burst, when all of those are free again: the same ones.
-    check: {
-      executor: 'per-vu-iterations',
-      exec: 'check',
-      vus: VUS,
-      iterations: 1,
-      startTime: `${SECONDS + GRACE_SECONDS + 1}s`,
-      maxDuration: `${CHECK_SECONDS}s`,
-    },
-  },
-  thresholds: Object.assign(
-    {
-      acknowledged: ['count>0'],
-      refused: ['count==0'],
-      checked: ['count>0'],
-      lost: ['count==0'],
-      products_read: [`count==${PRODUCTS}`],
-    },
-    perProduct,
-  ),
-  summaryTrendStats: ['min', 'med', 'p(95)', 'p(99)', 'max'],
+  scenarios: scenarios(plan),
+  thresholds: thresholds(plan, products),
+  summaryTrendStats: ['count', 'min', 'med', 'p(95)', 'p(99)', 'max'],
+  setupTimeout: '20s',
   teardownTimeout: '60s',
 };
 
+export function setup() {
+  if (scrape(AGGREGATOR) === null) throw new Error(`${AGGREGATOR}/metrics doesn't say what is counted`);
+  return { start: Date.now() };
+}
+
+// The tag that puts a figure into its step of time.
+function now({ start }) {
+  return { t: String(Math.min(Math.floor((Date.now() - start) / 1000 / plan.step), plan.points - 1)) };
+}
+
 // --- what a VU remembers
 
-const wishes = new Map(); // "user product" -> liked, as acknowledged last
+const pairs = new Map(); // "user product" -> {liked, requests, log}, as acknowledged last
 const recent = []; // acknowledged requests that may be repeated
-const receipts = new Map(); // "sequence-partition" -> highest offset
+const receipts = new Map(); // log ("sequence-partition") -> highest offset
 let open = null; // sent, and not acknowledged yet
 let sent = 0;
 
-export function burst() {
-  settle(); // what an interrupted iteration has left
-  if (recent.length > 0 && percent(REPEATS_PERCENT)) {
+export function wish(data) {
+  settle(data); // what an interrupted iteration has left
+  if (recent.length > 0 && percent(plan.repeatsPercent)) {
+    const again = recent[Math.floor(Math.random() * recent.length)];
+    const answer = send(again, data);
+    if (answer === null) return;
     repeated.add(1);
-    send(recent[Math.floor(Math.random() * recent.length)]);
+    if (answer.eventId !== again.eventId) wrong(`a repeat of ${again.key} is event ${answer.eventId}, it was ${again.eventId}`);
     return;
   }
   const vu = exec.vu.idInTest;
   sent += 1;
   open = {
-    user: userId(vu, Math.floor(Math.random() * USERS_PER_VU)),
-    // Skewed: a quarter of the products gets half of the wishes.
-    product: products[Math.floor(Math.random() ** 2 * PRODUCTS)],
-    liked: percent(LIKES_PERCENT),
+    user: userId(vu, Math.floor(Math.random() * plan.usersPerVu)),
+    product: anyProduct(),
+    liked: percent(plan.likesPercent),
     key: `${RUN}-${vu}-${sent}`,
   };
-  settle();
+  settle(data);
 }
 
 // Sends the open request until it is acknowledged: only then is it known what holds.
-function settle() {
+function settle(data) {
   if (open === null) return;
-  if (send(open)) {
-    wishes.set(`${open.user} ${open.product}`, open.liked);
-    if (recent.push(open) > REPEATABLE) recent.shift();
-    acknowledged.add(1);
+  const answer = send(open, data);
+  if (answer === null) {
+    pairs.delete(pairOf(open)); // refused: the run fails by that
   } else {
-    wishes.delete(`${open.user} ${open.product}`); // refused: the run fails by that
+    open.eventId = answer.eventId;
+    pairs.get(pairOf(open)).liked = open.liked;
+    if (recent.push(open) > REPEATABLE) recent.shift();
   }
   open = null;
 }
 
-// True once acknowledged, false if the answer is one that stays.
-function send({ user, product, liked, key }) {
+// The answer once acknowledged, null if it is one that stays.
+function send({ user, product, liked, key }, data) {
   const url = `${API}/v1/products/${product}/like`;
   for (;;) {
     const response = http.request(liked ? 'PUT' : 'DELETE', url, null, {
@@ -139,38 +128,116 @@ function send({ user, product, liked, key }) {
       timeout: '10s',
     });
     if (response.status === 202) {
-      latency.add(response.timings.duration);
-      const [, sequence, partition, offset] = response.json('receipt').match(/^(\d+)-(\d+)-(\d+)$/);
-      const log = `${sequence}-${partition}`;
-      receipts.set(log, Math.max(Number(offset), receipts.has(log) ? receipts.get(log) : -1));
-      return true;
+      latency.add(response.timings.duration, now(data));
+      retries.add(false);
+      const answer = response.json();
+      if (answer.productId !== product || answer.liked !== liked) wrong(`${url} said ${response.body}`);
+      remember(`${user} ${product}`, answer.receipt);
+      return answer;
     }
     // No answer, shed, not written, perhaps written: the same key makes all of them safe to repeat.
     if (![0, 429, 502, 503, 504].includes(response.status)) {
       refused.add(1);
       console.error(`refused: ${response.status} ${response.body}`);
-      return false;
+      return null;
     }
-    retried.add(1);
+    retries.add(true);
+    sentAgain.add(1, now(data));
     sleep(Math.min(Number(response.headers['Retry-After']) || 0.2, 5));
+  }
+}
+
+function remember(pair, receipt) {
+  const [, sequence, partition, offset] = receipt.match(/^(\d+)-(\d+)-(\d+)$/);
+  const log = `${sequence}-${partition}`;
+  receipts.set(log, Math.max(Number(offset), receipts.has(log) ? receipts.get(log) : -1));
+  if (!pairs.has(pair)) pairs.set(pair, { requests: 0 });
+  const known = pairs.get(pair);
+  known.log = log;
+  known.requests += 1;
+  acknowledged.add(1);
+  unaccounted.add(1);
+}
+
+// --- meanwhile
+
+export function look(data) {
+  const chance = Math.random();
+  const params = { tags: { name: 'look' }, timeout: '10s', headers: {} };
+  let url = `${API}/v1/products/${anyProduct()}/likes`;
+  if (chance < 0.2) url = `${API}/v1/likes?ids=${products.slice(0, 20).join(',')}`;
+  else if (chance < 0.4) params.headers[USER_HEADER] = userId(1, 0);
+  const response = http.get(url, params);
+  failedReads.add(response.status !== 200);
+  if (response.status !== 200) return;
+  readLatency.add(response.timings.duration, now(data));
+  for (const { count } of [response.json()].flat()) {
+    if (!(count >= 0 && count <= plan.vus * plan.usersPerVu)) wrong(`${url}: a count of ${count}`);
+  }
+}
+
+// Once a second, until the last request has had its time.
+export function watch(data) {
+  let before = scrape(AGGREGATOR);
+  let [step, inStep, inRun, line] = [now(data).t, [], [], 0];
+  if (before !== null && before.lag !== null) lag.add(before.lag, now(data));
+  for (;;) {
+    sleep(1 - (((Date.now() - data.start) / 1000) % 1));
+    const tags = now(data);
+    const after = scrape(AGGREGATOR);
+    if (after === null) {
+      unwatched.add(1);
+      continue;
+    }
+    const news = between(before, after);
+    before = after;
+    if (after.lag !== null) lag.add(after.lag, tags);
+    [inStep, inRun] = [add(inStep, news), add(inRun, news)];
+    if (total(inRun) > 0) for (const [q, gauge] of overall) gauge.add(quantile(inRun, q / 100));
+    if (tags.t !== step) {
+      if (total(inStep) > 0) for (const [q, trend] of perStep) trend.add(quantile(inStep, q / 100), { t: step });
+      [step, inStep] = [tags.t, []];
+    }
+    const second = Math.round((Date.now() - data.start) / 1000);
+    if (second < line) continue;
+    line = second + (plan.seconds > 600 ? 60 : 5);
+    const age = total(inRun) > 0 ? `, 95 % within ${quantile(inRun, 0.95).toFixed(2)} s` : '';
+    console.log(`  ${String(second).padStart(4)} s of ${plan.span}: ${total(inRun)} events counted${age}; lag ${after.lag === null ? 'unknown' : after.lag}`);
   }
 }
 
 // --- afterwards
 
-export function check() {
-  settle();
-  for (const [log, offset] of receipts) awaitCounted(`${log}-${offset}`);
+export function check(data) {
+  if (exec.vu.idInTest === 1) console.log('  reading back what the users like and what is counted');
+  settle(data);
+  const good = new Set();
+  // All count, each VU names the first: where everything is lost nobody reads thousands of lines.
+  let told = false;
+  const say = (what) => {
+    lost.add(1);
+    if (!told) console.error(`lost: ${what}`);
+    told = true;
+  };
+  const deadline = Date.now() + COUNTED_SECONDS * 1000;
+  for (const [log, offset] of receipts) {
+    const status = notCounted(API, `${log}-${offset}`, deadline);
+    if (status === null) {
+      good.add(log);
+    } else {
+      say(`receipt ${log}-${offset} says ${status}`);
+    }
+  }
 
   const users = new Map();
-  for (const [pair, liked] of wishes) {
+  for (const [pair, known] of pairs) {
     const [user, product] = pair.split(' ');
     if (!users.has(user)) users.set(user, new Map());
-    users.get(user).set(product, liked);
+    users.get(user).set(product, known);
   }
   for (const [user, wanted] of users) {
-    const found = read(user);
-    for (const [product, liked] of wanted) {
+    const found = readLikes(API, [...wanted.keys()], { [USER_HEADER]: user });
+    for (const [product, { liked, requests, log }] of wanted) {
       checked.add(1);
       if (liked) {
         likers.add(1);
@@ -178,78 +245,38 @@ export function check() {
       }
       const likes = found.get(product);
       if (likes === undefined || likes.liked !== liked) {
-        lost.add(1);
-        console.error(`lost: ${user} ${liked ? 'likes' : 'does not like'} ${product}, the API says ${JSON.stringify(likes)}`);
+        say(`${user} ${liked ? 'likes' : 'does not like'} ${product}, the API says ${JSON.stringify(likes)}`);
+      } else if (good.has(log)) {
+        accounted.add(requests);
+        unaccounted.add(-requests);
       }
     }
   }
 }
 
 export function teardown() {
-  for (const [product, { count }] of read(null)) {
+  for (const [product, { count }] of readLikes(API, products, {})) {
     productsRead.add(1);
     counted.add(count);
     uncounted.add(-count, { product });
   }
 }
 
-// A receipt is counted when all before it in its partition are.
-function awaitCounted(receipt) {
-  const deadline = Date.now() + COUNTED_SECONDS * 1000;
-  for (;;) {
-    const response = http.get(`${API}/v1/receipts/${receipt}`, { tags: { name: 'receipt' }, timeout: '10s' });
-    const status = response.status === 200 ? response.json('status') : null;
-    if (status === 'counted') return;
-    if (status === 'dead_letter' || status === 'lost' || Date.now() > deadline) {
-      lost.add(1);
-      console.error(`lost: receipt ${receipt} says ${response.status === 200 ? status : response.body}`);
-      return;
-    }
-    sleep(0.2);
-  }
-}
-
-// What the API says of all products, for a user or for nobody.
-function read(user) {
-  const params = { tags: { name: 'read' }, timeout: '10s', headers: user === null ? {} : { [USER_HEADER]: user } };
-  for (;;) {
-    const response = http.get(`${API}/v1/likes?ids=${products.join(',')}`, params);
-    if (response.status === 200) return new Map(response.json().map((likes) => [likes.productId, likes]));
-    console.warn(`reading: ${response.status}, again`);
-    sleep(1);
-  }
-}
-
 export function handleSummary(data) {
-  const count = (name) => (data.metrics[name] ? data.metrics[name].values.count : 0);
-  const took = data.metrics.latency ? data.metrics.latency.values : {};
-  const ms = (stat) => (took[stat] === undefined ? '-' : `${took[stat].toFixed(1)} ms`);
-  const failed = [];
-  for (const [metric, { thresholds, values }] of Object.entries(data.metrics)) {
-    for (const [rule, { ok }] of Object.entries(thresholds || {})) {
-      if (!ok) failed.push(`  FAILED: ${metric} ${rule}, it is ${values.count}`);
-    }
-  }
-  const [wanted, got] = [count('likers'), count('counted')];
-  const text = [
-    '',
-    `burst of ${SECONDS} s at ${RATE}/s: ${VUS} VUs, ${VUS * USERS_PER_VU} users, ${PRODUCTS} products`,
-    `  acknowledged      ${count('acknowledged')} wishes, ${(count('acknowledged') / SECONDS).toFixed(0)}/s`,
-    `  repeated          ${count('repeated')}, with their keys`,
-    `  retried           ${count('retried')}, refused ${count('refused')}, not sent for want of VUs ${count('dropped_iterations')}`,
-    `  latency           median ${ms('med')}, 95 % ${ms('p(95)')}, 99 % ${ms('p(99)')}, longest ${ms('max')}`,
-    `  read back         ${count('checked')} (user, product) pairs, ${count('lost')} not as acknowledged`,
-    count('checked') === 0
-      ? '  likes             not compared'
-      : `  likes             acknowledged ${wanted} ${wanted === got ? '=' : 'BUT'} counted ${got}`,
-    ...failed,
-    failed.length === 0 ? 'every acknowledged wish is counted' : 'FAILED',
-    '',
-    '',
-  ].join('\n');
-  const summary = { stdout: text };
-  if (__ENV.OUT) summary[__ENV.OUT] = JSON.stringify(data, null, 2);
-  return summary;
+  return report(data, plan, __ENV);
+}
+
+// --- small things
+
+// Either one hot product or skewed: a quarter of the products gets half of the wishes.
+function anyProduct() {
+  if (plan.hotPercent && percent(plan.hotPercent)) return products[0];
+  const skew = plan.hotPercent ? Math.random() : Math.random() ** 2;
+  return products[Math.floor(skew * plan.products)];
+}
+
+function pairOf({ user, product }) {
+  return `${user} ${product}`;
 }
 
 // 38 characters, as an identity provider names its users.
@@ -261,10 +288,7 @@ function percent(chance) {
   return Math.random() * 100 < chance;
 }
 
-function number(name, least, most) {
-  const value = Number(__ENV[name]);
-  if (!Number.isInteger(value) || value < least || value > most) {
-    throw new Error(`${name}=${__ENV[name]}: expected a whole number from ${least} to ${most}`);
-  }
-  return value;
+function wrong(what) {
+  wrongAnswers.add(1);
+  console.error(`wrong answer: ${what}`);
 }
