@@ -70,6 +70,11 @@ impl Aggregator {
         }
     }
 
+    /// Whether `/readyz` says so.
+    pub fn is_ready(&self) -> bool {
+        request(self.admin, "GET /readyz", "").is_ok_and(|(status, _)| status == 200)
+    }
+
     /// The values of metrics by name and labels, as they are written; 0 where one isn't there.
     pub fn metrics<const N: usize>(&self, names: [&str; N]) -> anyhow::Result<[f64; N]> {
         let (status, text) = request(self.admin, "GET /metrics", "")?;

@@ -13,8 +13,36 @@ pub struct Database {
     pub url: String,
     /// Its name on the server.
     pub name: String,
+    options: PgConnectOptions,
     server: PgConnection,
     connection: PgConnection,
+}
+
+/// The lock of [`Database::hold_offsets`].
+pub struct Held(PgConnection);
+
+impl Held {
+    /// Lets the workers go on.
+    pub async fn release(mut self) -> anyhow::Result<()> {
+        execute(&mut self.0, "ROLLBACK".to_owned()).await?;
+        Ok(self.0.close().await?)
+    }
+}
+
+/// What a database had to do, by the server's own figures (`pg_stat_statements`), without what was
+/// asked to measure it. All 0 where the server doesn't keep them.
+#[derive(Debug, Clone, Copy, Default, Serialize)]
+pub struct Work {
+    /// Statements, BEGIN and COMMIT included.
+    pub statements: i64,
+    /// Transactions committed by COMMIT.
+    pub transactions: i64,
+    /// Rows returned or written.
+    pub rows: i64,
+    /// Bytes of WAL that the statements wrote.
+    pub wal_bytes: i64,
+    /// Milliseconds that they took on the server.
+    pub ms: f64,
 }
 
 /// A row of `product_like_count`, and the users who like the product by `product_like`.
@@ -50,13 +78,26 @@ pub struct StatementTime {
 impl Database {
     /// An empty database on the server of `url`, whose own database is left alone.
     pub async fn create(url: &str, name: &str) -> anyhow::Result<Self> {
+        Self::create_from(url, name, None).await
+    }
+
+    /// The same, as a copy of another one to which nobody is connected.
+    pub async fn create_from(url: &str, name: &str, template: Option<&str>) -> anyhow::Result<Self> {
         let options = PgConnectOptions::from_str(url).context("DATABASE_URL")?.disable_statement_logging();
         let mut server = PgConnection::connect_with(&options).await.context("PostgreSQL of DATABASE_URL")?;
-        execute(&mut server, format!("CREATE DATABASE {name}")).await?;
+        // As files: through the WAL, a large one would take minutes.
+        let copy = template.map_or(String::new(), |from| format!(" TEMPLATE {from} STRATEGY file_copy"));
+        execute(&mut server, format!("CREATE DATABASE {name}{copy}")).await?;
         let (base, _) = url.rsplit_once('/').context("DATABASE_URL has no /database")?;
         let options = options.database(name).options([("search_path", "likes")]);
         let connection = PgConnection::connect_with(&options).await?;
-        Ok(Self { url: format!("{base}/{name}"), name: name.to_owned(), server, connection })
+        Ok(Self { url: format!("{base}/{name}"), name: name.to_owned(), options, server, connection })
+    }
+
+    /// Disconnects, so that it can be a template.
+    pub async fn leave(self) -> anyhow::Result<()> {
+        self.connection.close().await?;
+        Ok(self.server.close().await?)
     }
 
     /// Drops it, whoever is connected.
@@ -81,6 +122,15 @@ impl Database {
     pub async fn folded(&mut self) -> anyhow::Result<i64> {
         let sql = "SELECT sum(next_offset)::bigint FROM kafka_offset";
         Ok(sqlx::query_scalar(sql).fetch_one(&mut self.connection).await?)
+    }
+
+    /// Says that the whole log is folded, of which nothing was.
+    pub async fn fold_nothing(&mut self, ends: &[i64]) -> anyhow::Result<()> {
+        let sql = "UPDATE kafka_offset SET next_offset = ends.next_offset
+                   FROM unnest($1::bigint[]) WITH ORDINALITY AS ends (next_offset, number)
+                   WHERE partition = number - 1";
+        sqlx::query(sql).bind(ends).execute(&mut self.connection).await?;
+        Ok(())
     }
 
     /// The offsets, in partition order.
@@ -108,6 +158,20 @@ impl Database {
         rows.into_iter().map(counted).collect::<sqlx::Result<_>>().context("counts")
     }
 
+    /// Locks the offsets, so that every worker stops in front of its first batch.
+    pub async fn hold_offsets(&self) -> anyhow::Result<Held> {
+        let mut connection = PgConnection::connect_with(&self.options).await?;
+        execute(&mut connection, "BEGIN; SELECT FROM kafka_offset FOR UPDATE".to_owned()).await?;
+        Ok(Held(connection))
+    }
+
+    /// How many of the aggregators' connections wait for a lock.
+    pub async fn waiting_for_locks(&mut self) -> anyhow::Result<i64> {
+        let sql = "SELECT count(*) FROM pg_stat_activity
+                   WHERE datname = $1 AND application_name = 'like-aggregator' AND wait_event_type = 'Lock'";
+        Ok(sqlx::query_scalar(sql).bind(&self.name).fetch_one(&mut self.server).await?)
+    }
+
     /// The process ids of the aggregator's connections: on this machine if the server is.
     pub async fn backends(&mut self) -> anyhow::Result<Vec<i32>> {
         let sql = "SELECT pid FROM pg_stat_activity WHERE datname = $1 AND application_name = 'like-aggregator'";
@@ -126,6 +190,30 @@ impl Database {
                                  current_setting('server_version'), current_setting('fsync'),
                                  current_setting('synchronous_commit'), current_setting('shared_buffers'))";
         Ok(sqlx::query_scalar(sql).fetch_one(&mut self.server).await?)
+    }
+
+    /// What was done since [`Database::settle`].
+    pub async fn work(&mut self) -> anyhow::Result<Work> {
+        let sql = "SELECT coalesce(sum(calls), 0)::bigint,
+                          coalesce(sum(calls) FILTER (WHERE query = 'COMMIT'), 0)::bigint,
+                          coalesce(sum(rows), 0)::bigint, coalesce(sum(wal_bytes), 0)::bigint,
+                          coalesce(sum(total_exec_time), 0)
+                   FROM pg_stat_statements JOIN pg_database ON pg_database.oid = dbid
+                   WHERE datname = $1 AND query NOT LIKE '%sum(next_offset)%' AND query NOT LIKE '%pg_stat_%'";
+        match sqlx::query(sql).bind(&self.name).fetch_one(&mut self.server).await {
+            Ok(row) => Ok(Work {
+                statements: row.try_get(0)?,
+                transactions: row.try_get(1)?,
+                rows: row.try_get(2)?,
+                wal_bytes: row.try_get(3)?,
+                ms: row.try_get(4)?,
+            }),
+            // 42P01: no such table; 55000: not preloaded.
+            Err(sqlx::Error::Database(e)) if matches!(e.code().as_deref(), Some("42P01" | "55000")) => {
+                Ok(Work::default())
+            }
+            Err(error) => Err(error).context("pg_stat_statements"),
+        }
     }
 
     /// The statements that took longest since [`Database::settle`]; none where the server doesn't

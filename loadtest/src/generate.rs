@@ -33,6 +33,8 @@ pub struct Shape {
     pub products: u32,
     /// Different users; None: delta events.
     pub users: Option<u32>,
+    /// Of 100 likes, how many go to the first product beside those that Zipf's law gives it.
+    pub hot_percent: u32,
     /// How events are named.
     pub event_ids: EventIds,
     /// Another seed, another log.
@@ -114,6 +116,10 @@ impl Generator {
     }
 
     fn product(&mut self) -> u32 {
+        // Not asked for: the seed's log stays the same, byte for byte.
+        if self.shape.hot_percent > 0 && self.rng.random_range(0..100) < self.shape.hot_percent {
+            return 0;
+        }
         let at = self.rng.random::<f64>() * self.popularity.last().expect("there are products");
         self.popularity.partition_point(|&up_to| up_to <= at) as u32
     }
@@ -174,7 +180,8 @@ mod tests {
     use super::*;
 
     fn log(users: Option<u32>, seed: u64) -> Vec<Event> {
-        Generator::new(Shape { events: 50_000, products: 100, users, event_ids: EventIds::V7, seed }).collect()
+        Generator::new(Shape { events: 50_000, products: 100, users, hot_percent: 0, event_ids: EventIds::V7, seed })
+            .collect()
     }
 
     #[test]

@@ -2,9 +2,13 @@
 //! is in `bin/`, the k6 script and what starts it beside this folder.
 
 pub mod aggregator;
+pub mod backlog;
+pub mod bench;
 pub mod claims;
 pub mod database;
+pub mod drain;
 pub mod generate;
 pub mod log;
+pub mod marked;
 pub mod reference;
 pub mod report;

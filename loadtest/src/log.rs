@@ -3,9 +3,9 @@
 use std::time::Duration;
 
 use anyhow::{Context, bail, ensure};
-use like_events::topic::PARTITIONER;
+use like_events::topic::{PARTITIONER, TOPIC_SETTINGS};
 use rdkafka::ClientConfig;
-use rdkafka::admin::{AdminClient, AdminOptions};
+use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::producer::{BaseRecord, DefaultProducerContext, Producer, ThreadedProducer};
@@ -13,6 +13,20 @@ use rdkafka::producer::{BaseRecord, DefaultProducerContext, Producer, ThreadedPr
 use crate::generate::Event;
 
 const TIMEOUT: Duration = Duration::from_secs(60);
+
+/// Makes a topic as `like-aggregator setup` makes it.
+pub async fn create(brokers: &str, topic: &str, partitions: i32) -> anyhow::Result<()> {
+    let admin: AdminClient<DefaultClientContext> = ClientConfig::new().set("bootstrap.servers", brokers).create()?;
+    let mut new = NewTopic::new(topic, partitions, TopicReplication::Fixed(1));
+    for (name, value) in TOPIC_SETTINGS {
+        new = new.set(name, value);
+    }
+    let made = admin.create_topics([&new], &AdminOptions::new().operation_timeout(Some(TIMEOUT))).await?;
+    for result in made {
+        result.map_err(|(topic, code)| anyhow::anyhow!("topic {topic} can't be made: {code}"))?;
+    }
+    Ok(())
+}
 
 /// Writes all events, in their order, and answers where each partition ends. Idempotent: with
 /// several requests in flight, a lost one would otherwise change the order when it is repeated.

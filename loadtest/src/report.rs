@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use crate::database::StatementTime;
+use crate::database::{StatementTime, Work};
 
 /// A line of `drain.jsonl`. Processor time and memory are of the drain alone, start-up included
 /// where a process has no earlier life.
@@ -20,6 +20,10 @@ pub struct Measured {
     pub products: u32,
     /// Different users.
     pub users: u32,
+    /// Of the topic.
+    pub partitions: i32,
+    /// Aggregators that shared them.
+    pub workers: usize,
     /// The log's seed.
     pub seed: u64,
     /// v7 or v8.
@@ -48,6 +52,8 @@ pub struct Measured {
     pub wal_mb: f64,
     /// SQL statements per 10,000 events.
     pub statements_per_10000: f64,
+    /// The same and more by PostgreSQL's own figures, for the whole log.
+    pub work: Work,
     /// On average.
     pub events_per_batch: f64,
     /// Repeats in the log.

@@ -47,7 +47,8 @@ pub async fn a_batch_beats_single_updates(lab: &Lab) -> anyhow::Result<Finding> 
 
 async fn fill(lab: &Lab, users: Option<u32>) -> anyhow::Result<(Topic, Vec<Entry>)> {
     let topic = lab.topic(1).await?;
-    let shape = Shape { events: EVENTS, products: PRODUCTS, users, event_ids: EventIds::V7, seed: lab.seed };
+    let shape =
+        Shape { events: EVENTS, products: PRODUCTS, users, hot_percent: 0, event_ids: EventIds::V7, seed: lab.seed };
     log::fill(&lab.brokers, &topic.name, Generator::new(shape))?;
     let log = lab.read_all(&topic)?;
     Ok((topic, log))

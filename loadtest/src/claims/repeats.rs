@@ -70,7 +70,14 @@ impl Log {
     async fn fill(lab: &Lab, users: Option<u32>) -> anyhow::Result<Self> {
         let topic = lab.topic(1).await?;
         let mut reference = Reference::new(PRODUCTS);
-        let shape = Shape { events: EVENTS, products: PRODUCTS, users, event_ids: EventIds::V7, seed: lab.seed };
+        let shape = Shape {
+            events: EVENTS,
+            products: PRODUCTS,
+            users,
+            hot_percent: 0,
+            event_ids: EventIds::V7,
+            seed: lab.seed,
+        };
         log::fill(&lab.brokers, &topic.name, Generator::new(shape).inspect(|event| reference.add(event)))?;
         let batches = batches(&lab.read_all(&topic)?, BATCH)?;
         Ok(Self { topic, batches, reference })

@@ -1,0 +1,73 @@
+//! What the figures should be on a machine of two cores, and whether they are.
+
+use super::ledger::Ledger;
+
+/// One target.
+pub struct Target {
+    /// What it is about.
+    pub what: String,
+    /// What is wanted, as people read it.
+    pub wanted: String,
+    /// What came out; None: not measured in this run.
+    pub measured: Option<f64>,
+    /// Whether it is reached.
+    pub reached: bool,
+}
+
+fn target(what: impl Into<String>, measured: Option<f64>, wanted: Wanted, unit: &str) -> Target {
+    let (sign, bound, reached) = match wanted {
+        Wanted::AtLeast(bound) => ("≥", bound, measured.is_some_and(|m| m >= bound)),
+        Wanted::AtMost(bound) => ("≤", bound, measured.is_some_and(|m| m <= bound)),
+    };
+    Target { what: what.into(), wanted: format!("{sign} {bound} {unit}"), measured, reached }
+}
+
+#[derive(Clone, Copy)]
+enum Wanted {
+    AtLeast(f64),
+    AtMost(f64),
+}
+
+const RATE: &str = "events_per_second";
+const MODES: [(&str, f64); 4] =
+    [("history-user", 100e3), ("batch-user", 130e3), ("history-delta", 220e3), ("batch-delta", 600e3)];
+
+/// All targets, with what this run has measured.
+pub fn all(ledger: &Ledger) -> Vec<Target> {
+    let mut targets = Vec::new();
+    for (mode, least) in MODES {
+        let drain = format!("drain/{mode}");
+        targets.push(target(format!("drain {mode}"), ledger.median(&drain, RATE), Wanted::AtLeast(least), "events/s"));
+        let share = share_of_floor(ledger, mode).map(|share| share * 100.0);
+        targets.push(target(
+            format!("drain {mode}, of the slower of consuming alone and SQL alone"),
+            share,
+            Wanted::AtLeast(85.0),
+            "%",
+        ));
+        let cpu = ledger.median(&drain, "cpu_seconds_per_million");
+        targets.push(target(format!("CPU a million events, like-aggregator, {mode}"), cpu, Wanted::AtMost(1.5), "s"));
+        let statements = ledger.median(&drain, "statements_per_10000");
+        targets.push(target(format!("SQL statements per 10,000 events, {mode}"), statements, Wanted::AtMost(40.0), ""));
+        let memory = ledger.median(&drain, "peak_mib");
+        targets.push(target(format!("peak memory of like-aggregator, {mode}"), memory, Wanted::AtMost(64.0), "MiB"));
+    }
+    for mode in ["history-delta", "batch-delta"] {
+        let ratio = ledger.ratio((&format!("drain/{mode}"), RATE), ("one-by-one", RATE));
+        targets.push(target(format!("drain {mode} over one UPDATE per event"), ratio, Wanted::AtLeast(50.0), "times"));
+    }
+    targets.push(target(
+        "consuming alone, events of users",
+        ledger.median("consume/history-user", RATE),
+        Wanted::AtLeast(800e3),
+        "events/s",
+    ));
+    targets
+}
+
+/// The median over the rounds of the drain's rate over the slower of its two floors.
+pub fn share_of_floor(ledger: &Ledger, mode: &str) -> Option<f64> {
+    let consume = ledger.ratio((&format!("drain/{mode}"), RATE), (&format!("consume/{mode}"), RATE))?;
+    let memory = ledger.ratio((&format!("drain/{mode}"), RATE), (&format!("from-memory/{mode}"), RATE))?;
+    Some(consume.max(memory))
+}
