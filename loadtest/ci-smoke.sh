@@ -8,6 +8,8 @@
 set -euo pipefail
 # shellcheck source=deploy/local/lib.sh
 . "$(dirname -- "${BASH_SOURCE[0]}")/../deploy/local/lib.sh"
+# What `make test` has built: no second build of everything in CI.
+BUILD=debug
 for part in install dist postgres kafka services; do
   # shellcheck source=/dev/null
   . "$ROOT/deploy/local/$part.sh"

@@ -16,22 +16,36 @@
 set -euo pipefail
 # shellcheck source=deploy/local/lib.sh
 . "$(dirname -- "${BASH_SOURCE[0]}")/../deploy/local/lib.sh"
+# shellcheck source=deploy/local/install.sh
+. "$ROOT/deploy/local/install.sh"
 
 K6_VERSION=v1.8.1
+GO_VERSION=1.25.5
 K6=$LOCAL/bin/k6
 OUT=$ROOT/loadtest/out
 
+# A Go of at least 1.25: the one that is here; or, into .local, the one that any Go
+# fetches as a module and checks against the public checksum database. Debian's own
+# is too old for k6, and enough for that.
+recent_go() { [[ $(go env GOVERSION 2>/dev/null) =~ ^go1\.([0-9]+) ]] && [ "${BASH_REMATCH[1]}" -ge 25 ]; }
+find_go() {
+  ! recent_go || return 0
+  install_packages go
+  say "fetching Go $GO_VERSION, which k6 is built by"
+  local module dir
+  module=golang.org/toolchain@v0.0.1-go$GO_VERSION.linux-$(go env GOARCH)
+  dir=$(cd "$LOCAL" && GOMODCACHE=$LOCAL/go GOFLAGS=-modcacherw go mod download -json "$module" |
+    sed -n 's/.*"Dir": "\(.*\)".*/\1/p')
+  [ -x "$dir/bin" ] || die "Go $GO_VERSION can't be fetched: install Go 1.25 or newer"
+  chmod -R u+w,+x "$dir/bin" "$dir/pkg/tool" # an older Go forgets what is a program
+  PATH=$dir/bin:$PATH
+  recent_go || die "the Go that was fetched doesn't run: install Go 1.25 or newer"
+}
+
 install_k6() {
   [[ "$("$K6" version 2>/dev/null)" != "k6 $K6_VERSION "* ]] || return 0
-  local need="k6 $K6_VERSION is built from source by Go 1.25 or newer"
-  command -v go >/dev/null ||
-    die "$need, and there is no Go here (Debian's is too old: take it from https://go.dev/dl)"
-  local version
-  version=$(go env GOVERSION)
-  if ! [[ $version =~ ^go1\.([0-9]+) ]] || [ "${BASH_REMATCH[1]}" -lt 25 ]; then
-    die "$need, and this is ${version:-an older one} (Debian's is too old: take it from https://go.dev/dl)"
-  fi
   mkdir -p "$LOCAL/bin"
+  find_go
   GOBIN=$LOCAL/bin quietly "$LOCAL/k6-install.log" "installing k6 $K6_VERSION (a minute or two)" \
     go install "go.k6.io/k6@$K6_VERSION"
 }

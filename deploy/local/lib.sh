@@ -9,6 +9,8 @@ ROOT=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")/../.." && pwd -P)
 LOCAL=$ROOT/.local
 STATE=${STATE:-$LOCAL}
 SERVERS=(postgres kafka like-aggregator like-api)
+# Which build of the services is meant: debug where what counts is that they work.
+BUILD=release
 
 say() { printf '%s\n' "$*"; }
 note() { printf '  %s\n' "$*"; }
@@ -75,7 +77,7 @@ signature_of() {
   case $1 in
     kafka) printf '%s' "kafka.Kafka $STATE/kafka/server.properties" ;;
     postgres) printf '%s' "-D $STATE/postgres/data" ;;
-    *) printf '%s' "target/release/$1 " ;;
+    *) printf '%s' "target/$BUILD/$1 " ;;
   esac
 }
 

@@ -2,15 +2,18 @@
 # Builds the two services, starts those that don't run or whose program or
 # settings have changed, and shows that a like travels through them. Sourced.
 
-BIN=$ROOT/target/release
+BIN=$ROOT/target/$BUILD
 
 # Cargo shows its own progress. The folder is named so that whatever the user has
 # set up for other projects, the programs are where the rest expects them. The
 # lock is closed, since a compiler cache may start a server that outlives us.
 build_services() {
   say 'building both services (some minutes the first time)'
-  (cd "$ROOT" && cargo build --release --locked --target-dir "$ROOT/target" \
-    -p like-api -p like-aggregator 9>&-) || die 'the build failed, see above'
+  # In debug the whole workspace: what `make test` has built is used as it is.
+  local what=(--release -p like-api -p like-aggregator)
+  [ "$BUILD" = release ] || what=(--workspace --bins)
+  (cd "$ROOT" && cargo build --locked --target-dir "$ROOT/target" "${what[@]}" 9>&-) ||
+    die 'the build failed, see above'
 }
 
 # What changes how a service behaves: its own program, and the environment's part
