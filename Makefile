@@ -2,7 +2,7 @@
 # What they do is in the scripts they name; those can be run by hand too.
 
 .DEFAULT_GOAL := help
-.PHONY: help up down clean-local test test-stack test-stack-down test-containers lint loadtest drain claims
+.PHONY: help up down clean-local test test-stack test-stack-down test-containers lint loadtest drain bench claims
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  \1|\2/p' Makefile | while IFS='|' read -r target text; do \
@@ -43,6 +43,9 @@ loadtest: ## likes over HTTP on what make up has started, checked against the co
 
 drain: ## how fast a backlog is worked off, on servers of its own (ARGS="--events 100000")
 	@loadtest/drain.sh $(ARGS)
+
+bench: ## what a like costs, how fresh counts are, what memory is held (QUICK=1, ARGS="--only publish")
+	@loadtest/bench.sh $(ARGS)
 
 claims: ## the claims the design rests on, tried and written to docs/CLAIMS.md (ARGS="--only 3,9")
 	@loadtest/claims.sh $(ARGS)

@@ -48,6 +48,7 @@ missing_packages() {
         # PostgreSQL's programs are linked to it.
         has_package libstdc++6 || printf '%s\n' libstdc++6
         ;;
+      bench) has_command wrk || printf '%s\n' wrk ;;
       lint) has_command shellcheck || printf '%s\n' shellcheck ;;
     esac
   done

@@ -2,6 +2,8 @@
 //! is in `bin/`, the k6 script and what starts it beside this folder.
 
 pub mod aggregator;
+pub mod api;
+pub mod bench;
 pub mod claims;
 pub mod database;
 pub mod generate;
