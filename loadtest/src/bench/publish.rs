@@ -28,7 +28,7 @@ pub async fn publish(lab: &Lab) -> anyhow::Result<Vec<Figures>> {
 }
 
 async fn measure(lab: &Lab, site: &Site<'_>) -> anyhow::Result<Vec<Figures>> {
-    let (rounds, seconds) = if lab.quick { (2, 2) } else { (4, 6) };
+    let (rounds, seconds) = if lab.quick { (2, 2) } else { (3, 5) };
     let duration = Duration::from_secs(seconds);
     let api = site.api().await.context("like-api")?;
     let bare = Api::start_bare(&lab.programs.join("bare_route")).await.context("bare_route")?;
