@@ -10,6 +10,7 @@ set -euo pipefail
 # shellcheck source=loadtest/stack.sh
 . "$(dirname -- "${BASH_SOURCE[0]}")/stack.sh"
 
+install_packages bench
 start_stack bench
 KAFKA_PID=$(<"$STATE/kafka.pid")
 for jar in "$KAFKA_LIBS"/kafka-clients-*.jar; do

@@ -49,6 +49,7 @@ missing_packages() {
         has_package libstdc++6 || printf '%s\n' libstdc++6
         ;;
       go) has_command go || printf '%s\n' golang-go ;;
+      bench) has_command wrk || printf '%s\n' wrk ;;
       lint) has_command shellcheck || printf '%s\n' shellcheck ;;
     esac
   done

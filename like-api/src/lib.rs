@@ -8,6 +8,7 @@ pub mod error;
 mod extract;
 pub mod gate;
 pub mod metrics;
+mod public;
 pub mod publisher;
 pub mod reads;
 pub mod request;
@@ -16,8 +17,7 @@ pub mod routes;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context, anyhow};
-use axum::serve::ListenerExt;
+use anyhow::anyhow;
 use like_service::admin;
 use like_service::health::Health;
 use prometheus::Registry;
@@ -94,10 +94,8 @@ pub async fn serve(config: Config, listeners: Listeners, shutdown: CancellationT
     let producer = tokio::spawn(async move { publishing.keep_running(&ready).await });
     let watch = tokio::spawn(watch.run());
 
-    // Without this, an answer that takes two packets may wait for the first one's ACK.
-    let listener = listeners.public.tap_io(|stream| drop(stream.set_nodelay(true)));
-    let public =
-        axum::serve(listener, routes::router(state)).with_graceful_shutdown(shutdown.clone().cancelled_owned());
+    let router = routes::router(Arc::clone(&state));
+    let public = public::serve(listeners.public, state, router, shutdown.clone());
     let overtime = async {
         shutdown.cancelled().await;
         health.unmet("shutdown", "shutting down");
@@ -105,7 +103,7 @@ pub async fn serve(config: Config, listeners: Listeners, shutdown: CancellationT
     };
     let (producer_abort, watch_abort) = (producer.abort_handle(), watch.abort_handle());
     let served = tokio::select! {
-        served = public => served.context("the public listener"),
+        () = public => Ok(()),
         () = overtime => {
             warn!("requests were still in progress; leaving them");
             Ok(())

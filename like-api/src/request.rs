@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use axum::extract::{MatchedPath, Request, State};
-use axum::http::{HeaderMap, HeaderName, HeaderValue};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, Method};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use futures::FutureExt;
@@ -25,23 +25,40 @@ const REQUEST_ID_MAX: usize = 128;
 
 /// The layer around all routes.
 pub async fn observe(State(app): State<Arc<AppState>>, request: Request, next: Next) -> Response {
-    let started = Instant::now();
-    let id = request_id(request.headers());
-    let method = request.method().clone();
+    let observed = Observed::new(request.method(), request.headers());
     let route = request.extensions().get::<MatchedPath>().cloned();
     let route = route.as_ref().map_or("", MatchedPath::as_str);
+    observed.answer(&app, route, next.run(request)).await
+}
 
-    // Unwind safe: nothing of the request is used afterwards, and what handlers share keeps its
-    // locks for a few instructions that don't panic.
-    let answer = AssertUnwindSafe(next.run(request)).catch_unwind().await;
-    let mut response = answer.unwrap_or_else(|panic| ApiError::Internal(panic_text(&*panic)).into_response());
-    finish(&mut response, &id);
+/// A request that has just come.
+pub struct Observed {
+    started: Instant,
+    id: HeaderValue,
+    method: Method,
+}
 
-    let (status, took) = (response.status(), started.elapsed());
-    app.metrics.answered(&method, route, status, took);
-    debug!(request_id = id.to_str().unwrap_or_default(), %method, route, status = status.as_u16(), ?took, "answered");
-    response.headers_mut().insert(REQUEST_ID, id);
-    response
+impl Observed {
+    /// Looks at it before it is handled.
+    pub fn new(method: &Method, headers: &HeaderMap) -> Self {
+        Self { started: Instant::now(), id: request_id(headers), method: method.clone() }
+    }
+
+    /// Has it handled by `handle`. `route` is a route's template, or empty.
+    pub async fn answer(self, app: &AppState, route: &str, handle: impl Future<Output = Response>) -> Response {
+        let Self { started, id, method } = self;
+        // Unwind safe: nothing of the request is used afterwards, and what handlers share keeps its
+        // locks for a few instructions that don't panic.
+        let answer = AssertUnwindSafe(handle).catch_unwind().await;
+        let mut response = answer.unwrap_or_else(|panic| ApiError::Internal(panic_text(&*panic)).into_response());
+        finish(&mut response, &id);
+
+        let (status, took) = (response.status(), started.elapsed());
+        app.metrics.answered(&method, route, status, took);
+        debug!(request_id = id.to_str().unwrap_or_default(), %method, route, status = status.as_u16(), ?took, "answered");
+        response.headers_mut().insert(REQUEST_ID, id);
+        response
+    }
 }
 
 /// The caller's id if it sent one that is fit for a log, else a new one.

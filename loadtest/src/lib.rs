@@ -2,6 +2,7 @@
 //! is in `bin/`, the k6 script and what starts it beside this folder.
 
 pub mod aggregator;
+pub mod api;
 pub mod backlog;
 pub mod bench;
 pub mod claims;

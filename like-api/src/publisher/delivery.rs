@@ -1,6 +1,7 @@
-//! What librdkafka reports about events and about itself, on the producer's own thread: delivery
-//! reports, the producer id, fatal errors. A panic here would end that thread, so nothing panics.
+//! What librdkafka reports about events and about itself, where the producer is polled: delivery
+//! reports, the producer id, fatal errors. A panic here would end the polling, so nothing panics.
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -8,7 +9,7 @@ use rdkafka::ClientContext;
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{BorrowedMessage, Message};
-use rdkafka::producer::{DefaultProducerContext, DeliveryResult, Producer as _, ProducerContext, ThreadedProducer};
+use rdkafka::producer::{BaseProducer, DefaultProducerContext, DeliveryResult, Producer as _, ProducerContext};
 use rdkafka::types::RDKafkaMessage;
 use serde::Deserialize;
 use tokio::sync::{Notify, oneshot, watch};
@@ -32,6 +33,7 @@ pub(super) struct Deliveries {
     metrics: Publishing,
     has_id: watch::Sender<bool>,
     maybe_fatal: Notify,
+    settled: AtomicU64,
     last_error: Mutex<Option<(Option<RDKafkaErrorCode>, Instant)>>,
 }
 
@@ -42,7 +44,19 @@ const REPEAT_ERROR_AFTER: Duration = Duration::from_secs(10);
 impl Deliveries {
     pub fn new(log_ends: Arc<LogEnds>, metrics: Publishing) -> Self {
         let has_id = watch::Sender::new(false);
-        Self { log_ends, metrics, has_id, maybe_fatal: Notify::new(), last_error: Mutex::default() }
+        let (maybe_fatal, settled, last_error) = (Notify::new(), AtomicU64::new(0), Mutex::default());
+        Self { log_ends, metrics, has_id, maybe_fatal, settled, last_error }
+    }
+
+    /// Polls, which takes one report of several events, until a poll has settled none.
+    pub fn take_reports(&self, poll: impl Fn()) {
+        loop {
+            let before = self.settled.load(Ordering::Relaxed);
+            poll();
+            if self.settled.load(Ordering::Relaxed) == before {
+                break;
+            }
+        }
     }
 
     /// Waits until the broker has given the producer its id: from then on it can write.
@@ -53,7 +67,7 @@ impl Deliveries {
 }
 
 /// Waits until `producer` has failed for good, and says why.
-pub(super) async fn fatal_error(producer: &ThreadedProducer<Deliveries>) -> String {
+pub(super) async fn fatal_error(producer: &BaseProducer<Deliveries>) -> String {
     loop {
         if let Some((code, text)) = producer.client().fatal_error() {
             return format!("{code}: {text}");
@@ -111,6 +125,7 @@ impl ProducerContext for Deliveries {
         if let Ok(position) = settled {
             self.log_ends.seen(position.partition, position.offset + 1);
         }
+        self.settled.fetch_add(1, Ordering::Relaxed);
         self.metrics.in_flight.dec();
         self.metrics.duration.observe(pending.since.elapsed().as_secs_f64());
         self.metrics.count(settled.as_ref().map(|_| ()));

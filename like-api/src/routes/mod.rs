@@ -2,7 +2,7 @@
 //! of them is around them, in [`crate::request`].
 
 mod counts;
-mod likes;
+pub(crate) mod likes;
 mod receipts;
 
 use std::sync::Arc;
@@ -18,7 +18,7 @@ use crate::request::observe;
 /// All of them, ready to serve.
 pub fn router(app: Arc<AppState>) -> Router {
     Router::new()
-        .route("/v1/products/{productId}/like", put(likes::like).delete(likes::unlike))
+        .route(likes::ROUTE, put(likes::like).delete(likes::unlike))
         .route("/v1/products/{productId}/likes", get(counts::one))
         .route("/v1/likes", get(counts::many))
         .route("/v1/receipts/{receipt}", get(receipts::standing))

@@ -188,3 +188,13 @@ async fn a_request_id_is_taken_or_made_and_comes_back_on_every_answer() {
         assert_eq!(made.header("x-request-id").len(), 36);
     }
 }
+
+#[tokio::test]
+async fn a_head_that_no_route_has_a_use_for_is_refused_and_others_go_on() {
+    let (topic, database) = (TestTopic::create(1).await, TestDatabase::create().await);
+    let api = Api::start(crate::common::config(&topic.name, &database.url)).await;
+    let (fits, too_large) = ("x".repeat(15_000), "x".repeat(17_000));
+    assert_eq!(api.send(Method::GET, "/nowhere", &[("X-Any", &fits)]).await.status, 404);
+    assert_eq!(api.send(Method::GET, "/nowhere", &[("X-Any", &too_large)]).await.status, 431);
+    assert_eq!(api.get("/nowhere").await.status, 404);
+}

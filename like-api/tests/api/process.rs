@@ -1,7 +1,7 @@
 //! The program itself: settings it refuses, its health check, and how it ends.
 
 use std::io::{BufRead, BufReader, Read, Write};
-use std::net::TcpListener;
+use std::net::{TcpListener, TcpStream};
 use std::process::{Child, ChildStdout, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
@@ -128,6 +128,23 @@ fn it_says_whom_it_believes_and_ends_at_once_without_kafka_and_postgresql() {
     assert!(signalled.elapsed() < Duration::from_secs(10), "{:?}", signalled.elapsed());
     assert!(!log.contains("still in progress"), "{log}");
     assert!(!log.contains("secret"));
+}
+
+#[test]
+fn connections_that_ask_for_nothing_do_not_hold_up_the_end() {
+    let running = Running::start(&settings(&[]));
+    let connect = || TcpStream::connect(&running.public).unwrap();
+    let (_new, mut used) = (connect(), connect());
+    used.write_all(b"GET / HTTP/1.1\r\nHost: h\r\n\r\n").unwrap();
+    let mut answer = [0; 12];
+    used.read_exact(&mut answer).unwrap();
+    assert_eq!(&answer, b"HTTP/1.1 404");
+    let signalled = Instant::now();
+    running.signal();
+    let (status, log) = running.end();
+    assert_eq!(status, Some(0), "{log}");
+    assert!(!log.contains("still in progress"), "{log}");
+    assert!(signalled.elapsed() < Duration::from_secs(5), "{:?}", signalled.elapsed());
 }
 
 #[tokio::test]

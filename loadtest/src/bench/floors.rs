@@ -14,11 +14,12 @@ use rdkafka::{ClientConfig, Message, Offset, TopicPartitionList};
 use sqlx::Connection;
 use uuid::Uuid;
 
-use super::{Figures, figures, rounded};
+use super::{Figures, rounded};
 use crate::aggregator::cpu;
 use crate::backlog::{Backlog, Mode};
 use crate::database::Database;
 use crate::drain::{Place, set_up, sum};
+use crate::figures;
 use crate::generate::{Generator, product_id};
 
 /// `BATCH_MAX_EVENTS`' default.
@@ -34,11 +35,11 @@ pub fn consume(place: &Place, backlog: &Backlog) -> anyhow::Result<Vec<Figures>>
     let (seconds, _) = read(place, backlog, |_| ())?;
     let used = cpu(own).context("/proc")? - before;
     let events = backlog.shape.events as f64;
-    Ok(vec![figures([
-        ("events_per_second", rounded(events / seconds)),
-        ("seconds", rounded(seconds)),
-        ("cpu_seconds_per_million", rounded(sum(used) / events * 1e6)),
-    ])])
+    Ok(vec![figures! {
+        "events_per_second": rounded(events / seconds),
+        "seconds": rounded(seconds),
+        "cpu_seconds_per_million": rounded(sum(used) / events * 1e6),
+    }])
 }
 
 /// (b): the batches of that log, in memory before the clock starts, through the service's store.
@@ -51,12 +52,12 @@ pub async fn from_memory(place: &Place, backlog: &Backlog, mode: Mode) -> anyhow
     database.remove().await?;
     let (seconds, cpu_seconds) = applied?;
     let events = backlog.shape.events as f64;
-    Ok(vec![figures([
-        ("mode", mode.name().into()),
-        ("events_per_second", rounded(events / seconds)),
-        ("seconds", rounded(seconds)),
-        ("cpu_seconds_per_million", rounded(cpu_seconds / events * 1e6)),
-    ])])
+    Ok(vec![figures! {
+        "mode": mode.name(),
+        "events_per_second": rounded(events / seconds),
+        "seconds": rounded(seconds),
+        "cpu_seconds_per_million": rounded(cpu_seconds / events * 1e6),
+    }])
 }
 
 /// Answers seconds, and seconds of this process's CPU.
@@ -129,11 +130,11 @@ pub async fn one_by_one(place: &Place, backlog: &Backlog, events: usize) -> anyh
     let counted = update_each(&database, backlog, events).await;
     database.remove().await?;
     let seconds = counted?;
-    Ok(vec![figures([
-        ("events", events.into()),
-        ("events_per_second", rounded(events as f64 / seconds)),
-        ("seconds", rounded(seconds)),
-    ])])
+    Ok(vec![figures! {
+        "events": events,
+        "events_per_second": rounded(events as f64 / seconds),
+        "seconds": rounded(seconds),
+    }])
 }
 
 async fn update_each(database: &Database, backlog: &Backlog, events: usize) -> anyhow::Result<f64> {

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use anyhow::Context;
 use serde::{Deserialize, Serialize};
 
-use super::Figures;
+use super::{Figures, median};
 
 /// A line of it.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -84,30 +84,22 @@ impl Ledger {
 
     /// The median of a figure; None where nothing was measured.
     pub fn median(&self, prefix: &str, name: &str) -> Option<f64> {
-        median(self.numbers(prefix, name))
+        let numbers = self.numbers(prefix, name);
+        (!numbers.is_empty()).then(|| median(numbers))
     }
 
     /// The median of a ratio whose sides were measured in the same round; None without a round.
     pub fn ratio(&self, over: (&str, &str), under: (&str, &str)) -> Option<f64> {
         let (over, under) = (self.numbers(over.0, over.1), self.numbers(under.0, under.1));
-        median(over.iter().zip(&under).map(|(over, under)| over / under).collect())
-    }
-}
-
-fn median(mut numbers: Vec<f64>) -> Option<f64> {
-    numbers.sort_by(f64::total_cmp);
-    let middle = numbers.len() / 2;
-    match numbers.len() {
-        0 => None,
-        n if n % 2 == 1 => Some(numbers[middle]),
-        _ => Some(f64::midpoint(numbers[middle - 1], numbers[middle])),
+        let ratios: Vec<_> = over.iter().zip(&under).map(|(over, under)| over / under).collect();
+        (!ratios.is_empty()).then(|| median(ratios))
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::bench::figures;
+    use crate::figures;
 
     fn ledger() -> (tempfile::TempDir, PathBuf) {
         let folder = tempfile::tempdir().unwrap();
@@ -119,7 +111,7 @@ mod tests {
     fn a_run_goes_on_where_it_was_interrupted_and_another_version_starts_anew() {
         let (_folder, path) = ledger();
         let mut first = Ledger::open(&path, "a", false, false).unwrap();
-        first.add("drain/1", 1.0, vec![figures([("x", 1.into())])]).unwrap();
+        first.add("drain/1", 1.0, vec![figures! { "x": 1 }]).unwrap();
         fs::write(&path, fs::read_to_string(&path).unwrap() + "{\"step\":\"drain/2\",\"ver").unwrap();
         let again = Ledger::open(&path, "a", false, false).unwrap();
         assert!(again.has("drain/1") && !again.has("drain/2"));
@@ -133,8 +125,8 @@ mod tests {
         let (_folder, path) = ledger();
         let mut ledger = Ledger::open(&path, "a", false, false).unwrap();
         for (round, (over, under)) in [(10, 2), (8, 2), (100, 1)].into_iter().enumerate() {
-            ledger.add(&format!("over/{round}"), 0.0, vec![figures([("x", over.into())])]).unwrap();
-            ledger.add(&format!("under/{round}"), 0.0, vec![figures([("x", under.into())])]).unwrap();
+            ledger.add(&format!("over/{round}"), 0.0, vec![figures! { "x": over }]).unwrap();
+            ledger.add(&format!("under/{round}"), 0.0, vec![figures! { "x": under }]).unwrap();
         }
         assert_eq!(ledger.ratio(("over", "x"), ("under", "x")), Some(5.0));
         assert_eq!(ledger.median("over", "x"), Some(10.0));

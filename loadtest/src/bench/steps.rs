@@ -1,7 +1,9 @@
 //! The steps of a run, in their order, and what each does.
 
+use anyhow::Context;
+
 use super::logs::{LogKey, Logs};
-use super::{Figures, Lab, draining, floors, prefill};
+use super::{Figures, Lab, draining, floors, freshness, memory, prefill, publish};
 use crate::backlog::Mode;
 use crate::drain::{Clock, Plan};
 
@@ -31,6 +33,12 @@ pub enum What {
     OneByOne(usize),
     /// like-aggregator with nothing to do.
     Idle,
+    /// like-api beside a bare route.
+    Publish,
+    /// From the acknowledgement to the count.
+    Freshness,
+    /// Both services' memory under likes.
+    Memory,
 }
 
 /// All steps. A quick run has one round and smaller logs; it shows that everything works, and
@@ -78,6 +86,9 @@ pub fn all(quick: bool) -> Vec<Step> {
         add(format!("growth/partitions/{partitions}"), Some(LogKey { partitions, ..middle }), What::Drain(held));
     }
     add("memory/idle".to_owned(), Some(LogKey::of(10_000, true)), What::Idle);
+    add("memory/likes".to_owned(), None, What::Memory);
+    add("freshness".to_owned(), None, What::Freshness);
+    add("publish".to_owned(), None, What::Publish);
     // Last: a database of several gigabytes.
     let base = if quick { 300 } else { 10_000 };
     for round in 1..=rounds {
@@ -101,9 +112,14 @@ pub struct Bench {
 impl Bench {
     /// Measures.
     pub async fn take(&mut self, step: &Step) -> anyhow::Result<Vec<Figures>> {
-        let place = &self.lab.place;
-        let Some(key) = step.log else { anyhow::bail!("{} has no log", step.name) };
-        let backlog = self.logs.get(key).await?;
+        match step.what {
+            What::Publish => return publish::publish(&self.lab).await,
+            What::Freshness => return freshness::freshness(&self.lab).await,
+            What::Memory => return memory::memory(&self.lab).await,
+            _ => {}
+        }
+        let place = &self.lab.place();
+        let backlog = self.logs.get(step.log.context("a step of the other kinds has a log")?).await?;
         match step.what {
             What::Drain(plan) => draining::drain(place, backlog, plan, None).await,
             What::DrainInto(mode, base) => {
@@ -118,6 +134,7 @@ impl Bench {
             What::FromMemory(mode) => floors::from_memory(place, backlog, mode).await,
             What::OneByOne(events) => floors::one_by_one(place, backlog, events).await,
             What::Idle => draining::idle(place, backlog).await,
+            What::Publish | What::Freshness | What::Memory => unreachable!("answered above"),
         }
     }
 }

@@ -20,6 +20,9 @@ pub fn tables(ledger: &Ledger) -> String {
         ("Into a database that holds 10 million likes and their history", "prefilled", &BRIEF),
         ("Growth: history-user, one worker", "growth", &GROWTH),
         ("Memory of like-aggregator with nothing to do", "memory/idle", &["aggregator_idle_mib"]),
+        ("Memory of both services, idle and under likes", "memory/likes", &MEMORY),
+        ("Freshness: from the 202 to the first read that shows the like counted", "freshness", &FRESHNESS),
+        ("Publishing: like-api beside a bare axum route", "publish", &PUBLISH),
     ];
     for (title, prefix, columns) in sections {
         rows(&mut text, title, &ledger.rows(prefix), columns);
@@ -30,6 +33,40 @@ pub fn tables(ledger: &Ledger) -> String {
 
 const WORKERS: [&str; 5] = ["mode", "workers", RATE, "cpu_seconds_per_million", "peak_mib"];
 const BRIEF: [&str; 5] = ["mode", RATE, "cpu_seconds_per_million", "wal_mb_per_100000", "peak_mib"];
+const MEMORY: [&str; 8] = [
+    "connections",
+    "products",
+    "per_second",
+    "api_idle_mib",
+    "api_mib",
+    "api_peak_mib",
+    "aggregator_idle_mib",
+    "aggregator_peak_mib",
+];
+const FRESHNESS: [&str; 8] = [
+    "rate",
+    "per_second",
+    "watched",
+    "never_seen",
+    "fresh_p50_ms",
+    "fresh_p99_ms",
+    "look_gap_p99_ms",
+    "acknowledged_p99_ms",
+];
+const PUBLISH: [&str; 12] = [
+    "load",
+    "api_per_second",
+    "bare_per_second",
+    "api_cpu_us",
+    "bare_cpu_us",
+    "cpu_ratio",
+    "api_p50_ms",
+    "api_p99_ms",
+    "bare_p50_ms",
+    "bare_p99_ms",
+    "api_rss_mib",
+    "failed",
+];
 const GROWTH: [&str; 7] = ["events", "products", "partitions", "seconds", RATE, "cpu_seconds_per_million", "peak_mib"];
 
 /// The four modes beside their floors; medians of the rounds.

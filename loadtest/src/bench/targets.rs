@@ -1,5 +1,7 @@
 //! What the figures should be on a machine of two cores, and whether they are.
 
+use serde_json::Value;
+
 use super::ledger::Ledger;
 
 /// One target.
@@ -61,6 +63,41 @@ pub fn all(ledger: &Ledger) -> Vec<Target> {
         ledger.median("consume/history-user", RATE),
         Wanted::AtLeast(800e3),
         "events/s",
+    ));
+    let publish = |load: &str, name: &str| {
+        let row = ledger.rows("publish").into_iter().find(|row| {
+            let text = |name: &str| row.get(name).map(ToString::to_string).unwrap_or_default();
+            text("load").contains(load) && text("products") == "1000"
+        });
+        row?.get(name)?.as_f64()
+    };
+    targets.push(target(
+        "like-api's CPU a like over a bare route's, 64 connections",
+        publish("64 connections", "cpu_ratio"),
+        Wanted::AtMost(1.5),
+        "times",
+    ));
+    targets.push(target(
+        "like-api's p99 at half of its highest rate",
+        publish("half", "api_p99_ms"),
+        Wanted::AtMost(25.0),
+        "ms",
+    ));
+    let of = |section: &str, key: &str, value: u64, name: &str| {
+        let rows = ledger.rows(section).into_iter().filter(|row| row.get(key).and_then(Value::as_u64) == Some(value));
+        rows.filter_map(|row| row.get(name)?.as_f64()).reduce(f64::max)
+    };
+    targets.push(target(
+        "freshness at 2,000 likes a second, p99",
+        of("freshness", "rate", 2_000, "fresh_p99_ms"),
+        Wanted::AtMost(250.0),
+        "ms",
+    ));
+    targets.push(target(
+        "memory of like-api under load, 64 connections",
+        of("memory/likes", "connections", 64, "api_mib"),
+        Wanted::AtMost(40.0),
+        "MiB",
     ));
     targets
 }

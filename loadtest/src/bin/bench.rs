@@ -12,14 +12,13 @@ use loadtest::bench::logs::Logs;
 use loadtest::bench::steps::{Bench, Step, all};
 use loadtest::bench::{Lab, chart, summary};
 use loadtest::database::Database;
-use loadtest::drain::Place;
 use loadtest::marked;
 
 /// Measures the services against what limits them
 #[derive(Parser, Debug)]
 struct Settings {
     /// a few minutes instead of the better part of an hour: smaller logs, one round
-    #[arg(long, env = "QUICK", value_parser = clap::builder::FalseyValueParser::new())]
+    #[arg(long, env = "QUICK", value_parser = clap::builder::FalseyValueParser::new(), default_value = "")]
     quick: bool,
     /// only steps whose names begin with one of these, separated by commas: drain,growth/products
     #[arg(long, value_delimiter = ',')]
@@ -56,10 +55,10 @@ struct Settings {
     database_url: String,
 }
 
-fn main() -> ExitCode {
+#[tokio::main]
+async fn main() -> ExitCode {
     let settings = Settings::parse();
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime can be made");
-    match runtime.block_on(run(&settings)) {
+    match run(&settings).await {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("error: {error:#}");
@@ -75,14 +74,14 @@ async fn run(settings: &Settings) -> anyhow::Result<()> {
     let mut ledger = Ledger::open(&path, &settings.version, settings.quick, settings.fresh)?;
     let machine = machine(settings).await?;
     println!("{machine}");
-    let place = Place {
+    let lab = Lab {
         kafka: settings.kafka.clone(),
         kafka_pid: settings.kafka_pid,
         database_url: settings.database_url.clone(),
-        aggregator: settings.programs.join("like-aggregator"),
         out: settings.out.clone(),
+        quick: settings.quick,
+        programs: settings.programs.clone(),
     };
-    let lab = Lab { place, programs: settings.programs.clone(), quick: settings.quick };
     let mut bench = Bench { logs: Logs::new(&settings.kafka), template: None, lab };
 
     let asked = |step: &Step| settings.only.is_empty() || settings.only.iter().any(|only| step.name.starts_with(only));

@@ -1,0 +1,94 @@
+//! The public port: HTTP/1.1 by hyper itself. `axum::serve` would keep more memory per connection
+//! and take a tenth more time per request: it is ready for HTTP/2, for upgrades and for any
+//! listener, and this port has one kind of connection.
+
+use std::convert::Infallible;
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::Body;
+use axum::extract::Request;
+use axum::response::Response;
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::net::{TcpListener, TcpStream};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tower_service::Service;
+use tracing::{debug, warn};
+
+use crate::AppState;
+use crate::routes::likes;
+
+/// A head, URL included, may have this many bytes; a larger one is answered 431. The longest that
+/// a route takes (`ids`) fits in twice, and a connection's buffer is no larger.
+const HEAD_MAX: usize = 16 * 1024;
+/// A connection that sends no complete head for this long is closed: longer than what gateways
+/// keep their idle connections for (60 s, usually), so that the one to close is them.
+const HEAD_TIMEOUT: Duration = Duration::from_secs(75);
+/// When no connection can be accepted, for want of file descriptors mostly, some may be soon.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
+
+/// Serves until `shutdown`, then until the last request in progress is answered.
+pub async fn serve(listener: TcpListener, app: Arc<AppState>, router: Router, shutdown: CancellationToken) {
+    let mut http = http1::Builder::new();
+    http.max_buf_size(HEAD_MAX).timer(TokioTimer::new()).header_read_timeout(HEAD_TIMEOUT);
+    let connections = TaskTracker::new();
+    loop {
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            () = shutdown.cancelled() => break,
+        };
+        let Some(stream) = usable(accepted).await else { continue };
+        let (app, router) = (Arc::clone(&app), router.clone());
+        let service = service_fn(move |request| answer(Arc::clone(&app), router.clone(), request));
+        let connection = http.serve_connection(TokioIo::new(stream), service);
+        let shutdown = shutdown.clone();
+        connections.spawn(async move {
+            let mut connection = std::pin::pin!(connection);
+            let ended = tokio::select! {
+                biased;
+                ended = connection.as_mut() => ended,
+                () = shutdown.cancelled() => {
+                    connection.as_mut().graceful_shutdown();
+                    connection.await
+                }
+            };
+            if let Err(error) = ended {
+                debug!(%error, "connection");
+            }
+        });
+    }
+    connections.close();
+    connections.wait().await;
+}
+
+async fn answer(app: Arc<AppState>, mut router: Router, request: Request<Incoming>) -> Result<Response, Infallible> {
+    match likes::directly(&app, &request).await {
+        Some(response) => Ok(response),
+        None => router.call(request.map(Body::new)).await,
+    }
+}
+
+async fn usable(accepted: io::Result<(TcpStream, std::net::SocketAddr)>) -> Option<TcpStream> {
+    use io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset};
+    match accepted {
+        Ok((stream, _)) => {
+            // Without this, an answer that takes two packets may wait for the first one's ACK.
+            let _ = stream.set_nodelay(true);
+            Some(stream)
+        }
+        Err(error) => {
+            // Those are the caller's who has gone already.
+            if !matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset) {
+                warn!(%error, "no connection can be accepted");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+            }
+            None
+        }
+    }
+}
