@@ -34,6 +34,8 @@ pub enum Command {
     Run(RunSettings),
     /// Make the topic, the tables and the offset rows, or check them; safe to repeat
     Setup(SetupSettings),
+    /// Fold the log anew into fresh tables while the old ones go on, then swap them: after a bug in the fold
+    Rebuild(RebuildSettings),
     /// Show how far each partition is folded, lag, gaps, dead letters, versions
     Status(StatusSettings),
     /// Ask a running aggregator whether it is ready; exit status 0 if it is
@@ -48,20 +50,17 @@ pub struct AdminSettings {
     pub admin_addr: SocketAddr,
 }
 
-/// Settings of `run`.
+/// How a log is folded, and into what: of `run`, and of the commands that fold it once more.
 #[derive(Args, Debug, Clone)]
-pub struct RunSettings {
+pub struct FoldSettings {
     /// Where Kafka is.
     #[command(flatten)]
     pub kafka: KafkaSettings,
     /// Where `PostgreSQL` is.
     #[command(flatten)]
     pub database: DatabaseSettings,
-    /// Where the admin port is.
-    #[command(flatten)]
-    pub admin: AdminSettings,
 
-    /// the consumer group that shares the partitions
+    /// the consumer group that shares the partitions; a replay appends -replay to it
     #[arg(long, env = "KAFKA_GROUP_ID", value_name = "GROUP", default_value = "like-aggregator", value_parser = NonEmptyStringValueParser::new())]
     pub kafka_group_id: String,
 
@@ -76,13 +75,34 @@ pub struct RunSettings {
     /// records per batch at most, 1 to 100000: larger is faster and takes more memory
     #[arg(long, env = "BATCH_MAX_EVENTS", value_name = "N", default_value_t = 10_000, value_parser = clap::value_parser!(u32).range(1..=100_000))]
     pub batch_max_events: u32,
+}
+
+impl FoldSettings {
+    /// How repeats are recognised.
+    pub fn dedup(&self) -> Dedup {
+        match self.dedup {
+            DedupMode::History => Dedup::History(self.dedup_window),
+            DedupMode::Batch => Dedup::Batch,
+        }
+    }
+}
+
+/// Settings of `run`.
+#[derive(Args, Debug, Clone)]
+pub struct RunSettings {
+    /// What is folded, and how.
+    #[command(flatten)]
+    pub fold: FoldSettings,
+    /// Where the admin port is.
+    #[command(flatten)]
+    pub admin: AdminSettings,
 
     /// how long a batch is filled after its first record: a duration such as 100ms
     #[arg(long, env = "BATCH_MAX_WAIT", value_name = "DURATION", default_value = "100ms", value_parser = duration)]
     pub batch_max_wait: Duration,
 }
 
-/// See [`RunSettings::dedup`].
+/// See [`FoldSettings::dedup`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum DedupMode {
     /// Against all that was folded within `DEDUP_WINDOW`.
@@ -92,17 +112,9 @@ pub enum DedupMode {
 }
 
 impl RunSettings {
-    /// How repeats are recognised.
-    pub fn dedup(&self) -> Dedup {
-        match self.dedup {
-            DedupMode::History => Dedup::History(self.dedup_window),
-            DedupMode::Batch => Dedup::Batch,
-        }
-    }
-
     /// When a batch is closed.
     pub fn limits(&self) -> BatchLimits {
-        BatchLimits { max_events: self.batch_max_events as usize, max_wait: self.batch_max_wait }
+        BatchLimits { max_events: self.fold.batch_max_events as usize, max_wait: self.batch_max_wait }
     }
 }
 
@@ -153,4 +165,20 @@ pub struct StatusSettings {
     /// one JSON object instead of a table
     #[arg(long)]
     pub json: bool,
+}
+
+/// Settings of `rebuild`.
+#[derive(Args, Debug, Clone)]
+pub struct RebuildSettings {
+    /// What is folded, and how: the same as the aggregators that will go on with it.
+    #[command(flatten)]
+    pub fold: FoldSettings,
+
+    /// yes, replace the tables that are there
+    #[arg(long)]
+    pub yes: bool,
+
+    /// drop the old tables after the swap instead of keeping them beside the new ones
+    #[arg(long)]
+    pub drop_old: bool,
 }

@@ -5,7 +5,7 @@
 
 mod group;
 mod partitions;
-mod position;
+pub(crate) mod position;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::mem;
@@ -223,12 +223,7 @@ impl ConsumerThread {
                 self.consumer.seek(&self.topic, partition, Offset::Offset(next), SEEK_TIMEOUT).context("seeking")?;
             }
             Step::Take => {
-                let time = match message.timestamp() {
-                    Timestamp::NotAvailable => -1,
-                    Timestamp::CreateTime(time) | Timestamp::LogAppendTime(time) => time,
-                };
-                let record = Record { partition, offset, time, key: message.key(), value: message.payload() };
-                state.collecting.push(&record, position.next);
+                state.collecting.push(&record(message), position.next);
                 position.taken(offset);
                 state.first_at.get_or_insert_with(Instant::now);
             }
@@ -270,6 +265,16 @@ impl ConsumerThread {
         }
         Ok(())
     }
+}
+
+/// A record as `batch` takes it.
+pub(crate) fn record<'a>(message: &'a BorrowedMessage<'_>) -> Record<'a> {
+    let time = match message.timestamp() {
+        Timestamp::NotAvailable => -1,
+        Timestamp::CreateTime(time) | Timestamp::LogAppendTime(time) => time,
+    };
+    let (partition, offset) = (message.partition(), message.offset());
+    Record { partition, offset, time, key: message.key(), value: message.payload() }
 }
 
 impl State {

@@ -10,5 +10,7 @@ pub mod config;
 pub mod consumer;
 pub mod log_ends;
 pub mod metrics;
+pub mod replay;
+pub mod scratch;
 pub mod store;
 pub mod worker;

@@ -12,13 +12,17 @@ fn main() -> ExitCode {
         Ok(settings) => settings,
         Err(status) => return status,
     };
-    telemetry::init(&settings.log);
+    match settings.command {
+        Command::Rebuild(_) => telemetry::init_beside_output(&settings.log),
+        _ => telemetry::init(&settings.log),
+    }
     // One thread is enough: the consumer has its own, and the rest waits for PostgreSQL.
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime can be made");
     let result = runtime.block_on(async {
         match settings.command {
             Command::Run(settings) => commands::run(settings, shutdown::on_signal()?).await,
             Command::Setup(settings) => commands::setup(&settings).await,
+            Command::Rebuild(settings) => commands::rebuild(&settings, shutdown::on_signal()?).await,
             Command::Status(settings) => commands::status(&settings).await,
             Command::Healthcheck(settings) => admin::healthcheck(settings.admin_addr).await,
         }

@@ -2,6 +2,7 @@
 
 use clap::{Args, ValueEnum};
 use tracing_subscriber::EnvFilter;
+use tracing_subscriber::fmt::MakeWriter;
 
 /// How logs look.
 #[derive(Args, Debug, Clone)]
@@ -20,11 +21,23 @@ pub enum LogFormat {
     Json,
 }
 
-/// Starts logging for the whole process: once, from `main`.
+/// Starts logging to stdout for the whole process: once, from `main`.
 pub fn init(settings: &LogSettings) {
+    init_to(settings, std::io::stdout);
+}
+
+/// Starts logging to stderr, for a command whose output is on stdout.
+pub fn init_beside_output(settings: &LogSettings) {
+    init_to(settings, std::io::stderr);
+}
+
+fn init_to<W>(settings: &LogSettings, writer: W)
+where
+    W: for<'w> MakeWriter<'w> + Send + Sync + 'static,
+{
     let filter =
         EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info,sqlx::postgres::notice=warn"));
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_ansi(false);
+    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_ansi(false).with_writer(writer);
     match settings.log_format {
         LogFormat::Text => builder.init(),
         LogFormat::Json => builder.json().flatten_event(true).init(),

@@ -31,7 +31,7 @@ pub async fn setup(settings: &SetupSettings) -> anyhow::Result<()> {
     let options = settings.database.database_url.connect_options(SCHEMA, "like-aggregator-setup");
     let mut connection =
         until(deadline, "PostgreSQL", async || PgConnection::connect_with(&options).await.map_err(Into::into)).await?;
-    migrate(&mut connection).await?;
+    migrate(&mut connection, SCHEMA).await?;
     // Asked before the topic is made: a layout that can't take it must not leave one behind.
     let layouts = layout::read_all(&mut connection).await?;
     let known = layouts.iter().find(|layout| layout.topic == topic);
@@ -63,17 +63,18 @@ pub async fn setup(settings: &SetupSettings) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// The migrations, in a schema of our own; sqlx takes a lock, so two of us wait for each other.
-async fn migrate(connection: &mut PgConnection) -> anyhow::Result<()> {
-    // SCHEMA is a constant. IF NOT EXISTS still fails when two create it at the same moment, and
+/// The migrations, in a schema of our own, which `connection` has in its search_path; sqlx takes a
+/// lock, so two of us wait for each other.
+pub(crate) async fn migrate(connection: &mut PgConnection, schema: &'static str) -> anyhow::Result<()> {
+    // The name is a constant. IF NOT EXISTS still fails when two create it at the same moment, and
     // it asks for a right that somebody who may only repeat `setup` need not have.
     let there: bool = sqlx::query_scalar("SELECT EXISTS (SELECT FROM pg_namespace WHERE nspname = $1)")
-        .bind(SCHEMA)
+        .bind(schema)
         .fetch_one(&mut *connection)
         .await?;
     if !there {
         let made =
-            sqlx::query(AssertSqlSafe(format!("CREATE SCHEMA IF NOT EXISTS {SCHEMA}"))).execute(&mut *connection).await;
+            sqlx::query(AssertSqlSafe(format!("CREATE SCHEMA IF NOT EXISTS {schema}"))).execute(&mut *connection).await;
         if let Err(error) = made
             && !error.as_database_error().is_some_and(|e| e.is_unique_violation())
         {

@@ -1,0 +1,137 @@
+//! Folds the log once more, from wherever a schema stands up to given offsets, by the same worker
+//! as `run`: what `audit --log` and `rebuild` are made of. Topics one after the other, in the order
+//! of `topic_layout`; of each all partitions, one batch in flight while the next is collected.
+
+mod progress;
+mod reader;
+
+use std::sync::{Arc, mpsc};
+use std::time::Duration;
+
+use anyhow::{Context, anyhow, bail};
+use like_service::database::DatabaseUrl;
+use like_service::health::{Health, Heartbeat};
+use prometheus::Registry;
+use rdkafka::ClientConfig;
+use tokio::sync::{mpsc as channel, oneshot};
+use tokio_util::sync::CancellationToken;
+
+use self::progress::Progress;
+use self::reader::Reader;
+use crate::batch::Dedup;
+use crate::config::FoldSettings;
+use crate::consumer::consumer_config;
+use crate::log_ends;
+use crate::metrics::Metrics;
+use crate::store::Store;
+use crate::worker::Worker;
+
+/// Per topic, in the order of folding, the offset of each partition up to which it is folded.
+pub type Ends = Vec<(String, Vec<i64>)>;
+
+/// Folding into one schema.
+pub struct Replay {
+    client: ClientConfig,
+    group: String,
+    database: DatabaseUrl,
+    schema: &'static str,
+    dedup: Dedup,
+    max_events: usize,
+    metrics: Metrics,
+    health: Health,
+    heartbeat: Heartbeat,
+    progress: Arc<Progress>,
+}
+
+impl Replay {
+    /// Into `schema`, from the log that `client` reads; `what` is how its progress is called.
+    pub fn new(
+        settings: &FoldSettings,
+        client: ClientConfig,
+        schema: &'static str,
+        what: &'static str,
+    ) -> anyhow::Result<Self> {
+        let health = Health::default();
+        Ok(Self {
+            client,
+            // Nothing is committed to it and nobody joins it; but a client without one can't be
+            // given partitions.
+            group: format!("{}-replay", settings.kafka_group_id),
+            database: settings.database.database_url.clone(),
+            schema,
+            dedup: settings.dedup(),
+            max_events: settings.batch_max_events as usize,
+            // Nobody asks for them: a replay ends by itself.
+            metrics: Metrics::register(&Registry::new())?,
+            heartbeat: health.heartbeat("replay", Duration::MAX),
+            health,
+            progress: Arc::new(Progress::new(what)),
+        })
+    }
+
+    /// Refuses a log whose start is gone: what was folded from it can't be folded again.
+    pub async fn check_log(&self, ends: &Ends) -> anyhow::Result<()> {
+        for (topic, ends) in ends {
+            let log = log_ends::of(&self.client, topic, ends.len() as i32).await.context("Kafka")?;
+            for (partition, ((start, log_end), end)) in log.into_iter().zip(ends).enumerate() {
+                if start > 0 {
+                    bail!(
+                        "partition {partition} of {topic} starts at {start}, no longer at 0: what is gone from the log \
+                         can't be folded again; the way is a restored backup, which goes on by itself"
+                    );
+                }
+                if log_end < *end {
+                    bail!(
+                        "partition {partition} of {topic} is folded up to {end} and its log ends at {log_end}: the \
+                         topic was cut or made anew, or KAFKA_BOOTSTRAP_SERVERS is another cluster"
+                    );
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Folds each topic up to its ends and no further. When it answers, all is committed and no
+    /// batch is in flight. Dropped on the way, it stops after the batch in flight.
+    pub async fn fold(&self, ends: &Ends) -> anyhow::Result<()> {
+        self.progress.total(ends.iter().flat_map(|(_, ends)| ends).sum());
+        for (topic, ends) in ends {
+            self.fold_topic(topic, ends).await.with_context(|| format!("folding {topic} into {}", self.schema))?;
+        }
+        Ok(())
+    }
+
+    async fn fold_topic(&self, topic: &str, ends: &[i64]) -> anyhow::Result<()> {
+        let (orders, worker_orders) = channel::unbounded_channel();
+        let (worker_answers, answers) = mpsc::channel();
+        let worker = Worker {
+            store: Store::new(&self.database, self.schema, topic, self.dedup),
+            metrics: self.metrics.clone(),
+            health: self.health.clone(),
+            heartbeat: self.heartbeat.clone(),
+            answers: worker_answers,
+        };
+        tokio::spawn(worker.run(worker_orders));
+        let stop = CancellationToken::new();
+        let _stopped_when_dropped = stop.clone().drop_guard();
+        let reader = Reader {
+            config: consumer_config(self.client.clone(), &self.group),
+            topic: topic.to_owned(),
+            ends: ends.to_vec(),
+            max_events: self.max_events,
+            orders,
+            answers,
+            progress: Arc::clone(&self.progress),
+            stop,
+        };
+        let (ended, end) = oneshot::channel();
+        std::thread::Builder::new().name("replay".to_owned()).spawn(move || ended.send(reader.run()))?;
+        let end = self.progress.show_until(end).await;
+        end.unwrap_or_else(|_| Err(anyhow!("the reading thread has died")))
+    }
+
+    /// How many records were folded so far.
+    pub fn folded(&self) -> u64 {
+        self.progress.folded()
+    }
+}
