@@ -1,5 +1,7 @@
 //! Settings of like-aggregator, one struct per subcommand, built from those that both services
-//! share.
+//! share. Those of the commands that look, move and repair are in `tools`.
+
+mod tools;
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -14,6 +16,8 @@ use like_service::telemetry::LogSettings;
 
 use crate::batch::Dedup;
 use crate::consumer::BatchLimits;
+
+pub use self::tools::*;
 
 /// Folds like events from Kafka into counts in `PostgreSQL`, each exactly once.
 #[derive(Parser, Debug)]
@@ -36,6 +40,8 @@ pub enum Command {
     Setup(SetupSettings),
     /// Show how far each partition is folded, lag, gaps, dead letters, versions
     Status(StatusSettings),
+    /// Compare every count with the likes behind it; exit status 1 if any differs
+    Audit(AuditSettings),
     /// Ask a running aggregator whether it is ready; exit status 0 if it is
     Healthcheck(AdminSettings),
 }

@@ -10,5 +10,7 @@ pub mod config;
 pub mod consumer;
 pub mod log_ends;
 pub mod metrics;
+mod output;
 pub mod store;
+mod tables;
 pub mod worker;
