@@ -82,17 +82,19 @@ impl Setting {
     /// Finds the argument that clap shows as `--flag <VALUE>` or, without a flag, as `<VALUE>`, in
     /// the command or one below it.
     fn find(command: &Command, shown: &str) -> Option<Self> {
-        let shown = shown.split([' ', '=']).next()?;
-        let is_it = |arg: &&clap::Arg| match arg.get_long() {
-            Some(long) => shown.strip_prefix("--") == Some(long),
-            None => arg.is_positional() && shown == arg.to_string().split(' ').next().unwrap_or_default(),
+        let shown = shown.split([' ', '=']).next()?.trim_end_matches('.');
+        let is_it = |arg: &&clap::Arg| match (shown.strip_prefix("--"), arg.get_value_names()) {
+            (Some(long), _) => arg.get_long() == Some(long),
+            (None, Some([name])) => arg.is_positional() && shown.trim_matches(['<', '>', '[', ']']) == name.as_str(),
+            (None, _) => false,
         };
         let Some(arg) = command.get_arguments().find(is_it) else {
             return command.get_subcommands().find_map(|below| Self::find(below, shown));
         };
+        let shown = shown.replace('[', "<").replace(']', ">");
         let name = match arg.get_env() {
             Some(env) => format!("{} ({shown})", env.to_string_lossy()),
-            None => shown.to_owned(),
+            None => shown,
         };
         let choices: Vec<_> = arg.get_possible_values().iter().map(|v| v.get_name().to_owned()).collect();
         let expected = if choices.is_empty() {
