@@ -1,5 +1,7 @@
 //! Settings of like-aggregator, one struct per subcommand, built from those that both services
-//! share.
+//! share. Those of the commands that look, move and repair are in `tools`.
+
+mod tools;
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -14,6 +16,8 @@ use like_service::telemetry::LogSettings;
 
 use crate::batch::Dedup;
 use crate::consumer::BatchLimits;
+
+pub use self::tools::*;
 
 /// Folds like events from Kafka into counts in `PostgreSQL`, each exactly once.
 #[derive(Parser, Debug)]
@@ -38,6 +42,8 @@ pub enum Command {
     Rebuild(RebuildSettings),
     /// Show how far each partition is folded, lag, gaps, dead letters, versions
     Status(StatusSettings),
+    /// Compare every count with the likes behind it; exit status 1 if any differs
+    Audit(AuditSettings),
     /// Ask a running aggregator whether it is ready; exit status 0 if it is
     Healthcheck(AdminSettings),
 }
@@ -50,16 +56,9 @@ pub struct AdminSettings {
     pub admin_addr: SocketAddr,
 }
 
-/// How a log is folded, and into what: of `run`, and of the commands that fold it once more.
+/// How a log is folded: by `run`, and by the commands that fold it once more.
 #[derive(Args, Debug, Clone)]
 pub struct FoldSettings {
-    /// Where Kafka is.
-    #[command(flatten)]
-    pub kafka: KafkaSettings,
-    /// Where `PostgreSQL` is.
-    #[command(flatten)]
-    pub database: DatabaseSettings,
-
     /// the consumer group that shares the partitions; a replay appends -replay to it
     #[arg(long, env = "KAFKA_GROUP_ID", value_name = "GROUP", default_value = "like-aggregator", value_parser = NonEmptyStringValueParser::new())]
     pub kafka_group_id: String,
@@ -90,7 +89,13 @@ impl FoldSettings {
 /// Settings of `run`.
 #[derive(Args, Debug, Clone)]
 pub struct RunSettings {
-    /// What is folded, and how.
+    /// Where Kafka is.
+    #[command(flatten)]
+    pub kafka: KafkaSettings,
+    /// Where `PostgreSQL` is.
+    #[command(flatten)]
+    pub database: DatabaseSettings,
+    /// How the log is folded.
     #[command(flatten)]
     pub fold: FoldSettings,
     /// Where the admin port is.
@@ -170,7 +175,13 @@ pub struct StatusSettings {
 /// Settings of `rebuild`.
 #[derive(Args, Debug, Clone)]
 pub struct RebuildSettings {
-    /// What is folded, and how: the same as the aggregators that will go on with it.
+    /// Where Kafka is.
+    #[command(flatten)]
+    pub kafka: KafkaSettings,
+    /// Where `PostgreSQL` is.
+    #[command(flatten)]
+    pub database: DatabaseSettings,
+    /// How the log is folded: the same as the aggregators that will go on with it.
     #[command(flatten)]
     pub fold: FoldSettings,
 

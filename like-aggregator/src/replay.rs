@@ -9,7 +9,7 @@ use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
 use anyhow::{Context, anyhow, bail};
-use like_service::database::DatabaseUrl;
+use like_service::database::{DatabaseSettings, DatabaseUrl};
 use like_service::health::{Health, Heartbeat};
 use prometheus::Registry;
 use rdkafka::ClientConfig;
@@ -46,8 +46,9 @@ pub struct Replay {
 impl Replay {
     /// Into `schema`, from the log that `client` reads; `what` is how its progress is called.
     pub fn new(
-        settings: &FoldSettings,
         client: ClientConfig,
+        database: &DatabaseSettings,
+        fold: &FoldSettings,
         schema: &'static str,
         what: &'static str,
     ) -> anyhow::Result<Self> {
@@ -56,11 +57,11 @@ impl Replay {
             client,
             // Nothing is committed to it and nobody joins it; but a client without one can't be
             // given partitions.
-            group: format!("{}-replay", settings.kafka_group_id),
-            database: settings.database.database_url.clone(),
+            group: format!("{}-replay", fold.kafka_group_id),
+            database: database.database_url.clone(),
             schema,
-            dedup: settings.dedup(),
-            max_events: settings.batch_max_events as usize,
+            dedup: fold.dedup(),
+            max_events: fold.batch_max_events as usize,
             // Nobody asks for them: a replay ends by itself.
             metrics: Metrics::register(&Registry::new())?,
             heartbeat: health.heartbeat("replay", Duration::MAX),

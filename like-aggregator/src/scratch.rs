@@ -2,7 +2,7 @@
 //! dropped here, and with it what a killed run has left behind.
 
 use anyhow::{Context, bail};
-use like_service::database::{DatabaseUrl, SCHEMA};
+use like_service::database::{DatabaseUrl, SCHEMA, sqlstate};
 use sqlx::postgres::PgConnectOptions;
 use sqlx::{AssertSqlSafe, Connection, PgConnection, Row};
 
@@ -77,11 +77,17 @@ async fn connect(options: &PgConnectOptions, schema: &str) -> anyhow::Result<PgC
     Ok(connection)
 }
 
-/// Drops a schema with all that is in it, if it is there.
+/// Drops a schema with all that is in it, if it is there. A batch that is still on its way to it
+/// takes its locks in another order than this: of two that deadlock, one is told to try again.
 pub async fn drop_schema(connection: &mut PgConnection, schema: &str) -> anyhow::Result<()> {
     let drop = format!("DROP SCHEMA IF EXISTS {schema} CASCADE");
-    sqlx::query(AssertSqlSafe(drop)).execute(connection).await.with_context(|| format!("dropping {schema}"))?;
-    Ok(())
+    for _ in 0..3 {
+        match sqlx::query(AssertSqlSafe(drop.clone())).execute(&mut *connection).await {
+            Err(error) if sqlstate(&error).as_deref() == Some("40P01") => {}
+            dropped => return dropped.map(|_| ()).with_context(|| format!("dropping {schema}")),
+        }
+    }
+    bail!("dropping {schema}: deadlocks again and again")
 }
 
 /// How far the live schema is folded, topic by topic.
@@ -109,4 +115,17 @@ pub async fn live_fold_version(connection: &mut PgConnection) -> anyhow::Result<
     let sql = format!("SELECT fold_version FROM {SCHEMA}.fold");
     let found = sqlx::query_scalar(AssertSqlSafe(sql)).fetch_optional(connection).await;
     found.context("the live tables")?.context("the live tables are not set up: `like-aggregator setup` has to be run")
+}
+
+/// Refuses a log whose start was gone before anybody folded it, though one that was made anew
+/// since may well start at 0 again.
+pub async fn check_gaps(connection: &mut PgConnection) -> anyhow::Result<()> {
+    let gap = format!("SELECT topic || ' ' || partition FROM {SCHEMA}.log_gap WHERE from_offset = 0 LIMIT 1");
+    let gap: Option<String> = sqlx::query_scalar(AssertSqlSafe(gap)).fetch_optional(connection).await?;
+    match gap {
+        None => Ok(()),
+        Some(gap) => {
+            bail!("log_gap says that the start of {gap} was gone before it was folded: it can't be folded again")
+        }
+    }
 }

@@ -30,7 +30,7 @@ async fn rebuilt(system: &TestSystem, args: &[&str]) -> Output {
 
 async fn refused(system: &TestSystem, why: &str) {
     let output = rebuild(system, &[]).await;
-    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    assert_eq!(output.status.code(), Some(2), "{output:?}");
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
     assert!(said.contains(why), "{said}");
     assert_eq!(schemas(system).await, ["likes"], "nothing is left behind");
@@ -251,7 +251,7 @@ async fn what_a_killed_rebuild_left_behind_is_dropped_and_two_do_not_meet() {
     .await;
     victim.freeze();
     let second = rebuild(&system, &[]).await;
-    assert_eq!(second.status.code(), Some(1));
+    assert_eq!(second.status.code(), Some(2));
     assert!(String::from_utf8_lossy(&second.stderr).contains("in use"), "{second:?}");
 
     victim.kill();

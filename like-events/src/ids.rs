@@ -154,6 +154,23 @@ impl ProductPrefix {
         Self([hash[0], hash[1], hash[2], hash[3]])
     }
 
+    /// The prefix that a pair key begins with.
+    pub fn of_key(key: Uuid) -> Self {
+        let [a, b, c, d, ..] = key.into_bytes();
+        Self([a, b, c, d])
+    }
+
+    /// From the smallest to the largest pair key with this prefix: all of a product's, and those
+    /// of any other product that happens to share the prefix.
+    pub fn keys(self) -> (Uuid, Uuid) {
+        let key = |rest| {
+            let mut bytes = [rest; 16];
+            bytes[..4].copy_from_slice(&self.0);
+            Uuid::from_bytes(bytes)
+        };
+        (key(0), key(0xff))
+    }
+
     /// The prefix, then 12 bytes of SHA-256 over product and user. Stands in for (`product_id`,
     /// `user_id`) because the size of a key is what its index costs, and begins with the product
     /// so that a batch, above all a burst on one product, stays on few pages. SHA-256 and not a
@@ -240,6 +257,10 @@ mod tests {
         let (one, other) = (pair_key("p1", "u1").into_bytes(), pair_key("p1", "u2").into_bytes());
         assert_eq!(one[..4], other[..4], "keys of a product lie side by side");
         assert_ne!(one[4..], other[4..]);
+        let prefix = ProductPrefix::of("p1");
+        assert_eq!(ProductPrefix::of_key(pair_key("p1", "u1")), prefix);
+        let (low, high) = prefix.keys();
+        assert!((low..=high).contains(&pair_key("p1", "u1")) && ProductPrefix::of_key(high) == prefix);
         assert_ne!(one[4..], pair_key("p2", "u1").into_bytes()[4..], "two products with one prefix stay apart");
     }
 }

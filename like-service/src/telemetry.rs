@@ -1,4 +1,7 @@
-//! Logs: structured, to standard output, as text or JSON; `RUST_LOG` chooses the levels.
+//! Logs: structured, as text or JSON; `RUST_LOG` chooses the levels. A service's are its output; a
+//! command's stay out of what it prints.
+
+use std::io;
 
 use clap::{Args, ValueEnum};
 use tracing_subscriber::EnvFilter;
@@ -21,20 +24,17 @@ pub enum LogFormat {
     Json,
 }
 
-/// Starts logging to stdout for the whole process: once, from `main`.
+/// Starts logging for the whole process, to standard output: once, from `main`.
 pub fn init(settings: &LogSettings) {
-    init_to(settings, std::io::stdout);
+    to(settings, io::stdout);
 }
 
-/// Starts logging to stderr, for a command whose output is on stdout.
+/// The same to standard error, for a command whose standard output somebody reads.
 pub fn init_beside_output(settings: &LogSettings) {
-    init_to(settings, std::io::stderr);
+    to(settings, io::stderr);
 }
 
-fn init_to<W>(settings: &LogSettings, writer: W)
-where
-    W: for<'w> MakeWriter<'w> + Send + Sync + 'static,
-{
+fn to(settings: &LogSettings, writer: impl for<'w> MakeWriter<'w> + Send + Sync + 'static) {
     let filter =
         EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info,sqlx::postgres::notice=warn"));
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_ansi(false).with_writer(writer);

@@ -1,12 +1,37 @@
 //! What like-aggregator can be told to do: one file per command.
 
+mod audit;
+mod audit_log;
 mod rebuild;
 mod run;
 mod setup;
 mod status;
 
+pub use audit::audit;
+pub use audit_log::audit_log;
 pub use rebuild::rebuild;
 pub use run::run;
 pub(crate) use setup::migrate;
 pub use setup::setup;
 pub use status::status;
+
+/// What a command that could do its work has to say to a script, as its exit status.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Outcome {
+    /// All is as it should be: 0.
+    Clean,
+    /// Something is not: 1.
+    Differences,
+}
+
+impl Outcome {
+    /// Differences, if there are any.
+    pub fn unless(differences: bool) -> Self {
+        if differences { Self::Differences } else { Self::Clean }
+    }
+}
+
+/// For a command that was not told `--yes`: what it would have done, and that it hasn't.
+fn not_done(what: &str) -> anyhow::Error {
+    like_service::cli::UsageError(format!("nothing was changed: add --yes to {what}")).into()
+}

@@ -8,12 +8,12 @@ mod swap;
 use std::time::{Duration, Instant};
 
 use anyhow::{anyhow, bail};
-use like_service::cli::UsageError;
 use like_service::database::SCHEMA;
 use sqlx::{AssertSqlSafe, PgConnection};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
+use super::not_done;
 use crate::batch::FOLD_VERSION;
 use crate::config::RebuildSettings;
 use crate::replay::Replay;
@@ -25,15 +25,17 @@ const REBUILT: &str = "likes_rebuild";
 /// The last round took no longer than this: what is left can be folded while the live workers wait.
 const CLOSE: Duration = Duration::from_secs(2);
 
+/// Between two attempts at the swap, in which the live workers wait for nothing.
+const PAUSE: Duration = Duration::from_secs(1);
+
 /// Replaces the live tables by what the log folds to.
 pub async fn rebuild(settings: &RebuildSettings, shutdown: CancellationToken) -> anyhow::Result<()> {
-    let client = settings.fold.kafka.client_config("like-aggregator-rebuild")?;
+    let client = settings.kafka.client_config("like-aggregator-rebuild")?;
     if !settings.yes {
-        let ask = format!("rebuild replaces the tables of schema {SCHEMA} by what the log folds to: add --yes");
-        return Err(UsageError(ask).into());
+        return Err(not_done("replace the live tables by what the log folds to"));
     }
-    let replay = Replay::new(&settings.fold, client, REBUILT, "rebuild")?;
-    let mut scratch = Scratch::make(&settings.fold.database.database_url, REBUILT).await?;
+    let replay = Replay::new(client, &settings.database, &settings.fold, REBUILT, "rebuild")?;
+    let mut scratch = Scratch::make(&settings.database.database_url, REBUILT).await?;
     let start = Instant::now();
     let swapped = tokio::select! {
         swapped = fill_and_swap(&replay, &mut scratch) => swapped,
@@ -73,8 +75,11 @@ async fn fill_and_swap(replay: &Replay, scratch: &mut Scratch) -> anyhow::Result
         if !carried {
             carry::over(scratch.connection().await?).await?;
             carried = true;
-        } else if close && let Some(old) = swap::attempt(replay, scratch).await? {
-            return Ok(old);
+        } else if close {
+            if let Some(old) = swap::attempt(replay, scratch).await? {
+                return Ok(old);
+            }
+            tokio::time::sleep(PAUSE).await;
         }
     }
 }
@@ -91,10 +96,5 @@ async fn check_live(connection: &mut PgConnection) -> anyhow::Result<()> {
     if let Some(version) = sqlx::query_scalar::<_, i64>(AssertSqlSafe(newer)).fetch_optional(&mut *connection).await? {
         bail!("the live tables have migration {version}, which this build doesn't know: use a newer build");
     }
-    // Gone before anybody folded it; a log that was made anew since may well start at 0 again.
-    let gap = format!("SELECT topic || ' ' || partition FROM {SCHEMA}.log_gap WHERE from_offset = 0 LIMIT 1");
-    if let Some(gap) = sqlx::query_scalar::<_, String>(AssertSqlSafe(gap)).fetch_optional(&mut *connection).await? {
-        bail!("log_gap says that the start of {gap} was gone before it was folded: the way is a restored backup");
-    }
-    Ok(())
+    scratch::check_gaps(connection).await
 }

@@ -39,7 +39,7 @@ const SHUTDOWN_WAIT: Duration = Duration::from_secs(9);
 
 /// Counts until `shutdown`.
 pub async fn run(settings: RunSettings, shutdown: CancellationToken) -> anyhow::Result<()> {
-    let client = settings.fold.kafka.client_config("like-aggregator")?;
+    let client = settings.kafka.client_config("like-aggregator")?;
     let admin_addr = settings.admin.admin_addr;
     let listener =
         TcpListener::bind(admin_addr).await.with_context(|| format!("ADMIN_ADDR={admin_addr} can't be bound"))?;
@@ -48,7 +48,7 @@ pub async fn run(settings: RunSettings, shutdown: CancellationToken) -> anyhow::
     let health = Health::waiting_for(&[TOPIC, GROUP, DATABASE]);
     let admin_stop = CancellationToken::new();
     let admin = tokio::spawn(admin::serve(listener, health.clone(), registry, admin_stop.clone()));
-    info!(%admin_addr, topic = settings.fold.kafka.kafka_topic, group = settings.fold.kafka_group_id, dedup = ?settings.fold.dedup(), "starting");
+    info!(%admin_addr, topic = settings.kafka.kafka_topic, group = settings.fold.kafka_group_id, dedup = ?settings.fold.dedup(), "starting");
 
     let result = tokio::select! {
         ready = wait_for_topic(&settings, &client, &health) => match ready {
@@ -65,7 +65,7 @@ pub async fn run(settings: RunSettings, shutdown: CancellationToken) -> anyhow::
 
 /// Waits until the topic's layout and the topic are there, and agree.
 async fn wait_for_topic(settings: &RunSettings, client: &ClientConfig, health: &Health) -> anyhow::Result<Layout> {
-    let topic = &settings.fold.kafka.kafka_topic;
+    let topic = &settings.kafka.kafka_topic;
     let mut backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(5));
     loop {
         match look(settings, client).await {
@@ -89,8 +89,8 @@ async fn wait_for_topic(settings: &RunSettings, client: &ClientConfig, health: &
 }
 
 async fn look(settings: &RunSettings, client: &ClientConfig) -> anyhow::Result<(Layout, topic_check::Findings)> {
-    let topic = &settings.fold.kafka.kafka_topic;
-    let options = settings.fold.database.database_url.connect_options(SCHEMA, "like-aggregator");
+    let topic = &settings.kafka.kafka_topic;
+    let options = settings.database.database_url.connect_options(SCHEMA, "like-aggregator");
     let mut connection = PgConnection::connect_with(&options).await.context("PostgreSQL")?;
     let layout =
         layout::read(&mut connection, topic).await.context("topic_layout (made by `like-aggregator setup`)")?;
@@ -112,7 +112,7 @@ async fn count(
     let (orders, worker_orders) = channel::unbounded_channel();
     let (worker_answers, answers) = mpsc::channel();
     let worker = Worker {
-        store: Store::new(&settings.fold.database.database_url, SCHEMA, &layout.topic, settings.fold.dedup()),
+        store: Store::new(&settings.database.database_url, SCHEMA, &layout.topic, settings.fold.dedup()),
         metrics: metrics.clone(),
         health: health.clone(),
         heartbeat: health.heartbeat("worker", HEARTBEAT_LIMIT),

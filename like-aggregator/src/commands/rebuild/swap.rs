@@ -21,8 +21,9 @@ use crate::scratch::{self, Scratch};
 /// How long the live workers may be held up: well below their own lock timeout.
 const HOLD: Duration = Duration::from_secs(5);
 
-/// A process that is stopped in here must not hold the workers up for longer than this.
-const TIMEOUTS: &str = "SET LOCAL lock_timeout = '5s'; SET LOCAL idle_in_transaction_session_timeout = '8s'";
+/// While the lock is waited for, the workers wait behind us; and a process that is stopped in here
+/// must not hold them up for ever.
+const TIMEOUTS: &str = "SET LOCAL lock_timeout = '2s'; SET LOCAL idle_in_transaction_session_timeout = '8s'";
 
 /// None: not now, the live tables were ahead by too much or somebody held a lock. Otherwise the old
 /// schema's new name.
