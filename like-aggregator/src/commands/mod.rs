@@ -1,11 +1,13 @@
 //! What like-aggregator can be told to do: one file per command.
 
 mod audit;
+mod offsets;
 mod run;
 mod setup;
 mod status;
 
 pub use audit::audit;
+pub use offsets::offsets;
 pub use run::run;
 pub use setup::setup;
 pub use status::status;
