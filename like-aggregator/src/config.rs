@@ -44,6 +44,9 @@ pub enum Command {
     Status(StatusSettings),
     /// Compare every count with the likes behind it; exit status 1 if any differs
     Audit(AuditSettings),
+    /// Show or move the offsets up to which the log is folded
+    #[command(subcommand)]
+    Offsets(OffsetsSettings),
     /// Ask a running aggregator whether it is ready; exit status 0 if it is
     Healthcheck(AdminSettings),
 }

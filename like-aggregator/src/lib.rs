@@ -10,6 +10,7 @@ pub mod config;
 pub mod consumer;
 pub mod log_ends;
 pub mod metrics;
+mod open_topic;
 mod output;
 pub mod replay;
 pub mod scratch;

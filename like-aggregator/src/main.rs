@@ -36,6 +36,7 @@ fn main() -> ExitCode {
                 return commands::audit_log(&settings, shutdown::on_signal()?).await;
             }
             Command::Audit(settings) => return commands::audit(&settings).await,
+            Command::Offsets(settings) => return commands::offsets(&settings).await,
         }
         Ok(Outcome::Clean)
     });

@@ -7,7 +7,7 @@ use anyhow::Context;
 use serde::Serialize;
 
 /// Prints to standard output. Whoever reads it may have had enough (`| head`): not our error.
-pub fn print(text: &str) -> anyhow::Result<()> {
+fn print(text: &str) -> anyhow::Result<()> {
     let mut out = io::stdout().lock();
     match writeln!(out, "{}", text.trim_end_matches('\n')).and_then(|()| out.flush()) {
         Err(error) if error.kind() != ErrorKind::BrokenPipe => Err(error).context("standard output"),
@@ -15,9 +15,9 @@ pub fn print(text: &str) -> anyhow::Result<()> {
     }
 }
 
-/// Prints one JSON object, over several lines.
-pub fn print_json(value: &impl Serialize) -> anyhow::Result<()> {
-    print(&serde_json::to_string_pretty(value)?)
+/// Prints what a command found: one JSON object, over several lines, or its text for people.
+pub fn answer<T: Serialize>(json: bool, found: &T, text: impl FnOnce(&T) -> String) -> anyhow::Result<()> {
+    print(&if json { serde_json::to_string_pretty(found)? } else { text(found) })
 }
 
 /// Text from outside without what a terminal would take for a command.
@@ -35,7 +35,7 @@ impl Table {
     }
 
     /// Adds a row, which has a cell for each name.
-    pub fn row(&mut self, cells: Vec<String>) {
+    pub fn row(&mut self, cells: &[String]) {
         debug_assert_eq!(cells.len(), self.0[0].len());
         self.0.push(cells.iter().map(|cell| printable(cell)).collect());
     }
@@ -106,8 +106,8 @@ mod tests {
     #[test]
     fn numbers_stand_at_the_right_and_control_characters_are_shown() {
         let mut table = Table::new(&["product", "likes"]);
-        table.row(vec!["p".to_owned(), "1000".to_owned()]);
-        table.row(vec!["a\u{1b}[2J".to_owned(), "7".to_owned()]);
+        table.row(&["p".to_owned(), "1000".to_owned()]);
+        table.row(&["a\u{1b}[2J".to_owned(), "7".to_owned()]);
         assert_eq!(table.text(), "product     likes\np            1000\na\\u{1b}[2J      7");
     }
 }

@@ -5,6 +5,8 @@
 //! Memory is bounded by a chunk of [`LIKES`] likes (and the rest of the last product's, which the
 //! server counts without keeping them) or [`COUNTS`] counts, and by the [`LISTED`] products named.
 
+use std::fmt::Write as _;
+
 use like_events::ProductPrefix;
 use serde::Serialize;
 use sqlx::{Connection, PgConnection, Row};
@@ -12,7 +14,7 @@ use uuid::Uuid;
 
 use super::{Outcome, not_done};
 use crate::config::AuditSettings;
-use crate::output::{Progress, Table, print, print_json};
+use crate::output::{Progress, Table, answer};
 use crate::tables;
 
 /// Rows of `product_like` in a chunk.
@@ -60,11 +62,7 @@ struct Report {
 pub async fn audit(settings: &AuditSettings) -> anyhow::Result<Outcome> {
     let repair = settings.repair && settings.yes;
     let report = counts(settings, repair).await?;
-    if settings.json {
-        print_json(&report)?
-    } else {
-        print(&report.text())?
-    }
+    answer(settings.json, &report, Report::text)?;
     if settings.repair && !repair && report.differing > 0 {
         return Err(not_done("repair them"));
     }
@@ -194,9 +192,9 @@ impl Report {
     fn text(&self) -> String {
         let mut text = format!("products compared    {}\ncounts that differ   {}", self.products, self.differing);
         if self.repaired > 0 {
-            text += &format!(", {} of them repaired", self.repaired);
+            let _ = write!(text, ", {} of them repaired", self.repaired);
         }
-        text += &format!("\ncounts below zero    {} (by delta events)\n", self.negative);
+        let _ = writeln!(text, "\ncounts below zero    {} (by delta events)", self.negative);
         for (title, all, products) in
             [("differ", self.differing, &self.differences), ("are below zero", self.negative, &self.negatives)]
         {
@@ -205,17 +203,11 @@ impl Report {
             }
             let first =
                 if all > products.len() as u64 { format!(", the first {}", products.len()) } else { String::new() };
-            text += &format!("\nproducts whose counts {title}{first}:\n\n");
+            let _ = writeln!(text, "\nproducts whose counts {title}{first}:\n");
             let mut table = Table::new(&["product", "likers", "deltas", "expected", "found"]);
             for Product { product_id, likers, deltas, expected, found } in products {
                 let found = found.map_or_else(|| "-".to_owned(), |found| found.to_string());
-                table.row(vec![
-                    product_id.clone(),
-                    likers.to_string(),
-                    deltas.to_string(),
-                    expected.to_string(),
-                    found,
-                ]);
+                table.row(&[product_id.clone(), likers.to_string(), deltas.to_string(), expected.to_string(), found]);
             }
             text += &table.text();
             text.push('\n');

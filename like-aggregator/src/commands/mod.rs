@@ -2,6 +2,7 @@
 
 mod audit;
 mod audit_log;
+mod offsets;
 mod rebuild;
 mod run;
 mod setup;
@@ -9,6 +10,7 @@ mod status;
 
 pub use audit::audit;
 pub use audit_log::audit_log;
+pub use offsets::offsets;
 pub use rebuild::rebuild;
 pub use run::run;
 pub(crate) use setup::migrate;
