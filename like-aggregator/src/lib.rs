@@ -11,4 +11,5 @@ pub mod consumer;
 pub mod log_ends;
 pub mod metrics;
 pub mod store;
+pub mod timing;
 pub mod worker;
