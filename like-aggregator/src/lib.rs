@@ -16,4 +16,5 @@ pub mod replay;
 pub mod scratch;
 pub mod store;
 mod tables;
+pub mod timing;
 pub mod worker;

@@ -6,6 +6,7 @@ use std::process::ExitCode;
 
 use like_aggregator::commands::{self, Outcome};
 use like_aggregator::config::{Cli, Command};
+use like_aggregator::timing::Timing;
 use like_service::{admin, cli, shutdown, telemetry};
 
 fn main() -> ExitCode {
@@ -27,7 +28,7 @@ fn main() -> ExitCode {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime can be made");
     let result = runtime.block_on(async {
         match settings.command {
-            Command::Run(settings) => commands::run(settings, shutdown::on_signal()?).await?,
+            Command::Run(settings) => commands::run(settings, Timing::default(), shutdown::on_signal()?).await?,
             Command::Setup(settings) => commands::setup(&settings).await?,
             Command::Status(settings) => commands::status(&settings).await?,
             Command::Healthcheck(settings) => admin::healthcheck(settings.admin_addr).await?,

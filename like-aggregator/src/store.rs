@@ -26,6 +26,8 @@ const PING_DEADLINE: Duration = Duration::from_secs(3);
 /// Longest wait for a lock, and for a client that stopped in mid-transaction, on the server.
 const SERVER_TIMEOUT: &str = "10s";
 
+const BEGIN: &str = "BEGIN ISOLATION LEVEL READ COMMITTED";
+
 /// Seconds of an `event_handled` window: `make_event_window` of the migrations says the same.
 const WINDOW_SECONDS: i64 = 2 * 86_400;
 
@@ -183,6 +185,21 @@ impl Store {
         self.settle(result)
     }
 
+    /// Records that the offsets from `from` up to `to` were gone from the log before they were
+    /// folded, and moves the stored offset behind them: both or nothing, fenced like a batch.
+    pub async fn skip(&mut self, partition: i32, from: i64, to: i64) -> Result<(), ApplyError> {
+        let topic = self.topic.clone();
+        let skip = async {
+            let mut transaction = self.connected().await?.begin_with(BEGIN).await?;
+            let mut sql = Statements { connection: &mut transaction, topic: &topic, sent: 0 };
+            sql.fence(&[(partition, from)]).await?;
+            sql.skip(partition, from, to).await?;
+            Ok(transaction.commit().await?)
+        };
+        let result = tokio::time::timeout(DEADLINE, skip).await;
+        self.settle(result.unwrap_or(Err(ApplyError::Deadline)))
+    }
+
     /// After anything but success the connection is closed, not used again: it may be in the
     /// middle of a transaction or of an answer.
     fn settle<T>(&mut self, result: Result<T, ApplyError>) -> Result<T, ApplyError> {
@@ -205,9 +222,10 @@ impl Store {
         }
         let (topic, dedup) = (self.topic.clone(), self.dedup);
         let connection = self.connected().await?;
-        let mut transaction = connection.begin_with("BEGIN ISOLATION LEVEL READ COMMITTED").await?;
+        let mut transaction = connection.begin_with(BEGIN).await?;
         let mut sql = Statements { connection: &mut transaction, topic: &topic, sent: 2 };
-        sql.fence(batch).await?;
+        let believed: Vec<_> = batch.spans().iter().map(|(&partition, span)| (partition, span.believed)).collect();
+        sql.fence(&believed).await?;
         let handled = match dedup {
             Dedup::History(window) => sql.handled(batch, window).await?,
             Dedup::Batch => HashMap::new(),

@@ -29,6 +29,15 @@ pub enum Order {
     Offsets(Vec<i32>),
     /// Apply the batch; once the token is cancelled, don't try again.
     Apply(Batch, CancellationToken),
+    /// Record that retention removed these offsets unfolded, and move the stored one behind them.
+    Skip {
+        /// The partition.
+        partition: i32,
+        /// Its stored offset.
+        from: i64,
+        /// Where its log starts now.
+        to: i64,
+    },
 }
 
 /// What it is told. Every order has one answer, in the order of the orders.
@@ -39,6 +48,17 @@ pub enum Answer {
     Applied(Vec<(i32, Span)>),
     /// The batch is not applied, or not known to be: its partitions start anew from the stored offsets.
     StartAnew(Vec<i32>),
+    /// The gap is recorded.
+    Skipped {
+        /// The partition.
+        partition: i32,
+        /// The first offset that is lost.
+        from: i64,
+        /// The first that isn't.
+        to: i64,
+    },
+    /// It is not: the partition stands elsewhere.
+    NotSkipped(i32),
     /// The process must end.
     Fatal(anyhow::Error),
 }
@@ -73,6 +93,7 @@ impl Worker {
                 None => return,
                 Some(Order::Offsets(partitions)) => self.offsets(partitions).await,
                 Some(Order::Apply(batch, given_up)) => self.apply(batch, &given_up).await,
+                Some(Order::Skip { partition, from, to }) => self.skip(partition, from, to).await,
             };
             if self.answers.send(answer).is_err() {
                 return;
@@ -102,6 +123,25 @@ impl Worker {
                 }
                 Err(error) if error.is_transient() => self.wait(&error, backoff.pause()).await,
                 Err(error) => return Answer::Fatal(anyhow::Error::new(error).context("reading kafka_offset")),
+            }
+        }
+    }
+
+    async fn skip(&mut self, partition: i32, from: i64, to: i64) -> Answer {
+        let mut backoff = Backoff::new(PAUSES.0, PAUSES.1);
+        loop {
+            match self.store.skip(partition, from, to).await {
+                Ok(()) => {
+                    self.database_answers();
+                    return Answer::Skipped { partition, from, to };
+                }
+                Err(error @ ApplyError::Fenced { .. }) => {
+                    self.metrics.fenced();
+                    warn!(%error, "fenced: the gap is not recorded");
+                    return Answer::NotSkipped(partition);
+                }
+                Err(error) if error.is_transient() => self.wait(&error, backoff.pause()).await,
+                Err(error) => return Answer::Fatal(anyhow::Error::new(error).context("recording a gap in the log")),
             }
         }
     }

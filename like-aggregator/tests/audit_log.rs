@@ -5,18 +5,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use like_testkit::process::{TestProcess, command};
-use like_testkit::{TestDatabase, TestSystem, TestTopic, event, eventually};
-use rdkafka::admin::{AdminClient, AdminOptions};
-use rdkafka::client::DefaultClientContext;
-use rdkafka::{ClientConfig, Offset, TopicPartitionList};
+use like_testkit::{TestSystem, event, eventually};
 use serde_json::{Value, json};
-
-async fn set_up(partitions: i32) -> (TestTopic, TestSystem) {
-    let topic = TestTopic::create(partitions).await;
-    let system = TestSystem::on(topic.name.clone(), TestDatabase::create_empty().await);
-    system.setup(&["--partitions", &partitions.to_string()]).await;
-    (topic, system)
-}
 
 async fn audit(system: &TestSystem) -> (i32, Value) {
     let output = system.command(&["audit", "--log", "--json"]).await;
@@ -36,7 +26,7 @@ const SCHEMAS: &str = "SELECT count(*) FROM pg_namespace WHERE nspname LIKE 'lik
 
 #[tokio::test]
 async fn nothing_differs_while_likes_arrive_and_are_counted() {
-    let (topic, system) = set_up(4).await;
+    let (topic, system) = TestSystem::with_topic(4).await;
     let _aggregators = [system.aggregator(&[]).await, system.aggregator(&[]).await];
     let enough = Arc::new(AtomicBool::new(false));
     let publishing = std::thread::spawn({
@@ -73,7 +63,7 @@ async fn nothing_differs_while_likes_arrive_and_are_counted() {
 
 #[tokio::test]
 async fn every_difference_is_found_and_named() {
-    let (topic, system) = set_up(2).await;
+    let (topic, system) = TestSystem::with_topic(2).await;
     for product in ["good", "count", "delta", "liker", "lost", "extra"] {
         for user in ["u1", "u2", "u3"] {
             topic.publish_event(&event(product, Some(user), true));
@@ -119,7 +109,7 @@ async fn every_difference_is_found_and_named() {
 
 #[tokio::test]
 async fn many_differences_are_counted_and_the_first_named() {
-    let (topic, system) = set_up(1).await;
+    let (topic, system) = TestSystem::with_topic(1).await;
     for n in 0..500 {
         topic.publish_event(&event(&format!("p{n:03}"), Some("u"), true));
     }
@@ -138,7 +128,7 @@ async fn many_differences_are_counted_and_the_first_named() {
 
 #[tokio::test]
 async fn it_says_when_a_replay_may_differ_and_when_it_can_not_be_done() {
-    let (topic, mut system) = set_up(1).await;
+    let (topic, mut system) = TestSystem::with_topic(1).await;
     for n in 0..10 {
         topic.publish_event(&event("p", Some(&format!("u{n}")), true));
     }
@@ -150,11 +140,7 @@ async fn it_says_when_a_replay_may_differ_and_when_it_can_not_be_done() {
     let output = system.command(&["audit", "--log"]).await;
     assert!(output.status.success() && said(&output).contains("a replay may differ"), "{output:?}");
 
-    let admin: AdminClient<DefaultClientContext> =
-        ClientConfig::new().set("bootstrap.servers", like_testkit::kafka()).create().unwrap();
-    let mut cut = TopicPartitionList::new();
-    cut.add_partition_offset(&topic.name, 0, Offset::Offset(3)).unwrap();
-    admin.delete_records(&cut, &AdminOptions::new()).await.unwrap();
+    topic.cut(0, 3).await;
     let cut = system.command(&["audit", "--log"]).await;
     assert_eq!(cut.status.code(), Some(2), "{cut:?}");
     assert!(said(&cut).contains("starts at 3, no longer at 0"), "{cut:?}");
@@ -170,7 +156,7 @@ async fn it_says_when_a_replay_may_differ_and_when_it_can_not_be_done() {
 
 #[tokio::test]
 async fn told_to_end_it_drops_its_tables_and_killed_the_next_one_does() {
-    let (topic, system) = set_up(1).await;
+    let (topic, system) = TestSystem::with_topic(1).await;
     for n in 0..20_000 {
         topic.publish_event(&event("p", Some(&format!("u{n}")), true));
     }

@@ -6,10 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use like_testkit::process::{TestProcess, command};
-use like_testkit::{TestClient, TestDatabase, TestSystem, TestTopic, event, eventually};
-use rdkafka::admin::{AdminClient, AdminOptions};
-use rdkafka::client::DefaultClientContext;
-use rdkafka::{ClientConfig, Offset, TopicPartitionList};
+use like_testkit::{TestClient, TestSystem, event, eventually};
 use tokio::task::JoinSet;
 
 const PRODUCTS: usize = 10;
@@ -40,13 +37,6 @@ async fn refused(system: &TestSystem, why: &str) {
 async fn schemas(system: &TestSystem) -> Vec<String> {
     let sql = "SELECT nspname::text FROM pg_namespace WHERE nspname LIKE 'likes%' ORDER BY 1";
     sqlx::query_scalar(sql).fetch_all(&system.database.pool).await.unwrap()
-}
-
-async fn set_up(partitions: i32) -> (TestTopic, TestSystem) {
-    let topic = TestTopic::create(partitions).await;
-    let system = TestSystem::on(topic.name.clone(), TestDatabase::create_empty().await);
-    system.setup(&["--partitions", &partitions.to_string()]).await;
-    (topic, system)
 }
 
 async fn likers(system: &TestSystem) -> Vec<(String, String)> {
@@ -128,7 +118,7 @@ async fn no_count_goes_backwards_through_repeated_swaps_under_load_and_none_is_l
 
 #[tokio::test]
 async fn a_rebuild_repairs_what_is_wrong_and_keeps_the_old_tables() {
-    let (topic, system) = set_up(3).await;
+    let (topic, system) = TestSystem::with_topic(3).await;
     for n in 0..500 {
         let user = format!("u{}", n % 100);
         topic.publish_event(&event(&format!("p{}", n % 7), Some(&user), n % 3 > 0));
@@ -167,7 +157,7 @@ async fn a_rebuild_repairs_what_is_wrong_and_keeps_the_old_tables() {
 
 #[tokio::test]
 async fn what_was_put_away_is_not_brought_back() {
-    let (topic, mut system) = set_up(1).await;
+    let (topic, mut system) = TestSystem::with_topic(1).await;
     // A like and its unlike in one batch would leave no row.
     system.set("BATCH_MAX_EVENTS", "1");
     for user in ["erased", "other", "left"] {
@@ -201,7 +191,7 @@ async fn what_was_put_away_is_not_brought_back() {
 
 #[tokio::test]
 async fn a_rebuild_is_refused_where_the_result_would_be_worse() {
-    let (topic, system) = set_up(2).await;
+    let (topic, system) = TestSystem::with_topic(2).await;
     for n in 0..10 {
         topic.publish(Some(n % 2), Some(b"p"), Some(b"garbage"));
     }
@@ -223,17 +213,13 @@ async fn a_rebuild_is_refused_where_the_result_would_be_worse() {
     refused(&system, "log_gap").await;
     execute("DELETE FROM log_gap").await;
 
-    let admin: AdminClient<DefaultClientContext> =
-        ClientConfig::new().set("bootstrap.servers", like_testkit::kafka()).create().unwrap();
-    let mut cut = TopicPartitionList::new();
-    cut.add_partition_offset(&topic.name, 1, Offset::Offset(2)).unwrap();
-    admin.delete_records(&cut, &AdminOptions::new()).await.unwrap();
+    topic.cut(1, 2).await;
     refused(&system, "partition 1 of").await;
 }
 
 #[tokio::test]
 async fn what_a_killed_rebuild_left_behind_is_dropped_and_two_do_not_meet() {
-    let (topic, system) = set_up(1).await;
+    let (topic, system) = TestSystem::with_topic(1).await;
     for n in 0..20_000 {
         topic.publish_event(&event("p", Some(&format!("u{n}")), true));
     }

@@ -20,7 +20,7 @@ use tracing::warn;
 use super::Outcome;
 use crate::batch::{Dedup, FOLD_VERSION};
 use crate::config::AuditSettings;
-use crate::output::{Table, print, print_json};
+use crate::output::{Table, answer};
 use crate::replay::{Ends, Replay};
 use crate::scratch::{self, Scratch};
 
@@ -89,11 +89,7 @@ pub async fn audit_log(settings: &AuditSettings, shutdown: CancellationToken) ->
         warn!("schema {AUDITED} is left behind, the next audit drops it: {error:#}");
     }
     let report = Report { replay_may_differ: settings.fold.dedup() == Dedup::Batch, ..audited? };
-    if settings.json {
-        print_json(&report)?;
-    } else {
-        print(&report.text())?;
-    }
+    answer(settings.json, &report, Report::text)?;
     Ok(Outcome::unless(report.products.differing + report.likes.differing > 0))
 }
 
@@ -191,7 +187,7 @@ impl Report {
             for p in &products.differences {
                 let numbers = [p.like_count, p.expected_like_count, p.delta_count, p.expected_delta_count];
                 let numbers = numbers.iter().map(i64::to_string);
-                table.row(std::iter::once(p.product_id.clone()).chain(numbers).collect());
+                table.row(&std::iter::once(p.product_id.clone()).chain(numbers).collect::<Vec<_>>());
             }
             parts.push(format!("\nproducts that differ{}:\n\n{}", products.first(), table.text()));
         }
@@ -199,7 +195,7 @@ impl Report {
             let mut table = Table::new(&["product", "user", "in the table", "by the log"]);
             let says = |liked: bool| if liked { "likes" } else { "doesn't" }.to_owned();
             for l in &likes.differences {
-                table.row(vec![l.product_id.clone(), l.user_id.clone(), says(l.liked), says(l.expected_liked)]);
+                table.row(&[l.product_id.clone(), l.user_id.clone(), says(l.liked), says(l.expected_liked)]);
             }
             parts.push(format!("\nlikes that differ{}:\n\n{}", likes.first(), table.text()));
         }

@@ -23,6 +23,7 @@ use crate::config::RunSettings;
 use crate::consumer::{ConsumerThread, GROUP, GroupContext, consumer_config};
 use crate::metrics::Metrics;
 use crate::store::Store;
+use crate::timing::Timing;
 use crate::worker::{DATABASE, Worker};
 
 /// The condition under which `/readyz` reports the topic.
@@ -38,7 +39,7 @@ const CLOSE_WAIT: Duration = Duration::from_secs(2);
 const SHUTDOWN_WAIT: Duration = Duration::from_secs(9);
 
 /// Counts until `shutdown`.
-pub async fn run(settings: RunSettings, shutdown: CancellationToken) -> anyhow::Result<()> {
+pub async fn run(settings: RunSettings, timing: Timing, shutdown: CancellationToken) -> anyhow::Result<()> {
     let client = settings.kafka.client_config("like-aggregator")?;
     let admin_addr = settings.admin.admin_addr;
     let listener =
@@ -52,7 +53,7 @@ pub async fn run(settings: RunSettings, shutdown: CancellationToken) -> anyhow::
 
     let result = tokio::select! {
         ready = wait_for_topic(&settings, &client, &health) => match ready {
-            Ok(layout) => count(&settings, &client, &layout, metrics, &health, &shutdown).await,
+            Ok(layout) => count(&settings, &timing, &client, &layout, metrics, &health, &shutdown).await,
             Err(error) => Err(error),
         },
         () = shutdown.cancelled() => Ok(()),
@@ -103,6 +104,7 @@ async fn look(settings: &RunSettings, client: &ClientConfig) -> anyhow::Result<(
 
 async fn count(
     settings: &RunSettings,
+    timing: &Timing,
     client: &ClientConfig,
     layout: &Layout,
     metrics: Metrics,
@@ -126,6 +128,7 @@ async fn count(
             .context("Kafka consumer")?,
         topic: layout.topic.clone(),
         limits: settings.limits(),
+        timing: *timing,
         orders,
         answers,
         metrics,
@@ -150,7 +153,7 @@ async fn count(
             let _ = tokio::time::timeout(CLOSE_WAIT, close).await;
             return result;
         }
-        wrong = watch_topic(client, layout) => Err(anyhow!(wrong)),
+        wrong = watch_topic(client, layout, timing.topic_check) => Err(anyhow!(wrong)),
         () = shutdown.cancelled() => Ok(()),
     };
     health.unmet(TOPIC, "shutting down");
@@ -169,10 +172,10 @@ async fn count(
 
 /// Looks every minute whether the topic still is what its layout says; answers when it isn't.
 /// A broker that can't be asked says nothing about the topic.
-async fn watch_topic(client: &ClientConfig, layout: &Layout) -> String {
+async fn watch_topic(client: &ClientConfig, layout: &Layout, interval: Duration) -> String {
     let mut said = Vec::new();
     loop {
-        tokio::time::sleep(topic_check::INTERVAL).await;
+        tokio::time::sleep(interval).await;
         let Ok(live) = topic_check::describe(client, &layout.topic).await else {
             continue;
         };

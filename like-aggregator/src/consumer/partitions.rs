@@ -12,7 +12,7 @@ use tracing::{debug, error, info, warn};
 
 use super::group::Rebalanced;
 use super::position::Position;
-use super::{BROKERS, BUSY_POLL, ConsumerThread, GROUP, OFFSETS, SEEK_TIMEOUT, State};
+use super::{BROKERS, BUSY_POLL, ConsumerThread, GROUP, OFFSETS, State};
 use crate::batch::Span;
 use crate::store::StoredOffset;
 use crate::worker::{Answer, Order};
@@ -25,8 +25,6 @@ const FINISH_WAIT: Duration = Duration::from_secs(5);
 const LEAVE_WAIT: Duration = Duration::from_secs(3);
 /// How often the copy of the offsets is committed to Kafka.
 const COPY_INTERVAL: Duration = Duration::from_secs(1);
-/// How often a partition without a row is asked for again.
-const REFUSED_RETRY: Duration = Duration::from_secs(30);
 
 impl ConsumerThread {
     /// Acts on what the group has given and taken since the last turn.
@@ -62,9 +60,9 @@ impl ConsumerThread {
         self.order(Order::Offsets(partitions))
     }
 
-    /// The stored offsets are known: assigns what is new, seeks what starts anew.
+    /// The stored offsets are known: reads on from there.
     pub(super) fn start(&self, state: &mut State, asked: &[i32], stored: &[StoredOffset]) -> anyhow::Result<()> {
-        let mut new = TopicPartitionList::new();
+        let mut known = Vec::new();
         let mut refused = false;
         for &partition in asked {
             if !state.wanted.remove(&partition) {
@@ -80,26 +78,55 @@ impl ConsumerThread {
                 continue;
             };
             state.refused.remove(&partition);
-            let offset = Offset::Offset(stored.next_offset);
-            if state.assigned.insert(partition) {
-                new.add_partition_offset(&self.topic, partition, offset).context("assigning")?;
-            } else {
-                self.consumer.seek(&self.topic, partition, offset, SEEK_TIMEOUT).context("seeking")?;
-            }
-            state.positions.insert(partition, Position::at(stored.next_offset));
+            state.stopped.remove(&partition);
+            let last = stored.last_record_time.map(|time| time.timestamp_millis());
+            state.positions.insert(partition, Position::after(stored.next_offset, last));
             state.committed.insert(partition, stored.next_offset);
+            if !state.doubts.iter().any(|doubt| doubt.partition == partition) {
+                known.push(partition);
+            }
         }
-        // Also when it is empty: librdkafka waits for this call before it joins anything again.
-        if asked.is_empty() || refused || new.count() > 0 {
-            self.consumer.incremental_assign(&new).context("assigning")?;
+        // Also when there is none: librdkafka waits for this call before it joins anything again.
+        if asked.is_empty() || refused || !known.is_empty() {
+            self.fetch(state, &known)?;
         }
+        self.tell_stopped(state);
         self.tell_refused(state);
         Ok(())
     }
 
+    /// Has these partitions fetched from their positions, those that are fetched already too: a seek
+    /// fails where the offset before lay outside the log.
+    pub(super) fn fetch(&self, state: &mut State, partitions: &[i32]) -> anyhow::Result<()> {
+        if partitions.iter().any(|partition| state.assigned.contains(partition)) {
+            self.unfetch(state, partitions)?;
+        }
+        let mut list = TopicPartitionList::with_capacity(partitions.len());
+        for &partition in partitions {
+            if let Some(position) = state.positions.get(&partition) {
+                let offset = Offset::Offset(position.read_from());
+                list.add_partition_offset(&self.topic, partition, offset).context("assigning")?;
+                state.assigned.insert(partition);
+            }
+        }
+        state.fetched = Some(Instant::now());
+        self.consumer.incremental_assign(&list).context("assigning")
+    }
+
+    /// Has these partitions fetched no more.
+    pub(super) fn unfetch(&self, state: &mut State, partitions: &[i32]) -> anyhow::Result<()> {
+        let gone: BTreeSet<i32> = partitions.iter().copied().filter(|p| state.assigned.remove(p)).collect();
+        // librdkafka keeps a partition paused when it goes, and when it comes back.
+        let paused: BTreeSet<i32> = gone.iter().copied().filter(|p| state.paused.remove(p)).collect();
+        if !paused.is_empty() {
+            self.consumer.resume(&self.list(&paused)).context("resuming")?;
+        }
+        self.consumer.incremental_unassign(&self.list(&gone)).context("giving partitions back")
+    }
+
     /// Not ready while a partition of ours isn't read; asks now and then whether its row is there.
     pub(super) fn retry_refused(&self, state: &mut State) -> anyhow::Result<()> {
-        if state.refused.is_empty() || state.asked_refused.is_some_and(|at| at.elapsed() < REFUSED_RETRY) {
+        if state.refused.is_empty() || state.asked_refused.is_some_and(|at| at.elapsed() < self.timing.refused_retry) {
             return Ok(());
         }
         state.asked_refused = Some(Instant::now());
@@ -119,15 +146,13 @@ impl ConsumerThread {
     /// the group go on. If that batch commits later all the same, the new owner is fenced and
     /// starts where the batch ended; if the new owner is first, the batch is.
     fn give_back(&self, state: &mut State, partitions: &[i32]) -> anyhow::Result<()> {
-        let mut list = TopicPartitionList::new();
         for &partition in partitions {
             state.forget(partition);
             state.wanted.remove(&partition);
             state.refused.remove(&partition);
-            if state.assigned.remove(&partition) {
-                list.add_partition(&self.topic, partition);
-            }
+            state.stopped.remove(&partition);
         }
+        state.doubts.retain(|doubt| !partitions.contains(&doubt.partition));
         let deadline = Instant::now() + REVOKE_WAIT;
         while let Some(flight) = &state.in_flight
             && flight.partitions.iter().any(|p| partitions.contains(p))
@@ -150,11 +175,8 @@ impl ConsumerThread {
             self.metrics.forget_lag(partition);
         }
         self.tell_refused(state);
-        if state.paused {
-            // librdkafka keeps a partition paused when it goes, and when it comes back.
-            self.consumer.resume(&list).context("resuming")?;
-        }
-        self.consumer.incremental_unassign(&list).context("giving partitions back")
+        self.tell_stopped(state);
+        self.unfetch(state, partitions)
     }
 
     /// Finishes or gives up the batch in flight, then leaves the group, so that the others need
@@ -169,7 +191,7 @@ impl ConsumerThread {
                     state.in_flight = None;
                     self.committed(state, &spans, &[]);
                 }
-                Ok(Answer::Offsets(..)) => {}
+                Ok(Answer::Offsets(..) | Answer::Skipped { .. } | Answer::NotSkipped(_)) => {}
                 Ok(Answer::StartAnew(_) | Answer::Fatal(_)) | Err(_) => break,
             }
         }
@@ -236,6 +258,7 @@ impl ConsumerThread {
         } else if self.health.unmet(BROKERS, "no broker can be reached") {
             warn!("no broker can be reached: waiting");
         }
+        self.find_doubts(state, &report)?;
         for (partition, next) in &state.committed {
             if let Some(end) = report.log_ends.get(partition) {
                 self.metrics.lag(*partition, (end - next).max(0));

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, anyhow, bail};
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
-use rdkafka::message::{BorrowedMessage, Message};
+use rdkafka::message::BorrowedMessage;
 use rdkafka::{ClientConfig, Offset, TopicPartitionList};
 use tokio::sync::mpsc::UnboundedSender;
 use tokio_util::sync::CancellationToken;
@@ -23,6 +23,8 @@ use crate::consumer::{GroupContext, record};
 use crate::worker::{Answer, Order};
 
 const POLL: Duration = Duration::from_millis(50);
+/// How long is read before holes are looked at again.
+const TURN: Duration = Duration::from_millis(5);
 const KAFKA_TIMEOUT: Duration = Duration::from_secs(10);
 /// No record for this long, and the broker answers: there is none.
 const SILENCE: Duration = Duration::from_secs(30);
@@ -37,6 +39,8 @@ pub(super) struct Reader {
     pub(super) progress: Arc<Progress>,
     pub(super) stop: CancellationToken,
 }
+
+type Consumed = BaseConsumer<GroupContext>;
 
 /// Where the partitions that aren't read to their ends stand.
 type Open = BTreeMap<i32, Position>;
@@ -57,10 +61,12 @@ impl Reader {
     /// Where the schema stands, of what isn't at its end.
     fn stand(&self) -> anyhow::Result<Open> {
         self.order(Order::Offsets((0..self.ends.len() as i32).collect()))?;
-        let stored = match self.answer()? {
-            Answer::Offsets(_, stored) => stored,
-            Answer::Fatal(error) => return Err(error),
-            _ => bail!("the worker gave another answer than asked for"),
+        let stored = loop {
+            match self.answer()? {
+                Answer::Offsets(_, stored) => break stored,
+                Answer::Fatal(error) => return Err(error),
+                _ => {} // nothing that was asked for
+            }
         };
         if stored.len() != self.ends.len() {
             bail!("kafka_offset has {} rows for {} partitions", stored.len(), self.ends.len());
@@ -71,8 +77,7 @@ impl Reader {
 
     /// Reads what is `open`; false: a batch was given back, and all starts anew.
     fn read(&self, mut open: Open) -> anyhow::Result<bool> {
-        let consumer: BaseConsumer<GroupContext> =
-            self.config.create_with_context(GroupContext::default()).context("Kafka consumer")?;
+        let consumer: Consumed = self.config.create_with_context(GroupContext::default()).context("Kafka consumer")?;
         let mut list = TopicPartitionList::new();
         for (&partition, position) in &open {
             list.add_partition_offset(&self.topic, partition, Offset::Offset(position.next))?;
@@ -91,53 +96,63 @@ impl Reader {
                 if collecting.is_empty() {
                     return Ok(true);
                 }
-                // Its own token: a replay that is stopped doesn't wait for a database.
+                // With our own token: a replay that is stopped doesn't wait for a database.
                 self.order(Order::Apply(mem::take(&mut collecting), self.stop.clone()))?;
                 in_flight = true;
                 continue;
             }
-            match consumer.poll(POLL) {
-                Some(Ok(message)) => {
-                    heard = Instant::now();
-                    self.take(&consumer, &mut open, &mut collecting, &message)?;
+            if self.take_some(&consumer, &mut open, &mut collecting)? {
+                heard = Instant::now();
+            } else if heard.elapsed() >= SILENCE {
+                self.explain_silence(&consumer, &open)?;
+                heard = Instant::now();
+            }
+            for (&partition, position) in &mut open {
+                if let Some(from) = position.look_again() {
+                    consumer.seek(&self.topic, partition, Offset::Offset(from), KAFKA_TIMEOUT).context("seeking")?;
                 }
-                Some(Err(error)) => self.failed(&error)?,
-                None if heard.elapsed() >= SILENCE => {
-                    self.explain_silence(&consumer, &open)?;
-                    heard = Instant::now();
-                }
-                None => {}
             }
         }
     }
 
+    /// Takes what there is, for a moment; false: there was nothing.
+    fn take_some(&self, consumer: &Consumed, open: &mut Open, collecting: &mut Batch) -> anyhow::Result<bool> {
+        let turn = Instant::now();
+        let mut timeout = POLL;
+        for taken in 0u32.. {
+            match consumer.poll(mem::take(&mut timeout)) {
+                Some(Ok(message)) => self.take(consumer, open, collecting, &message)?,
+                Some(Err(error)) => self.failed(&error)?,
+                None => return Ok(taken > 0),
+            }
+            let turn_over = taken % 64 == 0 && turn.elapsed() >= TURN;
+            if turn_over || open.is_empty() || collecting.is_full(self.max_events) {
+                break;
+            }
+        }
+        Ok(true)
+    }
+
     fn take(
         &self,
-        consumer: &BaseConsumer<GroupContext>,
+        consumer: &Consumed,
         open: &mut Open,
         collecting: &mut Batch,
         message: &BorrowedMessage<'_>,
     ) -> anyhow::Result<()> {
-        let (partition, offset) = (message.partition(), message.offset());
-        let Some(position) = open.get_mut(&partition) else {
-            return Ok(()); // fetched ahead of a partition that is read to its end
-        };
-        match position.judge(offset) {
-            Step::Skip => return Ok(()),
-            Step::Seek(next) => {
-                return consumer.seek(&self.topic, partition, Offset::Offset(next), KAFKA_TIMEOUT).context("seeking");
-            }
-            Step::Take => {}
+        let record = record(message);
+        let partition = record.partition;
+        // Another one was fetched ahead, of a partition that is read to its end.
+        let Some(position) = open.get_mut(&partition) else { return Ok(()) };
+        if position.judge(record.offset, record.time) != Step::Take {
+            return Ok(());
         }
         let end = self.ends[partition as usize];
-        if offset >= end {
-            bail!(
-                "partition {partition} has no record between {} and {end}, though it is folded so far",
-                position.next
-            );
+        if record.offset >= end {
+            bail!("partition {partition} has no record from {} to {end}, though it is folded so far", position.next);
         }
-        collecting.push(&record(message), position.next);
-        position.taken(offset);
+        collecting.push(&record, position.next);
+        position.taken(record.offset);
         if position.next >= end {
             open.remove(&partition);
             let mut list = TopicPartitionList::new();
@@ -149,19 +164,21 @@ impl Reader {
 
     /// Waits for the batch in flight; false: it isn't known to be applied.
     fn applied(&self) -> anyhow::Result<bool> {
-        match self.answer()? {
-            Answer::Applied(spans) => {
-                self.progress.committed(spans.iter().map(|(_, span)| span.next - span.believed).sum());
-                Ok(true)
+        loop {
+            match self.answer()? {
+                Answer::Applied(spans) => {
+                    self.progress.committed(spans.iter().map(|(_, span)| span.next - span.believed).sum());
+                    return Ok(true);
+                }
+                Answer::StartAnew(_) => return Ok(false),
+                Answer::Fatal(error) => return Err(error),
+                _ => {} // nothing that was asked for
             }
-            Answer::StartAnew(_) => Ok(false),
-            Answer::Fatal(error) => Err(error),
-            Answer::Offsets(..) => bail!("the worker gave another answer than asked for"),
         }
     }
 
     /// What is silent may be a broker that is away, and then it is waited for.
-    fn explain_silence(&self, consumer: &BaseConsumer<GroupContext>, open: &Open) -> anyhow::Result<()> {
+    fn explain_silence(&self, consumer: &Consumed, open: &Open) -> anyhow::Result<()> {
         for (&partition, position) in open {
             match consumer.fetch_watermarks(&self.topic, partition, KAFKA_TIMEOUT) {
                 Ok((start, end)) => bail!(

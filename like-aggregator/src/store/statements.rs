@@ -22,8 +22,8 @@ pub(super) struct Statements<'a> {
 impl Statements<'_> {
     /// Locks the offsets, then looks: at the offsets the lock returned, and in a statement of its
     /// own at the fold version, since the lock's own statement sees what was before its wait.
-    pub(super) async fn fence(&mut self, batch: &Batch) -> Result<(), ApplyError> {
-        let partitions: Vec<i32> = batch.spans().keys().copied().collect();
+    pub(super) async fn fence(&mut self, believed: &[(i32, i64)]) -> Result<(), ApplyError> {
+        let partitions: Vec<i32> = believed.iter().map(|(partition, _)| *partition).collect();
         let lock = "SELECT partition, next_offset FROM kafka_offset
                     WHERE topic = $1 AND partition = ANY($2) ORDER BY partition FOR UPDATE";
         let rows = sqlx::query(lock).bind(self.topic).bind(&partitions).fetch_all(&mut *self.connection).await?;
@@ -31,10 +31,10 @@ impl Statements<'_> {
         for row in rows {
             found.insert(row.try_get::<i32, _>(0)?, row.try_get::<i64, _>(1)?);
         }
-        for (&partition, span) in batch.spans() {
+        for &(partition, believed) in believed {
             let found = found.get(&partition).copied().unwrap_or(-1);
-            if found != span.believed {
-                return Err(ApplyError::Fenced { partition, believed: span.believed, found });
+            if found != believed {
+                return Err(ApplyError::Fenced { partition, believed, found });
             }
         }
         let version = sqlx::query("SELECT fold_version FROM fold").fetch_optional(&mut *self.connection).await?;
@@ -183,6 +183,21 @@ impl Statements<'_> {
         }
         let (&partition, span) = spans.first_key_value().expect("a batch covers a partition");
         Err(ApplyError::Fenced { partition, believed: span.believed, found: -1 })
+    }
+
+    /// What is known of the last folded record stays: should one be found there again, it is
+    /// another log's.
+    pub(super) async fn skip(&mut self, partition: i32, from: i64, to: i64) -> Result<(), ApplyError> {
+        // A restored backup comes to the same gap again, and it may have grown.
+        let gap = "INSERT INTO log_gap AS old (topic, partition, from_offset, to_offset, found_at)
+                   VALUES ($1, $2, $3, $4, now())
+                   ON CONFLICT (topic, partition, from_offset) DO UPDATE SET
+                       to_offset = greatest(old.to_offset, excluded.to_offset), found_at = excluded.found_at";
+        self.execute(sqlx::query(gap).bind(self.topic).bind(partition).bind(from).bind(to)).await?;
+        let advance = "UPDATE kafka_offset SET next_offset = $4, updated_at = now()
+                       WHERE topic = $1 AND partition = $2 AND next_offset = $3";
+        let moved = self.execute(sqlx::query(advance).bind(self.topic).bind(partition).bind(from).bind(to)).await?;
+        if moved == 1 { Ok(()) } else { Err(ApplyError::Fenced { partition, believed: from, found: -1 }) }
     }
 
     async fn execute(

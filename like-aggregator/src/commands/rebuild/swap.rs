@@ -7,7 +7,7 @@
 
 use std::time::Duration;
 
-use anyhow::{Context, bail};
+use anyhow::Context;
 use chrono::Utc;
 use like_service::database::{self, SCHEMA};
 use sqlx::{AssertSqlSafe, Connection, PgConnection};
@@ -66,7 +66,8 @@ async fn try_it(replay: &Replay, connection: &mut PgConnection) -> anyhow::Resul
                         WHERE own.next_offset IS NULL OR own.next_offset < live.next_offset)"
     );
     if sqlx::query_scalar(AssertSqlSafe(behind)).fetch_one(&mut *swap).await? {
-        bail!("the fresh tables are behind the live ones, though all was folded");
+        info!("not swapped yet: the fresh tables have gone back, as after a failover");
+        return Ok(None);
     }
     // Somebody else may have swapped meanwhile, by newer rules. The fresh tables hold our version.
     check_live(&mut swap).await?;
