@@ -38,6 +38,8 @@ pub enum Command {
     Run(RunSettings),
     /// Make the topic, the tables and the offset rows, or check them; safe to repeat
     Setup(SetupSettings),
+    /// List the topics in the order of folding, or close one so that the next is folded
+    Topics(TopicsSettings),
     /// Fold the log anew into fresh tables while the old ones go on, then swap them: after a bug in the fold
     Rebuild(RebuildSettings),
     /// Show how far each partition is folded, lag, gaps, dead letters, versions
@@ -142,6 +144,10 @@ pub struct SetupSettings {
     /// Where `PostgreSQL` is.
     #[command(flatten)]
     pub database: DatabaseSettings,
+
+    /// the topic that comes before a new one in the order of folding: the way to more partitions
+    #[arg(long, value_name = "TOPIC")]
+    pub after: Option<String>,
 
     /// partitions of a topic that has to be made, 1 to 1024; fixed from then on
     #[arg(long, value_name = "N", default_value_t = DEFAULT_PARTITIONS, value_parser = clap::value_parser!(i32).range(1..=1024))]

@@ -59,6 +59,8 @@ pub struct ConsumerThread {
     pub consumer: BaseConsumer<GroupContext>,
     /// The one topic it reads.
     pub topic: String,
+    /// Where each partition ends, once the topic is closed: what comes behind isn't folded.
+    pub ends: Option<Vec<i64>>,
     /// When a batch is closed.
     pub limits: BatchLimits,
     /// How long it waits for what may come right by itself.

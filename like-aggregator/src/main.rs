@@ -32,6 +32,7 @@ fn main() -> ExitCode {
             Command::Setup(settings) => commands::setup(&settings).await?,
             Command::Status(settings) => commands::status(&settings).await?,
             Command::Healthcheck(settings) => admin::healthcheck(settings.admin_addr).await?,
+            Command::Topics(settings) => return commands::topics(&settings).await,
             Command::Rebuild(settings) => commands::rebuild(&settings, shutdown::on_signal()?).await?,
             Command::Audit(settings) if settings.log => {
                 return commands::audit_log(&settings, shutdown::on_signal()?).await;

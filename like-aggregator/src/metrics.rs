@@ -25,6 +25,7 @@ pub struct Metrics {
     commit_age: Histogram,
     lag: IntGaugeVec,
     fences: IntCounter,
+    behind_end: IntGauge,
     retries: IntCounter,
     gaps: IntCounter,
     gap_records: IntCounter,
@@ -85,6 +86,10 @@ impl Metrics {
                 &[0.01, 0.025, 0.05, 0.1, 0.15, 0.25, 0.5, 1.0, 2.5, 10.0, 60.0, 600.0, 3_600.0],
             )?,
             lag,
+            behind_end: IntGauge::new(
+                "likes_records_behind_end",
+                "Records that appeared behind the recorded end of a closed topic, where nobody folds them",
+            )?,
             fences: counter("likes_fences_total", "Batches refused because another worker had moved on")?,
             retries: counter("likes_retries_total", "Attempts at a batch that failed and were repeated")?,
             gaps: counter(
@@ -104,6 +109,7 @@ impl Metrics {
         registry.register(Box::new(metrics.commit_age.clone()))?;
         registry.register(Box::new(metrics.lag.clone()))?;
         registry.register(Box::new(metrics.fences.clone()))?;
+        registry.register(Box::new(metrics.behind_end.clone()))?;
         registry.register(Box::new(metrics.retries.clone()))?;
         registry.register(Box::new(metrics.gaps.clone()))?;
         registry.register(Box::new(metrics.gap_records.clone()))?;
@@ -136,6 +142,11 @@ impl Metrics {
     /// A batch was refused by the fence.
     pub fn fenced(&self) {
         self.fences.inc();
+    }
+
+    /// So many records stand behind the ends of closed topics.
+    pub fn behind_end(&self, records: i64) {
+        self.behind_end.set(records);
     }
 
     /// An attempt failed and will be repeated.

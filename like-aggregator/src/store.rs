@@ -76,6 +76,13 @@ pub enum ApplyError {
         /// The version in the table; -1: the table is empty.
         found: i32,
     },
+    /// It isn't the topic's turn: it is closed before the batch's end, or a topic before it isn't
+    /// folded to its end.
+    #[error("topic {topic} is not the one to be folded now: topic_layout has changed")]
+    OutOfTurn {
+        /// The topic.
+        topic: String,
+    },
     /// A statement failed.
     #[error(transparent)]
     Sql(#[from] sqlx::Error),
@@ -103,7 +110,7 @@ impl ApplyError {
                         _ => false,
                     }
             }
-            Self::Fenced { .. } | Self::FoldVersion { .. } => false,
+            Self::Fenced { .. } | Self::FoldVersion { .. } | Self::OutOfTurn { .. } => false,
         }
     }
 }
@@ -192,7 +199,7 @@ impl Store {
         let skip = async {
             let mut transaction = self.connected().await?.begin_with(BEGIN).await?;
             let mut sql = Statements { connection: &mut transaction, topic: &topic, sent: 0 };
-            sql.fence(&[(partition, from)]).await?;
+            sql.fence(&[(partition, from, to)]).await?;
             sql.skip(partition, from, to).await?;
             Ok(transaction.commit().await?)
         };
@@ -224,8 +231,8 @@ impl Store {
         let connection = self.connected().await?;
         let mut transaction = connection.begin_with(BEGIN).await?;
         let mut sql = Statements { connection: &mut transaction, topic: &topic, sent: 2 };
-        let believed: Vec<_> = batch.spans().iter().map(|(&partition, span)| (partition, span.believed)).collect();
-        sql.fence(&believed).await?;
+        let moves: Vec<_> = batch.spans().iter().map(|(&p, span)| (p, span.believed, span.next)).collect();
+        sql.fence(&moves).await?;
         let handled = match dedup {
             Dedup::History(window) => sql.handled(batch, window).await?,
             Dedup::Batch => HashMap::new(),

@@ -41,7 +41,8 @@ impl TestClient {
         }
     }
 
-    async fn try_wish(&self, user: &str, product: &str, liked: bool, key: &str) -> Option<Acknowledged> {
+    /// Sends a wish once; None: it is not known to be taken, and asking again may help.
+    pub async fn try_wish(&self, user: &str, product: &str, liked: bool, key: &str) -> Option<Acknowledged> {
         let method = if liked { Method::PUT } else { Method::DELETE };
         let url = format!("{}/v1/products/{product}/like", self.url);
         let request = self.http.request(method, &url).header("X-User-Id", user);

@@ -120,9 +120,14 @@ impl TestSystem {
         service
     }
 
+    /// Starts a like-api; it may not be ready yet. `settings` go before the system's.
+    pub fn start_api(&self, settings: &[(&str, &str)]) -> TestService {
+        self.start("like-api", &[], settings)
+    }
+
     /// Starts a like-api and waits until it is ready. `settings` go before the system's.
     pub async fn api(&self, settings: &[(&str, &str)]) -> TestService {
-        let mut service = self.start("like-api", &[], settings);
+        let mut service = self.start_api(settings);
         service.wait_until_ready().await;
         service
     }

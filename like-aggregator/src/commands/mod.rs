@@ -7,6 +7,7 @@ mod rebuild;
 mod run;
 mod setup;
 mod status;
+mod topics;
 
 pub use audit::audit;
 pub use audit_log::audit_log;
@@ -16,6 +17,7 @@ pub use run::run;
 pub(crate) use setup::migrate;
 pub use setup::setup;
 pub use status::status;
+pub use topics::topics;
 
 /// What a command that could do its work has to say to a script, as its exit status.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -1,5 +1,6 @@
 //! `run`: waits for what counting needs, then runs the consumer thread and the worker until told
-//! to stop or until going on would be wrong.
+//! to stop or until going on would be wrong. One topic after the other: once one is closed and
+//! folded, thread and worker end, and the next topic gets new ones.
 
 use std::sync::mpsc;
 use std::time::Duration;
@@ -7,7 +8,7 @@ use std::time::Duration;
 use anyhow::{Context, anyhow, bail};
 use like_service::backoff::Backoff;
 use like_service::database::SCHEMA;
-use like_service::health::Health;
+use like_service::health::{Health, Heartbeat};
 use like_service::layout::{self, Layout};
 use like_service::{admin, topic_check};
 use prometheus::Registry;
@@ -17,13 +18,15 @@ use sqlx::postgres::PgConnection;
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc as channel, oneshot};
 use tokio_util::sync::CancellationToken;
-use tracing::{info, warn};
+use tracing::{error, info, warn};
 
 use crate::config::RunSettings;
 use crate::consumer::{ConsumerThread, GROUP, GroupContext, consumer_config};
+use crate::late;
 use crate::metrics::Metrics;
 use crate::store::Store;
 use crate::timing::Timing;
+use crate::turn;
 use crate::worker::{DATABASE, Worker};
 
 /// The condition under which `/readyz` reports the topic.
@@ -31,6 +34,9 @@ const TOPIC: &str = "topic";
 
 /// A loop of ours that hasn't gone round for this long is dead: longer than a batch's deadline.
 const HEARTBEAT_LIMIT: Duration = Duration::from_secs(60);
+
+/// How often is looked whether it still is a topic's turn; likes of the next one wait for that.
+const TURN: Duration = Duration::from_secs(2);
 
 /// What closing the consumer may take once all that counts is done.
 const CLOSE_WAIT: Duration = Duration::from_secs(2);
@@ -51,24 +57,52 @@ pub async fn run(settings: RunSettings, timing: Timing, shutdown: CancellationTo
     let admin = tokio::spawn(admin::serve(listener, health.clone(), registry, admin_stop.clone()));
     info!(%admin_addr, topic = settings.kafka.kafka_topic, group = settings.fold.kafka_group_id, dedup = ?settings.fold.dedup(), "starting");
 
-    let result = tokio::select! {
-        ready = wait_for_topic(&settings, &client, &health) => match ready {
-            Ok(layout) => count(&settings, &timing, &client, &layout, metrics, &health, &shutdown).await,
-            Err(error) => Err(error),
-        },
-        () = shutdown.cancelled() => Ok(()),
+    let beats = Beats {
+        worker: health.heartbeat("worker", HEARTBEAT_LIMIT),
+        consumer: health.heartbeat("consumer", HEARTBEAT_LIMIT),
     };
+    let late = tokio::spawn(watch_ends(settings.clone(), client.clone(), metrics.clone(), timing.topic_check));
+    let result = loop {
+        let layout = tokio::select! {
+            ready = wait_for_topic(&settings, &client, &health, &beats) => ready,
+            () = shutdown.cancelled() => break Ok(()),
+        };
+        let layout = match layout {
+            Ok(layout) => layout,
+            Err(error) => break Err(error),
+        };
+        match count(&settings, &timing, &client, &layout, &metrics, &health, &beats, &shutdown).await {
+            Ok(()) if !shutdown.is_cancelled() => info!(topic = layout.topic, "the topic is folded to its end"),
+            Err(error) if turn::is_over(&error) => info!(topic = layout.topic, "the topic was closed"),
+            ended => break ended,
+        }
+        health.unmet(GROUP, "the next topic's turn");
+    };
+    late.abort();
     health.unmet(TOPIC, "shutting down");
     admin_stop.cancel();
     admin.abort();
     result
 }
 
-/// Waits until the topic's layout and the topic are there, and agree.
-async fn wait_for_topic(settings: &RunSettings, client: &ClientConfig, health: &Health) -> anyhow::Result<Layout> {
+/// Told by thread and worker that they go round, and by us while there are none.
+struct Beats {
+    worker: Heartbeat,
+    consumer: Heartbeat,
+}
+
+/// Waits until a layout is there whose turn it is, and its topic, and they agree.
+async fn wait_for_topic(
+    settings: &RunSettings,
+    client: &ClientConfig,
+    health: &Health,
+    beats: &Beats,
+) -> anyhow::Result<Layout> {
     let topic = &settings.kafka.kafka_topic;
     let mut backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(5));
     loop {
+        beats.worker.beat();
+        beats.consumer.beat();
         match look(settings, client).await {
             Ok((layout, findings)) => {
                 findings.warnings.iter().for_each(|warning| warn!("{warning}"));
@@ -93,22 +127,28 @@ async fn look(settings: &RunSettings, client: &ClientConfig) -> anyhow::Result<(
     let topic = &settings.kafka.kafka_topic;
     let options = settings.database.database_url.connect_options(SCHEMA, "like-aggregator");
     let mut connection = PgConnection::connect_with(&options).await.context("PostgreSQL")?;
-    let layout =
-        layout::read(&mut connection, topic).await.context("topic_layout (made by `like-aggregator setup`)")?;
-    let layout =
-        layout.with_context(|| format!("topic_layout has no {topic}: `like-aggregator setup` has to be run"))?;
-    let live = topic_check::describe(client, topic).await.context("Kafka")?;
-    let findings = topic_check::compare(live.as_ref(), topic, layout.partitions);
+    let own = layout::read(&mut connection, topic).await.context("topic_layout (made by `like-aggregator setup`)")?;
+    if own.is_none() {
+        bail!("topic_layout has no {topic}: `like-aggregator setup` has to be run");
+    }
+    // Ours is one of them: whichever it is, they are folded in their order.
+    let layout = turn::current(&mut connection).await.context("topic_layout")?;
+    let layout = layout.context("every topic is closed: `like-aggregator setup --after` adds the next one")?;
+    let live = topic_check::describe(client, &layout.topic).await.context("Kafka")?;
+    let findings = topic_check::compare(live.as_ref(), &layout.topic, layout.partitions);
     Ok((layout, findings))
 }
 
+/// Folds a topic until told to stop, or until its turn is over.
+#[expect(clippy::too_many_arguments, reason = "called once, with what `run` has made")]
 async fn count(
     settings: &RunSettings,
     timing: &Timing,
     client: &ClientConfig,
     layout: &Layout,
-    metrics: Metrics,
+    metrics: &Metrics,
     health: &Health,
+    beats: &Beats,
     shutdown: &CancellationToken,
 ) -> anyhow::Result<()> {
     let (orders, worker_orders) = channel::unbounded_channel();
@@ -117,7 +157,7 @@ async fn count(
         store: Store::new(&settings.database.database_url, SCHEMA, &layout.topic, settings.fold.dedup()),
         metrics: metrics.clone(),
         health: health.clone(),
-        heartbeat: health.heartbeat("worker", HEARTBEAT_LIMIT),
+        heartbeat: beats.worker.clone(),
         answers: worker_answers,
     };
     tokio::spawn(worker.run(worker_orders));
@@ -127,13 +167,14 @@ async fn count(
             .create_with_context(GroupContext::default())
             .context("Kafka consumer")?,
         topic: layout.topic.clone(),
+        ends: layout.end_offsets.clone(),
         limits: settings.limits(),
         timing: *timing,
         orders,
         answers,
-        metrics,
+        metrics: metrics.clone(),
         health: health.clone(),
-        heartbeat: health.heartbeat("consumer", HEARTBEAT_LIMIT),
+        heartbeat: beats.consumer.clone(),
     };
     let stop = CancellationToken::new();
     let (ended, mut end) = oneshot::channel();
@@ -154,9 +195,10 @@ async fn count(
             return result;
         }
         wrong = watch_topic(client, layout, timing.topic_check) => Err(anyhow!(wrong)),
+        () = watch_turn(settings, layout) => Ok(()),
         () = shutdown.cancelled() => Ok(()),
     };
-    health.unmet(TOPIC, "shutting down");
+    health.unmet(TOPIC, "counting has stopped");
     stop.cancel();
     let ending = async {
         let ended = end.await.unwrap_or_else(|_| Err(anyhow!("the consumer thread has died")));
@@ -187,5 +229,58 @@ async fn watch_topic(client: &ClientConfig, layout: &Layout, interval: Duration)
             findings.warnings.iter().for_each(|warning| warn!("{warning}"));
             said = findings.warnings;
         }
+    }
+}
+
+/// Looks now and then whether it still is the topic's turn, and answers when it isn't. A database
+/// that can't be asked says nothing about it.
+async fn watch_turn(settings: &RunSettings, layout: &Layout) {
+    let options = settings.database.database_url.connect_options(SCHEMA, "like-aggregator");
+    let mut connection = None;
+    loop {
+        tokio::time::sleep(TURN).await;
+        let ask = async {
+            let mut connected = match connection.take() {
+                Some(connected) => connected,
+                None => PgConnection::connect_with(&options).await?,
+            };
+            let current = turn::current(&mut connected).await?;
+            Ok::<_, sqlx::Error>((current, connected))
+        };
+        if let Ok(Ok((current, connected))) = tokio::time::timeout(HEARTBEAT_LIMIT, ask).await {
+            if current.as_ref() != Some(layout) {
+                return;
+            }
+            connection = Some(connected);
+        }
+    }
+}
+
+/// Looks every minute whether records have appeared behind the ends of closed topics: a producer
+/// was forgotten, and its likes are not counted.
+async fn watch_ends(settings: RunSettings, client: ClientConfig, metrics: Metrics, interval: Duration) {
+    let mut said = Vec::new();
+    loop {
+        let look = async {
+            let options = settings.database.database_url.connect_options(SCHEMA, "like-aggregator");
+            let layouts = layout::read_all(&mut PgConnection::connect_with(&options).await?).await?;
+            late::behind_ends(&client, &layouts).await
+        };
+        if let Ok(late) = look.await {
+            metrics.behind_end(late.iter().map(late::Late::records).sum());
+            if late != said {
+                for late in &late {
+                    error!(
+                        topic = late.topic,
+                        partition = late.partition,
+                        end = late.end_offset,
+                        first = late.first_offset,
+                        "records behind the end of a closed topic: somebody still writes there, and nobody counts it"
+                    );
+                }
+                said = late;
+            }
+        }
+        tokio::time::sleep(interval).await;
     }
 }

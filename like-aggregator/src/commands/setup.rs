@@ -8,7 +8,7 @@ use anyhow::{Context, anyhow, bail};
 use like_events::topic::{TOPIC_SETTINGS, min_insync_replicas};
 use like_service::backoff::Backoff;
 use like_service::database::SCHEMA;
-use like_service::layout;
+use like_service::layout::{self, Layout};
 use like_service::topic_check::{self, LiveTopic};
 use rdkafka::ClientConfig;
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
@@ -35,9 +35,7 @@ pub async fn setup(settings: &SetupSettings) -> anyhow::Result<()> {
     // Asked before the topic is made: a layout that can't take it must not leave one behind.
     let layouts = layout::read_all(&mut connection).await?;
     let known = layouts.iter().find(|layout| layout.topic == topic);
-    if let (None, Some(other)) = (known, layouts.first()) {
-        bail!("topic_layout holds {} and not {topic}: this database counts another topic", other.topic);
-    }
+    let sequence = place(topic, settings.after.as_deref(), &layouts)?;
 
     let live = until(deadline, "Kafka", async || topic_check::describe(&client, topic).await).await?;
     let live = match (live, known) {
@@ -58,9 +56,34 @@ pub async fn setup(settings: &SetupSettings) -> anyhow::Result<()> {
     let partitions = known.map_or(live.partitions, |layout| layout.partitions);
     check(&live, partitions, settings)?;
     let ends = until(deadline, "the log's offsets", async || log_ends::of(&client, topic, partitions).await).await?;
-    record(&mut connection, topic, partitions, &ends).await?;
+    record(&mut connection, topic, sequence, partitions, &ends).await?;
     info!(topic, partitions, replicas = live.replicas, fold_version = FOLD_VERSION, "set up");
     Ok(())
+}
+
+/// The topic's place in the order of folding.
+fn place(topic: &str, after: Option<&str>, layouts: &[Layout]) -> anyhow::Result<i32> {
+    let before = |index: usize| index.checked_sub(1).map(|index| layouts[index].topic.as_str());
+    if let Some(index) = layouts.iter().position(|layout| layout.topic == topic) {
+        if after.is_some() && after != before(index) {
+            bail!(
+                "--after: {topic} is laid out already, and comes after {}",
+                before(index).unwrap_or("no other topic")
+            );
+        }
+        return Ok(layouts[index].sequence);
+    }
+    match (layouts.last(), after) {
+        (None, None) => Ok(1),
+        (None, Some(after)) => bail!("--after {after}: there is no topic yet; leave it out"),
+        (Some(last), None) => bail!(
+            "topic_layout holds {} and not {topic}: this database counts another topic; --after {} makes this one the next",
+            last.topic,
+            last.topic
+        ),
+        (Some(last), Some(after)) if last.topic != after => bail!("--after {after}: the last topic is {}", last.topic),
+        (Some(last), Some(_)) => Ok(last.sequence + 1),
+    }
 }
 
 /// The migrations, in a schema of our own, which `connection` has in its search_path; sqlx takes a
@@ -147,10 +170,25 @@ fn check(live: &LiveTopic, partitions: i32, settings: &SetupSettings) -> anyhow:
 /// Layout and offset rows in one transaction: each new partition starts at the log's start. Of a
 /// layout that is there the rows are only checked. A missing one is not made again: at the log's
 /// start it would count once more what was counted already.
-async fn record(connection: &mut PgConnection, topic: &str, partitions: i32, ends: &LogEnds) -> anyhow::Result<()> {
+async fn record(
+    connection: &mut PgConnection,
+    topic: &str,
+    sequence: i32,
+    partitions: i32,
+    ends: &LogEnds,
+) -> anyhow::Result<()> {
     let mut transaction = connection.begin().await?;
-    let layout = "INSERT INTO topic_layout (sequence, topic, partitions) VALUES (1, $1, $2) ON CONFLICT DO NOTHING";
-    let new = sqlx::query(layout).bind(topic).bind(partitions).execute(&mut *transaction).await?.rows_affected() == 1;
+    // First of all, so that a `rebuild` swaps before or after all of this.
+    sqlx::query("LOCK TABLE kafka_offset IN ROW EXCLUSIVE MODE").execute(&mut *transaction).await?;
+    let layout = "INSERT INTO topic_layout (sequence, topic, partitions) VALUES ($3, $1, $2) ON CONFLICT DO NOTHING";
+    let new = sqlx::query(layout)
+        .bind(topic)
+        .bind(partitions)
+        .bind(sequence)
+        .execute(&mut *transaction)
+        .await?
+        .rows_affected()
+        == 1;
     if new {
         let numbers: Vec<i32> = (0..partitions).collect();
         let starts: Vec<i64> = ends.iter().map(|(start, _)| *start).collect();

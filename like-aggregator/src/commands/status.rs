@@ -10,6 +10,7 @@ use sqlx::{Connection, PgConnection, Row};
 
 use crate::batch::FOLD_VERSION;
 use crate::config::StatusSettings;
+use crate::late::{self, Late};
 use crate::log_ends;
 
 #[derive(Serialize)]
@@ -22,6 +23,8 @@ struct Status {
     lag: i64,
     dead_letters: i64,
     log_gaps: i64,
+    /// Records behind the ends of closed topics.
+    behind_ends: Vec<Late>,
     partitions: Vec<Partition>,
 }
 
@@ -56,9 +59,8 @@ async fn read(settings: &StatusSettings) -> anyhow::Result<Status> {
     let client = settings.kafka.client_config("like-aggregator-status")?;
     let options = settings.database.database_url.connect_options(SCHEMA, "like-aggregator-status");
     let mut connection = PgConnection::connect_with(&options).await.context("PostgreSQL")?;
-    let layout =
-        layout::read(&mut connection, topic).await.context("topic_layout (made by `like-aggregator setup`)")?;
-    let Some(layout) = layout else {
+    let layouts = layout::read_all(&mut connection).await.context("topic_layout (made by `like-aggregator setup`)")?;
+    let Some(layout) = layouts.iter().find(|layout| layout.topic == topic) else {
         bail!("topic_layout has no {topic}: `like-aggregator setup` has to be run");
     };
     let fold_version = sqlx::query_scalar("SELECT fold_version FROM fold").fetch_optional(&mut connection).await?;
@@ -71,6 +73,7 @@ async fn read(settings: &StatusSettings) -> anyhow::Result<Status> {
     let rows = sqlx::query(sql).bind(topic).bind(layout.partitions).fetch_all(&mut connection).await?;
     // Asked after the offsets were read: a lag is never negative by our own doing.
     let ends = log_ends::of(&client, topic, layout.partitions).await.context("Kafka")?;
+    let behind_ends = late::behind_ends(&client, &layouts).await.context("Kafka")?;
     let mut partitions = Vec::with_capacity(rows.len());
     for ((partition, row), (log_start, log_end)) in (0..).zip(rows).zip(ends) {
         let next_offset: Option<i64> = row.try_get("next_offset")?;
@@ -94,6 +97,7 @@ async fn read(settings: &StatusSettings) -> anyhow::Result<Status> {
         lag: partitions.iter().filter_map(|p| p.lag).sum(),
         dead_letters: partitions.iter().map(|p| p.dead_letters).sum(),
         log_gaps: partitions.iter().map(|p| p.log_gaps).sum(),
+        behind_ends,
         partitions,
     })
 }
@@ -104,7 +108,15 @@ fn print(status: &Status) {
     println!("fold version  {version} in the database, {} in this build", status.build_fold_version);
     println!("lag           {} records", status.lag);
     println!("dead letters  {}", status.dead_letters);
-    println!("log gaps      {}\n", status.log_gaps);
+    println!("log gaps      {}", status.log_gaps);
+    for late in &status.behind_ends {
+        let Late { topic, partition, end_offset, first_offset, .. } = late;
+        let records = late.records();
+        println!(
+            "NOT COUNTED   {records} records of {topic}, partition {partition}, from {first_offset} on: it is closed at {end_offset}"
+        );
+    }
+    println!();
     println!("partition  next offset    log start      log end          lag  last record");
     for p in &status.partitions {
         let number = |value: Option<i64>| value.map_or_else(|| "no row".to_owned(), |v| v.to_string());

@@ -65,7 +65,8 @@ impl ConsumerThread {
         let Some(position) = state.positions.get_mut(&partition) else {
             return Ok(());
         };
-        if state.collecting.is_full(self.limits.max_events) {
+        let behind_end = self.ends.as_ref().is_some_and(|ends| offset >= ends[partition as usize]);
+        if behind_end || state.collecting.is_full(self.limits.max_events) {
             return Ok(());
         }
         let record = record(message);

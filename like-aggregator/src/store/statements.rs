@@ -10,6 +10,7 @@ use uuid::Uuid;
 
 use super::ApplyError;
 use crate::batch::{Batch, Changes, DeadLetter, FOLD_VERSION, Fold, Millis};
+use crate::turn;
 
 /// The statements of one transaction, in the order in which they are sent.
 pub(super) struct Statements<'a> {
@@ -20,10 +21,12 @@ pub(super) struct Statements<'a> {
 }
 
 impl Statements<'_> {
+    /// `moves` holds partitions with their believed offsets, and those they are to be moved to.
     /// Locks the offsets, then looks: at the offsets the lock returned, and in a statement of its
-    /// own at the fold version, since the lock's own statement sees what was before its wait.
-    pub(super) async fn fence(&mut self, believed: &[(i32, i64)]) -> Result<(), ApplyError> {
-        let partitions: Vec<i32> = believed.iter().map(|(partition, _)| *partition).collect();
+    /// own at the fold version and the topic's turn, since the lock's own statement sees what was
+    /// before its wait.
+    pub(super) async fn fence(&mut self, moves: &[(i32, i64, i64)]) -> Result<(), ApplyError> {
+        let partitions: Vec<i32> = moves.iter().map(|(partition, ..)| *partition).collect();
         let lock = "SELECT partition, next_offset FROM kafka_offset
                     WHERE topic = $1 AND partition = ANY($2) ORDER BY partition FOR UPDATE";
         let rows = sqlx::query(lock).bind(self.topic).bind(&partitions).fetch_all(&mut *self.connection).await?;
@@ -31,16 +34,29 @@ impl Statements<'_> {
         for row in rows {
             found.insert(row.try_get::<i32, _>(0)?, row.try_get::<i64, _>(1)?);
         }
-        for &(partition, believed) in believed {
+        for &(partition, believed, _) in moves {
             let found = found.get(&partition).copied().unwrap_or(-1);
             if found != believed {
                 return Err(ApplyError::Fenced { partition, believed, found });
             }
         }
-        let version = sqlx::query("SELECT fold_version FROM fold").fetch_optional(&mut *self.connection).await?;
-        let found = version.map_or(Ok(-1), |row| row.try_get(0))?;
+        let look = sqlx::query(turn::FOLD_AND_TURN).bind(self.topic).fetch_optional(&mut *self.connection).await?;
         self.sent += 2;
-        if found == FOLD_VERSION { Ok(()) } else { Err(ApplyError::FoldVersion { found }) }
+        let Some(row) = look else {
+            return Err(ApplyError::FoldVersion { found: -1 });
+        };
+        let found = row.try_get(0)?;
+        if found != FOLD_VERSION {
+            return Err(ApplyError::FoldVersion { found });
+        }
+        let ends: Option<Vec<i64>> = row.try_get(1)?;
+        let beyond = |&(partition, _, next): &(i32, i64, i64)| {
+            ends.as_ref().is_some_and(|ends| ends.get(partition as usize).is_none_or(|&end| next > end))
+        };
+        if row.try_get(2)? || moves.iter().any(beyond) {
+            return Err(ApplyError::OutOfTurn { topic: self.topic.to_owned() });
+        }
+        Ok(())
     }
 
     /// Which events of the batch were counted before, and when last.
