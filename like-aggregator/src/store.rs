@@ -35,6 +35,7 @@ const WINDOW_SECONDS: i64 = 2 * 86_400;
 pub struct Store {
     options: PgConnectOptions,
     connection: Option<PgConnection>,
+    connects: u64,
     topic: String,
     dedup: Dedup,
     /// Windows of `event_handled` known to be there, by number.
@@ -141,7 +142,7 @@ impl Store {
             ("plan_cache_mode", "force_generic_plan"),
             ("jit", "off"),
         ]);
-        Self { options, connection: None, topic: topic.to_owned(), dedup, windows: HashSet::new() }
+        Self { options, connection: None, connects: 0, topic: topic.to_owned(), dedup, windows: HashSet::new() }
     }
 
     /// The stored offsets of those `partitions` that have a row, in partition order.
@@ -164,6 +165,12 @@ impl Store {
         };
         let result = tokio::time::timeout(DEADLINE, read).await;
         self.settle(result.map_or(Err(ApplyError::Deadline), |read| read.map_err(ApplyError::Sql)))
+    }
+
+    /// How many connections it has made so far. A new one may have led to another server, or to a
+    /// restored backup.
+    pub fn connects(&self) -> u64 {
+        self.connects
     }
 
     /// Whether the database answers.
@@ -212,6 +219,7 @@ impl Store {
     async fn connected(&mut self) -> Result<&mut PgConnection, sqlx::Error> {
         if self.connection.is_none() {
             self.connection = Some(PgConnection::connect_with(&self.options).await?);
+            self.connects += 1;
         }
         Ok(self.connection.as_mut().expect("connected above"))
     }

@@ -59,6 +59,8 @@ pub enum Answer {
     },
     /// It is not: the partition stands elsewhere.
     NotSkipped(i32),
+    /// The store has a new connection: what is stored may have gone back. Answers no order.
+    Reconnected,
     /// The process must end.
     Fatal(anyhow::Error),
 }
@@ -80,8 +82,15 @@ pub struct Worker {
 impl Worker {
     /// Works until the consumer thread hangs up.
     pub async fn run(mut self, mut orders: UnboundedReceiver<Order>) {
+        let mut connects = 0;
         loop {
             self.heartbeat.beat();
+            if self.store.connects() != connects {
+                connects = self.store.connects();
+                if self.answers.send(Answer::Reconnected).is_err() {
+                    return;
+                }
+            }
             let order = tokio::select! {
                 order = orders.recv() => order,
                 () = tokio::time::sleep(PING_AFTER) => {
