@@ -107,6 +107,16 @@ impl ApplyError {
             Self::Fenced { .. } | Self::FoldVersion { .. } => false,
         }
     }
+
+    /// Whether the batch may be too large for the database as it is now: it took too long (57014 is
+    /// the server's deadline) or too much memory.
+    pub fn may_be_of_size(&self) -> bool {
+        match self {
+            Self::Deadline => true,
+            Self::Sql(e) => matches!(database::sqlstate(e).as_deref(), Some("57014" | "53200")),
+            _ => false,
+        }
+    }
 }
 
 /// Whether the error is about this table or one of its windows.

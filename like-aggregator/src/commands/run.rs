@@ -24,13 +24,10 @@ use crate::consumer::{ConsumerThread, GROUP, GroupContext, consumer_config};
 use crate::metrics::Metrics;
 use crate::store::Store;
 use crate::timing::Timing;
-use crate::worker::{DATABASE, Worker};
+use crate::worker::{DATABASE, HEARTBEAT_LIMIT, Worker};
 
 /// The condition under which `/readyz` reports the topic.
 const TOPIC: &str = "topic";
-
-/// A loop of ours that hasn't gone round for this long is dead: longer than a batch's deadline.
-const HEARTBEAT_LIMIT: Duration = Duration::from_secs(60);
 
 /// What closing the consumer may take once all that counts is done.
 const CLOSE_WAIT: Duration = Duration::from_secs(2);
@@ -113,13 +110,8 @@ async fn count(
 ) -> anyhow::Result<()> {
     let (orders, worker_orders) = channel::unbounded_channel();
     let (worker_answers, answers) = mpsc::channel();
-    let worker = Worker {
-        store: Store::new(&settings.database.database_url, SCHEMA, &layout.topic, settings.dedup()),
-        metrics: metrics.clone(),
-        health: health.clone(),
-        heartbeat: health.heartbeat("worker", HEARTBEAT_LIMIT),
-        answers: worker_answers,
-    };
+    let store = Store::new(&settings.database.database_url, SCHEMA, &layout.topic, settings.dedup());
+    let worker = Worker::new(store, metrics.clone(), health.clone(), worker_answers);
     tokio::spawn(worker.run(worker_orders));
 
     let thread = ConsumerThread {
