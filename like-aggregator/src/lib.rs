@@ -12,4 +12,5 @@ pub mod log_ends;
 pub mod metrics;
 pub mod store;
 pub mod timing;
+pub mod upkeep;
 pub mod worker;

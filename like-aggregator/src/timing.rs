@@ -14,6 +14,8 @@ pub struct Timing {
     pub beyond_end: Duration,
     /// How often the stored offsets are compared with the believed ones.
     pub compare_offsets: Duration,
+    /// How often windows of `event_handled` and old dead letters are looked after.
+    pub upkeep: Duration,
     /// How often the topic is compared with its layout.
     pub topic_check: Duration,
 }
@@ -24,6 +26,7 @@ impl Default for Timing {
             refused_retry: Duration::from_secs(30),
             beyond_end: Duration::from_secs(30),
             compare_offsets: Duration::from_secs(60),
+            upkeep: Duration::from_secs(600),
             topic_check: topic_check::INTERVAL,
         }
     }

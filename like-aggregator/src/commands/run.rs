@@ -16,6 +16,7 @@ use sqlx::Connection;
 use sqlx::postgres::PgConnection;
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc as channel, oneshot};
+use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
@@ -24,6 +25,7 @@ use crate::consumer::{ConsumerThread, GROUP, GroupContext, consumer_config};
 use crate::metrics::Metrics;
 use crate::store::Store;
 use crate::timing::Timing;
+use crate::upkeep::Upkeep;
 use crate::worker::{DATABASE, HEARTBEAT_LIMIT, Worker};
 
 /// The condition under which `/readyz` reports the topic.
@@ -113,6 +115,11 @@ async fn count(
     let store = Store::new(&settings.database.database_url, SCHEMA, &layout.topic, settings.dedup());
     let worker = Worker::new(store, metrics.clone(), health.clone(), worker_answers);
     tokio::spawn(worker.run(worker_orders));
+    let url = &settings.database.database_url;
+    let upkeep = Upkeep::new(url, SCHEMA, client.clone(), settings.dedup(), settings.dedup_window);
+    // Ends with this function, whichever way that does.
+    let mut tasks = JoinSet::new();
+    tasks.spawn(upkeep.run(timing.upkeep));
 
     let thread = ConsumerThread {
         consumer: consumer_config(client.clone(), &settings.kafka_group_id)

@@ -17,6 +17,7 @@ pub const QUICK: Timing = Timing {
     refused_retry: Duration::from_millis(200),
     beyond_end: Duration::from_secs(3),
     compare_offsets: Duration::from_millis(200),
+    upkeep: Duration::from_millis(200),
     topic_check: Duration::from_millis(200),
 };
 
