@@ -97,6 +97,9 @@ struct State {
     look_for_outside: u8,
     /// What is committed in PostgreSQL, for the lag.
     committed: BTreeMap<i32, i64>,
+    /// When it was compared with PostgreSQL last, and whether it is being compared.
+    compared: Option<Instant>,
+    comparing: bool,
     /// What of it Kafka hasn't got yet, and when it got something last.
     to_copy: BTreeMap<i32, i64>,
     copied: Option<Instant>,
@@ -209,6 +212,7 @@ impl ConsumerThread {
     fn answered(&self, state: &mut State, answer: Answer) -> anyhow::Result<()> {
         match answer {
             Answer::Fatal(error) => return Err(error),
+            Answer::Reconnected => self.compare(state)?,
             Answer::Offsets(asked, stored) => self.start(state, &asked, &stored)?,
             Answer::Applied(spans) => {
                 state.in_flight = None;

@@ -19,4 +19,5 @@ pub mod store;
 mod tables;
 pub mod timing;
 pub mod turn;
+pub mod upkeep;
 pub mod worker;

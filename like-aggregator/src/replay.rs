@@ -10,10 +10,11 @@ use std::time::Duration;
 
 use anyhow::{Context, anyhow, bail};
 use like_service::database::{DatabaseSettings, DatabaseUrl};
-use like_service::health::{Health, Heartbeat};
+use like_service::health::Health;
 use prometheus::Registry;
 use rdkafka::ClientConfig;
 use tokio::sync::{mpsc as channel, oneshot};
+use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use self::progress::Progress;
@@ -24,7 +25,11 @@ use crate::consumer::consumer_config;
 use crate::log_ends;
 use crate::metrics::Metrics;
 use crate::store::Store;
+use crate::upkeep::Upkeep;
 use crate::worker::Worker;
+
+/// How often old windows of `event_handled` are looked for.
+const UPKEEP: Duration = Duration::from_secs(60);
 
 /// Per topic, in the order of folding, the offset of each partition up to which it is folded.
 pub type Ends = Vec<(String, Vec<i64>)>;
@@ -36,10 +41,10 @@ pub struct Replay {
     database: DatabaseUrl,
     schema: &'static str,
     dedup: Dedup,
+    dedup_window: Duration,
     max_events: usize,
     metrics: Metrics,
     health: Health,
-    heartbeat: Heartbeat,
     progress: Arc<Progress>,
 }
 
@@ -52,7 +57,6 @@ impl Replay {
         schema: &'static str,
         what: &'static str,
     ) -> anyhow::Result<Self> {
-        let health = Health::default();
         Ok(Self {
             client,
             // Nothing is committed to it and nobody joins it; but a client without one can't be
@@ -61,11 +65,12 @@ impl Replay {
             database: database.database_url.clone(),
             schema,
             dedup: fold.dedup(),
+            dedup_window: fold.dedup_window,
             max_events: fold.batch_max_events as usize,
             // Nobody asks for them: a replay ends by itself.
             metrics: Metrics::register(&Registry::new())?,
-            heartbeat: health.heartbeat("replay", Duration::MAX),
-            health,
+            // Nor does anybody ask whether it is alive: it shows how far it is.
+            health: Health::default(),
             progress: Arc::new(Progress::new(what)),
         })
     }
@@ -96,6 +101,13 @@ impl Replay {
     /// batch is in flight. Dropped on the way, it stops after the batch in flight.
     pub async fn fold(&self, ends: &Ends) -> anyhow::Result<()> {
         self.progress.total(ends.iter().flat_map(|(_, ends)| ends).sum());
+        // A long replay drops the windows that it has left behind, as `run` does.
+        let upkeep = Upkeep::new(&self.database, self.schema, self.client.clone(), self.dedup, self.dedup_window);
+        let mut tasks = JoinSet::new();
+        tasks.spawn(async {
+            tokio::time::sleep(UPKEEP).await;
+            upkeep.run(UPKEEP).await;
+        });
         for (topic, ends) in ends {
             self.fold_topic(topic, ends).await.with_context(|| format!("folding {topic} into {}", self.schema))?;
         }
@@ -105,13 +117,8 @@ impl Replay {
     async fn fold_topic(&self, topic: &str, ends: &[i64]) -> anyhow::Result<()> {
         let (orders, worker_orders) = channel::unbounded_channel();
         let (worker_answers, answers) = mpsc::channel();
-        let worker = Worker {
-            store: Store::new(&self.database, self.schema, topic, self.dedup),
-            metrics: self.metrics.clone(),
-            health: self.health.clone(),
-            heartbeat: self.heartbeat.clone(),
-            answers: worker_answers,
-        };
+        let store = Store::new(&self.database, self.schema, topic, self.dedup);
+        let worker = Worker::new(store, self.metrics.clone(), self.health.clone(), worker_answers);
         tokio::spawn(worker.run(worker_orders));
         let stop = CancellationToken::new();
         let _stopped_when_dropped = stop.clone().drop_guard();

@@ -35,6 +35,7 @@ const WINDOW_SECONDS: i64 = 2 * 86_400;
 pub struct Store {
     options: PgConnectOptions,
     connection: Option<PgConnection>,
+    connects: u64,
     topic: String,
     dedup: Dedup,
     /// Windows of `event_handled` known to be there, by number.
@@ -113,6 +114,16 @@ impl ApplyError {
             Self::Fenced { .. } | Self::FoldVersion { .. } | Self::OutOfTurn { .. } => false,
         }
     }
+
+    /// Whether the batch may be too large for the database as it is now: it took too long (57014 is
+    /// the server's deadline) or too much memory.
+    pub fn may_be_of_size(&self) -> bool {
+        match self {
+            Self::Deadline => true,
+            Self::Sql(e) => matches!(database::sqlstate(e).as_deref(), Some("57014" | "53200")),
+            _ => false,
+        }
+    }
 }
 
 /// Whether the error is about this table or one of its windows.
@@ -148,7 +159,7 @@ impl Store {
             ("plan_cache_mode", "force_generic_plan"),
             ("jit", "off"),
         ]);
-        Self { options, connection: None, topic: topic.to_owned(), dedup, windows: HashSet::new() }
+        Self { options, connection: None, connects: 0, topic: topic.to_owned(), dedup, windows: HashSet::new() }
     }
 
     /// The stored offsets of those `partitions` that have a row, in partition order.
@@ -171,6 +182,12 @@ impl Store {
         };
         let result = tokio::time::timeout(DEADLINE, read).await;
         self.settle(result.map_or(Err(ApplyError::Deadline), |read| read.map_err(ApplyError::Sql)))
+    }
+
+    /// How many connections it has made so far. A new one may have led to another server, or to a
+    /// restored backup.
+    pub fn connects(&self) -> u64 {
+        self.connects
     }
 
     /// Whether the database answers.
@@ -219,6 +236,7 @@ impl Store {
     async fn connected(&mut self) -> Result<&mut PgConnection, sqlx::Error> {
         if self.connection.is_none() {
             self.connection = Some(PgConnection::connect_with(&self.options).await?);
+            self.connects += 1;
         }
         Ok(self.connection.as_mut().expect("connected above"))
     }

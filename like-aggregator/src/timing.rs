@@ -12,6 +12,10 @@ pub struct Timing {
     pub refused_retry: Duration,
     /// How long a log may end before the stored offset: its new leader may not know all of it yet.
     pub beyond_end: Duration,
+    /// How often the stored offsets are compared with the believed ones.
+    pub compare_offsets: Duration,
+    /// How often windows of `event_handled` and old dead letters are looked after.
+    pub upkeep: Duration,
     /// How often the topic is compared with its layout.
     pub topic_check: Duration,
 }
@@ -21,6 +25,8 @@ impl Default for Timing {
         Self {
             refused_retry: Duration::from_secs(30),
             beyond_end: Duration::from_secs(30),
+            compare_offsets: Duration::from_secs(60),
+            upkeep: Duration::from_secs(600),
             topic_check: topic_check::INTERVAL,
         }
     }

@@ -102,6 +102,13 @@ async fn a_stored_offset_beyond_the_logs_end_stops_its_partition_and_no_other() 
     publish(&topic, 1, users("u", 2));
     offsets_become(&system, &[100, 2]).await;
     assert_eq!(system.number(LIKERS).await, 2);
+
+    // Somebody has said where to go on.
+    execute(&system, "UPDATE kafka_offset SET next_offset = 1 WHERE partition = 0").await;
+    offsets_become(&system, &[3, 2]).await;
+    eventually("ready again", async || counting.is_ready().await.then_some(())).await;
+    assert_eq!(counting.metric("likes_stopped_partitions", "").await as u32, 0);
+    assert_eq!(system.number(LIKERS).await, 2 + 2);
     counting.stop().await.unwrap();
 }
 
@@ -176,6 +183,10 @@ async fn a_log_that_has_a_hole_where_a_record_was_folded_is_another_log() {
     counting.waits_for("log", "the record at 4 was folded and is no longer there").await;
     assert_eq!(counting.metric("likes_stopped_partitions", "another_log").await as u32, 1);
     assert_eq!(offsets(&system).await, [5]);
+
+    // Somebody has looked at it and says that this log is to be gone on with.
+    execute(&system, "UPDATE kafka_offset SET last_record_time = NULL").await;
+    offsets_become(&system, &[8]).await;
     counting.stop().await.unwrap();
 }
 
@@ -185,8 +196,13 @@ async fn a_topic_made_anew_under_a_running_aggregator_is_recognised() {
 }
 
 async fn made_anew_under_a_running_one_with(records: usize) {
-    let (mut topic, system) = set_up(2).await;
-    let counting = Counting::ready(&system, QUICK).await;
+    let (mut topic, mut system) = set_up(2).await;
+    // Should it see the topic gone, it would end; or wait for five minutes until it looks again.
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), "topic.metadata.refresh.interval.ms=500\n").unwrap();
+    system.set("KAFKA_CONFIG_FILE", file.path().to_str().unwrap());
+    let never = Duration::from_secs(3600);
+    let counting = Counting::ready(&system, Timing { topic_check: never, ..QUICK }).await;
     publish(&topic, 0, users("old", 5));
     system.folded(5).await;
     topic.make_anew().await;

@@ -8,7 +8,7 @@ use std::time::Duration;
 use anyhow::{Context, anyhow, bail};
 use like_service::backoff::Backoff;
 use like_service::database::SCHEMA;
-use like_service::health::{Health, Heartbeat};
+use like_service::health::Health;
 use like_service::layout::{self, Layout};
 use like_service::{admin, topic_check};
 use prometheus::Registry;
@@ -17,6 +17,7 @@ use sqlx::Connection;
 use sqlx::postgres::PgConnection;
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc as channel, oneshot};
+use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
@@ -27,13 +28,11 @@ use crate::metrics::Metrics;
 use crate::store::Store;
 use crate::timing::Timing;
 use crate::turn;
-use crate::worker::{DATABASE, Worker};
+use crate::upkeep::Upkeep;
+use crate::worker::{DATABASE, HEARTBEAT_LIMIT, Worker};
 
 /// The condition under which `/readyz` reports the topic.
 const TOPIC: &str = "topic";
-
-/// A loop of ours that hasn't gone round for this long is dead: longer than a batch's deadline.
-const HEARTBEAT_LIMIT: Duration = Duration::from_secs(60);
 
 /// How often is looked whether it still is a topic's turn; likes of the next one wait for that.
 const TURN: Duration = Duration::from_secs(2);
@@ -57,21 +56,17 @@ pub async fn run(settings: RunSettings, timing: Timing, shutdown: CancellationTo
     let admin = tokio::spawn(admin::serve(listener, health.clone(), registry, admin_stop.clone()));
     info!(%admin_addr, topic = settings.kafka.kafka_topic, group = settings.fold.kafka_group_id, dedup = ?settings.fold.dedup(), "starting");
 
-    let beats = Beats {
-        worker: health.heartbeat("worker", HEARTBEAT_LIMIT),
-        consumer: health.heartbeat("consumer", HEARTBEAT_LIMIT),
-    };
     let late = tokio::spawn(watch_ends(settings.clone(), client.clone(), metrics.clone(), timing.topic_check));
     let result = loop {
         let layout = tokio::select! {
-            ready = wait_for_topic(&settings, &client, &health, &beats) => ready,
+            ready = wait_for_topic(&settings, &client, &health) => ready,
             () = shutdown.cancelled() => break Ok(()),
         };
         let layout = match layout {
             Ok(layout) => layout,
             Err(error) => break Err(error),
         };
-        match count(&settings, &timing, &client, &layout, &metrics, &health, &beats, &shutdown).await {
+        match count(&settings, &timing, &client, &layout, &metrics, &health, &shutdown).await {
             Ok(()) if !shutdown.is_cancelled() => info!(topic = layout.topic, "the topic is folded to its end"),
             Err(error) if turn::is_over(&error) => info!(topic = layout.topic, "the topic was closed"),
             ended => break ended,
@@ -85,24 +80,11 @@ pub async fn run(settings: RunSettings, timing: Timing, shutdown: CancellationTo
     result
 }
 
-/// Told by thread and worker that they go round, and by us while there are none.
-struct Beats {
-    worker: Heartbeat,
-    consumer: Heartbeat,
-}
-
 /// Waits until a layout is there whose turn it is, and its topic, and they agree.
-async fn wait_for_topic(
-    settings: &RunSettings,
-    client: &ClientConfig,
-    health: &Health,
-    beats: &Beats,
-) -> anyhow::Result<Layout> {
+async fn wait_for_topic(settings: &RunSettings, client: &ClientConfig, health: &Health) -> anyhow::Result<Layout> {
     let topic = &settings.kafka.kafka_topic;
     let mut backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(5));
     loop {
-        beats.worker.beat();
-        beats.consumer.beat();
         match look(settings, client).await {
             Ok((layout, findings)) => {
                 findings.warnings.iter().for_each(|warning| warn!("{warning}"));
@@ -140,7 +122,6 @@ async fn look(settings: &RunSettings, client: &ClientConfig) -> anyhow::Result<(
 }
 
 /// Folds a topic until told to stop, or until its turn is over.
-#[expect(clippy::too_many_arguments, reason = "called once, with what `run` has made")]
 async fn count(
     settings: &RunSettings,
     timing: &Timing,
@@ -148,19 +129,18 @@ async fn count(
     layout: &Layout,
     metrics: &Metrics,
     health: &Health,
-    beats: &Beats,
     shutdown: &CancellationToken,
 ) -> anyhow::Result<()> {
     let (orders, worker_orders) = channel::unbounded_channel();
     let (worker_answers, answers) = mpsc::channel();
-    let worker = Worker {
-        store: Store::new(&settings.database.database_url, SCHEMA, &layout.topic, settings.fold.dedup()),
-        metrics: metrics.clone(),
-        health: health.clone(),
-        heartbeat: beats.worker.clone(),
-        answers: worker_answers,
-    };
+    let store = Store::new(&settings.database.database_url, SCHEMA, &layout.topic, settings.fold.dedup());
+    let worker = Worker::new(store, metrics.clone(), health.clone(), worker_answers);
     tokio::spawn(worker.run(worker_orders));
+    let url = &settings.database.database_url;
+    let upkeep = Upkeep::new(url, SCHEMA, client.clone(), settings.fold.dedup(), settings.fold.dedup_window);
+    // Ends with this function, whichever way that does.
+    let mut tasks = JoinSet::new();
+    tasks.spawn(upkeep.run(timing.upkeep));
 
     let thread = ConsumerThread {
         consumer: consumer_config(client.clone(), &settings.fold.kafka_group_id)
@@ -174,7 +154,7 @@ async fn count(
         answers,
         metrics: metrics.clone(),
         health: health.clone(),
-        heartbeat: beats.consumer.clone(),
+        heartbeat: health.heartbeat("consumer", HEARTBEAT_LIMIT),
     };
     let stop = CancellationToken::new();
     let (ended, mut end) = oneshot::channel();

@@ -45,6 +45,13 @@ pub(super) enum Stopped {
     Missing { offset: i64, start: i64 },
 }
 
+impl Stopped {
+    /// Whether it was found by the timestamp of the record that was folded last.
+    pub(super) fn is_by_time(self) -> bool {
+        !matches!(self, Self::BeyondEnd { .. })
+    }
+}
+
 impl fmt::Display for Stopped {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -196,8 +203,8 @@ impl ConsumerThread {
     }
 
     pub(super) fn tell_stopped(&self, state: &State) {
-        let beyond = state.stopped.values().filter(|why| matches!(why, Stopped::BeyondEnd { .. })).count();
-        self.metrics.stopped(beyond, state.stopped.len() - beyond, state.refused.len());
+        let by_time = state.stopped.values().filter(|why| why.is_by_time()).count();
+        self.metrics.stopped(state.stopped.len() - by_time, by_time, state.refused.len());
         match state.stopped.first_key_value() {
             None => self.health.met(LOG),
             Some((partition, why)) => {

@@ -62,13 +62,18 @@ impl ConsumerThread {
 
     /// The stored offsets are known: reads on from there.
     pub(super) fn start(&self, state: &mut State, asked: &[i32], stored: &[StoredOffset]) -> anyhow::Result<()> {
-        let mut known = Vec::new();
+        let (mut known, mut moved) = (Vec::new(), Vec::new());
         let mut refused = false;
+        state.comparing = false;
         for &partition in asked {
+            let stored = stored.iter().find(|stored| stored.partition == partition);
             if !state.wanted.remove(&partition) {
-                continue; // revoked meanwhile
+                if Self::has_moved(state, partition, stored) {
+                    moved.push(partition);
+                }
+                continue;
             }
-            let Some(stored) = stored.iter().find(|s| s.partition == partition) else {
+            let Some(stored) = stored else {
                 // Where counting would start is anybody's guess: at the log's start it would count
                 // again what was counted, at its end it would lose the rest.
                 if state.refused.insert(partition) {
@@ -92,7 +97,35 @@ impl ConsumerThread {
         }
         self.tell_stopped(state);
         self.tell_refused(state);
-        Ok(())
+        if !moved.is_empty() {
+            warn!(partitions = ?moved, "kafka_offset was changed by somebody else: starting anew from there");
+        }
+        self.want(state, moved)
+    }
+
+    /// Reads the stored offsets again: a failover or a restored backup may have lost the last ones,
+    /// an operator may have set them, and no record need come to show it.
+    pub(super) fn compare(&self, state: &mut State) -> anyhow::Result<()> {
+        state.compared = Some(Instant::now());
+        if state.comparing || state.committed.is_empty() {
+            return Ok(());
+        }
+        state.comparing = true;
+        self.order(Order::Offsets(state.committed.keys().copied().collect()))
+    }
+
+    /// Whether a partition of ours stands elsewhere than what was committed, batches answered before
+    /// included. Where a stopped one stands, an operator may also have declared the log to be right.
+    fn has_moved(state: &State, partition: i32, stored: Option<&StoredOffset>) -> bool {
+        let Some(committed) = state.committed.get(&partition) else {
+            return false; // revoked meanwhile
+        };
+        let Some(stored) = stored else {
+            return true;
+        };
+        let accepted =
+            stored.last_record_time.is_none() && state.stopped.get(&partition).is_some_and(|s| s.is_by_time());
+        stored.next_offset != *committed || accepted
     }
 
     /// Has these partitions fetched from their positions, those that are fetched already too: a seek
@@ -191,7 +224,7 @@ impl ConsumerThread {
                     state.in_flight = None;
                     self.committed(state, &spans, &[]);
                 }
-                Ok(Answer::Offsets(..) | Answer::Skipped { .. } | Answer::NotSkipped(_)) => {}
+                Ok(Answer::Offsets(..) | Answer::Skipped { .. } | Answer::NotSkipped(_) | Answer::Reconnected) => {}
                 Ok(Answer::StartAnew(_) | Answer::Fatal(_)) | Err(_) => break,
             }
         }
@@ -248,6 +281,9 @@ impl ConsumerThread {
             self.copy_offsets(state);
         }
         self.retry_refused(state)?;
+        if state.compared.get_or_insert_with(Instant::now).elapsed() >= self.timing.compare_offsets {
+            self.compare(state)?;
+        }
         let Some(report) = self.consumer.context().new_report() else {
             return Ok(());
         };

@@ -16,6 +16,8 @@ use tokio_util::sync::CancellationToken;
 pub const QUICK: Timing = Timing {
     refused_retry: Duration::from_millis(200),
     beyond_end: Duration::from_secs(3),
+    compare_offsets: Duration::from_millis(200),
+    upkeep: Duration::from_millis(200),
     topic_check: Duration::from_millis(200),
 };
 
@@ -39,7 +41,10 @@ impl Counting {
             ["--database-url", &database],
             ["--admin-addr", &addr],
         ];
-        let settings = Cli::parse_from(["like-aggregator", "run"].into_iter().chain(flags.into_iter().flatten()));
+        let file = system.settings().into_iter().find(|(n, _)| n == "KAFKA_CONFIG_FILE").map(|(_, path)| path);
+        let file = file.iter().flat_map(|path| ["--kafka-config-file", path]);
+        let flags = flags.into_iter().flatten().chain(file);
+        let settings = Cli::parse_from(["like-aggregator", "run"].into_iter().chain(flags));
         let Command::Run(settings) = settings.command else { unreachable!("run was asked for") };
         let stop = CancellationToken::new();
         let task = tokio::spawn(commands::run(settings, timing, stop.clone()));
