@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 use like_service::layout::Layout;
+use like_service::topic_check;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::KafkaError;
 use rdkafka::message::Message;
@@ -46,6 +47,10 @@ pub async fn behind_ends(client: &ClientConfig, layouts: &[Layout]) -> anyhow::R
     let mut late = Vec::new();
     for Layout { topic, end_offsets, .. } in layouts {
         let Some(ends) = end_offsets else { continue };
+        // A closed topic may have been deleted since.
+        if topic_check::describe(client, topic).await?.is_none() {
+            continue;
+        }
         for (partition, (first_offset, log_end)) in first_records(client, topic, ends).await? {
             let end_offset = ends[partition as usize];
             late.push(Late { topic: topic.clone(), partition, end_offset, first_offset, log_end });

@@ -11,6 +11,7 @@ use std::time::Duration;
 use anyhow::{Context, anyhow, bail};
 use like_service::database::{DatabaseSettings, DatabaseUrl};
 use like_service::health::Health;
+use like_service::topic_check;
 use prometheus::Registry;
 use rdkafka::ClientConfig;
 use tokio::sync::{mpsc as channel, oneshot};
@@ -78,6 +79,10 @@ impl Replay {
     /// Refuses a log whose start is gone: what was folded from it can't be folded again.
     pub async fn check_log(&self, ends: &Ends) -> anyhow::Result<()> {
         for (topic, ends) in ends {
+            let live = topic_check::describe(&self.client, topic).await.context("Kafka")?;
+            if let Some(fatal) = topic_check::compare(live.as_ref(), topic, ends.len() as i32).fatal {
+                bail!(fatal);
+            }
             let log = log_ends::of(&self.client, topic, ends.len() as i32).await.context("Kafka")?;
             for (partition, ((start, log_end), end)) in log.into_iter().zip(ends).enumerate() {
                 if start > 0 {

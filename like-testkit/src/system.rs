@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use crate::process::{TestProcess, command, free_addr, run_to_end};
+use crate::process::{TestProcess, WITH_WRONG_FOLD, command, free_addr, run_to_end};
 use crate::{TestClient, TestDatabase, TestTopic, eventually};
 
 /// How long a command may take that ends by itself.
@@ -99,7 +99,12 @@ impl TestSystem {
 
     /// Runs `like-aggregator` with these arguments to its end.
     pub async fn command(&self, args: &[&str]) -> Output {
-        run_to_end(command("like-aggregator", args, &self.settings), COMMAND_LIMIT).await
+        self.command_of("like-aggregator", args).await
+    }
+
+    /// Runs another program of this workspace to its end.
+    pub async fn command_of(&self, program: &str, args: &[&str]) -> Output {
+        run_to_end(command(program, args, &self.settings), COMMAND_LIMIT).await
     }
 
     /// `like-aggregator setup`, which must succeed.
@@ -111,6 +116,11 @@ impl TestSystem {
     /// Starts a `like-aggregator run`; it may not be ready yet. `settings` go before the system's.
     pub fn start_aggregator(&self, settings: &[(&str, &str)]) -> TestService {
         self.start("like-aggregator", &["run"], settings)
+    }
+
+    /// Starts one that folds wrongly.
+    pub fn start_wrong_aggregator(&self) -> TestService {
+        self.start(WITH_WRONG_FOLD, &["run"], &[])
     }
 
     /// Starts one and waits until it is ready.
