@@ -45,6 +45,9 @@ pub enum Command {
     /// Show or move the offsets up to which the log is folded
     #[command(subcommand)]
     Offsets(OffsetsSettings),
+    /// List, show, publish again or drop the records that broke a rule
+    #[command(subcommand)]
+    DeadLetters(DeadLettersSettings),
     /// Ask a running aggregator whether it is ready; exit status 0 if it is
     Healthcheck(AdminSettings),
 }

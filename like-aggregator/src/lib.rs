@@ -12,6 +12,7 @@ pub mod log_ends;
 pub mod metrics;
 mod open_topic;
 mod output;
+mod publish;
 pub mod store;
 mod tables;
 pub mod worker;

@@ -32,6 +32,7 @@ fn main() -> ExitCode {
             Command::Status(settings) => commands::status(&settings).await?,
             Command::Healthcheck(settings) => admin::healthcheck(settings.admin_addr).await?,
             Command::Audit(settings) => return commands::audit(&settings).await,
+            Command::DeadLetters(settings) => return commands::dead_letters(&settings).await,
             Command::Offsets(settings) => return commands::offsets(&settings).await,
         }
         Ok(Outcome::Clean)

@@ -162,7 +162,11 @@ async fn beside_aggregators_that_count_an_audit_is_clean_and_a_repair_loses_noth
         let mut sent = 0u32;
         while !stop.load(Ordering::Relaxed) {
             let (product, user) = (format!("p{}", sent % 5), format!("u{}", sent % 997));
-            topic.publish_event(&event(&product, (!sent.is_multiple_of(10)).then_some(user.as_str()), !sent.is_multiple_of(3)));
+            topic.publish_event(&event(
+                &product,
+                (!sent.is_multiple_of(10)).then_some(user.as_str()),
+                !sent.is_multiple_of(3),
+            ));
             sent += 1;
             if sent.is_multiple_of(20) {
                 std::thread::sleep(std::time::Duration::from_millis(1)); // a stream, not a backlog

@@ -1,12 +1,14 @@
 //! What like-aggregator can be told to do: one file per command.
 
 mod audit;
+mod dead_letters;
 mod offsets;
 mod run;
 mod setup;
 mod status;
 
 pub use audit::audit;
+pub use dead_letters::dead_letters;
 pub use offsets::offsets;
 pub use run::run;
 pub use setup::setup;
