@@ -15,9 +15,9 @@ fn main() -> ExitCode {
     };
     let speaks_by_logs = matches!(settings.command, Command::Run(_) | Command::Setup(_));
     if speaks_by_logs {
-        telemetry::init(&settings.log)
+        telemetry::init(&settings.log);
     } else {
-        telemetry::init_beside_output(&settings.log)
+        telemetry::init_beside_output(&settings.log);
     }
     let failed = match settings.command {
         Command::Run(_) | Command::Healthcheck(_) => 1,
@@ -33,6 +33,7 @@ fn main() -> ExitCode {
             Command::Healthcheck(settings) => admin::healthcheck(settings.admin_addr).await?,
             Command::Audit(settings) => return commands::audit(&settings).await,
             Command::DeadLetters(settings) => return commands::dead_letters(&settings).await,
+            Command::EraseUser(settings) => return commands::erase_user(&settings).await,
             Command::Offsets(settings) => return commands::offsets(&settings).await,
         }
         Ok(Outcome::Clean)

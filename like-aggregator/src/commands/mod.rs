@@ -2,6 +2,7 @@
 
 mod audit;
 mod dead_letters;
+mod erase_user;
 mod offsets;
 mod run;
 mod setup;
@@ -9,6 +10,7 @@ mod status;
 
 pub use audit::audit;
 pub use dead_letters::dead_letters;
+pub use erase_user::erase_user;
 pub use offsets::offsets;
 pub use run::run;
 pub use setup::setup;

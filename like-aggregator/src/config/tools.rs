@@ -2,8 +2,11 @@
 
 use std::fmt;
 use std::str::FromStr;
+use std::time::Duration;
 
 use clap::{Args, Subcommand};
+use like_events::UserId;
+use like_service::cli::duration;
 use like_service::database::DatabaseSettings;
 use like_service::kafka::KafkaSettings;
 use serde::{Serialize, Serializer};
@@ -104,6 +107,33 @@ impl FromStr for Target {
             },
         }
     }
+}
+
+/// Settings of `erase-user`.
+#[derive(Args, Debug, Clone)]
+pub struct EraseUserSettings {
+    /// Where Kafka is, and the topic to publish to.
+    #[command(flatten)]
+    pub kafka: KafkaSettings,
+    /// Where `PostgreSQL` is.
+    #[command(flatten)]
+    pub database: DatabaseSettings,
+
+    /// whose likes: the user's id, as like-api was given it
+    #[arg(value_name = "USER", value_parser = |text: &str| UserId::parse(text))]
+    pub user: UserId,
+
+    /// how long an aggregator is given to count what the log holds: a duration
+    #[arg(long, value_name = "DURATION", default_value = "5m", value_parser = duration)]
+    pub timeout: Duration,
+
+    /// one JSON object instead of text
+    #[arg(long)]
+    pub json: bool,
+
+    /// do it; without it the command only counts the likes
+    #[arg(long)]
+    pub yes: bool,
 }
 
 /// What `dead-letters` can do.
