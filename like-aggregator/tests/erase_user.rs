@@ -126,6 +126,38 @@ async fn what_the_user_does_meanwhile_stays_and_is_said() {
     assert_eq!((system.number(ADAS_ROWS).await, system.number(COUNTS).await), (0, 0));
 }
 
+#[tokio::test]
+async fn a_like_that_comes_while_the_rows_are_deleted_keeps_its_row() {
+    let (topic, system) = set_up().await;
+    let _aggregator = system.aggregator(&[]).await;
+    topic.publish_event(&event("p1", Some("ada"), true));
+    topic.publish_event(&event("p2", Some("ada"), true));
+    topic.flush();
+    system.folded(2).await;
+    // A batch in progress: it lets other batches pass, and the command has to wait for its end.
+    let mut batch = system.database.pool.begin().await.unwrap();
+    sqlx::query("LOCK TABLE kafka_offset IN ROW SHARE MODE").execute(&mut *batch).await.unwrap();
+    let like = async {
+        eventually("the command waits for the batch", async || {
+            let sql = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'
+                         AND application_name = 'like-aggregator-erase-user' AND datname = current_database()";
+            (system.number(sql).await == 1).then_some(())
+        })
+        .await;
+        for sql in [
+            "UPDATE product_like SET liked = true WHERE product_id = 'p1'",
+            "UPDATE product_like_count SET like_count = like_count + 1 WHERE product_id = 'p1'",
+        ] {
+            sqlx::query(sql).execute(&mut *batch).await.unwrap();
+        }
+        batch.commit().await.unwrap();
+    };
+    let ((status, erased), ()) = tokio::join!(erase(&system, &["--yes"]), like);
+    assert_eq!((status, &erased["rows"], &erased["rowsSince"]), (Some(1), &json!(1), &json!(1)));
+    assert_eq!((system.number(ADAS_ROWS).await, system.number(COUNTS).await), (1, 1));
+    assert_eq!(system.wrong_counts().await, 0);
+}
+
 // Transactions block: not on the one thread of a plain runtime.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_a_foreign_transaction_leaves_at_the_end_of_the_log_is_not_waited_for() {
