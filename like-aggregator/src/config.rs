@@ -48,6 +48,8 @@ pub enum Command {
     /// List, show, publish again or drop the records that broke a rule
     #[command(subcommand)]
     DeadLetters(DeadLettersSettings),
+    /// Publish likes that were kept elsewhere, from a file of product_id,user_id; safe to repeat
+    Import(ImportSettings),
     /// Take back all likes of a user and delete the rows; asks for --yes
     EraseUser(EraseUserSettings),
     /// Ask a running aggregator whether it is ready; exit status 0 if it is

@@ -33,6 +33,7 @@ fn main() -> ExitCode {
             Command::Healthcheck(settings) => admin::healthcheck(settings.admin_addr).await?,
             Command::Audit(settings) => return commands::audit(&settings).await,
             Command::DeadLetters(settings) => return commands::dead_letters(&settings).await,
+            Command::Import(settings) => return commands::import(settings).await,
             Command::EraseUser(settings) => return commands::erase_user(&settings).await,
             Command::Offsets(settings) => return commands::offsets(&settings).await,
         }

@@ -14,8 +14,9 @@ use rdkafka::producer::{BaseRecord, DeliveryResult, Producer as _, ProducerConte
 
 use crate::open_topic::OpenTopic;
 
-/// The broker has so long to take an event, its own restart included.
-const TIMEOUT: Duration = Duration::from_secs(60);
+/// How long the broker is given to take an event unless a command says otherwise: its own restart
+/// is included.
+pub const TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Events that wait for their acknowledgement at most: this bounds the memory.
 const QUEUE: &str = "20000";
@@ -24,6 +25,7 @@ const QUEUE: &str = "20000";
 pub struct Publisher {
     producer: ThreadedProducer<Reports>,
     topic: String,
+    timeout: Duration,
     sent: u64,
 }
 
@@ -66,8 +68,8 @@ impl ProducerContext for Reports {
 }
 
 impl Publisher {
-    /// Connects in the background.
-    pub fn new(topic: &OpenTopic) -> anyhow::Result<Self> {
+    /// Connects in the background; the broker has `timeout` to take each event.
+    pub fn new(topic: &OpenTopic, timeout: Duration) -> anyhow::Result<Self> {
         let mut config = topic.client.clone();
         if config.get("compression.type").is_none() && config.get("compression.codec").is_none() {
             config.set("compression.type", "lz4");
@@ -76,10 +78,10 @@ impl Publisher {
             .set("enable.idempotence", "true")
             .set("acks", "all")
             .set("partitioner", PARTITIONER)
-            .set("message.timeout.ms", TIMEOUT.as_millis().to_string())
+            .set("message.timeout.ms", timeout.as_millis().to_string())
             .set("queue.buffering.max.messages", QUEUE);
         let producer = config.create_with_context(Reports::default()).context("Kafka producer")?;
-        Ok(Self { producer, topic: topic.layout.topic.clone(), sent: 0 })
+        Ok(Self { producer, topic: topic.layout.topic.clone(), timeout, sent: 0 })
     }
 
     /// Hands a record over; waits while the queue is full.
@@ -105,7 +107,7 @@ impl Publisher {
     /// Waits until everything is settled; an error unless the log has it all.
     pub fn finish(&self) -> anyhow::Result<Settled> {
         // Its own error is about the time, and every event has an end to its own.
-        let _ = self.producer.flush(TIMEOUT + Duration::from_secs(5));
+        let _ = self.producer.flush(self.timeout + Duration::from_secs(5));
         self.check()?;
         let settled = self.producer.context().lock().clone();
         if settled.acknowledged < self.sent {

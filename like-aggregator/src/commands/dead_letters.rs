@@ -13,7 +13,7 @@ use super::{Outcome, not_done};
 use crate::config::{DeadLettersDropSettings, DeadLettersRedriveSettings, DeadLettersSettings, Position, Which};
 use crate::open_topic::OpenTopic;
 use crate::output::{Progress, Table, answer};
-use crate::publish::Publisher;
+use crate::publish::{self, Publisher};
 use crate::tables;
 
 /// Letters read at once: at most 128 KiB each.
@@ -112,7 +112,7 @@ async fn redrive(settings: &DeadLettersRedriveSettings) -> anyhow::Result<Outcom
     let mut connection = tables::connect(&settings.database, "dead-letters").await?;
     let topic = OpenTopic::find(&settings.kafka, &mut connection, "dead-letters").await?;
     all_there(&mut connection, &settings.which).await?;
-    let mut publisher = Publisher::new(&topic)?;
+    let mut publisher = Publisher::new(&topic, publish::TIMEOUT)?;
     let mut pages = Pages::of(&settings.which, &mut connection).await?;
     let (mut done, mut progress) = (Redriven::default(), Progress::new("dead letters redriven", None));
     loop {

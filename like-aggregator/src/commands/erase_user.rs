@@ -17,7 +17,7 @@ use crate::config::EraseUserSettings;
 use crate::log_ends;
 use crate::open_topic::OpenTopic;
 use crate::output::{Progress, answer};
-use crate::publish::Publisher;
+use crate::publish::{self, Publisher};
 use crate::tables;
 
 /// Rows deleted between two batches of the workers.
@@ -118,7 +118,7 @@ async fn folded(
 
 /// Publishes that the user likes none of these; answers up to where that has to be folded.
 async fn unlike(topic: &OpenTopic, user: UserId, products: Vec<String>) -> anyhow::Result<Vec<(i32, i64)>> {
-    let mut publisher = Publisher::new(topic)?;
+    let mut publisher = Publisher::new(topic, publish::TIMEOUT)?;
     let published = tokio::task::spawn_blocking(move || {
         for product in products {
             let event = LikeEvent {

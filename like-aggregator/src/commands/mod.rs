@@ -3,6 +3,7 @@
 mod audit;
 mod dead_letters;
 mod erase_user;
+mod import;
 mod offsets;
 mod run;
 mod setup;
@@ -11,6 +12,7 @@ mod status;
 pub use audit::audit;
 pub use dead_letters::dead_letters;
 pub use erase_user::erase_user;
+pub use import::import;
 pub use offsets::offsets;
 pub use run::run;
 pub use setup::setup;

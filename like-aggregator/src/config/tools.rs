@@ -1,6 +1,7 @@
 //! Settings of the commands that look, move and repair.
 
 use std::fmt;
+use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
@@ -107,6 +108,29 @@ impl FromStr for Target {
             },
         }
     }
+}
+
+/// Settings of `import`.
+#[derive(Args, Debug, Clone)]
+pub struct ImportSettings {
+    /// Where Kafka is, and the topic to publish to.
+    #[command(flatten)]
+    pub kafka: KafkaSettings,
+    /// Where `PostgreSQL` is: the topic's layout is read there.
+    #[command(flatten)]
+    pub database: DatabaseSettings,
+
+    /// the file, CSV in UTF-8: product_id,user_id on each line, those two names on the first if you like
+    #[arg(value_name = "FILE")]
+    pub file: PathBuf,
+
+    /// how long the broker is given to take a row: a duration
+    #[arg(long, value_name = "DURATION", default_value = "60s", value_parser = duration)]
+    pub timeout: Duration,
+
+    /// one JSON object instead of text
+    #[arg(long)]
+    pub json: bool,
 }
 
 /// Settings of `erase-user`.
