@@ -151,6 +151,14 @@ pub struct SetupSettings {
     #[arg(long, value_name = "DURATION", value_parser = duration)]
     pub retention: Option<Duration>,
 
+    /// the database role of like-api: made without login if it doesn't exist, and allowed to read; default: none
+    #[arg(long, value_name = "ROLE", value_parser = NonEmptyStringValueParser::new())]
+    pub api_role: Option<String>,
+
+    /// the database role of like-aggregator: made likewise, and allowed to count; default: none
+    #[arg(long, value_name = "ROLE", value_parser = NonEmptyStringValueParser::new())]
+    pub aggregator_role: Option<String>,
+
     /// how long Kafka and `PostgreSQL` are waited for: a duration
     #[arg(long, value_name = "DURATION", default_value = "60s", value_parser = duration)]
     pub timeout: Duration,

@@ -13,6 +13,7 @@ pub mod metrics;
 mod open_topic;
 mod output;
 mod publish;
+pub mod roles;
 pub mod store;
 mod tables;
 pub mod worker;
