@@ -1,6 +1,7 @@
 //! Settings of like-aggregator, one struct per subcommand, built from those that both services
 //! share. Those of the commands that look, move and repair are in `tools`.
 
+mod replays;
 mod tools;
 
 use std::net::SocketAddr;
@@ -17,6 +18,7 @@ use like_service::telemetry::LogSettings;
 use crate::batch::Dedup;
 use crate::consumer::BatchLimits;
 
+pub use self::replays::*;
 pub use self::tools::*;
 
 /// Folds like events from Kafka into counts in `PostgreSQL`, each exactly once.
@@ -49,6 +51,13 @@ pub enum Command {
     /// Show or move the offsets up to which the log is folded
     #[command(subcommand)]
     Offsets(OffsetsSettings),
+    /// List, show, publish again or drop the records that broke a rule
+    #[command(subcommand)]
+    DeadLetters(DeadLettersSettings),
+    /// Publish likes that were kept elsewhere, from a file of product_id,user_id; safe to repeat
+    Import(ImportSettings),
+    /// Take back all likes of a user and delete the rows; asks for --yes
+    EraseUser(EraseUserSettings),
     /// Ask a running aggregator whether it is ready; exit status 0 if it is
     Healthcheck(AdminSettings),
 }
@@ -161,6 +170,14 @@ pub struct SetupSettings {
     #[arg(long, value_name = "DURATION", value_parser = duration)]
     pub retention: Option<Duration>,
 
+    /// the database role of like-api: made without login if it doesn't exist, and allowed to read; default: none
+    #[arg(long, value_name = "ROLE", value_parser = NonEmptyStringValueParser::new())]
+    pub api_role: Option<String>,
+
+    /// the database role of like-aggregator: made likewise, and allowed to count; default: none
+    #[arg(long, value_name = "ROLE", value_parser = NonEmptyStringValueParser::new())]
+    pub aggregator_role: Option<String>,
+
     /// how long Kafka and `PostgreSQL` are waited for: a duration
     #[arg(long, value_name = "DURATION", default_value = "60s", value_parser = duration)]
     pub timeout: Duration,
@@ -179,26 +196,4 @@ pub struct StatusSettings {
     /// one JSON object instead of a table
     #[arg(long)]
     pub json: bool,
-}
-
-/// Settings of `rebuild`.
-#[derive(Args, Debug, Clone)]
-pub struct RebuildSettings {
-    /// Where Kafka is.
-    #[command(flatten)]
-    pub kafka: KafkaSettings,
-    /// Where `PostgreSQL` is.
-    #[command(flatten)]
-    pub database: DatabaseSettings,
-    /// How the log is folded: the same as the aggregators that will go on with it.
-    #[command(flatten)]
-    pub fold: FoldSettings,
-
-    /// yes, replace the tables that are there
-    #[arg(long)]
-    pub yes: bool,
-
-    /// drop the old tables after the swap instead of keeping them beside the new ones
-    #[arg(long)]
-    pub drop_old: bool,
 }

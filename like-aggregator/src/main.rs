@@ -17,9 +17,9 @@ pub fn main() -> ExitCode {
     };
     let speaks_by_logs = matches!(settings.command, Command::Run(_) | Command::Setup(_));
     if speaks_by_logs {
-        telemetry::init(&settings.log)
+        telemetry::init(&settings.log);
     } else {
-        telemetry::init_beside_output(&settings.log)
+        telemetry::init_beside_output(&settings.log);
     }
     let failed = match settings.command {
         Command::Run(_) | Command::Healthcheck(_) => 1,
@@ -39,6 +39,9 @@ pub fn main() -> ExitCode {
                 return commands::audit_log(&settings, shutdown::on_signal()?).await;
             }
             Command::Audit(settings) => return commands::audit(&settings).await,
+            Command::DeadLetters(settings) => return commands::dead_letters(&settings).await,
+            Command::Import(settings) => return commands::import(settings).await,
+            Command::EraseUser(settings) => return commands::erase_user(&settings).await,
             Command::Offsets(settings) => return commands::offsets(&settings).await,
         }
         Ok(Outcome::Clean)

@@ -4,7 +4,7 @@
 use anyhow::{Context, bail};
 use like_service::kafka::KafkaSettings;
 use like_service::layout::{self, Layout};
-use like_service::topic_check;
+use like_service::topic_check::{self, LiveTopic};
 use rdkafka::ClientConfig;
 use sqlx::PgConnection;
 use tracing::warn;
@@ -15,6 +15,8 @@ pub struct OpenTopic {
     pub client: ClientConfig,
     /// As recorded.
     pub layout: Layout,
+    /// As the broker describes it.
+    pub live: LiveTopic,
 }
 
 impl OpenTopic {
@@ -34,6 +36,7 @@ impl OpenTopic {
         if let Some(fatal) = findings.fatal {
             bail!(fatal);
         }
-        Ok(Self { client, layout })
+        let live = live.context("the topic was compared")?;
+        Ok(Self { client, layout, live })
     }
 }

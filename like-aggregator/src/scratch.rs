@@ -25,7 +25,6 @@ impl Scratch {
         let mut scratch = Self { schema, options, connection };
         scratch.drop_schema().await?;
         migrate(&mut scratch.connection, schema).await?;
-        // Roles get their rights on the new tables here: roles::grant(connection, schema, …).
         Ok(scratch)
     }
 

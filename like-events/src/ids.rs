@@ -98,6 +98,12 @@ impl EventId {
         Self(Uuid::new_v8(hash))
     }
 
+    /// The id of a like that was kept elsewhere before: importing it again is the same event. Of
+    /// three fields, so that no client's key can give the same id.
+    pub fn from_import(product: &ProductId, user: &UserId) -> Self {
+        Self(Uuid::new_v8(hash_fields(&[b"import", product.0.as_bytes(), user.0.as_bytes()])))
+    }
+
     /// Accepts the 36-character form alone: braces, `urn:` and bare hex name the same id in other
     /// bytes, and other consumers of the topic may compare the text.
     pub fn parse(text: &str) -> Result<Self, InvalidId> {
@@ -248,6 +254,17 @@ mod tests {
         ] {
             assert_ne!(first, other);
         }
+    }
+
+    #[test]
+    fn an_imported_like_is_one_event_and_no_clients() {
+        let (product, user) = (ProductId::parse("p1").unwrap(), UserId::parse("u1").unwrap());
+        let id = EventId::from_import(&product, &user);
+        assert_eq!(id, EventId::from_import(&product, &user));
+        assert_eq!(id.uuid().get_version_num(), 8);
+        assert_ne!(id, EventId::from_import(&ProductId::parse("p1u").unwrap(), &UserId::parse("1").unwrap()));
+        let import = UserId::parse("import").unwrap();
+        assert_ne!(id, EventId::from_idempotency_key(&import, &product, true, "u1"));
     }
 
     #[test]

@@ -2,6 +2,9 @@
 
 mod audit;
 mod audit_log;
+mod dead_letters;
+mod erase_user;
+mod import;
 mod offsets;
 mod rebuild;
 mod run;
@@ -11,6 +14,9 @@ mod topics;
 
 pub use audit::audit;
 pub use audit_log::audit_log;
+pub use dead_letters::dead_letters;
+pub use erase_user::erase_user;
+pub use import::import;
 pub use offsets::offsets;
 pub use rebuild::rebuild;
 pub use run::run;

@@ -20,6 +20,7 @@ use tracing::{info, warn};
 use crate::batch::FOLD_VERSION;
 use crate::config::SetupSettings;
 use crate::log_ends::{self, LogEnds};
+use crate::roles::{self, Roles};
 
 const KAFKA_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -32,6 +33,7 @@ pub async fn setup(settings: &SetupSettings) -> anyhow::Result<()> {
     let mut connection =
         until(deadline, "PostgreSQL", async || PgConnection::connect_with(&options).await.map_err(Into::into)).await?;
     migrate(&mut connection, SCHEMA).await?;
+    grant(&mut connection, settings).await?;
     // Asked before the topic is made: a layout that can't take it must not leave one behind.
     let layouts = layout::read_all(&mut connection).await?;
     let known = layouts.iter().find(|layout| layout.topic == topic);
@@ -112,6 +114,23 @@ pub(crate) async fn migrate(connection: &mut PgConnection, schema: &'static str)
     let found: i32 = sqlx::query_scalar("SELECT fold_version FROM fold").fetch_one(&mut *connection).await?;
     if found != FOLD_VERSION {
         bail!("the database holds fold version {found} and this build folds by {FOLD_VERSION}");
+    }
+    Ok(())
+}
+
+/// Rights for the roles that are named, and for those that have rights already: what a migration
+/// has made is new to them.
+async fn grant(connection: &mut PgConnection, settings: &SetupSettings) -> anyhow::Result<()> {
+    let named = Roles {
+        api: settings.api_role.iter().cloned().collect(),
+        aggregator: settings.aggregator_role.iter().cloned().collect(),
+    };
+    roles::make(connection, &named).await?;
+    let told = !named.is_empty();
+    let roles = named.and(roles::granted(connection, SCHEMA).await?);
+    if told || (!roles.is_empty() && roles::may_grant(connection, SCHEMA).await?) {
+        roles::grant(connection, SCHEMA, &roles).await?;
+        info!(api = ?roles.api, aggregator = ?roles.aggregator, "rights granted");
     }
     Ok(())
 }

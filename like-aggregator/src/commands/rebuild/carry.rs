@@ -1,4 +1,5 @@
-//! What the log can't say and the fresh tables should know: what an operator has put away since.
+//! What the log can't say and the fresh tables should know: who may use them, and what an operator
+//! has put away since.
 
 use anyhow::Context;
 use like_service::database::SCHEMA;
@@ -7,10 +8,14 @@ use tracing::{info, warn};
 
 use super::REBUILT;
 use crate::batch::FOLD_VERSION;
-use crate::scratch;
+use crate::{roles, scratch};
 
 /// Run while nothing is being folded into the fresh tables.
 pub(super) async fn over(connection: &mut PgConnection) -> anyhow::Result<()> {
+    let roles = roles::granted(connection, SCHEMA).await?;
+    if !roles.is_empty() {
+        roles::grant(connection, REBUILT, &roles).await?;
+    }
     // Rows that `erase-user` has deleted come back with the log, as likes taken back. Without its
     // row a user likes nothing either, so this changes no count, even where a row is just missing.
     let erased = run(
