@@ -8,7 +8,8 @@ use like_aggregator::config::{Cli, Command};
 use like_aggregator::timing::Timing;
 use like_service::{admin, cli, shutdown, telemetry};
 
-fn main() -> ExitCode {
+/// See the crate.
+pub fn main() -> ExitCode {
     let settings = match cli::parse::<Cli>() {
         Ok(settings) => settings,
         Err(status) => return status,

@@ -15,6 +15,7 @@ use tracing::info;
 
 use self::statements::Statements;
 use crate::batch::{Batch, Changes, Dedup, FOLD_VERSION};
+use crate::fault::{self, Point};
 
 /// A batch that isn't through by then has lost its server or its network: the connection is
 /// closed. Longer than the server's own lock and idle timeouts, so that those answer first.
@@ -241,6 +242,7 @@ impl Store {
         let (topic, dedup) = (self.topic.clone(), self.dedup);
         let connection = self.connected().await?;
         let mut transaction = connection.begin_with(BEGIN).await?;
+        fault::reached(Point::AfterBegin);
         let mut sql = Statements { connection: &mut transaction, topic: &topic, sent: 2 };
         let believed: Vec<_> = batch.spans().iter().map(|(&partition, span)| (partition, span.believed)).collect();
         sql.fence(&believed).await?;
@@ -258,6 +260,7 @@ impl Store {
         sql.keep_dead_letters(batch.dead_letters()).await?;
         sql.advance(batch).await?;
         let Statements { sent: statements, .. } = sql;
+        fault::reached(Point::BeforeCommit);
         transaction.commit().await?;
         let Changes { applied, unchanged, .. } = changes;
         Ok(Applied { applied, unchanged, duplicates: fold.duplicates, statements })

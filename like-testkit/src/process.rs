@@ -23,6 +23,9 @@ const END_WAIT: Duration = Duration::from_secs(12);
 /// How much of a log is shown when a test fails, in bytes.
 const SHOWN: usize = 16 * 1024;
 
+/// like-aggregator, built with the points at which `FAULT_POINT` has it killed or stopped.
+pub const WITH_FAULTS: &str = "like-aggregator-faults";
+
 /// A running process.
 pub struct TestProcess {
     name: String,
@@ -34,7 +37,15 @@ pub struct TestProcess {
 /// programs of its own package only, and those of others may be stale or not there at all.
 pub fn program(name: &str) -> PathBuf {
     static FOLDER: OnceLock<PathBuf> = OnceLock::new();
-    FOLDER.get_or_init(build).join(name)
+    static FAULTS: OnceLock<PathBuf> = OnceLock::new();
+    // The same packages each time: with others, cargo would build their dependencies with other features.
+    let services = ["-p", "like-api", "-p", "like-aggregator"];
+    let faults = ["--features", "like-aggregator/fault-points", "--bin", WITH_FAULTS];
+    let folder = match name {
+        WITH_FAULTS => FAULTS.get_or_init(|| build(&[&services[..], &faults].concat())),
+        _ => FOLDER.get_or_init(|| build(&services)),
+    };
+    folder.join(name)
 }
 
 /// A command for a program of this workspace with these settings and no others: what the shell
@@ -169,8 +180,9 @@ impl Drop for TestProcess {
     }
 }
 
-/// Builds the services into the folder that this test is run from, and answers that folder.
-fn build() -> PathBuf {
+/// Builds what these arguments name into the folder that this test is run from, and answers that
+/// folder.
+fn build(what: &[&str]) -> PathBuf {
     // target/debug/deps/this-test
     let exe = std::env::current_exe().expect("this test's own file");
     let folder = exe.ancestors().nth(2).expect("tests are in target/<profile>/deps").to_owned();
@@ -180,14 +192,14 @@ fn build() -> PathBuf {
     };
     let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     cargo
-        .args(["build", "--quiet", "--locked", "-p", "like-api", "-p", "like-aggregator", "--profile", profile])
+        .args(["build", "--quiet", "--locked", "--profile", profile])
+        .args(what)
         .arg("--target-dir")
         .arg(folder.parent().expect("target"))
         .current_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/.."));
     // What cargo has told this test of its package: ring would take it for a change, and all that
     // depends on ring be built again, at every turn.
-    let told =
-        |name: &str| name.starts_with("CARGO_PKG_") || name.starts_with("CARGO_MANIFEST_") || name == "OUT_DIR";
+    let told = |name: &str| name.starts_with("CARGO_PKG_") || name.starts_with("CARGO_MANIFEST_") || name == "OUT_DIR";
     for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_str().is_some_and(told)) {
         cargo.env_remove(name);
     }

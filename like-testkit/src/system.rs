@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use crate::process::{TestProcess, command, free_addr, run_to_end};
+use crate::process::{TestProcess, WITH_FAULTS, command, free_addr, run_to_end};
 use crate::{TestClient, TestDatabase, eventually};
 
 /// How long a command may take that ends by itself.
@@ -103,6 +103,11 @@ impl TestSystem {
     /// Starts a `like-aggregator run`; it may not be ready yet. `settings` go before the system's.
     pub fn start_aggregator(&self, settings: &[(&str, &str)]) -> TestService {
         self.start("like-aggregator", &["run"], settings)
+    }
+
+    /// Starts one that is killed or stopped at this point (`FAULT_POINT` in like-aggregator).
+    pub fn start_faulty(&self, fault: &str, settings: &[(&str, &str)]) -> TestService {
+        self.start(WITH_FAULTS, &["run"], &[settings, &[("FAULT_POINT", fault)]].concat())
     }
 
     /// Starts one and waits until it is ready.
