@@ -3,6 +3,7 @@
 //! knows it is alive. One batch may be in flight while the next is collected: the fence makes
 //! that exact. SQL is the worker's, meaning is `batch`'s.
 
+mod bookkeeping;
 mod collect;
 mod group;
 mod log_changes;

@@ -8,6 +8,7 @@ pub mod batch;
 pub mod commands;
 pub mod config;
 pub mod consumer;
+pub mod fault;
 pub mod late;
 pub mod log_ends;
 pub mod metrics;

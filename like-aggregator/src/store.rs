@@ -15,6 +15,7 @@ use tracing::info;
 
 use self::statements::Statements;
 use crate::batch::{Batch, Changes, Dedup, FOLD_VERSION};
+use crate::fault::{self, Point};
 
 /// A batch that isn't through by then has lost its server or its network: the connection is
 /// closed. Longer than the server's own lock and idle timeouts, so that those answer first.
@@ -248,6 +249,7 @@ impl Store {
         let (topic, dedup) = (self.topic.clone(), self.dedup);
         let connection = self.connected().await?;
         let mut transaction = connection.begin_with(BEGIN).await?;
+        fault::reached(Point::AfterBegin);
         let mut sql = Statements { connection: &mut transaction, topic: &topic, sent: 2 };
         let moves: Vec<_> = batch.spans().iter().map(|(&p, span)| (p, span.believed, span.next)).collect();
         sql.fence(&moves).await?;
@@ -265,6 +267,7 @@ impl Store {
         sql.keep_dead_letters(batch.dead_letters()).await?;
         sql.advance(batch).await?;
         let Statements { sent: statements, .. } = sql;
+        fault::reached(Point::BeforeCommit);
         transaction.commit().await?;
         let Changes { applied, unchanged, .. } = changes;
         Ok(Applied { applied, unchanged, duplicates: fold.duplicates, statements })

@@ -11,6 +11,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
 use crate::batch::{Batch, Span};
+use crate::fault::{self, Point};
 use crate::metrics::Metrics;
 use crate::store::{ApplyError, Store, StoredOffset};
 
@@ -182,6 +183,7 @@ impl Worker {
         let spans: Vec<_> = batch.spans().iter().map(|(&p, &span)| (p, span)).collect();
         let start_anew = || Answer::StartAnew(spans.iter().map(|(partition, _)| *partition).collect());
         let mut parts = vec![batch];
+        fault::reached(Point::BetweenBatches);
         while let Some(mut part) = parts.pop() {
             while part.len() > self.largest
                 && let Some(rest) = part.split_off_half()
@@ -209,6 +211,7 @@ impl Worker {
         loop {
             match self.store.apply(batch).await {
                 Ok(applied) => {
+                    fault::reached(Point::AfterCommit);
                     self.database_answers();
                     let took = start.elapsed();
                     debug!(events = batch.len(), partitions = batch.spans().len(), ?applied, ?took, "batch committed");

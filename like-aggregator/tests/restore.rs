@@ -34,7 +34,9 @@ async fn restore(system: &TestSystem) {
     let copies = TABLES.map(|table| format!("INSERT INTO likes.{table} SELECT * FROM backup.{table};")).concat();
     let disconnect = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity
                       WHERE datname = current_database() AND pid <> pg_backend_pid() AND application_name <> 'test'";
-    let sql = format!("BEGIN; TRUNCATE {tables}; {copies} COMMIT; {disconnect}");
+    // In the order of a batch, or the two would deadlock.
+    let lock = "LOCK TABLE likes.kafka_offset IN ACCESS EXCLUSIVE MODE";
+    let sql = format!("BEGIN; {lock}; TRUNCATE {tables}; {copies} COMMIT; {disconnect}");
     sqlx::raw_sql(sqlx::AssertSqlSafe(sql)).execute(&system.database.pool).await.unwrap();
 }
 
@@ -55,7 +57,11 @@ async fn click(
         let (product, wish) = (format!("p{}", dice.random_range(0..20)), dice.random());
         receipts.push(client.wish(&user, &product, wish, &n.to_string()).await.receipt);
         clicks.fetch_add(1, Ordering::Relaxed);
-        if wish { liked.insert((product, user.clone())) } else { liked.remove(&(product, user.clone())) };
+        if wish {
+            liked.insert((product, user.clone()))
+        } else {
+            liked.remove(&(product, user.clone()))
+        };
     }
     (liked, receipts)
 }

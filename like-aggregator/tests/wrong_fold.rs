@@ -93,8 +93,12 @@ async fn a_wrong_fold_is_found_and_repaired_while_likes_go_on() {
     assert_eq!(audit.status.code(), Some(1), "{audit:?}");
     let report: Value = serde_json::from_slice(&audit.stdout).unwrap();
     assert_eq!((&report["foldVersion"], &report["buildFoldVersion"]), (&Value::from(0), &Value::from(1)));
-    let differing: BTreeSet<_> =
-        report["products"]["differences"].as_array().unwrap().iter().map(|p| p["productId"].as_str().unwrap()).collect();
+    let differing: BTreeSet<_> = report["products"]["differences"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|p| p["productId"].as_str().unwrap())
+        .collect();
     assert_eq!(differing, wrong().iter().map(String::as_str).collect(), "these and no others");
     assert_eq!(report["products"]["differing"], PRODUCTS);
 

@@ -23,6 +23,9 @@ const END_WAIT: Duration = Duration::from_secs(12);
 /// How much of a log is shown when a test fails, in bytes.
 const SHOWN: usize = 16 * 1024;
 
+/// like-aggregator, built with the points at which `FAULT_POINT` has it killed or stopped.
+pub const WITH_FAULTS: &str = "like-aggregator-faults";
+
 /// like-aggregator, built with a fold that is wrong: every unlike is taken for a like.
 pub const WITH_WRONG_FOLD: &str = "like-aggregator-wrong-fold";
 
@@ -37,11 +40,15 @@ pub struct TestProcess {
 /// programs of its own package only, and those of others may be stale or not there at all.
 pub fn program(name: &str) -> PathBuf {
     static FOLDER: OnceLock<PathBuf> = OnceLock::new();
+    static FAULTS: OnceLock<PathBuf> = OnceLock::new();
     static WRONG_FOLD: OnceLock<PathBuf> = OnceLock::new();
+    // The same packages each time: with others, cargo would build their dependencies with other features.
+    let services = ["-p", "like-api", "-p", "like-aggregator"];
+    let with = |feature, bin| build(&[&services[..], &["--features", feature, "--bin", bin]].concat());
     let folder = match name {
-        WITH_WRONG_FOLD => WRONG_FOLD
-            .get_or_init(|| build(&["-p", "like-aggregator", "--features", "wrong-fold", "--bin", WITH_WRONG_FOLD])),
-        _ => FOLDER.get_or_init(|| build(&["-p", "like-api", "-p", "like-aggregator"])),
+        WITH_FAULTS => FAULTS.get_or_init(|| with("like-aggregator/fault-points", name)),
+        WITH_WRONG_FOLD => WRONG_FOLD.get_or_init(|| with("like-aggregator/wrong-fold", name)),
+        _ => FOLDER.get_or_init(|| build(&services)),
     };
     folder.join(name)
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use crate::process::{TestProcess, WITH_WRONG_FOLD, command, free_addr, run_to_end};
+use crate::process::{TestProcess, WITH_FAULTS, WITH_WRONG_FOLD, command, free_addr, run_to_end};
 use crate::{TestClient, TestDatabase, TestTopic, eventually};
 
 /// How long a command may take that ends by itself.
@@ -121,6 +121,11 @@ impl TestSystem {
     /// Starts one that folds wrongly.
     pub fn start_wrong_aggregator(&self) -> TestService {
         self.start(WITH_WRONG_FOLD, &["run"], &[])
+    }
+
+    /// Starts one that is killed or stopped at this point (`FAULT_POINT` in like-aggregator).
+    pub fn start_faulty(&self, fault: &str, settings: &[(&str, &str)]) -> TestService {
+        self.start(WITH_FAULTS, &["run"], &[settings, &[("FAULT_POINT", fault)]].concat())
     }
 
     /// Starts one and waits until it is ready.

@@ -2,18 +2,16 @@
 //! offset, given back after the batch in flight had its moment, started anew after a fence.
 
 use std::collections::BTreeSet;
-use std::mem;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
-use rdkafka::consumer::{CommitMode, Consumer};
+use rdkafka::consumer::Consumer;
 use rdkafka::{Offset, TopicPartitionList};
-use tracing::{debug, error, info, warn};
+use tracing::{error, info, warn};
 
 use super::group::Rebalanced;
 use super::position::Position;
-use super::{BROKERS, BUSY_POLL, ConsumerThread, GROUP, OFFSETS, State};
-use crate::batch::Span;
+use super::{BUSY_POLL, ConsumerThread, GROUP, OFFSETS, State};
 use crate::store::StoredOffset;
 use crate::worker::{Answer, Order};
 
@@ -23,8 +21,6 @@ const REVOKE_WAIT: Duration = Duration::from_secs(1);
 const FINISH_WAIT: Duration = Duration::from_secs(5);
 /// What leaving the group may take.
 const LEAVE_WAIT: Duration = Duration::from_secs(3);
-/// How often the copy of the offsets is committed to Kafka.
-const COPY_INTERVAL: Duration = Duration::from_secs(1);
 
 impl ConsumerThread {
     /// Acts on what the group has given and taken since the last turn.
@@ -101,31 +97,6 @@ impl ConsumerThread {
             warn!(partitions = ?moved, "kafka_offset was changed by somebody else: starting anew from there");
         }
         self.want(state, moved)
-    }
-
-    /// Reads the stored offsets again: a failover or a restored backup may have lost the last ones,
-    /// an operator may have set them, and no record need come to show it.
-    pub(super) fn compare(&self, state: &mut State) -> anyhow::Result<()> {
-        state.compared = Some(Instant::now());
-        if state.comparing || state.committed.is_empty() {
-            return Ok(());
-        }
-        state.comparing = true;
-        self.order(Order::Offsets(state.committed.keys().copied().collect()))
-    }
-
-    /// Whether a partition of ours stands elsewhere than what was committed, batches answered before
-    /// included. Where a stopped one stands, an operator may also have declared the log to be right.
-    fn has_moved(state: &State, partition: i32, stored: Option<&StoredOffset>) -> bool {
-        let Some(committed) = state.committed.get(&partition) else {
-            return false; // revoked meanwhile
-        };
-        let Some(stored) = stored else {
-            return true;
-        };
-        let accepted =
-            stored.last_record_time.is_none() && state.stopped.get(&partition).is_some_and(|s| s.is_by_time());
-        stored.next_offset != *committed || accepted
     }
 
     /// Has these partitions fetched from their positions, those that are fetched already too: a seek
@@ -244,63 +215,6 @@ impl ConsumerThread {
             }
         }
         self.consumer.context().close();
-    }
-
-    /// Notes what a batch has moved of the partitions that are ours, or were until this moment.
-    pub(super) fn committed(&self, state: &mut State, spans: &[(i32, Span)], until_now: &[i32]) {
-        for (partition, span) in spans {
-            if state.assigned.contains(partition) || until_now.contains(partition) {
-                state.committed.insert(*partition, span.next);
-                state.to_copy.insert(*partition, span.next);
-            }
-        }
-        if state.copied.is_none_or(|at| at.elapsed() >= COPY_INTERVAL) {
-            self.copy_offsets(state);
-        }
-    }
-
-    /// Commits to Kafka what is committed in PostgreSQL: a copy, for lag tools. Once a second is
-    /// enough for them, and a rebalance waits for commits that are under way.
-    pub(super) fn copy_offsets(&self, state: &mut State) {
-        let mut list = TopicPartitionList::with_capacity(state.to_copy.len());
-        for (partition, next) in mem::take(&mut state.to_copy) {
-            let added = list.add_partition_offset(&self.topic, partition, Offset::Offset(next));
-            debug_assert!(added.is_ok());
-        }
-        state.copied = Some(Instant::now());
-        if list.count() > 0
-            && let Err(error) = self.consumer.commit(&list, CommitMode::Async)
-        {
-            debug!(%error, "the copy of the offsets was not committed to Kafka");
-        }
-    }
-
-    /// What has to be done now and then rather than at once: lag, brokers, the offsets' copy.
-    pub(super) fn housekeeping(&self, state: &mut State) -> anyhow::Result<()> {
-        if !state.to_copy.is_empty() && state.copied.is_none_or(|at| at.elapsed() >= COPY_INTERVAL) {
-            self.copy_offsets(state);
-        }
-        self.retry_refused(state)?;
-        if state.compared.get_or_insert_with(Instant::now).elapsed() >= self.timing.compare_offsets {
-            self.compare(state)?;
-        }
-        let Some(report) = self.consumer.context().new_report() else {
-            return Ok(());
-        };
-        if report.brokers_up {
-            if self.health.met(BROKERS) {
-                info!("Kafka answers");
-            }
-        } else if self.health.unmet(BROKERS, "no broker can be reached") {
-            warn!("no broker can be reached: waiting");
-        }
-        self.find_doubts(state, &report)?;
-        for (partition, next) in &state.committed {
-            if let Some(end) = report.log_ends.get(partition) {
-                self.metrics.lag(*partition, (end - next).max(0));
-            }
-        }
-        Ok(())
     }
 
     pub(super) fn list(&self, partitions: &BTreeSet<i32>) -> TopicPartitionList {

@@ -1,4 +1,7 @@
-//! An aggregator inside the test's own process: the real one, but with a test's patience.
+//! An aggregator inside the test's own process: the real one, but with a test's patience. And
+//! likes in partitions of a test's choice.
+
+#![allow(dead_code, reason = "each test file takes what it needs")]
 
 use std::ops::Deref;
 use std::time::Duration;
@@ -62,6 +65,14 @@ impl Counting {
     pub async fn stop(mut self) -> anyhow::Result<()> {
         self.stop.cancel();
         self.task.take().expect("not stopped yet").await.expect("no panic")
+    }
+}
+
+impl Counting {
+    /// Waits until it ends by itself; answers why.
+    pub async fn ended(mut self) -> String {
+        let result = self.task.take().expect("not stopped yet").await.expect("no panic");
+        format!("{:#}", result.expect_err("it ends with a reason"))
     }
 }
 
