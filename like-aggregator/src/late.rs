@@ -98,14 +98,12 @@ fn read_first(client: &ClientConfig, topic: &str, mut open: BTreeMap<i32, i64>) 
     let (mut found, start) = (BTreeMap::new(), Instant::now());
     while !open.is_empty() {
         match consumer.poll(POLL) {
-            Some(Ok(record)) => {
-                if open.remove(&record.partition()).is_some() {
-                    found.insert(record.partition(), record.offset());
-                }
+            Some(Ok(record)) if open.remove(&record.partition()).is_some() => {
+                found.insert(record.partition(), record.offset());
             }
             Some(Err(KafkaError::PartitionEOF(partition))) => drop(open.remove(&partition)),
             Some(Err(error)) => return Err(error).with_context(|| format!("reading {topic}")),
-            None => {}
+            Some(Ok(_)) | None => {}
         }
         if start.elapsed() > TIMEOUT {
             bail!("{topic} could not be read in time: partitions {:?}", open.keys());
