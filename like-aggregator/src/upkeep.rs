@@ -69,12 +69,11 @@ impl Upkeep {
     async fn drop_windows(&self, connection: &mut PgConnection) -> anyhow::Result<()> {
         let (mut topics, mut partitions, mut ends) = (Vec::new(), Vec::new(), Vec::new());
         for layout in layout::read_all(&mut *connection).await? {
-            let log_ends = match layout.end_offsets {
-                Some(ends) => ends,
-                None => {
-                    let ends = log_ends::of(&self.client, &layout.topic, layout.partitions).await?;
-                    ends.into_iter().map(|(_, end)| end).collect()
-                }
+            let log_ends = if let Some(ends) = layout.end_offsets {
+                ends
+            } else {
+                let ends = log_ends::of(&self.client, &layout.topic, layout.partitions).await?;
+                ends.into_iter().map(|(_, end)| end).collect()
             };
             for (partition, end) in (0i32..).zip(log_ends) {
                 topics.push(layout.topic.clone());

@@ -11,6 +11,7 @@ use like_aggregator::timing::Timing;
 use like_testkit::{TestSystem, eventually};
 use rdkafka::ClientConfig;
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
+use serde_json::Value;
 
 /// partition, from, to
 async fn gaps(system: &TestSystem) -> Vec<(i32, i64, i64)> {
@@ -26,6 +27,15 @@ async fn offsets(system: &TestSystem) -> Vec<i64> {
 
 async fn offsets_become(system: &TestSystem, expected: &[i64]) {
     eventually(&format!("offsets {expected:?}"), async || (offsets(system).await == expected).then_some(())).await;
+}
+
+/// What `status` says of a partition, and its table.
+async fn status(system: &TestSystem, partition: usize) -> (Value, String) {
+    let json = system.command(&["status", "--json"]).await;
+    assert!(json.status.success(), "{json:?}");
+    let json: Value = serde_json::from_slice(&json.stdout).unwrap();
+    let table = system.command(&["status"]).await;
+    (json["partitions"][partition]["problem"].clone(), String::from_utf8(table.stdout).unwrap())
 }
 
 async fn execute(system: &TestSystem, sql: &'static str) {
@@ -50,6 +60,7 @@ async fn what_retention_removed_unread_is_a_recorded_gap_and_the_rest_counts() {
     publish(&topic, 1, users("new", 5));
     topic.cut(0, 7).await;
     topic.cut(1, 4).await;
+    assert_eq!(status(&system, 0).await.0, "2 records are gone and were not folded");
     system.setup(&["--partitions", "3"]).await;
 
     let mut aggregator = system.aggregator(&[("BATCH_MAX_EVENTS", "1")]).await;
@@ -75,6 +86,10 @@ async fn what_retention_removed_unread_is_a_recorded_gap_and_the_rest_counts() {
     offsets_become(&system, &[11, 5, 8]).await;
     aggregator.wait_until_ready().await;
     assert!(aggregator.stop().await.0.success());
+    let (problem, table) = status(&system, 2).await;
+    assert_eq!(problem, Value::Null);
+    let row = |line: &str| line.split_whitespace().take(3).eq(["2", "2", "5"]);
+    assert!(table.lines().any(row), "{table}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -99,6 +114,7 @@ async fn a_stored_offset_beyond_the_logs_end_stops_its_partition_and_no_other() 
     counting.waits_for("log", "like-aggregator offsets reset").await;
     counting.waits_for("log", "like-aggregator rebuild").await;
     assert_eq!(counting.metric("likes_stopped_partitions", "beyond_log_end").await as u32, 1);
+    assert_eq!(status(&system, 0).await.0, "folded beyond the log's end: the topic was cut or made anew");
     publish(&topic, 1, users("u", 2));
     offsets_become(&system, &[100, 2]).await;
     assert_eq!(system.number(LIKERS).await, 2);
@@ -153,6 +169,9 @@ async fn made_anew_with(records: usize) {
     counting.waits_for("log", why).await;
     let stopped = counting.metric("likes_stopped_partitions", "").await;
     assert_eq!((stopped as u32, offsets(&system).await), (1, vec![5, 2]), "{records} records");
+    let (problem, table) = status(&system, 0).await;
+    assert!(problem.as_str().is_some_and(|problem| problem.ends_with("made anew")), "{records} records: {table}");
+    assert_eq!(status(&system, 1).await.0, Value::Null, "{table}");
     assert_eq!(system.number(LIKERS).await, 5 + 2);
     counting.stop().await.unwrap();
 }

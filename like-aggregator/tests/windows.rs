@@ -45,7 +45,8 @@ async fn folded(days_ago: [Option<i32>; 2]) -> TestDatabase {
 
 #[tokio::test]
 async fn a_window_goes_only_when_neither_the_clock_nor_an_unread_record_can_ask_for_it() {
-    let cases: [(&str, [Option<i32>; 2], &[i64], i64); 7] = [
+    type Case<'a> = (&'a str, [Option<i32>; 2], &'a [i64], i64);
+    let cases: [Case<'_>; 7] = [
         ("nothing is unread, whatever was folded last", [Some(20), None], &[5, 5], 0),
         ("what is unread comes after a recent record", [Some(1), Some(20)], &[9, 5], 0),
         ("what is unread comes after an old record", [Some(20), Some(1)], &[9, 5], 1),
