@@ -24,9 +24,15 @@ impl OpenTopic {
     pub async fn find(kafka: &KafkaSettings, connection: &mut PgConnection, command: &str) -> anyhow::Result<Self> {
         let topic = kafka.kafka_topic.as_str();
         let client = kafka.client_config(&format!("like-aggregator-{command}"))?;
-        let layout = layout::read(connection, topic).await.context("topic_layout (made by `like-aggregator setup`)")?;
+        let layouts = layout::read_all(connection).await.context("topic_layout (made by `like-aggregator setup`)")?;
+        let layout = layouts.iter().find(|layout| layout.topic == topic).cloned();
         let layout =
             layout.with_context(|| format!("topic_layout has no {topic}: `like-aggregator setup` has to be run"))?;
+        // What is written to it now would be folded behind what is written to the other one later.
+        let open_before = layouts.iter().find(|l| l.sequence < layout.sequence && l.end_offsets.is_none());
+        if let Some(before) = open_before {
+            bail!("topic {topic} comes after {}, which has to be closed first (`topics close`)", before.topic);
+        }
         if layout.end_offsets.is_some() {
             bail!("topic {topic} is closed: the topics after it are folded behind it; set KAFKA_TOPIC to the open one");
         }

@@ -17,6 +17,7 @@ pub async fn connect(settings: &DatabaseSettings, name: &str) -> anyhow::Result<
         ("enable_seqscan", "off"),
         ("enable_hashjoin", "off"),
         ("enable_mergejoin", "off"),
+        ("max_parallel_workers_per_gather", "0"),
         ("jit", "off"),
     ]);
     PgConnection::connect_with(&options).await.context("PostgreSQL")

@@ -139,6 +139,13 @@ async fn what_makes_no_sense_is_refused_and_changes_nothing() {
     let close = "UPDATE topic_layout SET end_offsets = '{5,0}'";
     sqlx::query(close).execute(&system.database.pool).await.unwrap();
     assert_refused(&reset(&["--all", "--to", "latest"]).await, &["is closed"]);
+    for sql in [
+        "UPDATE topic_layout SET end_offsets = NULL, sequence = 2",
+        "INSERT INTO topic_layout (sequence, topic, partitions) VALUES (1, 'before', 1)",
+    ] {
+        sqlx::query(sql).execute(&system.database.pool).await.unwrap();
+    }
+    assert_refused(&reset(&["--all", "--to", "latest"]).await, &["before, which has to be closed first"]);
     assert_eq!(system.number("SELECT sum(next_offset)::bigint FROM kafka_offset").await, 0);
     assert_eq!(system.number(GAPS).await, 0);
 }

@@ -34,7 +34,7 @@ impl Drop for TestRoles {
                 connection.execute(AssertSqlSafe(sql)).await.unwrap();
             });
         });
-        dropped.join().unwrap();
+        let _ = dropped.join();
     }
 }
 

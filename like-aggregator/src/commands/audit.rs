@@ -125,9 +125,11 @@ async fn compare(connection: &mut PgConnection, chunk: &Chunk) -> sqlx::Result<V
             let sql = "SELECT product_id, 0::bigint AS likers, c.delta_count AS deltas, c.like_count AS found
                  FROM unnest($1::text[], $2::uuid[], $3::uuid[]) AS asked (product_id, first_key, last_key)
                  JOIN product_like_count c USING (product_id)
-                 WHERE (c.like_count <> c.delta_count OR c.delta_count < 0)
-                   AND NOT EXISTS (SELECT FROM product_like l WHERE l.product_id = asked.product_id
-                                   AND l.pair_key BETWEEN asked.first_key AND asked.last_key)
+                 LEFT JOIN LATERAL (SELECT true AS found FROM product_like l
+                                    WHERE l.pair_key BETWEEN asked.first_key AND asked.last_key
+                                      AND l.product_id = asked.product_id
+                                    ORDER BY l.pair_key LIMIT 1) AS like_of ON true
+                 WHERE (c.like_count <> c.delta_count OR c.delta_count < 0) AND like_of.found IS NULL
                  ORDER BY product_id";
             sqlx::query(sql).bind(products).bind(first).bind(last)
         }
