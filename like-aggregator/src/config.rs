@@ -1,5 +1,8 @@
 //! Settings of like-aggregator, one struct per subcommand, built from those that both services
-//! share.
+//! share. Those of the commands that look, move and repair are in `tools`.
+
+mod replays;
+mod tools;
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -14,6 +17,9 @@ use like_service::telemetry::LogSettings;
 
 use crate::batch::Dedup;
 use crate::consumer::BatchLimits;
+
+pub use self::replays::*;
+pub use self::tools::*;
 
 /// Folds like events from Kafka into counts in `PostgreSQL`, each exactly once.
 #[derive(Parser, Debug)]
@@ -34,8 +40,24 @@ pub enum Command {
     Run(RunSettings),
     /// Make the topic, the tables and the offset rows, or check them; safe to repeat
     Setup(SetupSettings),
+    /// List the topics in the order of folding, or close one so that the next is folded
+    Topics(TopicsSettings),
+    /// Fold the log anew into fresh tables while the old ones go on, then swap them: after a bug in the fold
+    Rebuild(RebuildSettings),
     /// Show how far each partition is folded, lag, gaps, dead letters, versions
     Status(StatusSettings),
+    /// Compare every count with the likes behind it; exit status 1 if any differs
+    Audit(AuditSettings),
+    /// Show or move the offsets up to which the log is folded
+    #[command(subcommand)]
+    Offsets(OffsetsSettings),
+    /// List, show, publish again or drop the records that broke a rule
+    #[command(subcommand)]
+    DeadLetters(DeadLettersSettings),
+    /// Publish likes that were kept elsewhere, from a file of product_id,user_id; safe to repeat
+    Import(ImportSettings),
+    /// Take back all likes of a user and delete the rows; asks for --yes
+    EraseUser(EraseUserSettings),
     /// Ask a running aggregator whether it is ready; exit status 0 if it is
     Healthcheck(AdminSettings),
 }
@@ -48,20 +70,10 @@ pub struct AdminSettings {
     pub admin_addr: SocketAddr,
 }
 
-/// Settings of `run`.
+/// How a log is folded: by `run`, and by the commands that fold it once more.
 #[derive(Args, Debug, Clone)]
-pub struct RunSettings {
-    /// Where Kafka is.
-    #[command(flatten)]
-    pub kafka: KafkaSettings,
-    /// Where `PostgreSQL` is.
-    #[command(flatten)]
-    pub database: DatabaseSettings,
-    /// Where the admin port is.
-    #[command(flatten)]
-    pub admin: AdminSettings,
-
-    /// the consumer group that shares the partitions
+pub struct FoldSettings {
+    /// the consumer group that shares the partitions; a replay appends -replay to it
     #[arg(long, env = "KAFKA_GROUP_ID", value_name = "GROUP", default_value = "like-aggregator", value_parser = NonEmptyStringValueParser::new())]
     pub kafka_group_id: String,
 
@@ -76,13 +88,40 @@ pub struct RunSettings {
     /// records per batch at most, 1 to 100000: larger is faster and takes more memory
     #[arg(long, env = "BATCH_MAX_EVENTS", value_name = "N", default_value_t = 10_000, value_parser = clap::value_parser!(u32).range(1..=100_000))]
     pub batch_max_events: u32,
+}
+
+impl FoldSettings {
+    /// How repeats are recognised.
+    pub fn dedup(&self) -> Dedup {
+        match self.dedup {
+            DedupMode::History => Dedup::History(self.dedup_window),
+            DedupMode::Batch => Dedup::Batch,
+        }
+    }
+}
+
+/// Settings of `run`.
+#[derive(Args, Debug, Clone)]
+pub struct RunSettings {
+    /// Where Kafka is.
+    #[command(flatten)]
+    pub kafka: KafkaSettings,
+    /// Where `PostgreSQL` is.
+    #[command(flatten)]
+    pub database: DatabaseSettings,
+    /// How the log is folded.
+    #[command(flatten)]
+    pub fold: FoldSettings,
+    /// Where the admin port is.
+    #[command(flatten)]
+    pub admin: AdminSettings,
 
     /// how long a batch is filled after its first record: a duration such as 100ms
     #[arg(long, env = "BATCH_MAX_WAIT", value_name = "DURATION", default_value = "100ms", value_parser = duration)]
     pub batch_max_wait: Duration,
 }
 
-/// See [`RunSettings::dedup`].
+/// See [`FoldSettings::dedup`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum DedupMode {
     /// Against all that was folded within `DEDUP_WINDOW`.
@@ -92,17 +131,9 @@ pub enum DedupMode {
 }
 
 impl RunSettings {
-    /// How repeats are recognised.
-    pub fn dedup(&self) -> Dedup {
-        match self.dedup {
-            DedupMode::History => Dedup::History(self.dedup_window),
-            DedupMode::Batch => Dedup::Batch,
-        }
-    }
-
     /// When a batch is closed.
     pub fn limits(&self) -> BatchLimits {
-        BatchLimits { max_events: self.batch_max_events as usize, max_wait: self.batch_max_wait }
+        BatchLimits { max_events: self.fold.batch_max_events as usize, max_wait: self.batch_max_wait }
     }
 }
 
@@ -123,6 +154,10 @@ pub struct SetupSettings {
     #[command(flatten)]
     pub database: DatabaseSettings,
 
+    /// the topic that comes before a new one in the order of folding: the way to more partitions
+    #[arg(long, value_name = "TOPIC")]
+    pub after: Option<String>,
+
     /// partitions of a topic that has to be made, 1 to 1024; fixed from then on
     #[arg(long, value_name = "N", default_value_t = DEFAULT_PARTITIONS, value_parser = clap::value_parser!(i32).range(1..=1024))]
     pub partitions: i32,
@@ -134,6 +169,14 @@ pub struct SetupSettings {
     /// how long a topic that has to be made keeps its records, a duration; default: for ever, since the log is the truth
     #[arg(long, value_name = "DURATION", value_parser = duration)]
     pub retention: Option<Duration>,
+
+    /// the database role of like-api: made without login if it doesn't exist, and allowed to read; default: none
+    #[arg(long, value_name = "ROLE", value_parser = NonEmptyStringValueParser::new())]
+    pub api_role: Option<String>,
+
+    /// the database role of like-aggregator: made likewise, and allowed to count; default: none
+    #[arg(long, value_name = "ROLE", value_parser = NonEmptyStringValueParser::new())]
+    pub aggregator_role: Option<String>,
 
     /// how long Kafka and `PostgreSQL` are waited for: a duration
     #[arg(long, value_name = "DURATION", default_value = "60s", value_parser = duration)]

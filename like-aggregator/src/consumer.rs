@@ -3,11 +3,14 @@
 //! knows it is alive. One batch may be in flight while the next is collected: the fence makes
 //! that exact. SQL is the worker's, meaning is `batch`'s.
 
+mod bookkeeping;
+mod collect;
 mod group;
+mod log_changes;
 mod partitions;
-mod position;
+pub(crate) mod position;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::mem;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, TryRecvError};
 use std::time::{Duration, Instant};
@@ -15,17 +18,17 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, anyhow, bail};
 use like_service::health::{Health, Heartbeat};
 use rdkafka::consumer::{BaseConsumer, Consumer};
-use rdkafka::error::{KafkaError, RDKafkaErrorCode};
-use rdkafka::message::{BorrowedMessage, Message};
-use rdkafka::{Offset, Timestamp};
 use tokio::sync::mpsc::UnboundedSender;
 use tokio_util::sync::CancellationToken;
-use tracing::{debug, info, warn};
+use tracing::info;
 
+pub(crate) use self::collect::record;
 pub use self::group::{GroupContext, consumer_config};
-use self::position::{Position, Step};
-use crate::batch::{Batch, Record};
+use self::log_changes::{Doubt, Stopped};
+use self::position::Position;
+use crate::batch::Batch;
 use crate::metrics::Metrics;
+use crate::timing::Timing;
 use crate::worker::{Answer, Order};
 
 /// The condition under which `/readyz` reports that this member has joined its group.
@@ -34,13 +37,13 @@ pub const GROUP: &str = "consumer group";
 const BROKERS: &str = "kafka";
 /// That each of our partitions has a row to start from.
 const OFFSETS: &str = "kafka_offset";
+/// That the log of each of our partitions is the one that was folded.
+const LOG: &str = "log";
 
-/// Poll time with nothing to do; also the longest a finished batch waits for its next.
-const IDLE_POLL: Duration = Duration::from_millis(50);
+/// Poll time in between.
 const BUSY_POLL: Duration = Duration::from_millis(5);
 /// A batch in flight for longer than this with the next one full: stop fetching, keep polling.
 const PAUSE_AFTER: Duration = Duration::from_secs(1);
-const SEEK_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// When a batch is closed.
 #[derive(Debug, Clone, Copy)]
@@ -57,8 +60,12 @@ pub struct ConsumerThread {
     pub consumer: BaseConsumer<GroupContext>,
     /// The one topic it reads.
     pub topic: String,
+    /// Where each partition ends, once the topic is closed: what comes behind isn't folded.
+    pub ends: Option<Vec<i64>>,
     /// When a batch is closed.
     pub limits: BatchLimits,
+    /// How long it waits for what may come right by itself.
+    pub timing: Timing,
     /// To the worker.
     pub orders: UnboundedSender<Order>,
     /// From the worker.
@@ -82,15 +89,29 @@ struct State {
     /// Partitions of ours that have no row to start from, and when they were asked for again.
     refused: BTreeSet<i32>,
     asked_refused: Option<Instant>,
+    /// Partitions of ours that aren't read, since their log is another one.
+    stopped: BTreeMap<i32, Stopped>,
+    /// Partitions that may be such ones, and when their logs were asked for last.
+    doubts: VecDeque<Doubt>,
+    asked_doubts: Option<Instant>,
+    /// In so many reports to come, a partition is looked for that is no longer fetched.
+    look_for_outside: u8,
     /// What is committed in PostgreSQL, for the lag.
     committed: BTreeMap<i32, i64>,
+    /// When it was compared with PostgreSQL last, and whether it is being compared.
+    compared: Option<Instant>,
+    comparing: bool,
     /// What of it Kafka hasn't got yet, and when it got something last.
     to_copy: BTreeMap<i32, i64>,
     copied: Option<Instant>,
     collecting: Batch,
     first_at: Option<Instant>,
     in_flight: Option<InFlight>,
-    paused: bool,
+    /// Partitions that are looked at for the first time behind a hole.
+    looking: Vec<i32>,
+    paused: BTreeSet<i32>,
+    /// When fetching was begun last.
+    fetched: Option<Instant>,
 }
 
 struct InFlight {
@@ -126,8 +147,10 @@ impl ConsumerThread {
                 Err(TryRecvError::Disconnected) => bail!("the worker has ended"),
             }
         }
+        self.check_topic(state)?;
         self.rebalance(state)?;
         self.housekeeping(state)?;
+        self.resolve_doubts(state)?;
         if self.is_due(state) {
             if state.in_flight.is_none() {
                 self.send_off(state)?;
@@ -170,96 +193,38 @@ impl ConsumerThread {
                 Err(RecvTimeoutError::Disconnected) => Err(anyhow!("the worker has ended")),
             };
         }
-        if !state.paused {
+        // Not right after a partition was assigned: librdkafka may lose one of the two.
+        if state.fetched.is_none_or(|at| at.elapsed() >= PAUSE_AFTER) && state.paused.len() < state.assigned.len() {
             info!("the database is behind: fetching paused");
             self.consumer.pause(&self.list(&state.assigned)).context("pausing")?;
-            state.paused = true;
+            state.paused.clone_from(&state.assigned);
         }
         self.collect(state)
     }
 
     fn resume(&self, state: &mut State) -> anyhow::Result<()> {
-        if mem::take(&mut state.paused) {
+        if !state.paused.is_empty() {
             info!("fetching resumed");
-            self.consumer.resume(&self.list(&state.assigned)).context("resuming")?;
+            self.consumer.resume(&self.list(&mem::take(&mut state.paused))).context("resuming")?;
         }
         Ok(())
-    }
-
-    /// Takes what there is, up to a full batch. A record that there is no room for is dropped;
-    /// its position stays, so that the next one of its partition seeks back.
-    fn collect(&self, state: &mut State) -> anyhow::Result<()> {
-        let idle = state.in_flight.is_none() && state.first_at.is_none() && state.wanted.is_empty();
-        let mut timeout = if idle { IDLE_POLL } else { BUSY_POLL };
-        let turn = Instant::now();
-        for taken in 0u32.. {
-            match self.consumer.poll(timeout) {
-                None => return Ok(()),
-                Some(Ok(message)) => self.take(state, &message)?,
-                Some(Err(error)) => self.failed(&error)?,
-            }
-            // Not at every record: asking for the time would be a twentieth of all this costs.
-            let turn_over = taken % 64 == 0 && turn.elapsed() >= BUSY_POLL;
-            if turn_over || state.collecting.is_full(self.limits.max_events) {
-                return Ok(());
-            }
-            timeout = Duration::ZERO;
-        }
-        Ok(())
-    }
-
-    fn take(&self, state: &mut State, message: &BorrowedMessage<'_>) -> anyhow::Result<()> {
-        let (partition, offset) = (message.partition(), message.offset());
-        let Some(position) = state.positions.get_mut(&partition) else {
-            return Ok(());
-        };
-        if state.collecting.is_full(self.limits.max_events) {
-            return Ok(());
-        }
-        match position.judge(offset) {
-            Step::Skip => {}
-            Step::Seek(next) => {
-                debug!(partition, next, offset, "an offset is missing: looking again");
-                self.consumer.seek(&self.topic, partition, Offset::Offset(next), SEEK_TIMEOUT).context("seeking")?;
-            }
-            Step::Take => {
-                let time = match message.timestamp() {
-                    Timestamp::NotAvailable => -1,
-                    Timestamp::CreateTime(time) | Timestamp::LogAppendTime(time) => time,
-                };
-                let record = Record { partition, offset, time, key: message.key(), value: message.payload() };
-                state.collecting.push(&record, position.next);
-                position.taken(offset);
-                state.first_at.get_or_insert_with(Instant::now);
-            }
-        }
-        Ok(())
-    }
-
-    /// Errors of brokers and network pass; librdkafka reports them while it tries again.
-    fn failed(&self, failure: &KafkaError) -> anyhow::Result<()> {
-        match failure {
-            KafkaError::MessageConsumptionFatal(code) => Err(anyhow!("the Kafka consumer can't go on: {code}")),
-            KafkaError::MessageConsumption(RDKafkaErrorCode::AutoOffsetReset) => Err(anyhow!(
-                "a stored offset of topic {} lies outside the log, which was cut or made anew; nothing is skipped: compare \
-                 `like-aggregator status` with the topic",
-                self.topic
-            )),
-            _ => {
-                warn!(error = %failure, "Kafka");
-                Ok(())
-            }
-        }
     }
 
     fn answered(&self, state: &mut State, answer: Answer) -> anyhow::Result<()> {
         match answer {
             Answer::Fatal(error) => return Err(error),
+            Answer::Reconnected => self.compare(state)?,
             Answer::Offsets(asked, stored) => self.start(state, &asked, &stored)?,
             Answer::Applied(spans) => {
                 state.in_flight = None;
                 self.committed(state, &spans, &[]);
                 self.resume(state)?;
+            }
+            Answer::Skipped { partition, from, to } => self.skipped(state, partition, from, to)?,
+            Answer::NotSkipped(partition) => {
+                if state.positions.contains_key(&partition) {
+                    self.want(state, vec![partition])?;
+                }
             }
             Answer::StartAnew(partitions) => {
                 state.in_flight = None;

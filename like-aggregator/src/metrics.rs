@@ -4,7 +4,7 @@
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use prometheus::{
-    Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGaugeVec, Opts, Registry,
+    Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
     process_collector::ProcessCollector,
 };
 
@@ -25,7 +25,13 @@ pub struct Metrics {
     commit_age: Histogram,
     lag: IntGaugeVec,
     fences: IntCounter,
+    behind_end: IntGauge,
     retries: IntCounter,
+    gaps: IntCounter,
+    gap_records: IntCounter,
+    stopped_beyond: IntGauge,
+    stopped_other: IntGauge,
+    stopped_no_row: IntGauge,
 }
 
 impl Metrics {
@@ -45,6 +51,10 @@ impl Metrics {
                 "Offsets between the last folded record and the log's end, per owned partition",
             ),
             &["partition"],
+        )?;
+        let stopped = IntGaugeVec::new(
+            Opts::new("likes_stopped_partitions", "Owned partitions that aren't read until somebody acts, by why"),
+            &["reason"],
         )?;
         let histogram = |name: &str, help: &str, buckets: &[f64]| {
             Histogram::with_opts(HistogramOpts::new(name, help).buckets(buckets.to_vec()))
@@ -76,8 +86,20 @@ impl Metrics {
                 &[0.01, 0.025, 0.05, 0.1, 0.15, 0.25, 0.5, 1.0, 2.5, 10.0, 60.0, 600.0, 3_600.0],
             )?,
             lag,
+            behind_end: IntGauge::new(
+                "likes_records_behind_end",
+                "Records that appeared behind the recorded end of a closed topic, where nobody folds them",
+            )?,
             fences: counter("likes_fences_total", "Batches refused because another worker had moved on")?,
             retries: counter("likes_retries_total", "Attempts at a batch that failed and were repeated")?,
+            gaps: counter(
+                "likes_log_gaps_total",
+                "Gaps recorded: parts of the log that were gone before they were folded",
+            )?,
+            gap_records: counter("likes_log_gap_records_total", "Offsets in those gaps")?,
+            stopped_beyond: stopped.with_label_values(&["beyond_log_end"]),
+            stopped_other: stopped.with_label_values(&["another_log"]),
+            stopped_no_row: stopped.with_label_values(&["no_offset_row"]),
         };
         registry.register(Box::new(events))?;
         registry.register(Box::new(metrics.dead_letters.clone()))?;
@@ -87,7 +109,11 @@ impl Metrics {
         registry.register(Box::new(metrics.commit_age.clone()))?;
         registry.register(Box::new(metrics.lag.clone()))?;
         registry.register(Box::new(metrics.fences.clone()))?;
+        registry.register(Box::new(metrics.behind_end.clone()))?;
         registry.register(Box::new(metrics.retries.clone()))?;
+        registry.register(Box::new(metrics.gaps.clone()))?;
+        registry.register(Box::new(metrics.gap_records.clone()))?;
+        registry.register(Box::new(stopped))?;
         registry.register(Box::new(ProcessCollector::for_self()))?;
         Ok(metrics)
     }
@@ -118,9 +144,28 @@ impl Metrics {
         self.fences.inc();
     }
 
+    /// So many records stand behind the ends of closed topics.
+    pub fn behind_end(&self, records: i64) {
+        self.behind_end.set(records);
+    }
+
     /// An attempt failed and will be repeated.
     pub fn retried(&self) {
         self.retries.inc();
+    }
+
+    /// A gap of so many offsets was recorded.
+    pub fn gap(&self, records: i64) {
+        self.gaps.inc();
+        self.gap_records.inc_by(records as u64);
+    }
+
+    /// So many owned partitions aren't read: their log ends too early, is another one, or they have
+    /// no row to start from.
+    pub fn stopped(&self, beyond_end: usize, another_log: usize, no_row: usize) {
+        self.stopped_beyond.set(beyond_end as i64);
+        self.stopped_other.set(another_log as i64);
+        self.stopped_no_row.set(no_row as i64);
     }
 
     /// How many offsets of a partition are still to be folded.

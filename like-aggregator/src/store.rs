@@ -15,6 +15,7 @@ use tracing::info;
 
 use self::statements::Statements;
 use crate::batch::{Batch, Changes, Dedup, FOLD_VERSION};
+use crate::fault::{self, Point};
 
 /// A batch that isn't through by then has lost its server or its network: the connection is
 /// closed. Longer than the server's own lock and idle timeouts, so that those answer first.
@@ -26,6 +27,8 @@ const PING_DEADLINE: Duration = Duration::from_secs(3);
 /// Longest wait for a lock, and for a client that stopped in mid-transaction, on the server.
 const SERVER_TIMEOUT: &str = "10s";
 
+const BEGIN: &str = "BEGIN ISOLATION LEVEL READ COMMITTED";
+
 /// Seconds of an `event_handled` window: `make_event_window` of the migrations says the same.
 const WINDOW_SECONDS: i64 = 2 * 86_400;
 
@@ -33,6 +36,7 @@ const WINDOW_SECONDS: i64 = 2 * 86_400;
 pub struct Store {
     options: PgConnectOptions,
     connection: Option<PgConnection>,
+    connects: u64,
     topic: String,
     dedup: Dedup,
     /// Windows of `event_handled` known to be there, by number.
@@ -74,6 +78,13 @@ pub enum ApplyError {
         /// The version in the table; -1: the table is empty.
         found: i32,
     },
+    /// It isn't the topic's turn: it is closed before the batch's end, or a topic before it isn't
+    /// folded to its end.
+    #[error("topic {topic} is not the one to be folded now: topic_layout has changed")]
+    OutOfTurn {
+        /// The topic.
+        topic: String,
+    },
     /// A statement failed.
     #[error(transparent)]
     Sql(#[from] sqlx::Error),
@@ -101,7 +112,17 @@ impl ApplyError {
                         _ => false,
                     }
             }
-            Self::Fenced { .. } | Self::FoldVersion { .. } => false,
+            Self::Fenced { .. } | Self::FoldVersion { .. } | Self::OutOfTurn { .. } => false,
+        }
+    }
+
+    /// Whether the batch may be too large for the database as it is now: it took too long (57014 is
+    /// the server's deadline) or too much memory.
+    pub fn may_be_of_size(&self) -> bool {
+        match self {
+            Self::Deadline => true,
+            Self::Sql(e) => matches!(database::sqlstate(e).as_deref(), Some("57014" | "53200")),
+            _ => false,
         }
     }
 }
@@ -139,7 +160,7 @@ impl Store {
             ("plan_cache_mode", "force_generic_plan"),
             ("jit", "off"),
         ]);
-        Self { options, connection: None, topic: topic.to_owned(), dedup, windows: HashSet::new() }
+        Self { options, connection: None, connects: 0, topic: topic.to_owned(), dedup, windows: HashSet::new() }
     }
 
     /// The stored offsets of those `partitions` that have a row, in partition order.
@@ -164,6 +185,12 @@ impl Store {
         self.settle(result.map_or(Err(ApplyError::Deadline), |read| read.map_err(ApplyError::Sql)))
     }
 
+    /// How many connections it has made so far. A new one may have led to another server, or to a
+    /// restored backup.
+    pub fn connects(&self) -> u64 {
+        self.connects
+    }
+
     /// Whether the database answers.
     pub async fn ping(&mut self) -> Result<(), ApplyError> {
         let ask = async { sqlx::query("SELECT").execute(self.connected().await?).await };
@@ -183,6 +210,21 @@ impl Store {
         self.settle(result)
     }
 
+    /// Records that the offsets from `from` up to `to` were gone from the log before they were
+    /// folded, and moves the stored offset behind them: both or nothing, fenced like a batch.
+    pub async fn skip(&mut self, partition: i32, from: i64, to: i64) -> Result<(), ApplyError> {
+        let topic = self.topic.clone();
+        let skip = async {
+            let mut transaction = self.connected().await?.begin_with(BEGIN).await?;
+            let mut sql = Statements { connection: &mut transaction, topic: &topic, sent: 0 };
+            sql.fence(&[(partition, from, to)]).await?;
+            sql.skip(partition, from, to).await?;
+            Ok(transaction.commit().await?)
+        };
+        let result = tokio::time::timeout(DEADLINE, skip).await;
+        self.settle(result.unwrap_or(Err(ApplyError::Deadline)))
+    }
+
     /// After anything but success the connection is closed, not used again: it may be in the
     /// middle of a transaction or of an answer.
     fn settle<T>(&mut self, result: Result<T, ApplyError>) -> Result<T, ApplyError> {
@@ -195,6 +237,7 @@ impl Store {
     async fn connected(&mut self) -> Result<&mut PgConnection, sqlx::Error> {
         if self.connection.is_none() {
             self.connection = Some(PgConnection::connect_with(&self.options).await?);
+            self.connects += 1;
         }
         Ok(self.connection.as_mut().expect("connected above"))
     }
@@ -205,9 +248,11 @@ impl Store {
         }
         let (topic, dedup) = (self.topic.clone(), self.dedup);
         let connection = self.connected().await?;
-        let mut transaction = connection.begin_with("BEGIN ISOLATION LEVEL READ COMMITTED").await?;
+        let mut transaction = connection.begin_with(BEGIN).await?;
+        fault::reached(Point::AfterBegin);
         let mut sql = Statements { connection: &mut transaction, topic: &topic, sent: 2 };
-        sql.fence(batch).await?;
+        let moves: Vec<_> = batch.spans().iter().map(|(&p, span)| (p, span.believed, span.next)).collect();
+        sql.fence(&moves).await?;
         let handled = match dedup {
             Dedup::History(window) => sql.handled(batch, window).await?,
             Dedup::Batch => HashMap::new(),
@@ -222,6 +267,7 @@ impl Store {
         sql.keep_dead_letters(batch.dead_letters()).await?;
         sql.advance(batch).await?;
         let Statements { sent: statements, .. } = sql;
+        fault::reached(Point::BeforeCommit);
         transaction.commit().await?;
         let Changes { applied, unchanged, .. } = changes;
         Ok(Applied { applied, unchanged, duplicates: fold.duplicates, statements })

@@ -11,11 +11,15 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
 use crate::batch::{Batch, Span};
+use crate::fault::{self, Point};
 use crate::metrics::Metrics;
 use crate::store::{ApplyError, Store, StoredOffset};
 
 /// The condition under which `/readyz` reports the database.
 pub const DATABASE: &str = "postgresql";
+
+/// A loop of ours that hasn't gone round for this long is dead: longer than a batch's deadline.
+pub const HEARTBEAT_LIMIT: Duration = Duration::from_secs(60);
 
 /// Idle for so long: see whether the database is there.
 const PING_AFTER: Duration = Duration::from_secs(5);
@@ -23,12 +27,31 @@ const PING_AFTER: Duration = Duration::from_secs(5);
 /// Between attempts: at first, and at most.
 const PAUSES: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
 
+/// So many attempts that took too long or too much memory: half the batch is tried.
+const HALVE_AFTER: u32 = 2;
+
+/// Why a batch, or a part of one, was not applied.
+enum Refused {
+    TooLarge,
+    StartAnew,
+    Fatal(anyhow::Error),
+}
+
 /// What the consumer thread asks for.
 pub enum Order {
     /// The stored offsets of these partitions.
     Offsets(Vec<i32>),
     /// Apply the batch; once the token is cancelled, don't try again.
     Apply(Batch, CancellationToken),
+    /// Record that retention removed these offsets unfolded, and move the stored one behind them.
+    Skip {
+        /// The partition.
+        partition: i32,
+        /// Its stored offset.
+        from: i64,
+        /// Where its log starts now.
+        to: i64,
+    },
 }
 
 /// What it is told. Every order has one answer, in the order of the orders.
@@ -39,6 +62,19 @@ pub enum Answer {
     Applied(Vec<(i32, Span)>),
     /// The batch is not applied, or not known to be: its partitions start anew from the stored offsets.
     StartAnew(Vec<i32>),
+    /// The gap is recorded.
+    Skipped {
+        /// The partition.
+        partition: i32,
+        /// The first offset that is lost.
+        from: i64,
+        /// The first that isn't.
+        to: i64,
+    },
+    /// It is not: the partition stands elsewhere.
+    NotSkipped(i32),
+    /// The store has a new connection: what is stored may have gone back. Answers no order.
+    Reconnected,
     /// The process must end.
     Fatal(anyhow::Error),
 }
@@ -46,22 +82,37 @@ pub enum Answer {
 /// The worker's parts.
 pub struct Worker {
     /// Where batches go.
-    pub store: Store,
+    store: Store,
     /// Counted after commit.
-    pub metrics: Metrics,
+    metrics: Metrics,
     /// Told when the database comes and goes.
-    pub health: Health,
+    health: Health,
     /// Beats at every attempt and every wait.
-    pub heartbeat: Heartbeat,
+    heartbeat: Heartbeat,
     /// To the consumer thread.
-    pub answers: Sender<Answer>,
+    answers: Sender<Answer>,
+    /// The most events that are tried at once: all, until that was too much.
+    largest: usize,
 }
 
 impl Worker {
+    /// A worker that counts in `store` and tells the consumer thread through `answers`.
+    pub fn new(store: Store, metrics: Metrics, health: Health, answers: Sender<Answer>) -> Self {
+        let heartbeat = health.heartbeat("worker", HEARTBEAT_LIMIT);
+        Self { store, metrics, health, heartbeat, answers, largest: usize::MAX }
+    }
+
     /// Works until the consumer thread hangs up.
     pub async fn run(mut self, mut orders: UnboundedReceiver<Order>) {
+        let mut connects = 0;
         loop {
             self.heartbeat.beat();
+            if self.store.connects() != connects {
+                connects = self.store.connects();
+                if self.answers.send(Answer::Reconnected).is_err() {
+                    return;
+                }
+            }
             let order = tokio::select! {
                 order = orders.recv() => order,
                 () = tokio::time::sleep(PING_AFTER) => {
@@ -73,6 +124,7 @@ impl Worker {
                 None => return,
                 Some(Order::Offsets(partitions)) => self.offsets(partitions).await,
                 Some(Order::Apply(batch, given_up)) => self.apply(batch, &given_up).await,
+                Some(Order::Skip { partition, from, to }) => self.skip(partition, from, to).await,
             };
             if self.answers.send(answer).is_err() {
                 return;
@@ -106,38 +158,89 @@ impl Worker {
         }
     }
 
+    async fn skip(&mut self, partition: i32, from: i64, to: i64) -> Answer {
+        let mut backoff = Backoff::new(PAUSES.0, PAUSES.1);
+        loop {
+            match self.store.skip(partition, from, to).await {
+                Ok(()) => {
+                    self.database_answers();
+                    return Answer::Skipped { partition, from, to };
+                }
+                Err(error @ ApplyError::Fenced { .. }) => {
+                    self.metrics.fenced();
+                    warn!(%error, "fenced: the gap is not recorded");
+                    return Answer::NotSkipped(partition);
+                }
+                Err(error) if error.is_transient() => self.wait(&error, backoff.pause()).await,
+                Err(error) => return Answer::Fatal(anyhow::Error::new(error).context("recording a gap in the log")),
+            }
+        }
+    }
+
+    /// Applies the batch, in one piece if it can be. Once a part of it is committed the offsets
+    /// believed in are another's, so whatever comes between the parts starts the partitions anew.
     async fn apply(&mut self, batch: Batch, given_up: &CancellationToken) -> Answer {
-        let partitions = || batch.spans().keys().copied().collect();
+        let spans: Vec<_> = batch.spans().iter().map(|(&p, &span)| (p, span)).collect();
+        let start_anew = || Answer::StartAnew(spans.iter().map(|(partition, _)| *partition).collect());
+        let mut parts = vec![batch];
+        fault::reached(Point::BetweenBatches);
+        while let Some(mut part) = parts.pop() {
+            while part.len() > self.largest
+                && let Some(rest) = part.split_off_half()
+            {
+                parts.push(rest);
+            }
+            match self.apply_part(&part, given_up).await {
+                Ok(()) => self.largest = self.largest.saturating_add(self.largest / 8 + 1),
+                Err(Refused::TooLarge) => {
+                    self.largest = (part.len() / 2).max(1);
+                    warn!(events = part.len(), "the database can't apply this many events at once: trying half");
+                    parts.push(part);
+                }
+                Err(Refused::StartAnew) => return start_anew(),
+                Err(Refused::Fatal(error)) => return Answer::Fatal(error),
+            }
+        }
+        Answer::Applied(spans)
+    }
+
+    async fn apply_part(&mut self, batch: &Batch, given_up: &CancellationToken) -> Result<(), Refused> {
         let mut backoff = Backoff::new(PAUSES.0, PAUSES.1);
         let start = Instant::now();
+        let mut too_large = 0;
         loop {
-            match self.store.apply(&batch).await {
+            match self.store.apply(batch).await {
                 Ok(applied) => {
+                    fault::reached(Point::AfterCommit);
                     self.database_answers();
                     let took = start.elapsed();
                     debug!(events = batch.len(), partitions = batch.spans().len(), ?applied, ?took, "batch committed");
-                    self.metrics.committed(&batch, applied, took);
-                    return Answer::Applied(batch.spans().iter().map(|(&p, &span)| (p, span)).collect());
+                    self.metrics.committed(batch, applied, took);
+                    return Ok(());
                 }
                 Err(error @ ApplyError::Fenced { .. }) => {
                     self.metrics.fenced();
                     warn!(%error, "fenced: starting the batch's partitions anew");
-                    return Answer::StartAnew(partitions());
+                    return Err(Refused::StartAnew);
                 }
                 Err(error) if error.is_transient() => {
                     self.metrics.retried();
                     let pause = backoff.pause();
                     tokio::select! {
                         () = self.wait(&error, pause) => {}
-                        () = given_up.cancelled() => return Answer::StartAnew(partitions()),
+                        () = given_up.cancelled() => return Err(Refused::StartAnew),
                     }
                     if given_up.is_cancelled() {
-                        return Answer::StartAnew(partitions());
+                        return Err(Refused::StartAnew);
+                    }
+                    too_large += u32::from(error.may_be_of_size());
+                    if too_large >= HALVE_AFTER && batch.len() > 1 {
+                        return Err(Refused::TooLarge);
                     }
                 }
                 Err(error) => {
                     let context = format!("a batch of {} events can't be applied; no batch is skipped", batch.len());
-                    return Answer::Fatal(anyhow::Error::new(error).context(context));
+                    return Err(Refused::Fatal(anyhow::Error::new(error).context(context)));
                 }
             }
         }

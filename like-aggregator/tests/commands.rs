@@ -118,7 +118,7 @@ async fn setup_can_be_repeated_and_keeps_to_one_topic() {
     let first = system.topic.clone();
     let second = format!("{first}-second");
     system.set("KAFKA_TOPIC", &second);
-    assert_refused(&system.command(&["setup"]).await, 1, &[&first, &second]);
+    assert_refused(&system.command(&["setup"]).await, 2, &[&first, &second]);
     assert_eq!(system.number("SELECT count(*) FROM topic_layout").await, 1);
     let admin: AdminClient<DefaultClientContext> =
         ClientConfig::new().set("bootstrap.servers", like_testkit::kafka()).create().unwrap();
@@ -140,7 +140,7 @@ async fn setup_gives_up_after_its_timeout_and_says_on_what() {
         let start = Instant::now();
         let output = system.command(&["setup", "--timeout", "2s"]).await;
         let took = start.elapsed();
-        assert_refused(&output, 1, &[&format!("gave up waiting for {what}")]);
+        assert_refused(&output, 2, &[&format!("gave up waiting for {what}")]);
         assert!((Duration::from_secs(2)..Duration::from_secs(10)).contains(&took), "{what}: {took:?}");
         assert!(!stderr(&output).contains("hidden-7f3a"), "{}", stderr(&output));
         system.set(setting, &right);
@@ -179,7 +179,7 @@ async fn a_topic_that_has_grown_ends_the_aggregator_with_the_reason() {
     assert_eq!(aggregator.process.ended().await.code(), Some(1));
     let said = aggregator.process.log();
     assert!(said.contains("has 3 partitions and its layout says 2"), "{said}");
-    assert_refused(&system.command(&["setup"]).await, 1, &["has 3 partitions and its layout says 2"]);
+    assert_refused(&system.command(&["setup"]).await, 2, &["has 3 partitions and its layout says 2"]);
 }
 
 #[tokio::test]
@@ -262,7 +262,7 @@ async fn a_partition_without_an_offset_row_is_refused_and_the_others_go_on() {
 
     // A new row at the log's start would count again what was counted: setup doesn't make one.
     let refused = system.command(&["setup", "--partitions", "3"]).await;
-    assert_refused(&refused, 1, &["kafka_offset has no row for partition 1"]);
+    assert_refused(&refused, 2, &["kafka_offset has no row for partition 1"]);
     let restore = "INSERT INTO kafka_offset (topic, partition, next_offset, updated_at) VALUES ($1, 1, 0, now())";
     sqlx::query(restore).bind(&topic.name).execute(&system.database.pool).await.unwrap();
     let _aggregator = system.aggregator(&[]).await;

@@ -171,6 +171,13 @@ fn batches(events: &[(Sent, Millis)]) -> Vec<Batch> {
     batches
 }
 
+/// The batch in parts of at most `size` records, halved again and again.
+fn parts(mut batch: Batch, size: usize) -> Vec<Batch> {
+    let half = if batch.len() > size { batch.split_off_half() } else { None };
+    let Some(rest) = half else { return vec![batch] };
+    [parts(batch, size), parts(rest, size)].into_iter().flatten().collect()
+}
+
 fn timed(events: Vec<Sent>) -> Vec<(Sent, Millis)> {
     let mut time = 1_000_000;
     let step = |event: Sent| {
@@ -188,6 +195,31 @@ proptest! {
         let events = timed(events);
         let mut tables = Tables::default();
         batches(&events).iter().for_each(|batch| tables.apply(batch));
+        prop_assert_eq!(tables.finish().without_zeros(), reference(&events).without_zeros());
+    }
+
+    #[test]
+    fn a_batch_in_parts_folds_to_the_same_and_its_parts_follow_each_other(
+        events in prop::collection::vec(sent(), 1..120), size in 1..20usize,
+    ) {
+        let events = timed(events);
+        let (mut tables, mut next) = (Tables::default(), BTreeMap::<i32, i64>::new());
+        for batch in batches(&events) {
+            let (whole, ends) = (batch.len(), batch.spans().clone());
+            let parts = parts(batch, size);
+            prop_assert!(parts.iter().all(|part| part.len() <= size));
+            prop_assert_eq!(parts.iter().map(Batch::len).sum::<usize>(), whole);
+            let mut last = BTreeMap::new();
+            for part in &parts {
+                for (&partition, span) in part.spans() {
+                    prop_assert_eq!(span.believed, next.insert(partition, span.next).unwrap_or(0));
+                    prop_assert!(span.next > span.believed, "a part moves what it covers");
+                    last.insert(partition, span.last_time);
+                }
+                tables.apply(part);
+            }
+            prop_assert!(ends.iter().all(|(p, span)| (next[p], last[p]) == (span.next, span.last_time)));
+        }
         prop_assert_eq!(tables.finish().without_zeros(), reference(&events).without_zeros());
     }
 

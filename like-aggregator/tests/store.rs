@@ -163,6 +163,31 @@ async fn a_stale_offset_is_fenced_and_writes_nothing() {
 }
 
 #[tokio::test]
+async fn a_gap_is_recorded_with_the_offset_behind_it_or_not_at_all() {
+    let fixture = Fixture::new().await;
+    let mut store = fixture.store(HISTORY);
+    store.apply(&batch(0, &[like(0, 1, "u1")])).await.unwrap();
+    store.skip(0, 1, 5).await.unwrap();
+    assert_eq!((fixture.offsets().await, fixture.rows("log_gap").await), (vec![5, 0, 0], 1));
+    assert_eq!(fixture.rows("kafka_offset WHERE last_record_time IS NOT NULL").await, 1, "what was folded last");
+
+    assert!(matches!(store.skip(0, 1, 9).await, Err(ApplyError::Fenced { partition: 0, believed: 1, found: 5 })));
+    sqlx::query("UPDATE fold SET fold_version = 2").execute(&fixture.database.pool).await.unwrap();
+    assert!(matches!(store.skip(1, 0, 9).await, Err(ApplyError::FoldVersion { found: 2 })));
+    assert_eq!((fixture.offsets().await, fixture.rows("log_gap").await), (vec![5, 0, 0], 1));
+
+    // As after a restored backup: the same gap, and it has grown.
+    sqlx::query("UPDATE fold SET fold_version = 1").execute(&fixture.database.pool).await.unwrap();
+    sqlx::query("UPDATE kafka_offset SET next_offset = 1 WHERE partition = 0")
+        .execute(&fixture.database.pool)
+        .await
+        .unwrap();
+    store.skip(0, 1, 7).await.unwrap();
+    assert_eq!(fixture.offsets().await, [7, 0, 0]);
+    assert_eq!(fixture.rows("log_gap WHERE (from_offset, to_offset) = (1, 7)").await, 1);
+}
+
+#[tokio::test]
 async fn of_two_workers_on_one_partition_at_the_same_moment_one_commits() {
     let fixture = Fixture::new().await;
     for round in 0..20i64 {

@@ -98,6 +98,12 @@ impl EventId {
         Self(Uuid::new_v8(hash))
     }
 
+    /// The id of a like that was kept elsewhere before: importing it again is the same event. Of
+    /// three fields, so that no client's key can give the same id.
+    pub fn from_import(product: &ProductId, user: &UserId) -> Self {
+        Self(Uuid::new_v8(hash_fields(&[b"import", product.0.as_bytes(), user.0.as_bytes()])))
+    }
+
     /// Accepts the 36-character form alone: braces, `urn:` and bare hex name the same id in other
     /// bytes, and other consumers of the topic may compare the text.
     pub fn parse(text: &str) -> Result<Self, InvalidId> {
@@ -152,6 +158,23 @@ impl ProductPrefix {
     pub fn of(product: &str) -> Self {
         let hash = hash_fields(&[product.as_bytes()]);
         Self([hash[0], hash[1], hash[2], hash[3]])
+    }
+
+    /// The prefix that a pair key begins with.
+    pub fn of_key(key: Uuid) -> Self {
+        let [a, b, c, d, ..] = key.into_bytes();
+        Self([a, b, c, d])
+    }
+
+    /// From the smallest to the largest pair key with this prefix: all of a product's, and those
+    /// of any other product that happens to share the prefix.
+    pub fn keys(self) -> (Uuid, Uuid) {
+        let key = |rest| {
+            let mut bytes = [rest; 16];
+            bytes[..4].copy_from_slice(&self.0);
+            Uuid::from_bytes(bytes)
+        };
+        (key(0), key(0xff))
     }
 
     /// The prefix, then 12 bytes of SHA-256 over product and user. Stands in for (`product_id`,
@@ -234,12 +257,27 @@ mod tests {
     }
 
     #[test]
+    fn an_imported_like_is_one_event_and_no_clients() {
+        let (product, user) = (ProductId::parse("p1").unwrap(), UserId::parse("u1").unwrap());
+        let id = EventId::from_import(&product, &user);
+        assert_eq!(id, EventId::from_import(&product, &user));
+        assert_eq!(id.uuid().get_version_num(), 8);
+        assert_ne!(id, EventId::from_import(&ProductId::parse("p1u").unwrap(), &UserId::parse("1").unwrap()));
+        let import = UserId::parse("import").unwrap();
+        assert_ne!(id, EventId::from_idempotency_key(&import, &product, true, "u1"));
+    }
+
+    #[test]
     fn the_key_of_a_pair_tells_where_one_id_ends() {
         assert_eq!(pair_key("p1", "u1"), pair_key("p1", "u1"));
         assert_ne!(pair_key("p1", "1u"), pair_key("p11", "u"));
         let (one, other) = (pair_key("p1", "u1").into_bytes(), pair_key("p1", "u2").into_bytes());
         assert_eq!(one[..4], other[..4], "keys of a product lie side by side");
         assert_ne!(one[4..], other[4..]);
+        let prefix = ProductPrefix::of("p1");
+        assert_eq!(ProductPrefix::of_key(pair_key("p1", "u1")), prefix);
+        let (low, high) = prefix.keys();
+        assert!((low..=high).contains(&pair_key("p1", "u1")) && ProductPrefix::of_key(high) == prefix);
         assert_ne!(one[4..], pair_key("p2", "u1").into_bytes()[4..], "two products with one prefix stay apart");
     }
 }

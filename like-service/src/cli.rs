@@ -18,6 +18,10 @@ pub fn parse<T: Parser>() -> Result<T, ExitCode> {
             let _ = error.print();
             ExitCode::SUCCESS
         }
+        ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => {
+            let _ = error.print();
+            ExitCode::from(EXIT_USAGE)
+        }
         _ => usage_error(&one_line(&T::command(), &error)),
     })
 }
@@ -48,8 +52,10 @@ fn one_line(command: &Command, error: &clap::Error) -> String {
     };
     let setting = text(ContextKind::InvalidArg).and_then(|arg| Setting::find(command, &arg));
     let first = error.to_string().lines().next().unwrap_or_default().trim_start_matches("error: ").to_owned();
-    let Some(setting) = setting else {
-        return first;
+    let (Some(setting), false) = (setting, error.kind() == ErrorKind::ArgumentConflict) else {
+        // What a missing one is called stands on the lines after the first.
+        let missing = (error.kind() == ErrorKind::MissingRequiredArgument).then(|| text(ContextKind::InvalidArg));
+        return missing.flatten().map_or(first, |arg| format!("{arg} is missing"));
     };
     match error.kind() {
         ErrorKind::MissingRequiredArgument => format!("{} is not set: expected {}", setting.name, setting.expected),
@@ -73,15 +79,22 @@ struct Setting {
 }
 
 impl Setting {
-    /// Finds the argument that clap shows as `--flag <VALUE>`, in the command or a subcommand.
+    /// Finds the argument that clap shows as `--flag <VALUE>` or, without a flag, as `<VALUE>`, in
+    /// the command or one below it.
     fn find(command: &Command, shown: &str) -> Option<Self> {
-        let flag = shown.split_whitespace().next()?.trim_start_matches("--");
-        let flag = flag.split('=').next()?;
-        let all = std::iter::once(command).chain(command.get_subcommands());
-        let arg = all.flat_map(Command::get_arguments).find(|arg| arg.get_long() == Some(flag))?;
+        let shown = shown.split([' ', '=']).next()?.trim_end_matches('.');
+        let is_it = |arg: &&clap::Arg| match (shown.strip_prefix("--"), arg.get_value_names()) {
+            (Some(long), _) => arg.get_long() == Some(long),
+            (None, Some([name])) => arg.is_positional() && shown.trim_matches(['<', '>', '[', ']']) == name.as_str(),
+            (None, _) => false,
+        };
+        let Some(arg) = command.get_arguments().find(is_it) else {
+            return command.get_subcommands().find_map(|below| Self::find(below, shown));
+        };
+        let shown = shown.replace('[', "<").replace(']', ">");
         let name = match arg.get_env() {
-            Some(env) => format!("{} (--{flag})", env.to_string_lossy()),
-            None => format!("--{flag}"),
+            Some(env) => format!("{} ({shown})", env.to_string_lossy()),
+            None => shown,
         };
         let choices: Vec<_> = arg.get_possible_values().iter().map(|v| v.get_name().to_owned()).collect();
         let expected = if choices.is_empty() {
@@ -109,6 +122,39 @@ mod tests {
         window: Duration,
         #[arg(long, value_parser = ["history", "batch"], default_value = "history")]
         dedup: String,
+    }
+
+    #[derive(Parser, Debug)]
+    enum Tools {
+        #[command(subcommand)]
+        Letters(Letters),
+    }
+
+    #[derive(clap::Subcommand, Debug)]
+    enum Letters {
+        Drop {
+            /// which ones, topic/partition/offset
+            #[arg(value_name = "POSITION", required_unless_present = "all", conflicts_with = "all")]
+            positions: Vec<u32>,
+            #[arg(long)]
+            all: bool,
+            /// a number
+            #[arg(long, env = "CLI_TEST_LIMIT", required = true)]
+            limit: Option<u32>,
+        },
+    }
+
+    #[test]
+    fn a_refusal_of_a_command_below_a_command_names_the_setting_too() {
+        let refused = |args: &[&str]| {
+            let error = Tools::try_parse_from([&["x", "letters", "drop"], args].concat()).unwrap_err();
+            one_line(&Tools::command(), &error)
+        };
+        assert_eq!(refused(&["1"]), "CLI_TEST_LIMIT (--limit) is not set: expected a number");
+        assert_eq!(refused(&["--limit", "1"]), "<POSITION> is not set: expected which ones, topic/partition/offset");
+        assert!(refused(&["--limit", "1", "p"]).starts_with("<POSITION> can't be 'p': expected which ones"));
+        let conflict = refused(&["--limit", "1", "--all", "1"]);
+        assert!(conflict.contains("--all") && conflict.contains("cannot be used with"), "{conflict}");
     }
 
     fn refused(args: &[&str]) -> String {

@@ -56,7 +56,9 @@ impl Health {
 
     /// The loops that have been silent for too long: name and age.
     pub fn silent(&self) -> BTreeMap<&'static str, String> {
-        let beats = self.0.heartbeats.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut beats = self.0.heartbeats.lock().unwrap_or_else(PoisonError::into_inner);
+        // A loop that has ended has let go of its heartbeat.
+        beats.retain(|beat| Arc::strong_count(&beat.last_ms) > 1);
         let silent = beats.iter().filter(|beat| beat.age() > beat.limit);
         silent.map(|beat| (beat.name, format!("silent for {} s", beat.age().as_secs()))).collect()
     }
@@ -115,5 +117,14 @@ mod tests {
         };
         assert_eq!(silent.keys().collect::<Vec<_>>(), [&"worker"]);
         beat.beat();
+    }
+
+    #[test]
+    fn a_loop_that_has_ended_is_not_waited_for() {
+        let health = Health::default();
+        let beat = health.heartbeat("worker", Duration::ZERO);
+        while health.silent().is_empty() {}
+        drop(beat);
+        assert!(health.silent().is_empty());
     }
 }

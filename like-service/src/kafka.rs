@@ -25,7 +25,7 @@ pub struct KafkaSettings {
     pub kafka_config_file: Option<PathBuf>,
 
     /// the topic of the like events
-    #[arg(long, env = "KAFKA_TOPIC", value_name = "TOPIC", default_value = DEFAULT_TOPIC, value_parser = NonEmptyStringValueParser::new())]
+    #[arg(long, visible_alias = "topic", env = "KAFKA_TOPIC", value_name = "TOPIC", default_value = DEFAULT_TOPIC, value_parser = NonEmptyStringValueParser::new())]
     pub kafka_topic: String,
 }
 

@@ -1,7 +1,11 @@
-//! Logs: structured, to standard output, as text or JSON; `RUST_LOG` chooses the levels.
+//! Logs: structured, as text or JSON; `RUST_LOG` chooses the levels. A service's are its output; a
+//! command's stay out of what it prints.
+
+use std::io;
 
 use clap::{Args, ValueEnum};
 use tracing_subscriber::EnvFilter;
+use tracing_subscriber::fmt::MakeWriter;
 
 /// How logs look.
 #[derive(Args, Debug, Clone)]
@@ -20,11 +24,20 @@ pub enum LogFormat {
     Json,
 }
 
-/// Starts logging for the whole process: once, from `main`.
+/// Starts logging for the whole process, to standard output: once, from `main`.
 pub fn init(settings: &LogSettings) {
+    to(settings, io::stdout);
+}
+
+/// The same to standard error, for a command whose standard output somebody reads.
+pub fn init_beside_output(settings: &LogSettings) {
+    to(settings, io::stderr);
+}
+
+fn to(settings: &LogSettings, writer: impl for<'w> MakeWriter<'w> + Send + Sync + 'static) {
     let filter =
         EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info,sqlx::postgres::notice=warn"));
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_ansi(false);
+    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_ansi(false).with_writer(writer);
     match settings.log_format {
         LogFormat::Text => builder.init(),
         LogFormat::Json => builder.json().flatten_event(true).init(),

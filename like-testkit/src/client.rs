@@ -41,7 +41,8 @@ impl TestClient {
         }
     }
 
-    async fn try_wish(&self, user: &str, product: &str, liked: bool, key: &str) -> Option<Acknowledged> {
+    /// Sends a wish once; None: it is not known to be taken, and asking again may help.
+    pub async fn try_wish(&self, user: &str, product: &str, liked: bool, key: &str) -> Option<Acknowledged> {
         let method = if liked { Method::PUT } else { Method::DELETE };
         let url = format!("{}/v1/products/{product}/like", self.url);
         let request = self.http.request(method, &url).header("X-User-Id", user);
@@ -59,17 +60,21 @@ impl TestClient {
         Some(Acknowledged { event_id, receipt: text("receipt") })
     }
 
+    /// What the receipt's event has come to.
+    pub async fn receipt(&self, receipt: &str) -> Value {
+        self.get(&format!("/v1/receipts/{receipt}"), "anybody").await
+    }
+
     /// Waits until the receipt says that its event is counted; nothing else than "pending" may
     /// come before that.
     pub async fn wait_until_counted(&self, receipt: &str) {
-        let path = format!("/v1/receipts/{receipt}");
         let patience = Patience::new();
         loop {
-            let answer = self.get(&path, "anybody").await;
+            let answer = self.receipt(receipt).await;
             match answer["status"].as_str() {
                 Some("counted") => return,
                 Some("pending") => patience.pause("a receipt says counted").await,
-                _ => panic!("{path}: {answer}"),
+                _ => panic!("{receipt}: {answer}"),
             }
         }
     }

@@ -16,7 +16,7 @@ pub use client::{Acknowledged, TestClient};
 pub use database::TestDatabase;
 pub use events::event;
 pub use proxy::TestProxy;
-pub use system::{TestService, TestSystem};
+pub use system::{AdminPort, TestService, TestSystem};
 pub use topic::TestTopic;
 pub use wait::eventually;
 

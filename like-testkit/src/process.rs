@@ -23,6 +23,12 @@ const END_WAIT: Duration = Duration::from_secs(12);
 /// How much of a log is shown when a test fails, in bytes.
 const SHOWN: usize = 16 * 1024;
 
+/// like-aggregator, built with the points at which `FAULT_POINT` has it killed or stopped.
+pub const WITH_FAULTS: &str = "like-aggregator-faults";
+
+/// like-aggregator, built with a fold that is wrong: every unlike is taken for a like.
+pub const WITH_WRONG_FOLD: &str = "like-aggregator-wrong-fold";
+
 /// A running process.
 pub struct TestProcess {
     name: String,
@@ -34,7 +40,17 @@ pub struct TestProcess {
 /// programs of its own package only, and those of others may be stale or not there at all.
 pub fn program(name: &str) -> PathBuf {
     static FOLDER: OnceLock<PathBuf> = OnceLock::new();
-    FOLDER.get_or_init(build).join(name)
+    static FAULTS: OnceLock<PathBuf> = OnceLock::new();
+    static WRONG_FOLD: OnceLock<PathBuf> = OnceLock::new();
+    // The same packages each time: with others, cargo would build their dependencies with other features.
+    let services = ["-p", "like-api", "-p", "like-aggregator"];
+    let with = |feature, bin| build(&[&services[..], &["--features", feature, "--bin", bin]].concat());
+    let folder = match name {
+        WITH_FAULTS => FAULTS.get_or_init(|| with("like-aggregator/fault-points", name)),
+        WITH_WRONG_FOLD => WRONG_FOLD.get_or_init(|| with("like-aggregator/wrong-fold", name)),
+        _ => FOLDER.get_or_init(|| build(&services)),
+    };
+    folder.join(name)
 }
 
 /// A command for a program of this workspace with these settings and no others: what the shell
@@ -169,8 +185,9 @@ impl Drop for TestProcess {
     }
 }
 
-/// Builds the services into the folder that this test is run from, and answers that folder.
-fn build() -> PathBuf {
+/// Builds what these arguments name into the folder that this test is run from, and answers that
+/// folder.
+fn build(what: &[&str]) -> PathBuf {
     // target/debug/deps/this-test
     let exe = std::env::current_exe().expect("this test's own file");
     let folder = exe.ancestors().nth(2).expect("tests are in target/<profile>/deps").to_owned();
@@ -180,13 +197,14 @@ fn build() -> PathBuf {
     };
     let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     cargo
-        .args(["build", "--quiet", "--locked", "-p", "like-api", "-p", "like-aggregator", "--profile", profile])
+        .args(["build", "--quiet", "--locked", "--profile", profile])
+        .args(what)
         .arg("--target-dir")
         .arg(folder.parent().expect("target"))
         .current_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/.."));
     // What cargo has told this test of its package: ring would take it for a change, and all that
     // depends on ring be built again, at every turn.
-    let told = |name: &str| name.starts_with("CARGO_PKG_") || name.starts_with("CARGO_MANIFEST_");
+    let told = |name: &str| name.starts_with("CARGO_PKG_") || name.starts_with("CARGO_MANIFEST_") || name == "OUT_DIR";
     for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_str().is_some_and(told)) {
         cargo.env_remove(name);
     }

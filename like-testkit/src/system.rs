@@ -1,13 +1,14 @@
 //! Both services as processes on one topic and one database, for tests that see of them what a
 //! user or an operator sees: HTTP, rows, logs, exit statuses.
 
+use std::ops::Deref;
 use std::process::{ExitStatus, Output};
 use std::time::Duration;
 
 use serde_json::Value;
 
-use crate::process::{TestProcess, command, free_addr, run_to_end};
-use crate::{TestClient, TestDatabase, eventually};
+use crate::process::{TestProcess, WITH_FAULTS, WITH_WRONG_FOLD, command, free_addr, run_to_end};
+use crate::{TestClient, TestDatabase, TestTopic, eventually};
 
 /// How long a command may take that ends by itself.
 const COMMAND_LIMIT: Duration = Duration::from_secs(60);
@@ -27,10 +28,17 @@ pub struct TestService {
     pub process: TestProcess,
     /// Of its public port, if it has one.
     pub url: String,
-    /// Of its admin port.
-    pub admin: String,
+    /// Its admin port.
+    port: AdminPort,
     /// A client for both.
     pub http: reqwest::Client,
+}
+
+/// What a service says of itself.
+pub struct AdminPort {
+    /// Its URL.
+    pub admin: String,
+    http: reqwest::Client,
 }
 
 impl TestSystem {
@@ -44,6 +52,14 @@ impl TestSystem {
         let system = Self::new().await;
         system.setup(&["--partitions", &partitions.to_string()]).await;
         system
+    }
+
+    /// A topic that a test publishes to by itself, and a system that is set up for it.
+    pub async fn with_topic(partitions: i32) -> (TestTopic, Self) {
+        let topic = TestTopic::create(partitions).await;
+        let system = Self::on(topic.name.clone(), TestDatabase::create_empty().await);
+        system.setup(&["--partitions", &partitions.to_string()]).await;
+        (topic, system)
     }
 
     /// A system for this topic in this database.
@@ -83,7 +99,12 @@ impl TestSystem {
 
     /// Runs `like-aggregator` with these arguments to its end.
     pub async fn command(&self, args: &[&str]) -> Output {
-        run_to_end(command("like-aggregator", args, &self.settings), COMMAND_LIMIT).await
+        self.command_of("like-aggregator", args).await
+    }
+
+    /// Runs another program of this workspace to its end.
+    pub async fn command_of(&self, program: &str, args: &[&str]) -> Output {
+        run_to_end(command(program, args, &self.settings), COMMAND_LIMIT).await
     }
 
     /// `like-aggregator setup`, which must succeed.
@@ -97,6 +118,16 @@ impl TestSystem {
         self.start("like-aggregator", &["run"], settings)
     }
 
+    /// Starts one that folds wrongly.
+    pub fn start_wrong_aggregator(&self) -> TestService {
+        self.start(WITH_WRONG_FOLD, &["run"], &[])
+    }
+
+    /// Starts one that is killed or stopped at this point (`FAULT_POINT` in like-aggregator).
+    pub fn start_faulty(&self, fault: &str, settings: &[(&str, &str)]) -> TestService {
+        self.start(WITH_FAULTS, &["run"], &[settings, &[("FAULT_POINT", fault)]].concat())
+    }
+
     /// Starts one and waits until it is ready.
     pub async fn aggregator(&self, settings: &[(&str, &str)]) -> TestService {
         let mut service = self.start_aggregator(settings);
@@ -104,9 +135,14 @@ impl TestSystem {
         service
     }
 
+    /// Starts a like-api; it may not be ready yet. `settings` go before the system's.
+    pub fn start_api(&self, settings: &[(&str, &str)]) -> TestService {
+        self.start("like-api", &[], settings)
+    }
+
     /// Starts a like-api and waits until it is ready. `settings` go before the system's.
     pub async fn api(&self, settings: &[(&str, &str)]) -> TestService {
-        let mut service = self.start("like-api", &[], settings);
+        let mut service = self.start_api(settings);
         service.wait_until_ready().await;
         service
     }
@@ -124,8 +160,8 @@ impl TestSystem {
             settings.push(((*name).to_owned(), (*value).to_owned()));
         }
         let process = TestProcess::start(&format!("{name} ({admin})"), command(name, args, &settings));
-        let http = reqwest::Client::builder().no_proxy().timeout(Duration::from_secs(30)).build().expect("client");
-        TestService { process, url: format!("http://{listen}"), admin: format!("http://{admin}"), http }
+        let port = AdminPort::new(format!("http://{admin}"));
+        TestService { process, url: format!("http://{listen}"), http: port.http.clone(), port }
     }
 
     /// The first column of the first row of a query in the system's database.
@@ -155,13 +191,31 @@ impl TestSystem {
     }
 }
 
-impl TestService {
-    /// Waits until `/readyz` says so; fails at once if the process ends.
-    pub async fn wait_until_ready(&mut self) {
-        let url = format!("{}/readyz", self.admin);
-        eventually("ready", async || {
-            assert_eq!(self.process.status(), None, "it has ended");
-            self.http.get(&url).send().await.is_ok_and(|answer| answer.status() == 200).then_some(())
+impl Deref for TestService {
+    type Target = AdminPort;
+
+    fn deref(&self) -> &AdminPort {
+        &self.port
+    }
+}
+
+impl AdminPort {
+    /// Of a service that may not listen yet.
+    pub fn new(admin: String) -> Self {
+        let http = reqwest::Client::builder().no_proxy().timeout(Duration::from_secs(30)).build().expect("client");
+        Self { admin, http }
+    }
+
+    /// Whether `/readyz` says so.
+    pub async fn is_ready(&self) -> bool {
+        self.http.get(format!("{}/readyz", self.admin)).send().await.is_ok_and(|answer| answer.status() == 200)
+    }
+
+    /// Waits until `/readyz` says that it waits for `condition`, because of `why`.
+    pub async fn waits_for(&self, condition: &str, why: &str) {
+        eventually(&format!("/readyz says {condition}: {why}"), async || {
+            let waiting = self.waiting_for().await?;
+            waiting[condition].as_str()?.contains(why).then_some(())
         })
         .await;
     }
@@ -185,6 +239,17 @@ impl TestService {
         let series = text.lines().filter_map(|line| line.rsplit_once(' '));
         let of_name = series.filter(|(series, _)| series.split('{').next() == Some(name) && series.contains(label));
         of_name.map(|(_, value)| value.parse().expect("a number")).collect()
+    }
+}
+
+impl TestService {
+    /// Waits until `/readyz` says so; fails at once if the process ends.
+    pub async fn wait_until_ready(&mut self) {
+        eventually("ready", async || {
+            assert_eq!(self.process.status(), None, "it has ended");
+            self.port.is_ready().await.then_some(())
+        })
+        .await;
     }
 
     /// Requests to its public port.

@@ -3,10 +3,13 @@
 use std::time::Duration;
 
 use like_events::topic::{PARTITIONER, TOPIC_SETTINGS};
-use rdkafka::ClientConfig;
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
 use rdkafka::client::DefaultClientContext;
+use rdkafka::error::RDKafkaErrorCode;
 use rdkafka::producer::{BaseRecord, DefaultProducerContext, Producer, ThreadedProducer};
+use rdkafka::{ClientConfig, Offset, TopicPartitionList};
+
+use crate::eventually;
 
 /// A topic with the settings that `setup` gives, under a name of its own.
 pub struct TestTopic {
@@ -21,21 +24,26 @@ impl TestTopic {
     /// Makes the topic and waits until the broker has it.
     pub async fn create(partitions: i32) -> Self {
         let name = format!("test-{}", uuid::Uuid::now_v7());
-        let admin: AdminClient<DefaultClientContext> = config().create().expect("admin client");
-        let mut topic = NewTopic::new(&name, partitions, TopicReplication::Fixed(1));
-        for (key, value) in TOPIC_SETTINGS {
-            topic = topic.set(key, value);
-        }
-        let options = AdminOptions::new().operation_timeout(Some(Duration::from_secs(30)));
-        let made = admin.create_topics([&topic], &options).await.expect("topic");
-        made.into_iter().for_each(|result| drop(result.expect("topic")));
-        let producer = config()
-            .set("partitioner", PARTITIONER)
-            .set("linger.ms", "5")
-            .set("message.max.bytes", "2000000")
-            .create()
-            .expect("producer");
-        Self { name, partitions, producer }
+        make(&name, partitions).await.expect("topic");
+        Self { name, partitions, producer: producer() }
+    }
+
+    /// Deletes the topic and makes another one of the same name: nothing of its log stays.
+    pub async fn make_anew(&mut self) {
+        let deleted = admin().delete_topics(&[&self.name], &options()).await.expect("topic deleted");
+        deleted.into_iter().for_each(|result| drop(result.expect("topic deleted")));
+        // The name is free once all of it is gone.
+        eventually("the topic is made anew", async || make(&self.name, self.partitions).await.ok()).await;
+        // The old one may still believe in the old topic.
+        self.producer = producer();
+    }
+
+    /// Deletes the records of a partition before this offset, as retention does.
+    pub async fn cut(&self, partition: i32, before: i64) {
+        let mut offsets = TopicPartitionList::new();
+        offsets.add_partition_offset(&self.name, partition, Offset::Offset(before)).expect("an offset");
+        let cut = admin().delete_records(&offsets, &options()).await.expect("records deleted");
+        cut.elements().iter().for_each(|partition| partition.error().expect("records deleted"));
     }
 
     /// Publishes a record as it is; the partition follows from the key unless one is given.
@@ -62,6 +70,29 @@ impl TestTopic {
         let end = |p| client.fetch_watermarks(&self.name, p, Duration::from_secs(10)).expect("watermarks").1;
         (0..self.partitions).map(end).collect()
     }
+}
+
+async fn make(name: &str, partitions: i32) -> Result<(), RDKafkaErrorCode> {
+    let mut topic = NewTopic::new(name, partitions, TopicReplication::Fixed(1));
+    for (key, value) in TOPIC_SETTINGS {
+        topic = topic.set(key, value);
+    }
+    let made = admin().create_topics([&topic], &options()).await.expect("topic");
+    made.into_iter().try_for_each(|result| result.map(drop).map_err(|(_, code)| code))
+}
+
+fn admin() -> AdminClient<DefaultClientContext> {
+    config().create().expect("admin client")
+}
+
+fn options() -> AdminOptions {
+    AdminOptions::new().operation_timeout(Some(Duration::from_secs(30)))
+}
+
+fn producer() -> ThreadedProducer<DefaultProducerContext> {
+    let mut config = config();
+    config.set("partitioner", PARTITIONER).set("linger.ms", "5").set("message.max.bytes", "2000000");
+    config.create().expect("producer")
 }
 
 fn config() -> ClientConfig {

@@ -8,7 +8,7 @@ use anyhow::{Context, anyhow, bail};
 use like_events::topic::{TOPIC_SETTINGS, min_insync_replicas};
 use like_service::backoff::Backoff;
 use like_service::database::SCHEMA;
-use like_service::layout;
+use like_service::layout::{self, Layout};
 use like_service::topic_check::{self, LiveTopic};
 use rdkafka::ClientConfig;
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
@@ -20,6 +20,7 @@ use tracing::{info, warn};
 use crate::batch::FOLD_VERSION;
 use crate::config::SetupSettings;
 use crate::log_ends::{self, LogEnds};
+use crate::roles::{self, Roles};
 
 const KAFKA_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -31,13 +32,12 @@ pub async fn setup(settings: &SetupSettings) -> anyhow::Result<()> {
     let options = settings.database.database_url.connect_options(SCHEMA, "like-aggregator-setup");
     let mut connection =
         until(deadline, "PostgreSQL", async || PgConnection::connect_with(&options).await.map_err(Into::into)).await?;
-    migrate(&mut connection).await?;
+    migrate(&mut connection, SCHEMA).await?;
+    grant(&mut connection, settings).await?;
     // Asked before the topic is made: a layout that can't take it must not leave one behind.
     let layouts = layout::read_all(&mut connection).await?;
     let known = layouts.iter().find(|layout| layout.topic == topic);
-    if let (None, Some(other)) = (known, layouts.first()) {
-        bail!("topic_layout holds {} and not {topic}: this database counts another topic", other.topic);
-    }
+    let sequence = place(topic, settings.after.as_deref(), &layouts)?;
 
     let live = until(deadline, "Kafka", async || topic_check::describe(&client, topic).await).await?;
     let live = match (live, known) {
@@ -58,22 +58,48 @@ pub async fn setup(settings: &SetupSettings) -> anyhow::Result<()> {
     let partitions = known.map_or(live.partitions, |layout| layout.partitions);
     check(&live, partitions, settings)?;
     let ends = until(deadline, "the log's offsets", async || log_ends::of(&client, topic, partitions).await).await?;
-    record(&mut connection, topic, partitions, &ends).await?;
+    record(&mut connection, topic, sequence, partitions, &ends).await?;
     info!(topic, partitions, replicas = live.replicas, fold_version = FOLD_VERSION, "set up");
     Ok(())
 }
 
-/// The migrations, in a schema of our own; sqlx takes a lock, so two of us wait for each other.
-async fn migrate(connection: &mut PgConnection) -> anyhow::Result<()> {
-    // SCHEMA is a constant. IF NOT EXISTS still fails when two create it at the same moment, and
+/// The topic's place in the order of folding.
+fn place(topic: &str, after: Option<&str>, layouts: &[Layout]) -> anyhow::Result<i32> {
+    let before = |index: usize| index.checked_sub(1).map(|index| layouts[index].topic.as_str());
+    if let Some(index) = layouts.iter().position(|layout| layout.topic == topic) {
+        if after.is_some() && after != before(index) {
+            bail!(
+                "--after: {topic} is laid out already, and comes after {}",
+                before(index).unwrap_or("no other topic")
+            );
+        }
+        return Ok(layouts[index].sequence);
+    }
+    match (layouts.last(), after) {
+        (None, None) => Ok(1),
+        (None, Some(after)) => bail!("--after {after}: there is no topic yet; leave it out"),
+        (Some(last), None) => bail!(
+            "topic_layout holds {} and not {topic}: this database counts another topic; --after {} makes this one the next",
+            last.topic,
+            last.topic
+        ),
+        (Some(last), Some(after)) if last.topic != after => bail!("--after {after}: the last topic is {}", last.topic),
+        (Some(last), Some(_)) => Ok(last.sequence + 1),
+    }
+}
+
+/// The migrations, in a schema of our own, which `connection` has in its search_path; sqlx takes a
+/// lock, so two of us wait for each other.
+pub(crate) async fn migrate(connection: &mut PgConnection, schema: &'static str) -> anyhow::Result<()> {
+    // The name is a constant. IF NOT EXISTS still fails when two create it at the same moment, and
     // it asks for a right that somebody who may only repeat `setup` need not have.
     let there: bool = sqlx::query_scalar("SELECT EXISTS (SELECT FROM pg_namespace WHERE nspname = $1)")
-        .bind(SCHEMA)
+        .bind(schema)
         .fetch_one(&mut *connection)
         .await?;
     if !there {
         let made =
-            sqlx::query(AssertSqlSafe(format!("CREATE SCHEMA IF NOT EXISTS {SCHEMA}"))).execute(&mut *connection).await;
+            sqlx::query(AssertSqlSafe(format!("CREATE SCHEMA IF NOT EXISTS {schema}"))).execute(&mut *connection).await;
         if let Err(error) = made
             && !error.as_database_error().is_some_and(|e| e.is_unique_violation())
         {
@@ -88,6 +114,23 @@ async fn migrate(connection: &mut PgConnection) -> anyhow::Result<()> {
     let found: i32 = sqlx::query_scalar("SELECT fold_version FROM fold").fetch_one(&mut *connection).await?;
     if found != FOLD_VERSION {
         bail!("the database holds fold version {found} and this build folds by {FOLD_VERSION}");
+    }
+    Ok(())
+}
+
+/// Rights for the roles that are named, and for those that have rights already: what a migration
+/// has made is new to them.
+async fn grant(connection: &mut PgConnection, settings: &SetupSettings) -> anyhow::Result<()> {
+    let named = Roles {
+        api: settings.api_role.iter().cloned().collect(),
+        aggregator: settings.aggregator_role.iter().cloned().collect(),
+    };
+    roles::make(connection, &named).await?;
+    let told = !named.is_empty();
+    let roles = named.and(roles::granted(connection, SCHEMA).await?);
+    if told || (!roles.is_empty() && roles::may_grant(connection, SCHEMA).await?) {
+        roles::grant(connection, SCHEMA, &roles).await?;
+        info!(api = ?roles.api, aggregator = ?roles.aggregator, "rights granted");
     }
     Ok(())
 }
@@ -146,10 +189,25 @@ fn check(live: &LiveTopic, partitions: i32, settings: &SetupSettings) -> anyhow:
 /// Layout and offset rows in one transaction: each new partition starts at the log's start. Of a
 /// layout that is there the rows are only checked. A missing one is not made again: at the log's
 /// start it would count once more what was counted already.
-async fn record(connection: &mut PgConnection, topic: &str, partitions: i32, ends: &LogEnds) -> anyhow::Result<()> {
+async fn record(
+    connection: &mut PgConnection,
+    topic: &str,
+    sequence: i32,
+    partitions: i32,
+    ends: &LogEnds,
+) -> anyhow::Result<()> {
     let mut transaction = connection.begin().await?;
-    let layout = "INSERT INTO topic_layout (sequence, topic, partitions) VALUES (1, $1, $2) ON CONFLICT DO NOTHING";
-    let new = sqlx::query(layout).bind(topic).bind(partitions).execute(&mut *transaction).await?.rows_affected() == 1;
+    // First of all, so that a `rebuild` swaps before or after all of this.
+    sqlx::query("LOCK TABLE kafka_offset IN ROW EXCLUSIVE MODE").execute(&mut *transaction).await?;
+    let layout = "INSERT INTO topic_layout (sequence, topic, partitions) VALUES ($3, $1, $2) ON CONFLICT DO NOTHING";
+    let new = sqlx::query(layout)
+        .bind(topic)
+        .bind(partitions)
+        .bind(sequence)
+        .execute(&mut *transaction)
+        .await?
+        .rows_affected()
+        == 1;
     if new {
         let numbers: Vec<i32> = (0..partitions).collect();
         let starts: Vec<i64> = ends.iter().map(|(start, _)| *start).collect();
@@ -170,10 +228,13 @@ async fn record(connection: &mut PgConnection, topic: &str, partitions: i32, end
                 "kafka_offset has no row for partition {partition} of {topic}, though its log was folded already: \
                  restore the row; one at the log's start would count again what was counted"
             ),
-            Some(next) if next < start || next > end => bail!(
+            Some(next) if next > end => bail!(
                 "partition {partition} of {topic} is folded up to {next}, and its log goes from {start} to {end}: \
                  the topic was cut or made anew, or KAFKA_BOOTSTRAP_SERVERS is another cluster"
             ),
+            Some(next) if next < start => {
+                warn!(partition, next, start, "records were gone before they were folded: `run` records the gap");
+            }
             Some(_) => {}
         }
     }

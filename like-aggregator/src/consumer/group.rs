@@ -2,17 +2,18 @@
 //! ends. The callbacks only note it down; the consumer thread acts on it, since a partition can
 //! be assigned only once PostgreSQL has said from where.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 use rdkafka::client::ClientContext;
+use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext};
 use rdkafka::error::KafkaResult;
 use rdkafka::statistics::Statistics;
 use rdkafka::types::RDKafkaRespErr;
 use rdkafka::{ClientConfig, TopicPartitionList};
-use tracing::debug;
+use tracing::{debug, error, info, warn};
 
 /// How often librdkafka reports where the log ends, in milliseconds.
 const STATISTICS_MS: &str = "2000";
@@ -31,6 +32,8 @@ pub enum Rebalanced {
 pub struct Report {
     /// Per partition that is being fetched, the log's end.
     pub log_ends: HashMap<i32, i64>,
+    /// Partitions that it doesn't fetch: not ours, or their offset lies outside the log.
+    pub not_fetched: HashSet<i32>,
     /// Whether it is connected to any broker.
     pub brokers_up: bool,
 }
@@ -40,6 +43,8 @@ pub struct Report {
 pub struct GroupContext {
     rebalances: Mutex<VecDeque<Rebalanced>>,
     report: Mutex<Option<Report>>,
+    /// The topic's name stands for another topic now.
+    topic_changed: AtomicBool,
     /// The consumer thread no longer looks: answer librdkafka at once.
     closing: AtomicBool,
 }
@@ -55,6 +60,12 @@ impl GroupContext {
         self.report.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 
+    /// Whether the topic was made anew since the last call. Known before the first record of the
+    /// new one can have been fetched.
+    pub fn topic_has_changed(&self) -> bool {
+        self.topic_changed.swap(false, Ordering::Relaxed)
+    }
+
     /// From now on partitions are given back in the callback itself.
     pub fn close(&self) {
         self.closing.store(true, Ordering::Relaxed);
@@ -62,11 +73,32 @@ impl GroupContext {
 }
 
 impl ClientContext for GroupContext {
+    /// librdkafka goes on at the same offset when a topic was deleted and made anew, without an
+    /// error if the new log is long enough; that it noticed is only said in this line.
+    fn log(&self, level: RDKafkaLogLevel, facility: &str, text: &str) {
+        if facility == "METADATA" && text.contains("changed id from") {
+            self.topic_changed.store(true, Ordering::Relaxed);
+        }
+        match level {
+            RDKafkaLogLevel::Debug => debug!(target: "librdkafka", facility, text),
+            RDKafkaLogLevel::Info | RDKafkaLogLevel::Notice => info!(target: "librdkafka", facility, text),
+            RDKafkaLogLevel::Warning => warn!(target: "librdkafka", facility, text),
+            _ => error!(target: "librdkafka", facility, text),
+        }
+    }
+
     fn stats(&self, statistics: Statistics) {
         let brokers_up = statistics.brokers.values().any(|broker| broker.state == "UP");
-        let partitions = statistics.topics.into_values().flat_map(|topic| topic.partitions);
-        let log_ends = partitions.filter(|(_, p)| p.ls_offset >= 0).map(|(id, p)| (id, p.ls_offset)).collect();
-        *self.report.lock().unwrap_or_else(PoisonError::into_inner) = Some(Report { log_ends, brokers_up });
+        let mut report = Report { brokers_up, log_ends: HashMap::new(), not_fetched: HashSet::new() };
+        for (id, partition) in statistics.topics.into_values().flat_map(|topic| topic.partitions) {
+            if partition.ls_offset >= 0 {
+                report.log_ends.insert(id, partition.ls_offset);
+            }
+            if partition.fetch_state == "none" {
+                report.not_fetched.insert(id);
+            }
+        }
+        *self.report.lock().unwrap_or_else(PoisonError::into_inner) = Some(report);
     }
 }
 
@@ -102,6 +134,9 @@ pub fn consumer_config(mut config: ClientConfig, group: &str) -> ClientConfig {
         .set("auto.offset.reset", "error")
         .set("isolation.level", "read_committed")
         .set("statistics.interval.ms", STATISTICS_MS);
+    // For `GroupContext::log`: some lines per refresh of the metadata.
+    let debug = config.get("debug").map_or_else(|| "metadata".to_owned(), |set| format!("{set},metadata"));
+    config.set("debug", debug).set_log_level(RDKafkaLogLevel::Debug);
     let tuned = [
         // Default 1000: a full queue would stop fetching for a second, four times slower.
         ("fetch.queue.backoff.ms", "5"),

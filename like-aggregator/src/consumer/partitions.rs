@@ -2,18 +2,16 @@
 //! offset, given back after the batch in flight had its moment, started anew after a fence.
 
 use std::collections::BTreeSet;
-use std::mem;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
-use rdkafka::consumer::{CommitMode, Consumer};
+use rdkafka::consumer::Consumer;
 use rdkafka::{Offset, TopicPartitionList};
-use tracing::{debug, error, info, warn};
+use tracing::{error, info, warn};
 
 use super::group::Rebalanced;
 use super::position::Position;
-use super::{BROKERS, BUSY_POLL, ConsumerThread, GROUP, OFFSETS, SEEK_TIMEOUT, State};
-use crate::batch::Span;
+use super::{BUSY_POLL, ConsumerThread, GROUP, OFFSETS, State};
 use crate::store::StoredOffset;
 use crate::worker::{Answer, Order};
 
@@ -23,10 +21,6 @@ const REVOKE_WAIT: Duration = Duration::from_secs(1);
 const FINISH_WAIT: Duration = Duration::from_secs(5);
 /// What leaving the group may take.
 const LEAVE_WAIT: Duration = Duration::from_secs(3);
-/// How often the copy of the offsets is committed to Kafka.
-const COPY_INTERVAL: Duration = Duration::from_secs(1);
-/// How often a partition without a row is asked for again.
-const REFUSED_RETRY: Duration = Duration::from_secs(30);
 
 impl ConsumerThread {
     /// Acts on what the group has given and taken since the last turn.
@@ -62,15 +56,20 @@ impl ConsumerThread {
         self.order(Order::Offsets(partitions))
     }
 
-    /// The stored offsets are known: assigns what is new, seeks what starts anew.
+    /// The stored offsets are known: reads on from there.
     pub(super) fn start(&self, state: &mut State, asked: &[i32], stored: &[StoredOffset]) -> anyhow::Result<()> {
-        let mut new = TopicPartitionList::new();
+        let (mut known, mut moved) = (Vec::new(), Vec::new());
         let mut refused = false;
+        state.comparing = false;
         for &partition in asked {
+            let stored = stored.iter().find(|stored| stored.partition == partition);
             if !state.wanted.remove(&partition) {
-                continue; // revoked meanwhile
+                if Self::has_moved(state, partition, stored) {
+                    moved.push(partition);
+                }
+                continue;
             }
-            let Some(stored) = stored.iter().find(|s| s.partition == partition) else {
+            let Some(stored) = stored else {
                 // Where counting would start is anybody's guess: at the log's start it would count
                 // again what was counted, at its end it would lose the rest.
                 if state.refused.insert(partition) {
@@ -80,26 +79,58 @@ impl ConsumerThread {
                 continue;
             };
             state.refused.remove(&partition);
-            let offset = Offset::Offset(stored.next_offset);
-            if state.assigned.insert(partition) {
-                new.add_partition_offset(&self.topic, partition, offset).context("assigning")?;
-            } else {
-                self.consumer.seek(&self.topic, partition, offset, SEEK_TIMEOUT).context("seeking")?;
-            }
-            state.positions.insert(partition, Position::at(stored.next_offset));
+            state.stopped.remove(&partition);
+            let last = stored.last_record_time.map(|time| time.timestamp_millis());
+            state.positions.insert(partition, Position::after(stored.next_offset, last));
             state.committed.insert(partition, stored.next_offset);
+            if !state.doubts.iter().any(|doubt| doubt.partition == partition) {
+                known.push(partition);
+            }
         }
-        // Also when it is empty: librdkafka waits for this call before it joins anything again.
-        if asked.is_empty() || refused || new.count() > 0 {
-            self.consumer.incremental_assign(&new).context("assigning")?;
+        // Also when there is none: librdkafka waits for this call before it joins anything again.
+        if asked.is_empty() || refused || !known.is_empty() {
+            self.fetch(state, &known)?;
         }
+        self.tell_stopped(state);
         self.tell_refused(state);
-        Ok(())
+        if !moved.is_empty() {
+            warn!(partitions = ?moved, "kafka_offset was changed by somebody else: starting anew from there");
+        }
+        self.want(state, moved)
+    }
+
+    /// Has these partitions fetched from their positions, those that are fetched already too: a seek
+    /// fails where the offset before lay outside the log.
+    pub(super) fn fetch(&self, state: &mut State, partitions: &[i32]) -> anyhow::Result<()> {
+        if partitions.iter().any(|partition| state.assigned.contains(partition)) {
+            self.unfetch(state, partitions)?;
+        }
+        let mut list = TopicPartitionList::with_capacity(partitions.len());
+        for &partition in partitions {
+            if let Some(position) = state.positions.get(&partition) {
+                let offset = Offset::Offset(position.read_from());
+                list.add_partition_offset(&self.topic, partition, offset).context("assigning")?;
+                state.assigned.insert(partition);
+            }
+        }
+        state.fetched = Some(Instant::now());
+        self.consumer.incremental_assign(&list).context("assigning")
+    }
+
+    /// Has these partitions fetched no more.
+    pub(super) fn unfetch(&self, state: &mut State, partitions: &[i32]) -> anyhow::Result<()> {
+        let gone: BTreeSet<i32> = partitions.iter().copied().filter(|p| state.assigned.remove(p)).collect();
+        // librdkafka keeps a partition paused when it goes, and when it comes back.
+        let paused: BTreeSet<i32> = gone.iter().copied().filter(|p| state.paused.remove(p)).collect();
+        if !paused.is_empty() {
+            self.consumer.resume(&self.list(&paused)).context("resuming")?;
+        }
+        self.consumer.incremental_unassign(&self.list(&gone)).context("giving partitions back")
     }
 
     /// Not ready while a partition of ours isn't read; asks now and then whether its row is there.
     pub(super) fn retry_refused(&self, state: &mut State) -> anyhow::Result<()> {
-        if state.refused.is_empty() || state.asked_refused.is_some_and(|at| at.elapsed() < REFUSED_RETRY) {
+        if state.refused.is_empty() || state.asked_refused.is_some_and(|at| at.elapsed() < self.timing.refused_retry) {
             return Ok(());
         }
         state.asked_refused = Some(Instant::now());
@@ -119,15 +150,13 @@ impl ConsumerThread {
     /// the group go on. If that batch commits later all the same, the new owner is fenced and
     /// starts where the batch ended; if the new owner is first, the batch is.
     fn give_back(&self, state: &mut State, partitions: &[i32]) -> anyhow::Result<()> {
-        let mut list = TopicPartitionList::new();
         for &partition in partitions {
             state.forget(partition);
             state.wanted.remove(&partition);
             state.refused.remove(&partition);
-            if state.assigned.remove(&partition) {
-                list.add_partition(&self.topic, partition);
-            }
+            state.stopped.remove(&partition);
         }
+        state.doubts.retain(|doubt| !partitions.contains(&doubt.partition));
         let deadline = Instant::now() + REVOKE_WAIT;
         while let Some(flight) = &state.in_flight
             && flight.partitions.iter().any(|p| partitions.contains(p))
@@ -150,11 +179,8 @@ impl ConsumerThread {
             self.metrics.forget_lag(partition);
         }
         self.tell_refused(state);
-        if state.paused {
-            // librdkafka keeps a partition paused when it goes, and when it comes back.
-            self.consumer.resume(&list).context("resuming")?;
-        }
-        self.consumer.incremental_unassign(&list).context("giving partitions back")
+        self.tell_stopped(state);
+        self.unfetch(state, partitions)
     }
 
     /// Finishes or gives up the batch in flight, then leaves the group, so that the others need
@@ -169,7 +195,7 @@ impl ConsumerThread {
                     state.in_flight = None;
                     self.committed(state, &spans, &[]);
                 }
-                Ok(Answer::Offsets(..)) => {}
+                Ok(Answer::Offsets(..) | Answer::Skipped { .. } | Answer::NotSkipped(_) | Answer::Reconnected) => {}
                 Ok(Answer::StartAnew(_) | Answer::Fatal(_)) | Err(_) => break,
             }
         }
@@ -189,59 +215,6 @@ impl ConsumerThread {
             }
         }
         self.consumer.context().close();
-    }
-
-    /// Notes what a batch has moved of the partitions that are ours, or were until this moment.
-    pub(super) fn committed(&self, state: &mut State, spans: &[(i32, Span)], until_now: &[i32]) {
-        for (partition, span) in spans {
-            if state.assigned.contains(partition) || until_now.contains(partition) {
-                state.committed.insert(*partition, span.next);
-                state.to_copy.insert(*partition, span.next);
-            }
-        }
-        if state.copied.is_none_or(|at| at.elapsed() >= COPY_INTERVAL) {
-            self.copy_offsets(state);
-        }
-    }
-
-    /// Commits to Kafka what is committed in PostgreSQL: a copy, for lag tools. Once a second is
-    /// enough for them, and a rebalance waits for commits that are under way.
-    pub(super) fn copy_offsets(&self, state: &mut State) {
-        let mut list = TopicPartitionList::with_capacity(state.to_copy.len());
-        for (partition, next) in mem::take(&mut state.to_copy) {
-            let added = list.add_partition_offset(&self.topic, partition, Offset::Offset(next));
-            debug_assert!(added.is_ok());
-        }
-        state.copied = Some(Instant::now());
-        if list.count() > 0
-            && let Err(error) = self.consumer.commit(&list, CommitMode::Async)
-        {
-            debug!(%error, "the copy of the offsets was not committed to Kafka");
-        }
-    }
-
-    /// What has to be done now and then rather than at once: lag, brokers, the offsets' copy.
-    pub(super) fn housekeeping(&self, state: &mut State) -> anyhow::Result<()> {
-        if !state.to_copy.is_empty() && state.copied.is_none_or(|at| at.elapsed() >= COPY_INTERVAL) {
-            self.copy_offsets(state);
-        }
-        self.retry_refused(state)?;
-        let Some(report) = self.consumer.context().new_report() else {
-            return Ok(());
-        };
-        if report.brokers_up {
-            if self.health.met(BROKERS) {
-                info!("Kafka answers");
-            }
-        } else if self.health.unmet(BROKERS, "no broker can be reached") {
-            warn!("no broker can be reached: waiting");
-        }
-        for (partition, next) in &state.committed {
-            if let Some(end) = report.log_ends.get(partition) {
-                self.metrics.lag(*partition, (end - next).max(0));
-            }
-        }
-        Ok(())
     }
 
     pub(super) fn list(&self, partitions: &BTreeSet<i32>) -> TopicPartitionList {

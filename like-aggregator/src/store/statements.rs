@@ -10,6 +10,7 @@ use uuid::Uuid;
 
 use super::ApplyError;
 use crate::batch::{Batch, Changes, DeadLetter, FOLD_VERSION, Fold, Millis};
+use crate::turn;
 
 /// The statements of one transaction, in the order in which they are sent.
 pub(super) struct Statements<'a> {
@@ -20,10 +21,12 @@ pub(super) struct Statements<'a> {
 }
 
 impl Statements<'_> {
+    /// `moves` holds partitions with their believed offsets, and those they are to be moved to.
     /// Locks the offsets, then looks: at the offsets the lock returned, and in a statement of its
-    /// own at the fold version, since the lock's own statement sees what was before its wait.
-    pub(super) async fn fence(&mut self, batch: &Batch) -> Result<(), ApplyError> {
-        let partitions: Vec<i32> = batch.spans().keys().copied().collect();
+    /// own at the fold version and the topic's turn, since the lock's own statement sees what was
+    /// before its wait.
+    pub(super) async fn fence(&mut self, moves: &[(i32, i64, i64)]) -> Result<(), ApplyError> {
+        let partitions: Vec<i32> = moves.iter().map(|(partition, ..)| *partition).collect();
         let lock = "SELECT partition, next_offset FROM kafka_offset
                     WHERE topic = $1 AND partition = ANY($2) ORDER BY partition FOR UPDATE";
         let rows = sqlx::query(lock).bind(self.topic).bind(&partitions).fetch_all(&mut *self.connection).await?;
@@ -31,16 +34,29 @@ impl Statements<'_> {
         for row in rows {
             found.insert(row.try_get::<i32, _>(0)?, row.try_get::<i64, _>(1)?);
         }
-        for (&partition, span) in batch.spans() {
+        for &(partition, believed, _) in moves {
             let found = found.get(&partition).copied().unwrap_or(-1);
-            if found != span.believed {
-                return Err(ApplyError::Fenced { partition, believed: span.believed, found });
+            if found != believed {
+                return Err(ApplyError::Fenced { partition, believed, found });
             }
         }
-        let version = sqlx::query("SELECT fold_version FROM fold").fetch_optional(&mut *self.connection).await?;
-        let found = version.map_or(Ok(-1), |row| row.try_get(0))?;
+        let look = sqlx::query(turn::FOLD_AND_TURN).bind(self.topic).fetch_optional(&mut *self.connection).await?;
         self.sent += 2;
-        if found == FOLD_VERSION { Ok(()) } else { Err(ApplyError::FoldVersion { found }) }
+        let Some(row) = look else {
+            return Err(ApplyError::FoldVersion { found: -1 });
+        };
+        let found = row.try_get(0)?;
+        if found != FOLD_VERSION {
+            return Err(ApplyError::FoldVersion { found });
+        }
+        let ends: Option<Vec<i64>> = row.try_get(1)?;
+        let beyond = |&(partition, _, next): &(i32, i64, i64)| {
+            ends.as_ref().is_some_and(|ends| ends.get(partition as usize).is_none_or(|&end| next > end))
+        };
+        if row.try_get(2)? || moves.iter().any(beyond) {
+            return Err(ApplyError::OutOfTurn { topic: self.topic.to_owned() });
+        }
+        Ok(())
     }
 
     /// Which events of the batch were counted before, and when last.
@@ -183,6 +199,21 @@ impl Statements<'_> {
         }
         let (&partition, span) = spans.first_key_value().expect("a batch covers a partition");
         Err(ApplyError::Fenced { partition, believed: span.believed, found: -1 })
+    }
+
+    /// What is known of the last folded record stays: should one be found there again, it is
+    /// another log's.
+    pub(super) async fn skip(&mut self, partition: i32, from: i64, to: i64) -> Result<(), ApplyError> {
+        // A restored backup comes to the same gap again, and it may have grown.
+        let gap = "INSERT INTO log_gap AS old (topic, partition, from_offset, to_offset, found_at)
+                   VALUES ($1, $2, $3, $4, now())
+                   ON CONFLICT (topic, partition, from_offset) DO UPDATE SET
+                       to_offset = greatest(old.to_offset, excluded.to_offset), found_at = excluded.found_at";
+        self.execute(sqlx::query(gap).bind(self.topic).bind(partition).bind(from).bind(to)).await?;
+        let advance = "UPDATE kafka_offset SET next_offset = $4, updated_at = now()
+                       WHERE topic = $1 AND partition = $2 AND next_offset = $3";
+        let moved = self.execute(sqlx::query(advance).bind(self.topic).bind(partition).bind(from).bind(to)).await?;
+        if moved == 1 { Ok(()) } else { Err(ApplyError::Fenced { partition, believed: from, found: -1 }) }
     }
 
     async fn execute(

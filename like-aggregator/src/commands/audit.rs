@@ -1,0 +1,219 @@
+//! `audit`: is every count the number of its likers plus its delta events? And `audit --repair`:
+//! sets those that are not. Beside running aggregators: each chunk is one statement, so it sees
+//! likes and counts of one moment, and a repair keeps the workers out for its chunk.
+//!
+//! Memory is bounded by a chunk of [`LIKES`] likes (and the rest of the last product's, which the
+//! server counts without keeping them) or [`COUNTS`] counts, and by the [`LISTED`] products named.
+
+use std::fmt::Write as _;
+
+use like_events::ProductPrefix;
+use serde::Serialize;
+use sqlx::{Connection, PgConnection, Row};
+use uuid::Uuid;
+
+use super::{Outcome, not_done};
+use crate::config::AuditSettings;
+use crate::output::{Progress, Table, answer};
+use crate::tables;
+
+/// Rows of `product_like` in a chunk.
+const LIKES: i64 = 50_000;
+/// Rows of `product_like_count` in a chunk.
+const COUNTS: i64 = 10_000;
+/// Products that are named, of each kind.
+const LISTED: usize = 1_000;
+
+/// A part of the tables that one statement compares.
+enum Chunk {
+    /// Products that have likes, by their keys, first to last. A product's keys are never split.
+    Likes(Uuid, Uuid),
+    /// These products, those of them that have no likes.
+    Counts(Vec<String>),
+}
+
+/// A product whose count is not what it should be, or should be below zero.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Product {
+    product_id: String,
+    likers: i64,
+    deltas: i64,
+    expected: i64,
+    /// None: it has no row, which is as good as 0.
+    found: Option<i64>,
+}
+
+#[derive(Serialize, Default)]
+#[serde(rename_all = "camelCase")]
+struct Report {
+    /// Products that were compared.
+    products: u64,
+    differing: u64,
+    repaired: u64,
+    /// Counts that are below zero rightly: by delta events.
+    negative: u64,
+    /// The first of those that differ.
+    differences: Vec<Product>,
+    negatives: Vec<Product>,
+}
+
+/// Compares all counts; repairs them if told to.
+pub async fn audit(settings: &AuditSettings) -> anyhow::Result<Outcome> {
+    let repair = settings.repair && settings.yes;
+    let report = counts(settings, repair).await?;
+    answer(settings.json, &report, Report::text)?;
+    if settings.repair && !repair && report.differing > 0 {
+        return Err(not_done("repair them"));
+    }
+    Ok(Outcome::unless(report.differing > 0))
+}
+
+async fn counts(settings: &AuditSettings, repair: bool) -> anyhow::Result<Report> {
+    let mut connection = tables::connect(&settings.database, "audit").await?;
+    let mut report = Report::default();
+    let mut progress = Progress::new("chunks compared", None);
+    let mut chunks = 0;
+    let mut next = Some(Uuid::nil());
+    while let Some(from) = next {
+        let last = last_of_chunk(&mut connection, from).await?;
+        report.take(&mut connection, &Chunk::Likes(from, last), repair).await?;
+        next = last.as_u128().checked_add(1).map(Uuid::from_u128);
+        chunks += 1;
+        progress.at(chunks);
+    }
+    let mut after = String::new();
+    loop {
+        let sql = "SELECT product_id FROM product_like_count WHERE product_id > $1 ORDER BY product_id LIMIT $2";
+        let products: Vec<String> =
+            sqlx::query_scalar(sql).bind(&after).bind(COUNTS).fetch_all(&mut connection).await?;
+        let Some(last) = products.last() else { break };
+        after.clone_from(last);
+        report.products += products.len() as u64;
+        report.take(&mut connection, &Chunk::Counts(products), repair).await?;
+        chunks += 1;
+        progress.at(chunks);
+    }
+    connection.close().await?;
+    Ok(report)
+}
+
+/// The last key of the chunk that begins at `from`: the largest that a product may have whose
+/// likes are in it.
+async fn last_of_chunk(connection: &mut PgConnection, from: Uuid) -> sqlx::Result<Uuid> {
+    let sql = "SELECT pair_key FROM product_like WHERE pair_key >= $1 ORDER BY pair_key OFFSET $2 LIMIT 1";
+    let key: Option<Uuid> = sqlx::query_scalar(sql).bind(from).bind(LIKES).fetch_optional(connection).await?;
+    Ok(key.map_or(Uuid::max(), |key| ProductPrefix::of_key(key).keys().1))
+}
+
+/// The products of a chunk that have something to say, from one statement: of one moment.
+async fn compare(connection: &mut PgConnection, chunk: &Chunk) -> sqlx::Result<Vec<Product>> {
+    let query = match chunk {
+        Chunk::Likes(first, last) => sqlx::query(
+            "SELECT product_id, likers, coalesce(c.delta_count, 0) AS deltas, c.like_count AS found
+             FROM (SELECT product_id, count(*) FILTER (WHERE liked) AS likers
+                   FROM product_like WHERE pair_key BETWEEN $1 AND $2 GROUP BY product_id) l
+             LEFT JOIN product_like_count c USING (product_id)
+             WHERE coalesce(c.like_count, 0) <> likers + coalesce(c.delta_count, 0)
+                OR likers + coalesce(c.delta_count, 0) < 0
+             ORDER BY product_id",
+        )
+        .bind(first)
+        .bind(last),
+        Chunk::Counts(products) => {
+            let (first, last): (Vec<_>, Vec<_>) = products.iter().map(|p| ProductPrefix::of(p).keys()).unzip();
+            let sql = "SELECT product_id, 0::bigint AS likers, c.delta_count AS deltas, c.like_count AS found
+                 FROM unnest($1::text[], $2::uuid[], $3::uuid[]) AS asked (product_id, first_key, last_key)
+                 JOIN product_like_count c USING (product_id)
+                 LEFT JOIN LATERAL (SELECT true AS found FROM product_like l
+                                    WHERE l.pair_key BETWEEN asked.first_key AND asked.last_key
+                                      AND l.product_id = asked.product_id
+                                    ORDER BY l.pair_key LIMIT 1) AS like_of ON true
+                 WHERE (c.like_count <> c.delta_count OR c.delta_count < 0) AND like_of.found IS NULL
+                 ORDER BY product_id";
+            sqlx::query(sql).bind(products).bind(first).bind(last)
+        }
+    };
+    let product = |row: &sqlx::postgres::PgRow| {
+        let (likers, deltas): (i64, i64) = (row.try_get("likers")?, row.try_get("deltas")?);
+        let (product_id, found) = (row.try_get("product_id")?, row.try_get("found")?);
+        Ok(Product { product_id, likers, deltas, expected: likers + deltas, found })
+    };
+    query.fetch_all(connection).await?.iter().map(product).collect()
+}
+
+/// Sets the counts of the products that differ, as they are once no worker writes. Answers them.
+async fn repair(connection: &mut PgConnection, chunk: &Chunk) -> anyhow::Result<Vec<Product>> {
+    let mut transaction = tables::between_batches(connection).await?;
+    let found = compare(&mut transaction, chunk).await?;
+    let wrong = || found.iter().filter(|product| product.differs());
+    let sql = "INSERT INTO product_like_count AS old (product_id, like_count, delta_count, updated_at)
+               SELECT product_id, expected, deltas, now()
+               FROM unnest($1::text[], $2::bigint[], $3::bigint[]) AS new (product_id, expected, deltas)
+               ON CONFLICT (product_id) DO UPDATE SET like_count = excluded.like_count, updated_at = now()";
+    sqlx::query(sql)
+        .bind(wrong().map(|product| product.product_id.as_str()).collect::<Vec<_>>())
+        .bind(wrong().map(|product| product.expected).collect::<Vec<_>>())
+        .bind(wrong().map(|product| product.deltas).collect::<Vec<_>>())
+        .execute(&mut *transaction)
+        .await?;
+    transaction.commit().await?;
+    Ok(found)
+}
+
+impl Product {
+    fn differs(&self) -> bool {
+        self.found.unwrap_or(0) != self.expected
+    }
+}
+
+impl Report {
+    /// Compares a chunk, repairs it if something differs and that is wanted, and notes what was found.
+    async fn take(&mut self, connection: &mut PgConnection, chunk: &Chunk, wanted: bool) -> anyhow::Result<()> {
+        let mut found = compare(connection, chunk).await?;
+        if wanted && found.iter().any(Product::differs) {
+            found = repair(connection, chunk).await?;
+            self.repaired += found.iter().filter(|product| product.differs()).count() as u64;
+        }
+        for product in found {
+            // One without a row is not among the counts.
+            self.products += u64::from(product.found.is_none() && matches!(chunk, Chunk::Likes(..)));
+            let (kind, named) = if product.differs() {
+                (&mut self.differing, &mut self.differences)
+            } else {
+                (&mut self.negative, &mut self.negatives)
+            };
+            *kind += 1;
+            if named.len() < LISTED {
+                named.push(product);
+            }
+        }
+        Ok(())
+    }
+
+    fn text(&self) -> String {
+        let mut text = format!("products compared    {}\ncounts that differ   {}", self.products, self.differing);
+        if self.repaired > 0 {
+            let _ = write!(text, ", {} of them repaired", self.repaired);
+        }
+        let _ = writeln!(text, "\ncounts below zero    {} (by delta events)", self.negative);
+        for (title, all, products) in
+            [("differ", self.differing, &self.differences), ("are below zero", self.negative, &self.negatives)]
+        {
+            if products.is_empty() {
+                continue;
+            }
+            let first =
+                if all > products.len() as u64 { format!(", the first {}", products.len()) } else { String::new() };
+            let _ = writeln!(text, "\nproducts whose counts {title}{first}:\n");
+            let mut table = Table::new(&["product", "likers", "deltas", "expected", "found"]);
+            for Product { product_id, likers, deltas, expected, found } in products {
+                let found = found.map_or_else(|| "-".to_owned(), |found| found.to_string());
+                table.row(&[product_id.clone(), likers.to_string(), deltas.to_string(), expected.to_string(), found]);
+            }
+            text += &table.text();
+            text.push('\n');
+        }
+        text
+    }
+}

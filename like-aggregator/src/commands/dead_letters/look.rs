@@ -1,0 +1,137 @@
+//! `dead-letters list` and `show`: what there is and what would become of it.
+
+use anyhow::bail;
+use chrono::{DateTime, Utc};
+use serde::{Serialize, Serializer};
+
+use super::{Letter, PAGE, Pages, count, time, verdict};
+use crate::commands::Outcome;
+use crate::config::{DeadLettersListSettings, DeadLettersShowSettings, Position, Which};
+use crate::output::{Table, answer};
+use crate::tables;
+
+/// A reason in a table is cut to this many characters.
+const REASON: usize = 60;
+
+/// A letter as it is listed.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Line {
+    position: Position,
+    rejected_at: DateTime<Utc>,
+    reason: String,
+    /// Why it can't be published again; None: it can.
+    refused: Option<String>,
+}
+
+#[derive(Serialize)]
+struct Listed {
+    /// How many there are of those asked for.
+    total: i64,
+    letters: Vec<Line>,
+}
+
+pub(super) async fn list(settings: &DeadLettersListSettings) -> anyhow::Result<Outcome> {
+    let mut connection = tables::connect(&settings.database, "dead-letters").await?;
+    let which = Which { all: settings.reason.is_none(), reason: settings.reason.clone(), positions: Vec::new() };
+    let total = count(&mut connection, &which).await?;
+    let mut pages = Pages::of(&which, &mut connection).await?;
+    let mut listed = Listed { total, letters: Vec::new() };
+    loop {
+        let left = i64::from(settings.limit) - listed.letters.len() as i64;
+        let letters = pages.next(&mut connection, left.min(PAGE)).await?;
+        if letters.is_empty() {
+            break;
+        }
+        let verdicts = verdict::of(&mut connection, &letters, false).await?;
+        listed.letters.extend(letters.into_iter().zip(verdicts).map(|(letter, verdict)| Line {
+            position: letter.position,
+            rejected_at: letter.rejected_at,
+            reason: letter.reason,
+            refused: verdict.err(),
+        }));
+    }
+    answer(settings.json, &listed, Listed::text)?;
+    Ok(Outcome::Clean)
+}
+
+impl Listed {
+    fn text(&self) -> String {
+        let mut table = Table::new(&["position", "rejected", "redrive", "reason"]);
+        for line in &self.letters {
+            let mut reason: String = line.reason.chars().take(REASON).collect();
+            if reason.len() < line.reason.len() {
+                reason.push('…');
+            }
+            let redrive = if line.refused.is_none() { "yes" } else { "no" }.to_owned();
+            table.row(&[line.position.to_string(), time(line.rejected_at), redrive, reason]);
+        }
+        format!("{} of {} dead letters\n\n{}", self.letters.len(), self.total, table.text())
+    }
+}
+
+/// Everything that is kept of a letter.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Shown {
+    #[serde(flatten)]
+    line: Line,
+    key: Option<Bytes>,
+    payload: Option<Bytes>,
+}
+
+/// As text where it is text, else in hexadecimal digits.
+struct Bytes(Vec<u8>);
+
+impl Bytes {
+    fn text(&self) -> (&'static str, String) {
+        if let Ok(text) = std::str::from_utf8(&self.0) {
+            return ("text", text.to_owned());
+        }
+        let digit = |half: u8| char::from(b"0123456789abcdef"[usize::from(half)]);
+        ("hex", self.0.iter().flat_map(|byte| [digit(byte >> 4), digit(byte & 15)]).collect())
+    }
+}
+
+impl Serialize for Bytes {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_map([self.text()])
+    }
+}
+
+pub(super) async fn show(settings: &DeadLettersShowSettings) -> anyhow::Result<Outcome> {
+    let mut connection = tables::connect(&settings.database, "dead-letters").await?;
+    let which = Which { positions: vec![settings.position.clone()], ..Which::default() };
+    let letters = Pages::of(&which, &mut connection).await?.next(&mut connection, 1).await?;
+    let verdict = verdict::of(&mut connection, &letters, false).await?.pop();
+    let (Some(letter), Some(verdict)) = (letters.into_iter().next(), verdict) else {
+        bail!("there is no dead letter at {}", settings.position);
+    };
+    let Letter { position, key, payload, reason, rejected_at } = letter;
+    let line = Line { position, rejected_at, reason, refused: verdict.err() };
+    let shown = Shown { line, key: key.map(Bytes), payload: payload.map(Bytes) };
+    answer(settings.json, &shown, Shown::text)?;
+    Ok(Outcome::Clean)
+}
+
+impl Shown {
+    fn text(&self) -> String {
+        let bytes = |bytes: &Option<Bytes>| match bytes.as_ref().map(Bytes::text) {
+            Some((kind, text)) => format!("{} bytes ({kind}): {text}", bytes.as_ref().map_or(0, |b| b.0.len())),
+            None => "none".to_owned(),
+        };
+        let Line { position, rejected_at, reason, refused } = &self.line;
+        let redrive = refused.as_ref().map_or("yes".to_owned(), |why| format!("no: {why}"));
+        let lines = [
+            ("position", position.to_string()),
+            ("rejected", time(*rejected_at)),
+            ("reason", reason.clone()),
+            ("redrive", redrive),
+            ("key", bytes(&self.key)),
+            ("payload", bytes(&self.payload)),
+        ];
+        let mut table = Table::new(&["", ""]);
+        lines.into_iter().for_each(|(name, value)| table.row(&[name.to_owned(), value]));
+        table.text().trim_start().to_owned()
+    }
+}

@@ -1,0 +1,67 @@
+//! May a dead letter be published again? Only if it is an event by the rules of this build once
+//! its key is right, was not counted meanwhile, and would not bring an older wish back.
+
+use std::collections::HashMap;
+
+use chrono::{DateTime, Utc};
+use like_events::{EventRef, Reject, decode, pair_key};
+use sqlx::PgConnection;
+use uuid::Uuid;
+
+use super::{Letter, time};
+use crate::batch::DEAD_LETTER_BYTES;
+
+/// The key to publish it by, or why not.
+pub(super) type Verdict = Result<String, String>;
+
+/// The verdicts on `letters`, in their order. With `even_if_changed`, a user's wish may be put
+/// behind a later one.
+pub(super) async fn of(
+    connection: &mut PgConnection,
+    letters: &[Letter],
+    even_if_changed: bool,
+) -> sqlx::Result<Vec<Verdict>> {
+    let events: Vec<_> = letters.iter().map(event).collect();
+    let known = || events.iter().filter_map(|event| event.as_ref().ok());
+    let ids: Vec<Uuid> = known().map(|event| event.event_id.uuid()).collect();
+    let sql = "SELECT event_id, max(record_time) FROM event_handled WHERE event_id = ANY($1) GROUP BY 1";
+    let rows: Vec<(Uuid, DateTime<Utc>)> = sqlx::query_as(sql).bind(ids).fetch_all(&mut *connection).await?;
+    let counted: HashMap<_, _> = rows.into_iter().collect();
+    let keys: Vec<Uuid> = known().filter_map(pair).collect();
+    let sql = "SELECT pair_key, liked, changed_at FROM product_like WHERE pair_key = ANY($1)";
+    let rows: Vec<(Uuid, bool, DateTime<Utc>)> = sqlx::query_as(sql).bind(keys).fetch_all(connection).await?;
+    let likes: HashMap<_, _> = rows.into_iter().map(|(key, liked, at)| (key, (liked, at))).collect();
+
+    let verdict = |(letter, event): (&Letter, Result<EventRef<'_>, String>)| {
+        let event = event?;
+        if let Some(at) = counted.get(&event.event_id.uuid()) {
+            return Err(format!("its event was counted at {}: drop it", time(*at)));
+        }
+        let like = pair(&event).and_then(|key| likes.get(&key));
+        match like {
+            Some((liked, at)) if !even_if_changed && *liked != event.liked && *at > letter.rejected_at => {
+                Err(format!("its user has wished otherwise since, at {}: drop it, or --even-if-changed", time(*at)))
+            }
+            _ => Ok(event.product_id.into_owned()),
+        }
+    };
+    Ok(letters.iter().zip(events).map(verdict).collect())
+}
+
+/// The event that a letter's payload is, whatever its key.
+fn event(letter: &Letter) -> Result<EventRef<'_>, String> {
+    let payload = letter.payload.as_deref();
+    if payload.is_some_and(|payload| payload.len() >= DEAD_LETTER_BYTES) {
+        return Err(format!("only its first {} KiB were kept", DEAD_LETTER_BYTES / 1024));
+    }
+    // By a key that no product has, the product is what a valid payload is refused for.
+    match decode(Some(b""), payload) {
+        Err(Reject::KeyMismatch(product)) => decode(Some(product.as_bytes()), payload),
+        other => other,
+    }
+    .map_err(|reject| format!("it breaks the rule still: {reject}"))
+}
+
+fn pair(event: &EventRef<'_>) -> Option<Uuid> {
+    event.user_id.as_ref().map(|user| pair_key(&event.product_id, user))
+}

@@ -1,0 +1,175 @@
+//! `erase-user`: takes back everything a user likes, through the log like any other wish, and then
+//! deletes the rows. A row of an unliked like means the same as none, so the counts don't notice.
+//! What the user likes while this runs is a new wish and stays; it is said.
+
+use std::collections::HashMap;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, bail};
+use chrono::Utc;
+use like_events::{EventId, LikeEvent, ProductId, UserId};
+use serde::Serialize;
+use sqlx::PgConnection;
+use uuid::Uuid;
+
+use super::{Outcome, not_done};
+use crate::config::EraseUserSettings;
+use crate::log_ends;
+use crate::open_topic::OpenTopic;
+use crate::output::{Progress, answer};
+use crate::publish::{self, Publisher};
+use crate::tables;
+
+/// Rows deleted between two batches of the workers.
+const CHUNK: usize = 1_000;
+/// How often the offsets are looked at.
+const LOOK: Duration = Duration::from_millis(100);
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Erased {
+    user: UserId,
+    /// Whether it was done.
+    done: bool,
+    /// Likes that were taken back, or would be.
+    likes: u64,
+    /// Rows that were deleted, or would be.
+    rows: u64,
+    /// Rows that came meanwhile, by what the user did since.
+    rows_since: i64,
+    /// Of the topic: how long the log keeps the events; -1: for ever.
+    retention_ms: Option<i64>,
+}
+
+/// Takes back what the user likes, waits until that is counted, deletes the rows.
+pub async fn erase_user(settings: &EraseUserSettings) -> anyhow::Result<Outcome> {
+    let mut connection = tables::connect(&settings.database, "erase-user").await?;
+    // No index leads to a user's likes: the whole table is looked through, and better in its order.
+    sqlx::query("SET enable_seqscan = on").execute(&mut connection).await?;
+    let topic = OpenTopic::find(&settings.kafka, &mut connection, "erase-user").await?;
+    let mut progress = Progress::new("offsets left to fold", None);
+    let deadline = Instant::now() + settings.timeout;
+    let mut erased = Erased {
+        user: settings.user.clone(),
+        done: settings.yes,
+        likes: 0,
+        rows: 0,
+        rows_since: 0,
+        retention_ms: topic
+            .live
+            .settings
+            .iter()
+            .find(|(name, _)| name == "retention.ms")
+            .and_then(|(_, v)| v.parse().ok()),
+    };
+    if !settings.yes {
+        let sql = "SELECT count(*) FILTER (WHERE liked), count(*) FROM product_like WHERE user_id = $1";
+        let counts: (i64, i64) = sqlx::query_as(sql).bind(settings.user.as_str()).fetch_one(&mut connection).await?;
+        (erased.likes, erased.rows) = (counts.0.cast_unsigned(), counts.1.cast_unsigned());
+        answer(settings.json, &erased, Erased::text)?;
+        return Err(not_done("take the likes back and delete the rows"));
+    }
+
+    // A like that is in the log and not counted yet has no row that would tell of it.
+    let (name, partitions) = (topic.layout.topic.as_str(), topic.layout.partitions);
+    let ends = log_ends::of(&topic.client, name, partitions).await?;
+    let ends = log_ends::behind_last_records(&topic.client, name, ends).await?;
+    let ends: Vec<_> = (0..).zip(ends).collect();
+    folded(&mut connection, name, &ends, deadline, &mut progress).await?;
+
+    let sql = "SELECT product_id FROM product_like WHERE user_id = $1 AND liked";
+    let products: Vec<String> = sqlx::query_scalar(sql).bind(settings.user.as_str()).fetch_all(&mut connection).await?;
+    erased.likes = products.len() as u64;
+    let ends = unlike(&topic, settings.user.clone(), products).await?;
+    folded(&mut connection, name, &ends, deadline, &mut progress).await.context(
+        "all likes are taken back in the log, and not all of that is counted: run it again once an aggregator runs",
+    )?;
+    erased.rows = delete(&mut connection, settings.user.as_str()).await?;
+    let sql = "SELECT count(*) FROM product_like WHERE user_id = $1";
+    erased.rows_since = sqlx::query_scalar(sql).bind(settings.user.as_str()).fetch_one(&mut connection).await?;
+    answer(settings.json, &erased, Erased::text)?;
+    Ok(Outcome::unless(erased.rows_since > 0))
+}
+
+/// Waits until each of these partitions is folded at least so far.
+async fn folded(
+    connection: &mut PgConnection,
+    topic: &str,
+    ends: &[(i32, i64)],
+    deadline: Instant,
+    progress: &mut Progress,
+) -> anyhow::Result<()> {
+    loop {
+        let sql = "SELECT partition, next_offset FROM kafka_offset WHERE topic = $1";
+        let rows: Vec<(i32, i64)> = sqlx::query_as(sql).bind(topic).fetch_all(&mut *connection).await?;
+        let stored: HashMap<i32, i64> = rows.into_iter().collect();
+        let left = |(partition, end): &(i32, i64)| (end - stored.get(partition).copied().unwrap_or(0)).max(0);
+        let Some(behind) = ends.iter().find(|end| left(end) > 0) else {
+            return Ok(());
+        };
+        if Instant::now() > deadline {
+            let (partition, end) = behind;
+            bail!("partition {partition} is not folded up to {end} yet: is an aggregator running? (--timeout)");
+        }
+        progress.at(ends.iter().map(left).sum::<i64>().cast_unsigned());
+        tokio::time::sleep(LOOK).await;
+    }
+}
+
+/// Publishes that the user likes none of these; answers up to where that has to be folded.
+async fn unlike(topic: &OpenTopic, user: UserId, products: Vec<String>) -> anyhow::Result<Vec<(i32, i64)>> {
+    let mut publisher = Publisher::new(topic, publish::TIMEOUT)?;
+    let published = tokio::task::spawn_blocking(move || {
+        for product in products {
+            let event = LikeEvent {
+                event_id: EventId::random(),
+                liked: false,
+                product_id: ProductId::parse(&product)?,
+                user_id: Some(user.clone()),
+                occurred_at: Utc::now(),
+            };
+            publisher.publish(&product, &event.to_json())?;
+        }
+        publisher.finish()
+    });
+    let settled = published.await?.context("not all likes are taken back: run it again")?;
+    Ok(settled.ends.into_iter().collect())
+}
+
+/// Deletes the rows of what the user doesn't like any more. Looked for first and without a lock,
+/// which takes long; deleted between two batches, or a worker could find gone what it has read.
+async fn delete(connection: &mut PgConnection, user: &str) -> anyhow::Result<u64> {
+    let sql = "SELECT pair_key FROM product_like WHERE user_id = $1 AND NOT liked";
+    let keys: Vec<Uuid> = sqlx::query_scalar(sql).bind(user).fetch_all(&mut *connection).await?;
+    sqlx::query("SET enable_seqscan = off").execute(&mut *connection).await?;
+    let mut deleted = 0;
+    for chunk in keys.chunks(CHUNK) {
+        let mut transaction = tables::between_batches(connection).await?;
+        let sql = "DELETE FROM product_like WHERE pair_key = ANY($1) AND NOT liked";
+        deleted += sqlx::query(sql).bind(chunk).execute(&mut *transaction).await?.rows_affected();
+        transaction.commit().await?;
+    }
+    sqlx::query("SET enable_seqscan = on").execute(connection).await?;
+    Ok(deleted)
+}
+
+impl Erased {
+    fn text(&self) -> String {
+        let Self { user, likes, rows, rows_since, .. } = self;
+        if !self.done {
+            return format!("{user} likes {likes} products; {rows} rows would be deleted");
+        }
+        let mut text = format!("{likes} likes of {user} taken back and counted, {rows} rows deleted");
+        if *rows_since > 0 {
+            let more = format!(
+                "\n{rows_since} rows came meanwhile and stay: see to it that the user can't like, then run it again"
+            );
+            text.push_str(&more);
+        }
+        let kept = match self.retention_ms {
+            Some(ms @ 0..) => format!("for {}", humantime::format_duration(Duration::from_millis(ms.cast_unsigned()))),
+            _ => "for ever: the topic has no retention".to_owned(),
+        };
+        text + &format!("\nthe log still has the user's events, and keeps each {kept}")
+    }
+}

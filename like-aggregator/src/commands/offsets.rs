@@ -1,0 +1,267 @@
+//! `offsets show` and `offsets reset`: where each partition is folded up to, and moving that by
+//! hand. Moving says what it means for the counts before it does anything; workers that are
+//! overtaken by it are fenced like by any other writer.
+
+use std::collections::HashMap;
+
+use anyhow::bail;
+use chrono::{DateTime, SecondsFormat, Utc};
+use like_service::cli::UsageError;
+use serde::Serialize;
+use sqlx::{Connection, PgConnection, Row};
+
+use super::{Outcome, not_done};
+use crate::config::{OffsetsResetSettings, OffsetsSettings, OffsetsShowSettings, Target};
+use crate::log_ends::{self, LogEnds};
+use crate::open_topic::OpenTopic;
+use crate::output::{Table, answer};
+use crate::tables;
+
+/// Does what was asked of the offsets.
+pub async fn offsets(settings: &OffsetsSettings) -> anyhow::Result<Outcome> {
+    match settings {
+        OffsetsSettings::Show(settings) => show(settings).await,
+        OffsetsSettings::Reset(settings) => reset(settings).await,
+    }
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Offset {
+    topic: String,
+    partition: i32,
+    next_offset: i64,
+    last_record_time: Option<DateTime<Utc>>,
+    updated_at: DateTime<Utc>,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Gap {
+    topic: String,
+    partition: i32,
+    from_offset: i64,
+    to_offset: i64,
+    found_at: DateTime<Utc>,
+}
+
+#[derive(Serialize)]
+struct Shown {
+    offsets: Vec<Offset>,
+    gaps: Vec<Gap>,
+}
+
+async fn show(settings: &OffsetsShowSettings) -> anyhow::Result<Outcome> {
+    let mut connection = tables::connect(&settings.database, "offsets").await?;
+    let sql = "SELECT topic, partition, next_offset, last_record_time, updated_at
+               FROM kafka_offset ORDER BY topic, partition";
+    let offsets = sqlx::query(sql).fetch_all(&mut connection).await?;
+    let sql = "SELECT topic, partition, from_offset, to_offset, found_at FROM log_gap ORDER BY 1, 2, 3";
+    let gaps = sqlx::query(sql).fetch_all(&mut connection).await?;
+    let offset = |row: &sqlx::postgres::PgRow| {
+        Ok(Offset {
+            topic: row.try_get(0)?,
+            partition: row.try_get(1)?,
+            next_offset: row.try_get(2)?,
+            last_record_time: row.try_get(3)?,
+            updated_at: row.try_get(4)?,
+        })
+    };
+    let gap = |row: &sqlx::postgres::PgRow| {
+        Ok(Gap {
+            topic: row.try_get(0)?,
+            partition: row.try_get(1)?,
+            from_offset: row.try_get(2)?,
+            to_offset: row.try_get(3)?,
+            found_at: row.try_get(4)?,
+        })
+    };
+    let shown = Shown {
+        offsets: offsets.iter().map(offset).collect::<sqlx::Result<_>>()?,
+        gaps: gaps.iter().map(gap).collect::<sqlx::Result<_>>()?,
+    };
+    answer(settings.json, &shown, Shown::text)?;
+    Ok(Outcome::Clean)
+}
+
+impl Shown {
+    fn text(&self) -> String {
+        let time = |time: DateTime<Utc>| time.to_rfc3339_opts(SecondsFormat::Millis, true);
+        let mut offsets = Table::new(&["topic", "partition", "next offset", "last record", "updated"]);
+        for row in &self.offsets {
+            let last = row.last_record_time.map_or_else(|| "-".to_owned(), time);
+            let (partition, next) = (row.partition.to_string(), row.next_offset.to_string());
+            offsets.row(&[row.topic.clone(), partition, next, last, time(row.updated_at)]);
+        }
+        if self.gaps.is_empty() {
+            return offsets.text();
+        }
+        let mut gaps = Table::new(&["topic", "partition", "from", "before", "found"]);
+        for gap in &self.gaps {
+            let numbers = [i64::from(gap.partition), gap.from_offset, gap.to_offset].map(|n| n.to_string());
+            let [partition, from, to] = numbers;
+            gaps.row(&[gap.topic.clone(), partition, from, to, time(gap.found_at)]);
+        }
+        format!("{}\n\nnever folded:\n\n{}", offsets.text(), gaps.text())
+    }
+}
+
+/// What a reset does to one partition.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Move {
+    partition: i32,
+    /// None: it has no row.
+    before: Option<i64>,
+    after: i64,
+    log_start: i64,
+    log_end: i64,
+    /// Records that will not be counted.
+    skipped: i64,
+    /// Records that are in the log, were folded once, and will be once more.
+    folded_again: i64,
+    /// Dead letters from the new offset on: they belong to what is folded again.
+    dead_letters_removed: i64,
+}
+
+#[derive(Serialize)]
+struct Moved {
+    topic: String,
+    /// Whether it was done.
+    done: bool,
+    partitions: Vec<Move>,
+}
+
+async fn reset(settings: &OffsetsResetSettings) -> anyhow::Result<Outcome> {
+    if settings.all && matches!(settings.to, Target::Offset(_)) {
+        return Err(UsageError("--to an offset is about one partition: name it by --partition".to_owned()).into());
+    }
+    let mut connection = tables::connect(&settings.database, "offsets").await?;
+    let topic = OpenTopic::find(&settings.kafka, &mut connection, "offsets").await?;
+    let partitions = match settings.partition {
+        Some(partition) if partition < topic.layout.partitions => vec![partition],
+        Some(partition) => {
+            let last = topic.layout.partitions - 1;
+            return Err(UsageError(format!("--partition can't be {partition}: the topic has 0 to {last}")).into());
+        }
+        None => (0..topic.layout.partitions).collect(),
+    };
+    // Between two batches, so that what is found is what is moved; the broker is asked meanwhile,
+    // or a worker could pass the log's end that it told us.
+    let mut transaction =
+        if settings.yes { tables::between_batches(&mut connection).await? } else { connection.begin().await? };
+    let ends = log_ends::of(&topic.client, &topic.layout.topic, topic.layout.partitions).await?;
+    let mut plan = plan(&mut transaction, &topic.layout.topic, &partitions, &ends, settings.to).await?;
+    if settings.yes {
+        apply(&mut transaction, &topic.layout.topic, &mut plan).await?;
+    }
+    transaction.commit().await?;
+    connection.close().await?;
+    let moved = Moved { topic: topic.layout.topic, done: settings.yes, partitions: plan };
+    answer(settings.json, &moved, Moved::text)?;
+    if settings.yes { Ok(Outcome::Clean) } else { Err(not_done("move the offsets")) }
+}
+
+async fn plan(
+    connection: &mut PgConnection,
+    topic: &str,
+    partitions: &[i32],
+    ends: &LogEnds,
+    to: Target,
+) -> anyhow::Result<Vec<Move>> {
+    let sql = "SELECT partition, next_offset FROM kafka_offset WHERE topic = $1";
+    let rows: Vec<(i32, i64)> = sqlx::query_as(sql).bind(topic).fetch_all(&mut *connection).await?;
+    let stored: HashMap<i32, i64> = rows.into_iter().collect();
+    let mut moves = Vec::with_capacity(partitions.len());
+    for &partition in partitions {
+        let (log_start, log_end) = ends[partition as usize];
+        let after = match to {
+            Target::Earliest => log_start,
+            Target::Latest => log_end,
+            Target::Offset(offset) => offset,
+        };
+        if !(log_start..=log_end).contains(&after) {
+            bail!("--to can't be {after}: the log of partition {partition} goes from {log_start} to {log_end}");
+        }
+        let before = stored.get(&partition).copied();
+        let sql = "SELECT count(*) FROM dead_letter WHERE topic = $1 AND partition = $2 AND record_offset BETWEEN $3 AND $4 - 1";
+        let letters = sqlx::query_scalar(sql).bind(topic).bind(partition).bind(after).bind(before.unwrap_or(after));
+        moves.push(Move {
+            partition,
+            before,
+            after,
+            log_start,
+            log_end,
+            skipped: before.map_or(0, |before| (after - before).max(0)),
+            folded_again: before.map_or(0, |before| (before.min(log_end) - after).max(0)),
+            dead_letters_removed: letters.fetch_one(&mut *connection).await?,
+        });
+    }
+    Ok(moves)
+}
+
+/// Moves the rows. What was noted about positions that are still to come goes: dead letters and
+/// gaps would make a receipt say what was true of an earlier fold, or of an earlier log.
+async fn apply(connection: &mut PgConnection, topic: &str, moves: &mut [Move]) -> sqlx::Result<()> {
+    for Move { partition, before, after, dead_letters_removed, .. } in moves {
+        if before.is_some_and(|before| before < *after) {
+            let sql = "INSERT INTO log_gap (topic, partition, from_offset, to_offset, found_at)
+                       VALUES ($1, $2, $3, $4, now())
+                       ON CONFLICT (topic, partition, from_offset) DO UPDATE SET to_offset = excluded.to_offset";
+            let gap = sqlx::query(sql).bind(topic).bind(*partition).bind(*before).bind(*after);
+            gap.execute(&mut *connection).await?;
+        } else {
+            for sql in [
+                "DELETE FROM log_gap WHERE topic = $1 AND partition = $2 AND from_offset >= $3",
+                "UPDATE log_gap SET to_offset = $3 WHERE topic = $1 AND partition = $2 AND to_offset > $3",
+            ] {
+                sqlx::query(sql).bind(topic).bind(*partition).bind(*after).execute(&mut *connection).await?;
+            }
+            let sql = "DELETE FROM dead_letter WHERE topic = $1 AND partition = $2 AND record_offset >= $3";
+            let letters = sqlx::query(sql).bind(topic).bind(*partition).bind(*after).execute(&mut *connection).await?;
+            *dead_letters_removed = letters.rows_affected() as i64;
+        }
+        // The record before the new offset isn't one that we have folded: nothing to compare it with.
+        let sql = "INSERT INTO kafka_offset (topic, partition, next_offset, updated_at) VALUES ($1, $2, $3, now())
+                   ON CONFLICT (topic, partition) DO UPDATE
+                   SET next_offset = $3, last_record_time = NULL, updated_at = now()";
+        sqlx::query(sql).bind(topic).bind(*partition).bind(*after).execute(&mut *connection).await?;
+    }
+    Ok(())
+}
+
+impl Moved {
+    fn text(&self) -> String {
+        let names =
+            ["partition", "before", "after", "log start", "log end", "skipped", "folded again", "dead letters removed"];
+        let mut table = Table::new(&names);
+        for m in &self.partitions {
+            let before = m.before.map_or_else(|| "-".to_owned(), |before| before.to_string());
+            let rest = [m.after, m.log_start, m.log_end, m.skipped, m.folded_again, m.dead_letters_removed];
+            table.row(&[vec![m.partition.to_string(), before], rest.map(|n| n.to_string()).to_vec()].concat());
+        }
+        let mut text = format!("{}\n\n{}\n", self.topic, table.text());
+        let any = |of: fn(&Move) -> bool| self.partitions.iter().any(of);
+        let mut say = |line: &str| text.extend(["\n", line]);
+        if any(|m| m.skipped > 0) {
+            say("Skipped records are never counted; log_gap notes them, and their receipts say lost.");
+        }
+        if any(|m| m.folded_again > 0) {
+            say("Counts don't go back. A record that is folded again is dropped if its event id is still remembered.");
+            say(
+                "If it is not, a delta event counts twice, and an older wish can win over a newer one that is dropped.",
+            );
+            say("To count a log anew, use `rebuild`.");
+        }
+        if any(|m| m.before.is_some_and(|before| before > m.log_end)) {
+            say("A log that ends before its offset was cut or made anew: what it holds from there on counts as new.");
+        }
+        if any(|m| m.before.is_none()) {
+            say("A partition without a row: what its log holds from there on is counted, also if it was before.");
+        }
+        if any(|m| m.before != Some(m.after)) {
+            say("A running aggregator notices with its next batch of the partition; restarted, at once.");
+        }
+        text
+    }
+}

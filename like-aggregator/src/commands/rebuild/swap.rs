@@ -1,0 +1,88 @@
+//! The swap: one transaction that has the live workers wait, sees the fresh tables up to where the
+//! live ones stand, and renames the schemas. Readers wait for nothing.
+//!
+//! Why table locks and not row locks: a worker that waits for a row of the old `kafka_offset` would
+//! pass its check on that row after the renaming, and write its counts into the new tables. One
+//! that waits for the table looks the name up again and finds the new table.
+
+use std::time::Duration;
+
+use anyhow::Context;
+use chrono::Utc;
+use like_service::database::{self, SCHEMA};
+use sqlx::{AssertSqlSafe, Connection, PgConnection};
+use tokio::time::timeout;
+use tracing::info;
+
+use super::{REBUILT, check_live};
+use crate::replay::Replay;
+use crate::scratch::{self, Scratch};
+
+/// How long the live workers may be held up: well below their own lock timeout.
+const HOLD: Duration = Duration::from_secs(5);
+
+/// While the lock is waited for, the workers wait behind us; and a process that is stopped in here
+/// must not hold them up for ever.
+const TIMEOUTS: &str = "SET LOCAL lock_timeout = '2s'; SET LOCAL idle_in_transaction_session_timeout = '8s'";
+
+/// None: not now, the live tables were ahead by too much or somebody held a lock. Otherwise the old
+/// schema's new name.
+pub(super) async fn attempt(replay: &Replay, scratch: &mut Scratch) -> anyhow::Result<Option<String>> {
+    match try_it(replay, scratch.connection().await?).await {
+        Err(error) if error.downcast_ref::<sqlx::Error>().is_some_and(database::is_transient) => {
+            info!("not swapped yet: {error:#}");
+            Ok(None)
+        }
+        other => other,
+    }
+}
+
+/// Given up anywhere, the transaction is rolled back by the next use of the connection, which is at
+/// once: for the next round, or to drop the fresh schema.
+async fn try_it(replay: &Replay, connection: &mut PgConnection) -> anyhow::Result<Option<String>> {
+    let mut swap = connection.begin().await?;
+    sqlx::raw_sql(TIMEOUTS).execute(&mut *swap).await?;
+    // The live tables first: where they stand from here on is where they will be left. Whoever
+    // changes topic_layout locks kafka_offset before.
+    lock(&mut swap, SCHEMA).await?;
+    let changed = format!(
+        "SELECT EXISTS (SELECT sequence, topic, partitions, end_offsets FROM {SCHEMA}.topic_layout
+                        EXCEPT SELECT sequence, topic, partitions, end_offsets FROM {REBUILT}.topic_layout)"
+    );
+    if sqlx::query_scalar(AssertSqlSafe(changed)).fetch_one(&mut *swap).await? {
+        return Ok(None);
+    }
+    let ends = scratch::live_ends(&mut swap).await?;
+    let Ok(folded) = timeout(HOLD, replay.fold(&ends)).await else {
+        info!("not swapped yet: what was left took too long");
+        return Ok(None);
+    };
+    folded?;
+    // Nothing is in flight any more; a transaction whose connection was lost would be waited for.
+    lock(&mut swap, REBUILT).await?;
+    let behind = format!(
+        "SELECT EXISTS (SELECT FROM {SCHEMA}.kafka_offset live
+                        LEFT JOIN {REBUILT}.kafka_offset own USING (topic, partition)
+                        WHERE own.next_offset IS NULL OR own.next_offset < live.next_offset)"
+    );
+    if sqlx::query_scalar(AssertSqlSafe(behind)).fetch_one(&mut *swap).await? {
+        info!("not swapped yet: the fresh tables have gone back, as after a failover");
+        return Ok(None);
+    }
+    // Somebody else may have swapped meanwhile, by newer rules. The fresh tables hold our version.
+    check_live(&mut swap).await?;
+    let old = format!("{SCHEMA}_old_{}", Utc::now().format("%Y%m%d_%H%M%S_%3f"));
+    for rename in
+        [format!("ALTER SCHEMA {SCHEMA} RENAME TO {old}"), format!("ALTER SCHEMA {REBUILT} RENAME TO {SCHEMA}")]
+    {
+        sqlx::query(AssertSqlSafe(rename)).execute(&mut *swap).await.context("renaming")?;
+    }
+    let unknown = || format!("the answer to the swap was lost: it went through if there is a schema {old}");
+    swap.commit().await.map_err(|error| anyhow::Error::msg(error).context(unknown()))?;
+    Ok(Some(old))
+}
+
+async fn lock(swap: &mut PgConnection, schema: &str) -> sqlx::Result<()> {
+    let lock = format!("LOCK TABLE {schema}.kafka_offset IN EXCLUSIVE MODE");
+    sqlx::query(AssertSqlSafe(lock)).execute(swap).await.map(drop)
+}

@@ -1,0 +1,134 @@
+//! `topics`: which there are, in the order of folding. `topics close`: records that a topic ends
+//! here, so that the next one's turn comes. What nobody can undo: the end is a part of the fold.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, bail};
+use like_service::layout::{self, Layout};
+use serde::Serialize;
+use sqlx::PgConnection;
+use tracing::info;
+
+use super::{Outcome, not_done};
+use crate::config::{TopicsCloseSettings, TopicsCommand, TopicsSettings};
+use crate::late;
+use crate::output::{Table, answer};
+use crate::tables;
+
+/// How often is looked while waiting.
+const INTERVAL: Duration = Duration::from_millis(500);
+
+/// A topic as it is listed.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Topic {
+    sequence: i32,
+    topic: String,
+    partitions: i32,
+    closed: bool,
+    /// Per partition; None while it is open.
+    end_offsets: Option<Vec<i64>>,
+}
+
+/// Lists the topics, or closes one.
+pub async fn topics(settings: &TopicsSettings) -> anyhow::Result<Outcome> {
+    let mut connection = tables::connect(&settings.database, "topics").await?;
+    if let Some(TopicsCommand::Close(close)) = &settings.command {
+        self::close(settings, close, &mut connection).await?;
+        return Ok(Outcome::Clean);
+    }
+    let topic = |Layout { sequence, topic, partitions, end_offsets }| {
+        let closed = end_offsets.is_some();
+        Topic { sequence, topic, partitions, closed, end_offsets }
+    };
+    let topics: Vec<_> = read_layouts(&mut connection).await?.into_iter().map(topic).collect();
+    answer(settings.json, &topics, |topics| {
+        let mut table = Table::new(&["sequence", "topic", "partitions", "state"]);
+        for topic in topics {
+            let state = if topic.closed { "closed" } else { "open" }.to_owned();
+            table.row(&[topic.sequence.to_string(), topic.topic.clone(), topic.partitions.to_string(), state]);
+        }
+        table.text()
+    })?;
+    Ok(Outcome::Clean)
+}
+
+async fn close(
+    settings: &TopicsSettings,
+    close: &TopicsCloseSettings,
+    connection: &mut PgConnection,
+) -> anyhow::Result<()> {
+    let layouts = read_layouts(connection).await?;
+    let topic = close.topic.as_str();
+    let Some(place) = layouts.iter().position(|layout| layout.topic == topic) else {
+        bail!("topic_layout has no {topic}: `like-aggregator topics` lists them");
+    };
+    let layout = &layouts[place];
+    if layout.end_offsets.is_some() {
+        info!(topic, "closed already");
+        return Ok(());
+    }
+    if let Some(earlier) = layouts[..place].iter().find(|layout| layout.end_offsets.is_none()) {
+        bail!("{} comes before {topic} and is open: close it first", earlier.topic);
+    }
+    if place + 1 == layouts.len() {
+        bail!("no topic comes after {topic}, so no like could be taken: `setup --topic NEW --after {topic}` first");
+    }
+    if !close.yes {
+        return Err(not_done(&format!("close {topic}, to which no producer may write any more")));
+    }
+    let client = settings.kafka.client_config("like-aggregator-topics")?;
+    let deadline = Instant::now() + close.wait.unwrap_or_default();
+    loop {
+        let next = next_offsets(connection, layout).await?;
+        let left = late::first_records(&client, topic, &next).await.context("Kafka")?;
+        if left.is_empty() && try_close(connection, &client, layout).await? {
+            info!(topic, next = layouts[place + 1].topic, "closed; now the next one is folded");
+            return Ok(());
+        }
+        if Instant::now() >= deadline {
+            let records: i64 = left.values().map(|(first, end)| end - first).sum();
+            let how = if close.wait.is_some() { "it was waited for in vain" } else { "--wait DURATION waits for that" };
+            bail!(
+                "{topic} is not folded to its end, {records} records are left or somebody still writes to it: nothing \
+                 was changed; {how}"
+            );
+        }
+        tokio::time::sleep(INTERVAL).await;
+    }
+}
+
+/// With the workers out, looks once more, and records the ends. False: there are new records.
+async fn try_close(
+    connection: &mut PgConnection,
+    client: &rdkafka::ClientConfig,
+    layout: &Layout,
+) -> anyhow::Result<bool> {
+    let mut transaction = tables::between_batches(connection).await?;
+    let ends = next_offsets(&mut transaction, layout).await?;
+    if !late::first_records(client, &layout.topic, &ends).await.context("Kafka")?.is_empty() {
+        transaction.rollback().await?;
+        return Ok(false);
+    }
+    let record = "UPDATE topic_layout SET end_offsets = $2 WHERE topic = $1 AND end_offsets IS NULL";
+    let recorded = sqlx::query(record).bind(&layout.topic).bind(ends).execute(&mut *transaction).await?;
+    if recorded.rows_affected() != 1 {
+        bail!("{} was closed by somebody else at this moment", layout.topic);
+    }
+    transaction.commit().await?;
+    Ok(true)
+}
+
+async fn next_offsets(connection: &mut PgConnection, layout: &Layout) -> anyhow::Result<Vec<i64>> {
+    let sql = "SELECT next_offset FROM kafka_offset WHERE topic = $1 AND partition < $2 ORDER BY partition";
+    let query = sqlx::query_scalar(sql).bind(&layout.topic).bind(layout.partitions);
+    let next: Vec<i64> = query.fetch_all(connection).await.context("kafka_offset")?;
+    if next.len() != layout.partitions as usize {
+        bail!("kafka_offset has {} rows for the {} partitions of {}", next.len(), layout.partitions, layout.topic);
+    }
+    Ok(next)
+}
+
+async fn read_layouts(connection: &mut PgConnection) -> anyhow::Result<Vec<Layout>> {
+    layout::read_all(connection).await.context("topic_layout (made by `like-aggregator setup`)")
+}

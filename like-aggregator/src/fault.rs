@@ -1,0 +1,64 @@
+//! Points at which a test has this process killed or stopped: exactly there, where a signal from
+//! outside would come by chance. Only in builds with the feature `fault-points`, which nothing that
+//! is shipped has; in all others [`reached`] is nothing.
+//!
+//! `FAULT_POINT=name[:nth[:stop]]`: at the nth time (default 1) that the point is reached the process
+//! gets SIGKILL, or SIGSTOP.
+
+/// Where a fault can be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Point {
+    /// `after-begin`: between BEGIN and the first statement.
+    AfterBegin,
+    /// `before-commit`: between the last statement of a batch and COMMIT.
+    BeforeCommit,
+    /// `after-commit`: the transaction is committed, and nobody but PostgreSQL knows.
+    AfterCommit,
+    /// `between-batches`: a batch is in hand and no statement of it was sent.
+    BetweenBatches,
+}
+
+/// Says that the process is at this point.
+#[cfg(not(feature = "fault-points"))]
+#[inline]
+pub fn reached(_: Point) {}
+
+/// Says that the process is at this point.
+#[cfg(feature = "fault-points")]
+pub fn reached(point: Point) {
+    use std::sync::OnceLock;
+    use std::sync::atomic::{AtomicU64, Ordering};
+
+    static ASKED: OnceLock<Option<(Point, u64, rustix::process::Signal)>> = OnceLock::new();
+    static TIMES: AtomicU64 = AtomicU64::new(0);
+    let Some((asked, nth, signal)) = ASKED.get_or_init(|| std::env::var("FAULT_POINT").ok().map(|text| parse(&text)))
+    else {
+        return;
+    };
+    if *asked == point && TIMES.fetch_add(1, Ordering::Relaxed) + 1 == *nth {
+        tracing::warn!(?point, nth, ?signal, "fault point");
+        let _ = rustix::process::kill_process(rustix::process::getpid(), *signal);
+        // Another thread may take the signal first.
+        std::thread::sleep(std::time::Duration::from_millis(100));
+    }
+}
+
+#[cfg(feature = "fault-points")]
+fn parse(text: &str) -> (Point, u64, rustix::process::Signal) {
+    use rustix::process::Signal;
+
+    let mut parts = text.split(':');
+    let point = match parts.next() {
+        Some("after-begin") => Point::AfterBegin,
+        Some("before-commit") => Point::BeforeCommit,
+        Some("after-commit") => Point::AfterCommit,
+        Some("between-batches") => Point::BetweenBatches,
+        _ => panic!("FAULT_POINT={text}: no such point"),
+    };
+    let nth = parts.next().map_or(1, |nth| nth.parse().unwrap_or_else(|e| panic!("FAULT_POINT={text}: {e}")));
+    match parts.next() {
+        None => (point, nth, Signal::KILL),
+        Some("stop") => (point, nth, Signal::STOP),
+        Some(_) => panic!("FAULT_POINT={text}: only stop can follow"),
+    }
+}

@@ -1,0 +1,144 @@
+//! Who may do what with the tables: an owner who makes them (`setup`, `rebuild`), a role of like-api
+//! that reads, and one of like-aggregator that counts and owns nothing. All of it is said here, for
+//! any schema, since `rebuild` makes another one.
+
+use std::collections::BTreeSet;
+
+use anyhow::{Context, bail};
+use sqlx::{AssertSqlSafe, Connection, PgConnection};
+
+/// What like-api reads. Of a dead letter it needs to know that there is one, not what is in it.
+const READS: [(&str, &str); 6] = [
+    ("product_like_count", "SELECT"),
+    ("product_like", "SELECT"),
+    ("kafka_offset", "SELECT"),
+    ("topic_layout", "SELECT"),
+    ("log_gap", "SELECT"),
+    ("dead_letter", "SELECT (topic, partition, record_offset)"),
+];
+
+/// What like-aggregator does, commands for operators included. Counts are never deleted, and what
+/// says how a log is folded is its owner's.
+const COUNTS: [(&str, &str); 8] = [
+    ("product_like_count", "SELECT, INSERT, UPDATE"),
+    ("product_like", "SELECT, INSERT, UPDATE, DELETE"),
+    ("event_handled", "SELECT, INSERT"),
+    ("kafka_offset", "SELECT, INSERT, UPDATE"),
+    ("topic_layout", "SELECT"),
+    ("fold", "SELECT"),
+    ("log_gap", "SELECT, INSERT, UPDATE, DELETE"),
+    ("dead_letter", "SELECT, INSERT, DELETE"),
+];
+
+/// The roles of the two services, by name; there may be several of each.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Roles {
+    /// May read what like-api reads.
+    pub api: BTreeSet<String>,
+    /// May write what like-aggregator writes.
+    pub aggregator: BTreeSet<String>,
+}
+
+impl Roles {
+    /// Both kinds.
+    fn all(&self) -> impl Iterator<Item = &String> {
+        self.api.iter().chain(&self.aggregator)
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.all().next().is_none()
+    }
+
+    /// These, and those of the others that are not among them.
+    #[must_use]
+    pub fn and(mut self, others: Self) -> Self {
+        let new = |role: &String| !self.api.contains(role) && !self.aggregator.contains(role);
+        let api: Vec<_> = others.api.into_iter().filter(new).collect();
+        let aggregator: Vec<_> = others.aggregator.into_iter().filter(new).collect();
+        self.api.extend(api);
+        self.aggregator.extend(aggregator);
+        self
+    }
+}
+
+/// Makes those that don't exist. They can't log in: a password is the operator's to choose.
+pub async fn make(connection: &mut PgConnection, roles: &Roles) -> anyhow::Result<()> {
+    for role in roles.all() {
+        let exists = "SELECT EXISTS (SELECT FROM pg_roles WHERE rolname = $1)";
+        if !sqlx::query_scalar(exists).bind(role).fetch_one(&mut *connection).await? {
+            let made = execute(connection, format!("CREATE ROLE {} NOLOGIN", quoted(role))).await;
+            made.with_context(|| format!("role {role} does not exist and can't be made: make it by CREATE ROLE"))?;
+        }
+    }
+    Ok(())
+}
+
+/// Whether this connection's user may grant rights on the schema.
+pub async fn may_grant(connection: &mut PgConnection, schema: &str) -> anyhow::Result<bool> {
+    let sql = "SELECT pg_has_role(nspowner, 'USAGE') FROM pg_namespace WHERE nspname = $1";
+    Ok(sqlx::query_scalar(sql).bind(schema).fetch_optional(connection).await?.unwrap_or(false))
+}
+
+/// Gives the roles exactly their rights on the tables and functions of the schema, all at once.
+pub async fn grant(connection: &mut PgConnection, schema: &str, roles: &Roles) -> anyhow::Result<()> {
+    if !may_grant(connection, schema).await? {
+        bail!("roles are granted their rights by the owner of schema {schema}: run it as that user");
+    }
+    let mut transaction = connection.begin().await?;
+    // Two at a time would fail: both change the same rows of the catalogue.
+    sqlx::query("SELECT pg_advisory_xact_lock(hashtextextended('like roles', 0))").execute(&mut *transaction).await?;
+    let place = quoted(schema);
+    for role in roles.all().map(|role| quoted(role)) {
+        execute(&mut transaction, format!("REVOKE ALL ON ALL TABLES IN SCHEMA {place} FROM {role}")).await?;
+        execute(&mut transaction, format!("REVOKE ALL ON SCHEMA {place} FROM {role}")).await?;
+        execute(&mut transaction, format!("GRANT USAGE ON SCHEMA {place} TO {role}")).await?;
+    }
+    for (names, rights) in [(&roles.api, &READS[..]), (&roles.aggregator, &COUNTS[..])] {
+        for role in names.iter().map(|role| quoted(role)) {
+            for (table, rights) in rights {
+                execute(&mut transaction, format!("GRANT {rights} ON {place}.{table} TO {role}")).await?;
+            }
+        }
+    }
+    // They run with their owner's rights: for like-aggregator, and for nobody else.
+    let sql = "SELECT oid::regprocedure::text FROM pg_proc
+               WHERE prosecdef AND pronamespace = (SELECT oid FROM pg_namespace WHERE nspname = $1)";
+    // Without a path a name is shown with its schema.
+    execute(&mut transaction, "SET LOCAL search_path = ''".to_owned()).await?;
+    let functions: Vec<String> = sqlx::query_scalar(sql).bind(schema).fetch_all(&mut *transaction).await?;
+    for function in functions {
+        execute(&mut transaction, format!("REVOKE ALL ON FUNCTION {function} FROM PUBLIC")).await?;
+        for role in roles.all().map(|role| quoted(role)) {
+            execute(&mut transaction, format!("REVOKE ALL ON FUNCTION {function} FROM {role}")).await?;
+        }
+        for role in roles.aggregator.iter().map(|role| quoted(role)) {
+            execute(&mut transaction, format!("GRANT EXECUTE ON FUNCTION {function} TO {role}")).await?;
+        }
+    }
+    transaction.commit().await?;
+    Ok(())
+}
+
+/// The roles that have rights on the schema already: those for another schema in its place.
+pub async fn granted(connection: &mut PgConnection, schema: &str) -> anyhow::Result<Roles> {
+    let sql = "SELECT rolname, bool_or(privilege_type = 'UPDATE')
+               FROM pg_class c CROSS JOIN aclexplode(c.relacl) a JOIN pg_roles r ON r.oid = a.grantee
+               WHERE c.relname = 'kafka_offset' AND a.grantee <> c.relowner
+                 AND c.relnamespace = (SELECT oid FROM pg_namespace WHERE nspname = $1)
+               GROUP BY rolname";
+    let rows: Vec<(String, bool)> = sqlx::query_as(sql).bind(schema).fetch_all(connection).await?;
+    let (aggregator, api): (Vec<_>, Vec<_>) = rows.into_iter().partition(|(_, writes)| *writes);
+    let names = |rows: Vec<(String, bool)>| rows.into_iter().map(|(name, _)| name).collect();
+    Ok(Roles { api: names(api), aggregator: names(aggregator) })
+}
+
+/// Names can't be parameters.
+fn quoted(name: &str) -> String {
+    format!("\"{}\"", name.replace('"', "\"\""))
+}
+
+async fn execute(connection: &mut PgConnection, sql: String) -> anyhow::Result<()> {
+    let done = sqlx::raw_sql(AssertSqlSafe(sql.clone())).execute(connection).await;
+    done.map(drop).with_context(|| sql)
+}

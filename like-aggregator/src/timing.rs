@@ -1,0 +1,33 @@
+//! How often, and for how long: what the contract fixes, so no setting; a value of its own so that
+//! a test need not wait as long as an operator may.
+
+use std::time::Duration;
+
+use like_service::topic_check;
+
+/// Intervals and patience of one aggregator.
+#[derive(Debug, Clone, Copy)]
+pub struct Timing {
+    /// How often a partition without a row is asked for again.
+    pub refused_retry: Duration,
+    /// How long a log may end before the stored offset: its new leader may not know all of it yet.
+    pub beyond_end: Duration,
+    /// How often the stored offsets are compared with the believed ones.
+    pub compare_offsets: Duration,
+    /// How often windows of `event_handled` and old dead letters are looked after.
+    pub upkeep: Duration,
+    /// How often the topic is compared with its layout.
+    pub topic_check: Duration,
+}
+
+impl Default for Timing {
+    fn default() -> Self {
+        Self {
+            refused_retry: Duration::from_secs(30),
+            beyond_end: Duration::from_secs(30),
+            compare_offsets: Duration::from_secs(60),
+            upkeep: Duration::from_secs(600),
+            topic_check: topic_check::INTERVAL,
+        }
+    }
+}

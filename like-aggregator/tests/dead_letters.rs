@@ -1,0 +1,189 @@
+//! `dead-letters`: what is kept of a bad record can be seen, published again where that is right,
+//! and dropped; nothing is counted twice by it and nobody's later wish is undone.
+
+use std::process::Output;
+
+use like_events::LikeEvent;
+use like_testkit::{TestDatabase, TestService, TestSystem, TestTopic, event};
+use serde_json::{Value, json};
+
+struct Letters {
+    topic: TestTopic,
+    system: TestSystem,
+    _aggregator: TestService,
+}
+
+impl Letters {
+    async fn set_up() -> Self {
+        let topic = TestTopic::create(2).await;
+        let system = TestSystem::on(topic.name.clone(), TestDatabase::create_empty().await);
+        system.setup(&["--partitions", "2"]).await;
+        let aggregator = system.aggregator(&[]).await;
+        Self { topic, system, _aggregator: aggregator }
+    }
+
+    /// Publishes to partition 0 under this key.
+    fn publish(&self, key: Option<&[u8]>, value: &[u8]) {
+        self.topic.publish(Some(0), key, Some(value));
+    }
+
+    async fn folded(&self) {
+        self.topic.flush();
+        self.system.folded(self.topic.end_offsets().iter().sum()).await;
+    }
+
+    fn position(&self, offset: u32) -> String {
+        format!("{}/0/{offset}", self.topic.name)
+    }
+
+    async fn run(&self, args: &[&str]) -> Output {
+        self.system.command(&[&["dead-letters"], args].concat()).await
+    }
+
+    /// Its exit status and its JSON.
+    async fn json(&self, args: &[&str]) -> (Option<i32>, Value) {
+        let output = self.run(&[args, &["--json"]].concat()).await;
+        let parsed = serde_json::from_slice(&output.stdout).unwrap_or_else(|_| panic!("{output:?}"));
+        (output.status.code(), parsed)
+    }
+
+    async fn left(&self) -> i64 {
+        self.system.number("SELECT count(*) FROM dead_letter").await
+    }
+
+    async fn likes(&self) -> i64 {
+        self.system.number("SELECT coalesce(sum(like_count), 0)::bigint FROM product_like_count").await
+    }
+}
+
+#[track_caller]
+fn assert_refused(output: &Output, texts: &[&str]) {
+    let error = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(2), "{texts:?}: {error}");
+    assert!(texts.iter().all(|text| error.contains(text)), "{texts:?}: {error}");
+}
+
+fn like(user: &str) -> LikeEvent {
+    event("p", Some(user), true)
+}
+
+#[tokio::test]
+async fn events_under_a_wrong_key_are_counted_once_after_a_redrive_and_the_rest_is_refused_with_the_reason() {
+    let letters = Letters::set_up().await;
+    letters.publish(Some(b"q"), &like("u1").to_json());
+    letters.publish(None, &like("u2").to_json());
+    letters.publish(Some(b"\xff"), &event("p", None, true).to_json());
+    letters.publish(Some(b"p"), b"\x1b[2Jnonsense");
+    let unread = String::from_utf8(like("u3").to_json()).unwrap().replace("LIKED", "liked");
+    letters.publish(Some(b"p"), unread.as_bytes());
+    letters.publish(Some(b"p"), &vec![b' '; 70_000]);
+    letters.topic.publish(Some(0), Some(b"p"), None);
+    letters.folded().await;
+    assert_eq!((letters.left().await, letters.likes().await), (7, 0));
+
+    let (status, listed) = letters.json(&["list"]).await;
+    assert_eq!((status, &listed["total"]), (Some(0), &json!(7)));
+    let refused = |line: &Value| line["refused"].as_str().unwrap_or_default().to_owned();
+    let why: Vec<_> = listed["letters"].as_array().unwrap().iter().map(refused).collect();
+    let expected = ["", "", "", "not_json", "type must be LIKED or UNLIKED", "only its first 64 KiB", "tombstone"];
+    for (why, expected) in why.iter().zip(expected) {
+        assert!(why.contains(expected) && why.is_empty() == expected.is_empty(), "{why}: {expected}");
+    }
+    let (_, by_reason) = letters.json(&["list", "--reason", "key_mismatch", "--limit", "1"]).await;
+    assert_eq!((&by_reason["total"], by_reason["letters"].as_array().unwrap().len()), (&json!(2), 1));
+    let table = String::from_utf8(letters.run(&["list"]).await.stdout).unwrap();
+    assert!(table.contains(&letters.position(1)) && table.contains("7 of 7"), "{table}");
+
+    let shown = String::from_utf8(letters.run(&["show", &letters.position(3)]).await.stdout).unwrap();
+    assert!(shown.contains("12 bytes (text): \\u{1b}[2Jnonsense") && !shown.contains('\x1b'), "{shown}");
+    let (_, shown) = letters.json(&["show", &letters.position(2)]).await;
+    assert_eq!((&shown["key"], &shown["refused"]), (&json!({"hex": "ff"}), &json!(null)));
+
+    let (status, redriven) = letters.json(&["redrive", "--all"]).await;
+    assert_eq!((status, &redriven["redriven"], &redriven["refused"]), (Some(1), &json!(3), &json!(4)));
+    assert_eq!(redriven["letters"][0]["position"], json!(letters.position(3)));
+    letters.folded().await;
+    assert_eq!((letters.left().await, letters.likes().await), (4, 3));
+    assert_eq!(letters.system.wrong_counts().await, 0);
+}
+
+#[tokio::test]
+async fn an_event_that_was_counted_meanwhile_is_not_redriven() {
+    let letters = Letters::set_up().await;
+    let delta = event("p", None, true);
+    letters.publish(Some(b"q"), &delta.to_json());
+    letters.publish(None, &delta.to_json());
+    letters.folded().await;
+    // The same event twice, in one go: history drops the second.
+    let (status, _) = letters.json(&["redrive", "--reason", "key_missing"]).await;
+    assert_eq!(status, Some(0));
+    letters.folded().await;
+    assert_eq!(letters.likes().await, 1);
+    let (status, redriven) = letters.json(&["redrive", &letters.position(0)]).await;
+    let why = redriven["letters"][0]["why"].as_str().unwrap();
+    assert!(status == Some(1) && why.starts_with("its event was counted at"), "{why}");
+    assert_eq!((letters.left().await, letters.likes().await), (1, 1), "a refused one stays");
+}
+
+#[tokio::test]
+async fn a_redrive_does_not_undo_what_the_user_wished_since_unless_told_to() {
+    let letters = Letters::set_up().await;
+    letters.topic.publish_event(&like("u1"));
+    letters.folded().await;
+    letters.publish(None, &like("u1").to_json());
+    letters.publish(None, &like("u2").to_json());
+    letters.folded().await;
+    letters.topic.publish_event(&event("p", Some("u1"), false));
+    letters.folded().await;
+
+    let (status, redriven) = letters.json(&["redrive", "--all"]).await;
+    let why = redriven["letters"][0]["why"].as_str().unwrap();
+    assert!(status == Some(1) && why.starts_with("its user has wished otherwise since"), "{why}");
+    letters.folded().await;
+    assert_eq!((letters.left().await, letters.likes().await), (1, 1), "u2 alone");
+    assert_eq!(letters.json(&["redrive", "--all", "--even-if-changed"]).await.0, Some(0));
+    letters.folded().await;
+    assert_eq!((letters.left().await, letters.likes().await), (0, 2));
+}
+
+#[tokio::test]
+async fn drop_forgets_what_is_selected_and_nothing_without_yes() {
+    let letters = Letters::set_up().await;
+    for _ in 0..3 {
+        letters.publish(Some(b"p"), b"nonsense");
+        letters.publish(None, &like("u1").to_json());
+    }
+    letters.folded().await;
+    let refused = letters.run(&["drop", "--all"]).await;
+    assert_refused(&refused, &["nothing was changed", "--yes"]);
+    assert!(String::from_utf8_lossy(&refused.stdout).starts_with("6 dead letters would be dropped"));
+    assert_refused(&letters.run(&["drop", "--yes"]).await, &["<POSITIONS>", "--all"]);
+    assert_refused(&letters.run(&["drop", "--yes", "p/0"]).await, &["<POSITIONS>", "topic/partition/offset"]);
+    let gone = [letters.position(0), letters.position(99)];
+    assert_refused(&letters.run(&["drop", "--yes", &gone[0], &gone[1]]).await, &[&gone[1], "nothing was changed"]);
+    assert_eq!(letters.left().await, 6);
+
+    let dropped = letters.json(&["drop", "--yes", &letters.position(0), &letters.position(1)]).await;
+    assert_eq!(dropped, (Some(0), json!({"letters": 2, "done": true})));
+    assert_eq!(letters.json(&["drop", "--yes", "--reason", "not_json"]).await.1["letters"], 2);
+    assert_eq!(letters.left().await, 2);
+    assert_eq!(letters.json(&["drop", "--yes", "--all"]).await.1["letters"], 2);
+    assert_eq!(letters.left().await, 0);
+}
+
+#[tokio::test]
+async fn letters_of_many_pages_are_redriven_and_only_they_are_removed() {
+    let letters = Letters::set_up().await;
+    for n in 0..250 {
+        letters.publish(None, &like(&format!("u{n}")).to_json());
+        letters.publish(Some(b"p"), b"nonsense");
+    }
+    letters.folded().await;
+    let (status, redriven) = letters.json(&["redrive", "--all"]).await;
+    assert_eq!((status, &redriven["redriven"], &redriven["refused"]), (Some(1), &json!(250), &json!(250)));
+    letters.folded().await;
+    assert_eq!((letters.left().await, letters.likes().await), (250, 250));
+    // Pages with nothing in them that can be redriven: all stays.
+    assert_eq!(letters.json(&["redrive", "--all"]).await.1["refused"], 250);
+    assert_eq!(letters.left().await, 250);
+}
