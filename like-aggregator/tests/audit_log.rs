@@ -173,9 +173,9 @@ async fn told_to_end_it_drops_its_tables_and_killed_the_next_one_does() {
         })
         .await;
         if kill {
-            audit.kill()
+            audit.kill();
         } else {
-            audit.terminate()
+            audit.terminate();
         }
         let status = audit.ended().await;
         assert_eq!(status.code(), if kill { None } else { Some(2) }, "{}", audit.log());
