@@ -4,8 +4,8 @@
 //! from its work while the log is folded.
 //!
 //! Memory is a replay's (two batches), and [`LISTED`] differences of each kind; the rest is the
-//! server's. Disk, until the end: what the live tables take, with the ids of all events of the log
-//! and not only of `DEDUP_WINDOW`, and a copy of the live likes and counts.
+//! server's. Disk, until the end: what the live tables take once more, and a copy of the live likes
+//! and counts.
 
 use anyhow::{Context, anyhow};
 use chrono::{DateTime, Utc};
