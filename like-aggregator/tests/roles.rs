@@ -205,3 +205,25 @@ async fn a_repeated_setup_gives_exactly_the_rights_again_without_being_told_the_
     system.setup(&[]).await;
     api.execute("SELECT liked FROM product_like").await.unwrap();
 }
+
+#[tokio::test]
+async fn after_a_rebuild_the_roles_may_do_what_they_might_before_and_no_more() {
+    let roles = TestRoles::new();
+    let (topic, mut system) = TestSystem::with_topic(1).await;
+    system.setup(&["--partitions", "1", "--api-role", &roles.api, "--aggregator-role", &roles.aggregator]).await;
+    let mut api = log_in(&system, &roles.api).await;
+    let mut aggregator = log_in(&system, &roles.aggregator).await;
+    let rebuilt = system.command(&["rebuild", "--yes", "--drop-old"]).await;
+    assert!(rebuilt.status.success(), "{rebuilt:?}");
+
+    assert_not_allowed(&mut api, &WRITES).await;
+    assert_not_allowed(&mut aggregator, &DESTROYS[..9]).await;
+    api.execute("SELECT like_count FROM product_like_count").await.unwrap();
+    system.set("DATABASE_URL", &url(&system, &roles.aggregator));
+    let _service = system.aggregator(&[]).await;
+    topic.publish_event(&event("p", Some("u"), true));
+    topic.flush();
+    system.folded(1).await;
+    let refused = system.command(&["rebuild", "--yes"]).await;
+    assert_eq!(refused.status.code(), Some(2), "a rebuild is its owner's: {refused:?}");
+}
