@@ -31,6 +31,17 @@ pub async fn of(client: &ClientConfig, topic: &str, partitions: i32) -> anyhow::
     asked.await?
 }
 
+/// Whether a transaction of a foreign producer is open on a partition: what it wrote stands in the
+/// log, and whether it will ever be read is not known yet.
+pub async fn transaction_open(client: &ClientConfig, topic: &str, partitions: i32) -> anyhow::Result<bool> {
+    let mut all = client.clone();
+    all.set("isolation.level", "read_uncommitted");
+    // In this order: what is written between the two questions is nobody's open transaction.
+    let written = of(&all, topic, partitions).await?;
+    let stable = of(client, topic, partitions).await?;
+    Ok(written.iter().zip(stable).any(|((_, written), (_, stable))| stable < *written))
+}
+
 /// Per partition, the offset behind the last record that a consumer will ever be given of what is
 /// in the log now. The log's own end may lie behind it: what a foreign transaction leaves at the
 /// end takes an offset and is no record, so no fold ever stands there.

@@ -12,6 +12,7 @@ use tracing::info;
 use super::{Outcome, not_done};
 use crate::config::{TopicsCloseSettings, TopicsCommand, TopicsSettings};
 use crate::late;
+use crate::log_ends;
 use crate::output::{Table, answer};
 use crate::tables;
 
@@ -90,15 +91,16 @@ async fn close(
             let records: i64 = left.values().map(|(first, end)| end - first).sum();
             let how = if close.wait.is_some() { "it was waited for in vain" } else { "--wait DURATION waits for that" };
             bail!(
-                "{topic} is not folded to its end, {records} records are left or somebody still writes to it: nothing \
-                 was changed; {how}"
+                "{topic} is not folded to its end, {records} records are left or somebody still writes to it, perhaps in \
+                 a transaction: nothing was changed; {how}"
             );
         }
         tokio::time::sleep(INTERVAL).await;
     }
 }
 
-/// With the workers out, looks once more, and records the ends. False: there are new records.
+/// With the workers out, looks once more, and records the ends. False: there are new records, or a
+/// transaction is open that may become some.
 async fn try_close(
     connection: &mut PgConnection,
     client: &rdkafka::ClientConfig,
@@ -106,7 +108,9 @@ async fn try_close(
 ) -> anyhow::Result<bool> {
     let mut transaction = tables::between_batches(connection).await?;
     let ends = next_offsets(&mut transaction, layout).await?;
-    if !late::first_records(client, &layout.topic, &ends).await.context("Kafka")?.is_empty() {
+    // Asked first: what a transaction had written is among the records once it isn't open.
+    let open = log_ends::transaction_open(client, &layout.topic, layout.partitions).await.context("Kafka")?;
+    if open || !late::first_records(client, &layout.topic, &ends).await.context("Kafka")?.is_empty() {
         transaction.rollback().await?;
         return Ok(false);
     }

@@ -1,6 +1,6 @@
 //! Shows that the partitions of a topic bound how many consumers of a group can work: of four
 //! consumers one works on one partition, and all do on four. Each event costs a transaction on a
-//! database two milliseconds away, which is what a consumer mostly waits for.
+//! database ten milliseconds away, which is what a consumer mostly waits for.
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
@@ -15,12 +15,12 @@ use super::lab::{Lab, PATIENCE, Topic, connect};
 use super::records::Entry;
 
 const CONSUMERS: usize = 4;
-const EVENTS: usize = 1_000;
+const EVENTS: usize = 400;
 /// Four times as fast is what there is to gain.
 const LEAST_SPEEDUP: f64 = 2.5;
 
 const TABLE: &str = "CREATE TABLE naive AS SELECT consumer, 0::bigint AS n FROM generate_series(0, 3) AS consumer";
-const WORK: &str = "UPDATE naive SET n = n + 1 FROM pg_sleep(0.002) WHERE consumer = $1";
+const WORK: &str = "UPDATE naive SET n = n + 1 FROM pg_sleep(0.010) WHERE consumer = $1";
 
 struct Run {
     seconds: f64,
