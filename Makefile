@@ -2,7 +2,7 @@
 # What they do is in the scripts they name; those can be run by hand too.
 
 .DEFAULT_GOAL := help
-.PHONY: help up down clean-local test test-stack test-stack-down test-containers lint loadtest drain bench claims
+.PHONY: help up down clean-local test test-faults test-stack test-stack-down test-containers lint loadtest drain bench claims
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  \1|\2/p' Makefile | while IFS='|' read -r target text; do \
@@ -23,6 +23,9 @@ clean-local: ## stop it, remove its data and logs
 
 test: ## run all tests on a Kafka and a PostgreSQL of their own (ARGS="-p like-api name")
 	@deploy/local/test.sh run $(ARGS)
+
+test-faults: ## break processes, servers and connections, and count what was lost (ARGS="--seed 7 --only kill")
+	@deploy/local/test.sh faults $(ARGS)
 
 test-stack: ## start such a pair for development and leave it running (.local/test/env)
 	@deploy/local/test.sh up

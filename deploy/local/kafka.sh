@@ -20,6 +20,8 @@ log.dirs=$STATE/kafka/data
 # A mistyped topic is an error, not a new topic of the wrong shape.
 auto.create.topics.enable=false
 group.initial.rebalance.delay.ms=0
+# Who asks for it may be missed sooner than after 6 s, as tests do that kill consumers.
+group.min.session.timeout.ms=1000
 # One broker: what Kafka keeps for itself has one replica too.
 offsets.topic.replication.factor=1
 offsets.topic.num.partitions=8

@@ -2,8 +2,12 @@
 # A Kafka and a PostgreSQL for tests, apart from those of `make up`: on free
 # ports, with throw-away data, under .local/test.
 #   test.sh run [ARG…]  start such a pair, `cargo test` with ARGs, throw it away
+#   test.sh faults [ARG…]  the same with the fault suite instead of `cargo test`
 #   test.sh up          start one that stays, described in .local/test/env
 #   test.sh down        stop that one and throw its data away
+# And for a test that breaks its servers, which it names by a folder of its own:
+#   test.sh own FOLDER up|down      start or throw away a pair (FOLDER/env)
+#   test.sh own FOLDER kill|start kafka|postgres
 set -euo pipefail
 # shellcheck source=deploy/local/lib.sh
 . "$(dirname -- "${BASH_SOURCE[0]}")/lib.sh"
@@ -16,7 +20,7 @@ SERVERS=(postgres kafka)
 unset POSTGRES_PORT KAFKA_PORT KAFKA_CONTROLLER_PORT
 STATE=$LOCAL/test/stack
 
-start_test_stack() {
+start_test_stack() { # [kafka|postgres]
   state_dir
   install_packages stack
   resolve_dist
@@ -28,8 +32,8 @@ start_test_stack() {
   alive kafka || KAFKA_CONTROLLER_PORT=$(free_port "${KAFKA_CONTROLLER_PORT:-}")
   printf '%s\n' "POSTGRES_PORT=$POSTGRES_PORT" "KAFKA_PORT=$KAFKA_PORT" \
     "KAFKA_CONTROLLER_PORT=$KAFKA_CONTROLLER_PORT" >"$STATE/ports"
-  start_postgres test
-  start_kafka
+  case ${1:-both} in postgres | both) start_postgres test ;; esac
+  case ${1:-both} in kafka | both) start_kafka ;; esac
 }
 
 test_env() {
@@ -53,10 +57,31 @@ sweep() {
   for dir in "$LOCAL"/test/run-*; do
     [ -d "$dir" ] || continue
     pid=${dir##*-}
-    [[ $(command_line "$pid") != *'test.sh run'* ]] || continue
+    [[ $(command_line "$pid") != *'test.sh '* ]] || continue
     say "clearing up after an earlier test run (pid $pid)"
     (STATE=$dir && drop_test_stack)
   done
+  # Of a test that was killed itself; its folder is own-PID-N.
+  for dir in "$LOCAL"/test/own-*; do
+    [ -d "$dir" ] || continue
+    pid=${dir##*/own-}
+    [ ! -d "/proc/${pid%%-*}" ] || continue
+    (STATE=$dir && drop_test_stack)
+  done
+}
+
+own_stack() { # FOLDER up|down | kill|start NAME
+  STATE=$1
+  case "$2 ${3:-}" in
+    'up ')
+      start_test_stack
+      test_env >"$STATE/env"
+      ;;
+    'down ') drop_test_stack ;;
+    'kill kafka' | 'kill postgres') stop "$3" KILL 10 ;;
+    'start kafka' | 'start postgres') start_test_stack "$3" ;;
+    *) die "own: $2 ${3:-}: not one of up, down, kill NAME, start NAME" ;;
+  esac
 }
 
 # Cargo has a process group of its own, so that being told to end (which reaches
@@ -73,10 +98,9 @@ stop_tests() {
   exit "$1"
 }
 
-run_tests() {
-  local status=0 all=--workspace
-  # Cargo would let --workspace win over a package that is asked for.
-  [[ " $* " != *' -p '* && " $* " != *' --package'* ]] || all=
+# in_test_stack COMMAND…: on a pair of its own, which goes with it.
+in_test_stack() {
+  local status=0
   find_cargo
   install_packages build stack
   sweep
@@ -91,7 +115,7 @@ run_tests() {
   set +a
   cd "$ROOT"
   set -m
-  cargo test ${all:+"$all"} --locked "$@" </dev/null &
+  "$@" </dev/null &
   tests=$!
   set +m
   wait "$tests" || status=$?
@@ -102,7 +126,17 @@ run_tests() {
 case ${1:-} in
   run)
     shift
-    run_tests "$@"
+    all=(--workspace)
+    # Cargo would let --workspace win over a package that is asked for.
+    [[ " $* " != *' -p '* && " $* " != *' --package'* ]] || all=()
+    in_test_stack cargo test "${all[@]}" --locked "$@"
+    ;;
+  faults)
+    shift
+    find_cargo
+    # Like the tests: built with the features of the whole, nothing is built twice.
+    (cd "$ROOT" && cargo build --quiet --workspace --locked --bin fault-suite)
+    in_test_stack target/debug/fault-suite "$@"
     ;;
   up)
     mkdir -p "$LOCAL/test"
@@ -119,5 +153,9 @@ case ${1:-} in
     rm -f "$LOCAL/test/env"
     say 'test stack: stopped, its data removed'
     ;;
-  *) die 'usage: test.sh run [ARG…] | up | down' ;;
+  own)
+    shift
+    own_stack "$@"
+    ;;
+  *) die 'usage: test.sh run [ARG…] | faults [ARG…] | up | down | own FOLDER …' ;;
 esac

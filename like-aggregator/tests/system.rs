@@ -2,119 +2,13 @@
 //! like-aggregators that are killed and stopped on the way. Whatever was acknowledged is counted
 //! exactly once.
 
-use std::collections::BTreeSet;
 use std::fs;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use like_testkit::{TestClient, TestService, TestSystem, eventually};
-use rand::rngs::StdRng;
-use rand::{RngExt, SeedableRng};
+use like_testkit::{Crowd, TestService, TestSystem, eventually};
 use tokio::task::JoinSet;
-use uuid::Uuid;
 
 const PARTITIONS: i32 = 8;
-const PRODUCTS: usize = 20;
-
-/// Users who click at the same time, each one click after the other.
-struct Crowd {
-    users: JoinSet<Record>,
-    enough: Arc<AtomicBool>,
-}
-
-/// What became known to users by acknowledgements.
-#[derive(Default)]
-struct Record {
-    users: BTreeSet<String>,
-    receipts: Vec<String>,
-    event_ids: BTreeSet<Uuid>,
-    /// (product, user): the likes that there should be.
-    liked: BTreeSet<(String, String)>,
-}
-
-impl Crowd {
-    /// `users` users click `clicks` times each, and go on until told that it is enough.
-    fn start(client: &TestClient, users: usize, clicks: usize) -> Self {
-        let enough = Arc::new(AtomicBool::new(false));
-        let user = |n| click(client.clone(), n, clicks, Arc::clone(&enough));
-        Self { users: (0..users).map(user).collect(), enough }
-    }
-
-    async fn finish(self) -> Record {
-        self.enough.store(true, Ordering::Relaxed);
-        self.users.join_all().await.into_iter().fold(Record::default(), Record::and)
-    }
-}
-
-/// One user: likes and unlikes, and every fourth time an earlier click once more, which must not
-/// bring its wish back.
-async fn click(client: TestClient, user: usize, clicks: usize, enough: Arc<AtomicBool>) -> Record {
-    let mut dice = StdRng::seed_from_u64(user as u64);
-    let user = format!("user-{user}");
-    let mut record = Record { users: [user.clone()].into(), ..Record::default() };
-    let mut past: Vec<(String, bool, String)> = Vec::new();
-    for n in 0.. {
-        if n >= clicks && enough.load(Ordering::Relaxed) {
-            break;
-        }
-        let (product, liked, key) = if !past.is_empty() && dice.random_ratio(1, 4) {
-            past[dice.random_range(..past.len())].clone()
-        } else {
-            let product = format!("product-{}", dice.random_range(..PRODUCTS));
-            past.push((product, dice.random_ratio(2, 3), format!("click-{n}")));
-            past[past.len() - 1].clone()
-        };
-        let acknowledged = client.wish(&user, &product, liked, &key).await;
-        record.receipts.push(acknowledged.receipt);
-        if record.event_ids.insert(acknowledged.event_id) {
-            if liked {
-                record.liked.insert((product, user.clone()));
-            } else {
-                record.liked.remove(&(product, user.clone()));
-            }
-        }
-    }
-    record
-}
-
-impl Record {
-    fn and(mut self, other: Self) -> Self {
-        self.users.extend(other.users);
-        self.receipts.extend(other.receipts);
-        self.event_ids.extend(other.event_ids);
-        self.liked.extend(other.liked);
-        self
-    }
-
-    /// Compares what was acknowledged with what is counted, through the API and in the tables.
-    async fn is_counted(&self, system: &TestSystem, client: &TestClient) {
-        let mut waiting = JoinSet::new();
-        for receipts in self.receipts.chunks(self.receipts.len().div_ceil(16)) {
-            let (client, receipts) = (client.clone(), receipts.to_vec());
-            waiting.spawn(async move {
-                for receipt in receipts {
-                    client.wait_until_counted(&receipt).await;
-                }
-            });
-        }
-        waiting.join_all().await;
-
-        let products: Vec<_> = (0..PRODUCTS).map(|n| format!("product-{n}")).collect();
-        let likers = |product: &String| self.liked.iter().filter(|(p, _)| p == product).count() as i64;
-        for user in &self.users {
-            let likes = |product: &String| (likers(product), self.liked.contains(&(product.clone(), user.clone())));
-            let expected: Vec<_> = products.iter().map(likes).collect();
-            assert_eq!(client.likes(user, &products).await, expected, "{user}");
-        }
-        assert_eq!(system.wrong_counts().await, 0);
-        let handled: Vec<Uuid> = sqlx::query_scalar("SELECT event_id FROM event_handled ORDER BY event_id")
-            .fetch_all(&system.database.pool)
-            .await
-            .unwrap();
-        assert_eq!(handled, self.event_ids.iter().copied().collect::<Vec<_>>());
-    }
-}
 
 /// Partitions that a running aggregator owns.
 async fn owned(aggregator: &TestService) -> usize {
@@ -140,7 +34,7 @@ async fn what_was_acknowledged_is_counted_exactly_once() {
     let api = system.api(&[]).await;
     let aggregators = two_aggregators(&system, &[]).await;
 
-    let record = Crowd::start(&api.client(), 200, 15).finish().await;
+    let record = Crowd::new(1, 200, 15).start(&[api.client()]).finish().await;
     record.is_counted(&system, &api.client()).await;
 
     let mut all = 0.0;
@@ -189,7 +83,7 @@ async fn after_kill_9_the_other_aggregator_goes_on_exactly() {
     let quick = [("KAFKA_CONFIG_FILE", file.path().to_str().unwrap()), ("BATCH_MAX_WAIT", "10ms")];
     let [survivor, mut victim] = two_aggregators(&system, &quick).await;
 
-    let crowd = Crowd::start(&api.client(), 8, 50);
+    let crowd = Crowd::new(1, 8, 50).start(&[api.client()]);
     eventually("the victim counts", async || (committed(&victim).await > 50.0).then_some(())).await;
     victim.process.kill();
     assert!(!victim.process.ended().await.success());
@@ -203,7 +97,7 @@ async fn both_end_in_order_on_sigterm_and_lose_nothing() {
     let system = TestSystem::set_up(PARTITIONS).await;
     let mut api = system.api(&[]).await;
     let mut aggregator = system.aggregator(&[]).await;
-    let crowd = Crowd::start(&api.client(), 50, 5);
+    let crowd = Crowd::new(1, 50, 5).start(&[api.client()]);
     eventually("it counts", async || (committed(&aggregator).await > 50.0).then_some(())).await;
 
     // Both are in the middle of work; the users go on asking.

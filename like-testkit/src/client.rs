@@ -91,12 +91,19 @@ impl TestClient {
         answer.iter().map(|likes| one(likes).unwrap_or_else(|| panic!("{likes}"))).collect()
     }
 
+    /// Asks again while the answer is that it can't be had now.
     async fn get(&self, path: &str, user: &str) -> Value {
-        let request = self.http.get(format!("{}{path}", self.url)).header("X-User-Id", user);
-        let answer = request.send().await.unwrap_or_else(|e| panic!("{path}: {e}"));
-        let status = answer.status();
-        let body = answer.text().await.unwrap_or_else(|e| panic!("{path}: {e}"));
-        assert_eq!(status, StatusCode::OK, "{path}: {body}");
-        serde_json::from_str(&body).unwrap_or_else(|e| panic!("{path}: {e}: {body}"))
+        let patience = Patience::new();
+        loop {
+            let request = self.http.get(format!("{}{path}", self.url)).header("X-User-Id", user);
+            let answer = request.send().await.unwrap_or_else(|e| panic!("{path}: {e}"));
+            let status = answer.status();
+            let body = answer.text().await.unwrap_or_else(|e| panic!("{path}: {e}"));
+            if status != StatusCode::SERVICE_UNAVAILABLE {
+                assert_eq!(status, StatusCode::OK, "{path}: {body}");
+                return serde_json::from_str(&body).unwrap_or_else(|e| panic!("{path}: {e}: {body}"));
+            }
+            patience.pause("counts can be read").await;
+        }
     }
 }

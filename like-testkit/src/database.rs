@@ -14,6 +14,7 @@ pub struct TestDatabase {
     pub url: String,
     /// A pool that finds the tables.
     pub pool: PgPool,
+    server: String,
     name: String,
 }
 
@@ -28,14 +29,18 @@ impl TestDatabase {
 
     /// A database with nothing in it.
     pub async fn create_empty() -> Self {
-        let server = var("TEST_DATABASE_URL");
+        Self::create_empty_on(&var("TEST_DATABASE_URL")).await
+    }
+
+    /// The same on another server.
+    pub async fn create_empty_on(server: &str) -> Self {
         let name = format!("test_{}", uuid::Uuid::now_v7().simple());
-        execute(&server, format!("CREATE DATABASE {name}")).await;
+        execute(server, format!("CREATE DATABASE {name}")).await;
         let (base, _) = server.rsplit_once('/').expect("TEST_DATABASE_URL ends with /database");
         let url = format!("{base}/{name}");
         let options = DatabaseUrl::from_str(&url).expect("TEST_DATABASE_URL").connect_options(SCHEMA, "test");
         let pool = PgPoolOptions::new().max_connections(4).connect_with(options).await.expect("test database");
-        Self { url, pool, name }
+        Self { url, pool, server: server.to_owned(), name }
     }
 
     /// Records `topic` as the first and only topic, with an offset row for each partition at 0:
@@ -51,7 +56,7 @@ impl TestDatabase {
 
 impl Drop for TestDatabase {
     fn drop(&mut self) {
-        let (server, name) = (var("TEST_DATABASE_URL"), self.name.clone());
+        let (server, name) = (self.server.clone(), self.name.clone());
         // Drop can't await, and the test's runtime may be gone: a thread with one of its own.
         let dropped = std::thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("runtime");

@@ -3,19 +3,23 @@
 
 pub mod broker;
 mod client;
+mod crowd;
 mod database;
 mod events;
 pub mod process;
 mod proxy;
+mod servers;
 mod system;
 mod topic;
 mod wait;
 
 pub use broker::{Scram, TestBroker};
 pub use client::{Acknowledged, TestClient};
+pub use crowd::{Clicking, Crowd, Differences, Record};
 pub use database::TestDatabase;
 pub use events::event;
 pub use proxy::TestProxy;
+pub use servers::{Server, TestServers};
 pub use system::{AdminPort, TestService, TestSystem};
 pub use topic::TestTopic;
 pub use wait::eventually;

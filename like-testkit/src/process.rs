@@ -188,9 +188,10 @@ impl Drop for TestProcess {
 /// Builds what these arguments name into the folder that this test is run from, and answers that
 /// folder.
 fn build(what: &[&str]) -> PathBuf {
-    // target/debug/deps/this-test
-    let exe = std::env::current_exe().expect("this test's own file");
-    let folder = exe.ancestors().nth(2).expect("tests are in target/<profile>/deps").to_owned();
+    // target/debug/deps/this-test, or target/debug/this-program
+    let exe = std::env::current_exe().expect("this program's own file");
+    let folder = exe.parent().expect("a folder");
+    let folder = if folder.ends_with("deps") { folder.parent().expect("target/<profile>") } else { folder }.to_owned();
     let profile = match folder.file_name().and_then(|name| name.to_str()).expect("a profile's folder") {
         "debug" => "dev",
         profile => profile,

@@ -29,7 +29,12 @@ enum Line {
 impl TestProxy {
     /// Listens on a free port of 127.0.0.1 and forwards to `server`, host:port.
     pub async fn start(server: &str) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+        Self::start_on(0, server).await
+    }
+
+    /// The same on a port that clients are told of already.
+    pub async fn start_on(port: u16, server: &str) -> Self {
+        let listener = TcpListener::bind(("127.0.0.1", port)).await.expect("a free port");
         let (addr, server) = (listener.local_addr().expect("address"), server.to_owned());
         let line = watch::Sender::new(Line::Up);
         let (state, taken) = (line.subscribe(), Arc::new(AtomicUsize::new(0)));

@@ -18,16 +18,24 @@ pub async fn eventually<T>(what: &str, mut ask: impl AsyncFnMut() -> Option<T>) 
 
 /// The same for a loop that is written out, as one has to be in a spawned task: the compiler
 /// can't see yet that the future of an async closure may move between threads.
-pub(crate) struct Patience(Instant);
+pub(crate) struct Patience {
+    start: Instant,
+    limit: Duration,
+}
 
 impl Patience {
     pub(crate) fn new() -> Self {
-        Self(Instant::now())
+        Self::of(DEADLINE)
+    }
+
+    /// With a deadline of its own.
+    pub(crate) fn of(limit: Duration) -> Self {
+        Self { start: Instant::now(), limit }
     }
 
     /// Waits a moment; panics with `what` after the deadline.
     pub(crate) async fn pause(&self, what: &str) {
-        assert!(self.0.elapsed() < DEADLINE, "waited {DEADLINE:?} in vain: {what}");
+        assert!(self.start.elapsed() < self.limit, "waited {:?} in vain: {what}", self.limit);
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
 }

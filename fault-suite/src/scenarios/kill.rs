@@ -1,0 +1,61 @@
+//! kill -9 of the aggregator again and again, while there is lag: at random moments, between BEGIN
+//! and COMMIT, between COMMIT and the commit to Kafka, between batches. What it was doing is done
+//! by the next one, once.
+
+use std::os::unix::process::ExitStatusExt;
+use std::time::Duration;
+
+use like_testkit::TestSystem;
+use rand::RngExt;
+use rand::seq::SliceRandom;
+
+use super::Scene;
+use crate::{Outcome, Run, deltas};
+
+/// Where a fault point has it killed: in the short form once each, in the whole this often.
+const POINTS: [(&str, usize); 4] = [("before-commit", 8), ("after-begin", 4), ("after-commit", 5), ("between-batches", 5)];
+const AT_RANDOM: usize = 10;
+
+pub async fn kill(run: Run) -> Outcome {
+    let mut dice = run.dice(1);
+    let times = |full| if run.quick { 1 } else { full };
+    let mut kills: Vec<_> = POINTS.iter().flat_map(|(point, full)| vec![Some(*point); times(*full)]).collect();
+    kills.extend(vec![None; run.pick(2, AT_RANDOM)]);
+    kills.shuffle(&mut dice);
+
+    let mut scene = Scene::start(run, 8, run.pick(10, 20), 20).await;
+    // Small batches, so that much is left to do at each kill.
+    scene.system.set("BATCH_MAX_EVENTS", "200");
+    let backlog = kills.len() * 2_000;
+    for (product, each) in [("product-0", backlog / 2), ("delta-only", backlog / 2)] {
+        let more = deltas::publish(&like_testkit::kafka(), &scene.system.topic, product, each, 1).await;
+        scene.others = scene.others.and(more);
+    }
+    for kill in &kills {
+        assert!(lag(&scene).await > 0, "no lag: this kill would show nothing");
+        let mut victim = match kill {
+            Some(point) => scene.system.start_faulty(&format!("{point}:{}", dice.random_range(1..4)), &[]),
+            None => {
+                let victim = scene.system.aggregator(&[]).await;
+                tokio::time::sleep(Duration::from_millis(dice.random_range(0..500))).await;
+                victim.process.kill();
+                victim
+            }
+        };
+        let status = victim.process.ended().await;
+        assert_eq!(status.signal(), Some(9), "{kill:?}: {status}");
+    }
+    assert!(lag(&scene).await > 0, "no lag at the last kill");
+    let _aggregator = scene.system.aggregator(&[]).await;
+    scene.outcome(kills.len()).await
+}
+
+/// Acknowledged and not folded yet, at least.
+async fn lag(scene: &Scene) -> i64 {
+    let acknowledged = scene.others.event_ids.len() + scene.crowd.acknowledged();
+    acknowledged as i64 - folded(&scene.system).await
+}
+
+async fn folded(system: &TestSystem) -> i64 {
+    system.number("SELECT sum(next_offset)::bigint FROM kafka_offset").await
+}
