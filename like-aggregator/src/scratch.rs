@@ -13,7 +13,7 @@ use crate::commands::migrate;
 use crate::replay::Ends;
 
 /// What dropping the schema may take.
-const REMOVE_WAIT: Duration = Duration::from_secs(7);
+const REMOVE_WAIT: Duration = Duration::from_secs(5);
 
 /// A schema that is ours alone, as long as the connection holds its lock.
 pub struct Scratch {

@@ -28,10 +28,12 @@ pub const PRODUCER_WARM: &str = "producer";
 /// Where properties are free, what they are unless `KAFKA_CONFIG_FILE` says otherwise.
 /// The queue holds what a broker takes in well under a second: a longer one would only let
 /// requests wait in it that are better refused at once.
-const DEFAULTS: [(&str, &str, &[&str]); 3] = [
+/// After an outage likes are taken as soon as the broker is there, and not some ten seconds later.
+const DEFAULTS: [(&str, &str, &[&str]); 4] = [
     ("linger.ms", "1", &["linger.ms", "queue.buffering.max.ms"]),
     ("compression.type", "lz4", &["compression.type", "compression.codec"]),
     ("queue.buffering.max.messages", "20000", &["queue.buffering.max.messages"]),
+    ("reconnect.backoff.max.ms", "1000", &["reconnect.backoff.max.ms"]),
 ];
 
 /// What the contract fixes. Every request gets its report within `message.timeout.ms` and the
