@@ -140,6 +140,8 @@ for service in like-api like-aggregator; do
   same "$service is healthy" healthy "$(state "$service" '{{.State.Health.Status}}')"
   user=$(compose exec -T "$service" stat -c %u /proc/1) || user=0
   check "$service does not run as root (uid $user)" [ "$user" -ne 0 ]
+  points=$(compose exec -T "$service" grep -c FAULT_POINT "/usr/local/bin/$service") || true
+  same "$service can't be told to fail" 0 "$points"
 done
 
 # ---- a like ------------------------------------------------------------------------------------

@@ -4,6 +4,9 @@
 //! A record's way: [`consumer`] (the Kafka thread) puts it into a [`batch`] (pure), [`worker`]
 //! hands that to [`store`] (SQL), and the answer comes back to the consumer.
 
+#[cfg(all(any(feature = "fault-points", feature = "wrong-fold"), not(debug_assertions)))]
+compile_error!("fault-points and wrong-fold are for tests: nothing that is built as it is shipped may have them");
+
 pub mod batch;
 pub mod commands;
 pub mod config;

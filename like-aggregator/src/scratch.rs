@@ -1,13 +1,19 @@
 //! A second schema beside the live one, with the same tables, for a replay to fill: made and
 //! dropped here, and with it what a killed run has left behind.
 
+use std::time::Duration;
+
 use anyhow::{Context, bail};
 use like_service::database::{DatabaseUrl, SCHEMA, sqlstate};
 use sqlx::postgres::PgConnectOptions;
 use sqlx::{AssertSqlSafe, Connection, PgConnection, Row};
+use tokio::time::timeout;
 
 use crate::commands::migrate;
 use crate::replay::Ends;
+
+/// What dropping the schema may take.
+const REMOVE_WAIT: Duration = Duration::from_secs(5);
 
 /// A schema that is ours alone, as long as the connection holds its lock.
 pub struct Scratch {
@@ -20,7 +26,9 @@ pub struct Scratch {
 impl Scratch {
     /// Makes the schema anew with all tables. Refuses while another process has it.
     pub async fn make(url: &DatabaseUrl, schema: &'static str) -> anyhow::Result<Self> {
+        // Who was killed while he waited for a table must not keep the schema's lock.
         let options = url.connect_options(schema, "like-aggregator-replay");
+        let options = options.options([("client_connection_check_interval", "1s")]);
         let connection = connect(&options, schema).await?;
         let mut scratch = Self { schema, options, connection };
         scratch.drop_schema().await?;
@@ -53,11 +61,15 @@ impl Scratch {
         Ok(())
     }
 
-    /// Drops the schema and lets go of it.
+    /// Drops the schema and lets go of it; gives up when that takes long, for whoever calls this is
+    /// about to end.
     pub async fn remove(mut self) -> anyhow::Result<()> {
-        self.connection().await?;
-        self.drop_schema().await?;
-        self.connection.close().await.context("closing the connection")
+        let remove = async {
+            self.connection().await?;
+            self.drop_schema().await?;
+            self.connection.close().await.context("closing the connection")
+        };
+        timeout(REMOVE_WAIT, remove).await.context("PostgreSQL doesn't answer, or somebody holds a table of it")?
     }
 
     async fn drop_schema(&mut self) -> anyhow::Result<()> {

@@ -74,6 +74,29 @@ async fn what_was_read_of_a_partition_that_goes_is_dropped_also_when_it_comes_ba
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn nothing_is_written_for_a_partition_that_is_somebody_elses_now() {
+    let (topic, system) = set_up(PARTITIONS).await;
+    let aggregator = system.aggregator(&[("BATCH_MAX_WAIT", "1h"), ("BATCH_MAX_EVENTS", "48")]).await;
+    owns(&aggregator, PARTITIONS as usize).await;
+    for partition in 0..PARTITIONS {
+        publish(&topic, partition, users("first", 10));
+    }
+    visit(&system, async || {
+        owns(&aggregator, PARTITIONS as usize / 2).await;
+        // The batch gets full by what is left: twice 10, and twice 14 more.
+        for partition in 0..PARTITIONS {
+            if !aggregator.series("likes_consumer_lag_records", &format!("partition=\"{partition}\"")).await.is_empty()
+            {
+                publish(&topic, partition, users("second", 14));
+            }
+        }
+        system.folded(48).await;
+        assert_eq!(system.number("SELECT count(*) FROM kafka_offset WHERE next_offset = 24").await, 2);
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_batch_in_flight_when_its_partitions_go_is_not_written_over_the_new_owners() {
     let (topic, system) = set_up(PARTITIONS).await;
     let first = system.aggregator(&[]).await;

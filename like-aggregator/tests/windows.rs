@@ -3,12 +3,16 @@
 
 mod common;
 
+use std::str::FromStr;
 use std::time::{Duration, Instant};
 
 use common::{Counting, QUICK, publish, set_up, users};
+use like_aggregator::batch::Dedup;
 use like_aggregator::timing::Timing;
-use like_service::database::sqlstate;
+use like_aggregator::upkeep::Upkeep;
+use like_service::database::{DatabaseUrl, SCHEMA, sqlstate};
 use like_testkit::{TestDatabase, TestSystem, eventually};
+use rdkafka::ClientConfig;
 use sqlx::PgPool;
 
 const NEVER: Duration = Duration::from_secs(3600);
@@ -117,6 +121,34 @@ async fn windows_are_made_ahead_and_dropped_while_it_counts() {
     system.folded(6).await;
     assert_eq!(system.number("SELECT count(*) FROM event_handled").await, 6);
     counting.stop().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_window_stays_while_the_broker_has_unread_records_that_may_ask_for_it() {
+    let (topic, system) = set_up(1).await;
+    let pool = &system.database.pool;
+    publish(&topic, 0, users("u", 3));
+    let stands = async |next: i64| {
+        let sql = "UPDATE kafka_offset SET next_offset = $1, last_record_time = now() - interval '20 days'";
+        sqlx::query(sql).bind(next).execute(pool).await.unwrap();
+    };
+    stands(2).await;
+    make_window(pool, 20).await;
+    // Nobody counts: the upkeep alone.
+    let url = DatabaseUrl::from_str(&system.database.url).unwrap();
+    let mut client = ClientConfig::new();
+    client.set("bootstrap.servers", like_testkit::kafka());
+    let upkeep = Upkeep::new(&url, SCHEMA, client, Dedup::Batch, Duration::from_hours(48));
+    let upkeep = tokio::spawn(upkeep.run(QUICK.upkeep));
+    for _ in 0..2 {
+        // Old dead letters go at the end of a round.
+        dead_letters(&system, 31, 5).await;
+        system.number_becomes("SELECT count(*) FROM dead_letter", 0).await;
+    }
+    assert_eq!(windows(pool).await, 1);
+    stands(3).await;
+    eventually("it is dropped", async || (windows(pool).await == 0).then_some(())).await;
+    upkeep.abort();
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -21,6 +21,9 @@ pub const LAYOUT_READ: &str = "topic_layout";
 /// Condition of readiness: the topic is what its layout says.
 pub const TOPIC_CHECKED: &str = "topic";
 
+/// Longest wait for the layout: a network that swallows the answer must not end the watch.
+const READ_TIMEOUT: Duration = Duration::from_secs(5);
+
 /// Open or closed; what writes look at.
 #[derive(Clone)]
 pub struct Gate(Arc<RwLock<Result<i32, String>>>);
@@ -101,10 +104,12 @@ impl Watch {
 
     /// The layout of our topic, if it may be written to.
     async fn read(&self) -> Result<Layout, Unread> {
-        let layouts = layout::read_all(&self.pool).await.map_err(|error| match sqlstate(&error).as_deref() {
-            Some("42P01") => Unread::Away("the tables are not there: run like-aggregator setup".to_owned()),
-            _ => Unread::Away(format!("PostgreSQL can't be asked: {error}")),
-        })?;
+        let read = tokio::time::timeout(READ_TIMEOUT, layout::read_all(&self.pool)).await;
+        let layouts =
+            read.unwrap_or(Err(sqlx::Error::PoolTimedOut)).map_err(|error| match sqlstate(&error).as_deref() {
+                Some("42P01") => Unread::Away("the tables are not there: run like-aggregator setup".to_owned()),
+                _ => Unread::Away(format!("PostgreSQL can't be asked: {error}")),
+            })?;
         let topic = &self.topic;
         let Some(own) = layouts.iter().find(|layout| layout.topic == *topic) else {
             return Err(Unread::Away(format!("topic {topic} has no layout: run like-aggregator setup")));

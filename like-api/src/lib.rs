@@ -103,11 +103,13 @@ pub async fn serve(config: Config, listeners: Listeners, shutdown: CancellationT
     };
     let (producer_abort, watch_abort) = (producer.abort_handle(), watch.abort_handle());
     let served = tokio::select! {
-        () = public => Ok(()),
+        biased;
+        // First, so that it has said "not ready" before anything ends.
         () = overtime => {
             warn!("requests were still in progress; leaving them");
             Ok(())
         }
+        () = public => Ok(()),
         // They never end by themselves, and nothing works without them.
         ended = producer => Err(anyhow!("the producer's task ended: {ended:?}")),
         ended = watch => Err(anyhow!("the topic's watch ended: {ended:?}")),

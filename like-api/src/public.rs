@@ -63,6 +63,8 @@ pub async fn serve(listener: TcpListener, app: Arc<AppState>, router: Router, sh
             }
         });
     }
+    // Who comes now is refused, and does not wait for an answer until the end.
+    drop(listener);
     connections.close();
     connections.wait().await;
 }

@@ -4,6 +4,7 @@
 
 mod delivery;
 
+use std::convert::Infallible;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
@@ -20,17 +21,19 @@ use tracing::{error, info, warn};
 use self::delivery::{Deliveries, LogEnds, Pending};
 use crate::metrics::Publishing;
 
-/// Condition of readiness: the producer knows the topic and has its producer id, so that the
-/// first like doesn't wait half a second for them.
+/// Condition of readiness: Kafka answers the producer, which has its producer id, so that the first
+/// like doesn't wait half a second for it.
 pub const PRODUCER_WARM: &str = "producer";
 
 /// Where properties are free, what they are unless `KAFKA_CONFIG_FILE` says otherwise.
 /// The queue holds what a broker takes in well under a second: a longer one would only let
 /// requests wait in it that are better refused at once.
-const DEFAULTS: [(&str, &str, &[&str]); 3] = [
+/// After an outage likes are taken as soon as the broker is there, and not some ten seconds later.
+const DEFAULTS: [(&str, &str, &[&str]); 4] = [
     ("linger.ms", "1", &["linger.ms", "queue.buffering.max.ms"]),
     ("compression.type", "lz4", &["compression.type", "compression.codec"]),
     ("queue.buffering.max.messages", "20000", &["queue.buffering.max.messages"]),
+    ("reconnect.backoff.max.ms", "1000", &["reconnect.backoff.max.ms"]),
 ];
 
 /// What the contract fixes. Every request gets its report within `message.timeout.ms` and the
@@ -54,8 +57,10 @@ const FIXED: [(&str, &str); 6] = [
 const REPORTS_EVERY: Duration = Duration::from_millis(1);
 /// And while none is, for the sake of errors and statistics.
 const IDLE_EVERY: Duration = Duration::from_millis(100);
-/// Longest wait for an answer about the topic.
-const METADATA_TIMEOUT: Duration = Duration::from_secs(5);
+/// How often Kafka is asked for the topic, and the longest wait for an answer: whether likes can be
+/// delivered must be known while none comes, since none is sent to a service that isn't ready.
+const ASK_EVERY: Duration = Duration::from_secs(2);
+const ASK_TIMEOUT: Duration = Duration::from_secs(3);
 const WATERMARK_TIMEOUT: Duration = Duration::from_secs(2);
 /// By then a failed producer has settled everything it still held.
 const SETTLED_AFTER: Duration = Duration::from_secs(7);
@@ -161,9 +166,9 @@ impl Publisher {
         }
     }
 
-    /// Settles events, warms the producer up, reports [`PRODUCER_WARM`], and puts a new one in the
-    /// place of each that fails for good. Never ends.
-    pub async fn keep_running(&self, health: &Health) -> std::convert::Infallible {
+    /// Settles events, reports [`PRODUCER_WARM`], and puts a new producer in the place of each that
+    /// fails for good. Never ends.
+    pub async fn keep_running(&self, health: &Health) -> Infallible {
         tokio::select! {
             never = self.settle() => never,
             never = self.keep_producing(health) => never,
@@ -172,7 +177,7 @@ impl Publisher {
 
     /// Takes the producer's reports: an event is settled in here. Those of a producer that was
     /// replaced are taken by whoever flushes it.
-    async fn settle(&self) -> std::convert::Infallible {
+    async fn settle(&self) -> Infallible {
         loop {
             if self.metrics.in_flight.get() > 0 {
                 tokio::time::sleep(REPORTS_EVERY).await;
@@ -185,21 +190,13 @@ impl Publisher {
         }
     }
 
-    async fn keep_producing(&self, health: &Health) -> std::convert::Infallible {
+    async fn keep_producing(&self, health: &Health) -> Infallible {
         let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(10));
         loop {
             let producer = self.current();
-            let warm = async {
-                self.warm_up(&producer, health).await;
-                if health.met(PRODUCER_WARM) {
-                    info!(topic = self.topic, "producer is warm");
-                }
-                backoff.reset();
-                std::future::pending::<()>().await;
-            };
             let fatal = tokio::select! {
                 fatal = delivery::fatal_error(&producer) => fatal,
-                () = warm => unreachable!("pending"),
+                never = self.watch(&producer, health, &mut backoff) => match never {},
             };
             error!(fatal, "the producer has failed for good; a new one takes its place");
             health.unmet(PRODUCER_WARM, format!("the producer has failed: {fatal}"));
@@ -227,31 +224,48 @@ impl Publisher {
         }
     }
 
-    /// Asks for the topic until Kafka describes it, and waits for the producer id. No record is
-    /// ever sent to find out whether one could be.
-    async fn warm_up(&self, producer: &Arc<Producer>, health: &Health) {
+    /// Reports whether this producer can deliver, as far as can be known: no record is ever sent to
+    /// find out. Once it can, the next that fails is replaced at once.
+    async fn watch(&self, producer: &Arc<Producer>, health: &Health, replacing: &mut Backoff) -> Infallible {
         let mut backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(5));
+        let mut can_deliver = false;
         loop {
-            let (asked, topic) = (Arc::clone(producer), self.topic.clone());
-            let answer = tokio::task::spawn_blocking(move || {
-                let metadata = asked.client().fetch_metadata(Some(&topic), METADATA_TIMEOUT);
-                metadata.map_err(|e| e.to_string()).and_then(|metadata| match metadata.topics().first() {
-                    Some(found) => found.error().map_or(Ok(()), |e| Err(RDKafkaErrorCode::from(e).to_string())),
-                    None => Err("not described".to_owned()),
-                })
-            });
-            match answer.await.unwrap_or_else(|e| Err(e.to_string())) {
-                Ok(()) => break,
-                Err(reason) => {
-                    if health.unmet(PRODUCER_WARM, format!("Kafka doesn't describe topic {}: {reason}", self.topic)) {
-                        info!(awaiting = "kafka", topic = self.topic, reason, "not ready");
-                    }
+            let answer = self.ask(producer).await;
+            // Of several brokers one that is silent may have been asked: the next time it is another.
+            let answer = if answer.is_err() && can_deliver { self.ask(producer).await } else { answer };
+            can_deliver = answer.is_ok();
+            if let Err(reason) = answer {
+                if health.unmet(PRODUCER_WARM, format!("Kafka doesn't describe topic {}: {reason}", self.topic)) {
+                    info!(awaiting = "kafka", topic = self.topic, reason, "not ready");
                 }
+                tokio::time::sleep(backoff.pause()).await;
+                continue;
             }
-            tokio::time::sleep(backoff.pause()).await;
+            if !producer.context().has_id_now() {
+                health.unmet(PRODUCER_WARM, "Kafka has not given the producer its id yet");
+                producer.context().has_id().await;
+            }
+            if health.met(PRODUCER_WARM) {
+                info!(topic = self.topic, "producer is warm");
+            }
+            replacing.reset();
+            backoff.reset();
+            tokio::time::sleep(ASK_EVERY).await;
         }
-        health.unmet(PRODUCER_WARM, "Kafka has not given the producer its id yet");
-        producer.context().has_id().await;
+    }
+
+    async fn ask(&self, producer: &Arc<Producer>) -> Result<(), String> {
+        let (asked, topic) = (Arc::clone(producer), self.topic.clone());
+        let answer = tokio::task::spawn_blocking(move || {
+            let metadata = asked.client().fetch_metadata(Some(&topic), ASK_TIMEOUT).map_err(|e| e.to_string())?;
+            let found = metadata.topics().first().ok_or("not described")?;
+            if let Some(error) = found.error() {
+                return Err(RDKafkaErrorCode::from(error).to_string());
+            }
+            let has_leader = found.partitions().iter().any(|partition| partition.leader() >= 0);
+            if has_leader { Ok(()) } else { Err("no partition has a leader".to_owned()) }
+        });
+        answer.await.unwrap_or_else(|e| Err(e.to_string()))
     }
 
     /// The end of a partition's log (the offset of the next record), at least: from this replica's

@@ -103,13 +103,22 @@ pub fn free_addr() -> SocketAddr {
 
 impl TestProcess {
     /// Starts a command; `name` is how it is called when its log is shown.
-    pub fn start(name: &str, mut command: Command) -> Self {
+    pub fn start(name: &str, command: Command) -> Self {
         let log = tempfile();
-        let out = log.reopen().expect("log");
+        let output = log.reopen().expect("log").into();
+        Self::with_output(name, command, log, output)
+    }
+
+    /// The same, but what it says on standard output goes elsewhere.
+    pub fn start_saying_to(output: Stdio, name: &str, command: Command) -> Self {
+        Self::with_output(name, command, tempfile(), output)
+    }
+
+    fn with_output(name: &str, mut command: Command, log: NamedTempFile, output: Stdio) -> Self {
         let child = command
             .stdin(Stdio::null())
-            .stderr(out.try_clone().expect("log"))
-            .stdout(out)
+            .stderr(log.reopen().expect("log"))
+            .stdout(output)
             .spawn()
             .unwrap_or_else(|e| panic!("{name}: {e}"));
         Self { name: name.to_owned(), child, log }
@@ -118,6 +127,11 @@ impl TestProcess {
     /// Asks it to end: SIGTERM.
     pub fn terminate(&self) {
         self.signal(Signal::TERM);
+    }
+
+    /// The other way to ask: SIGINT.
+    pub fn interrupt(&self) {
+        self.signal(Signal::INT);
     }
 
     /// Ends it as a crash would: SIGKILL.
@@ -138,6 +152,11 @@ impl TestProcess {
     fn signal(&self, signal: Signal) {
         // Never reaped before we have seen its end, so the number is still this process's.
         kill_process(Pid::from_child(&self.child), signal).unwrap_or_else(|e| panic!("{}: {e}", self.name));
+    }
+
+    /// Its process id.
+    pub fn id(&self) -> u32 {
+        self.child.id()
     }
 
     /// Its exit status; None while it runs.

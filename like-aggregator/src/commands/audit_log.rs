@@ -7,7 +7,7 @@
 //! server's. Disk, until the end: what the live tables take once more, and a copy of the live likes
 //! and counts.
 
-use anyhow::{Context, anyhow};
+use anyhow::{Context, anyhow, bail};
 use chrono::{DateTime, Utc};
 use like_service::cli::UsageError;
 use like_service::database::SCHEMA;
@@ -80,7 +80,10 @@ pub async fn audit_log(settings: &AuditSettings, shutdown: CancellationToken) ->
     };
     let client = kafka.client_config("like-aggregator-audit")?;
     let replay = Replay::new(client, &settings.database, &settings.fold, AUDITED, "audit")?;
-    let mut scratch = Scratch::make(&settings.database.database_url, AUDITED).await?;
+    let mut scratch = tokio::select! {
+        made = Scratch::make(&settings.database.database_url, AUDITED) => made?,
+        () = shutdown.cancelled() => bail!("stopped"),
+    };
     let audited = tokio::select! {
         audited = fold_and_compare(&replay, &mut scratch) => audited,
         () = shutdown.cancelled() => Err(anyhow!("stopped")),

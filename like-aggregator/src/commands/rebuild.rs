@@ -35,11 +35,17 @@ pub async fn rebuild(settings: &RebuildSettings, shutdown: CancellationToken) ->
         return Err(not_done("replace the live tables by what the log folds to"));
     }
     let replay = Replay::new(client, &settings.database, &settings.fold, REBUILT, "rebuild")?;
-    let mut scratch = Scratch::make(&settings.database.database_url, REBUILT).await?;
+    let mut scratch = tokio::select! {
+        made = Scratch::make(&settings.database.database_url, REBUILT) => made?,
+        () = shutdown.cancelled() => bail!("stopped: the live tables are as they were"),
+    };
     let start = Instant::now();
     let swapped = tokio::select! {
         swapped = fill_and_swap(&replay, &mut scratch) => swapped,
-        () = shutdown.cancelled() => Err(anyhow!("stopped: the live tables are as they were")),
+        () = shutdown.cancelled() => Err(anyhow!(
+            "stopped: the live tables are as they were, unless there is a new schema {SCHEMA}_old_…: then they were \
+             just swapped"
+        )),
     };
     let old = match swapped {
         Ok(old) => old,

@@ -41,7 +41,10 @@ const TURN: Duration = Duration::from_secs(2);
 const CLOSE_WAIT: Duration = Duration::from_secs(2);
 
 /// From the signal to the end of the process, at most.
-const SHUTDOWN_WAIT: Duration = Duration::from_secs(9);
+const SHUTDOWN_WAIT: Duration = Duration::from_secs(8);
+
+/// What the database is given to say whose turn it is, before anything is counted.
+const LOOK_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Counts until `shutdown`.
 pub async fn run(settings: RunSettings, timing: Timing, shutdown: CancellationToken) -> anyhow::Result<()> {
@@ -106,6 +109,13 @@ async fn wait_for_topic(settings: &RunSettings, client: &ClientConfig, health: &
 }
 
 async fn look(settings: &RunSettings, client: &ClientConfig) -> anyhow::Result<(Layout, topic_check::Findings)> {
+    let layout = tokio::time::timeout(LOOK_TIMEOUT, read_turn(settings)).await.context("PostgreSQL: no answer")??;
+    let live = topic_check::describe(client, &layout.topic).await.context("Kafka")?;
+    let findings = topic_check::compare(live.as_ref(), &layout.topic, layout.partitions);
+    Ok((layout, findings))
+}
+
+async fn read_turn(settings: &RunSettings) -> anyhow::Result<Layout> {
     let topic = &settings.kafka.kafka_topic;
     let options = settings.database.database_url.connect_options(SCHEMA, "like-aggregator");
     let mut connection = PgConnection::connect_with(&options).await.context("PostgreSQL")?;
@@ -115,10 +125,7 @@ async fn look(settings: &RunSettings, client: &ClientConfig) -> anyhow::Result<(
     }
     // Ours is one of them: whichever it is, they are folded in their order.
     let layout = turn::current(&mut connection).await.context("topic_layout")?;
-    let layout = layout.context("every topic is closed: `like-aggregator setup --after` adds the next one")?;
-    let live = topic_check::describe(client, &layout.topic).await.context("Kafka")?;
-    let findings = topic_check::compare(live.as_ref(), &layout.topic, layout.partitions);
-    Ok((layout, findings))
+    layout.context("every topic is closed: `like-aggregator setup --after` adds the next one")
 }
 
 /// Folds a topic until told to stop, or until its turn is over.
@@ -246,7 +253,7 @@ async fn watch_ends(settings: RunSettings, client: ClientConfig, metrics: Metric
             let layouts = layout::read_all(&mut PgConnection::connect_with(&options).await?).await?;
             late::behind_ends(&client, &layouts).await
         };
-        if let Ok(late) = look.await {
+        if let Ok(Ok(late)) = tokio::time::timeout(HEARTBEAT_LIMIT, look).await {
             metrics.behind_end(late.iter().map(late::Late::records).sum());
             if late != said {
                 for late in &late {

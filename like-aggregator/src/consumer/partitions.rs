@@ -18,9 +18,9 @@ use crate::worker::{Answer, Order};
 /// What a batch in flight is given when its partition is revoked, before the group goes on.
 const REVOKE_WAIT: Duration = Duration::from_secs(1);
 /// What it is given at shutdown.
-const FINISH_WAIT: Duration = Duration::from_secs(5);
+const FINISH_WAIT: Duration = Duration::from_secs(4);
 /// What leaving the group may take.
-const LEAVE_WAIT: Duration = Duration::from_secs(3);
+const LEAVE_WAIT: Duration = Duration::from_secs(2);
 
 impl ConsumerThread {
     /// Acts on what the group has given and taken since the last turn.

@@ -71,7 +71,9 @@ impl Counting {
 impl Counting {
     /// Waits until it ends by itself; answers why.
     pub async fn ended(mut self) -> String {
-        let result = self.task.take().expect("not stopped yet").await.expect("no panic");
+        let task = self.task.take().expect("not stopped yet");
+        let ended = tokio::time::timeout(Duration::from_secs(60), task).await.expect("it ends within a minute");
+        let result = ended.expect("no panic");
         format!("{:#}", result.expect_err("it ends with a reason"))
     }
 }

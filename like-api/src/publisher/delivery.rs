@@ -59,6 +59,11 @@ impl Deliveries {
         }
     }
 
+    /// Whether the broker has given the producer its id.
+    pub fn has_id_now(&self) -> bool {
+        *self.has_id.borrow()
+    }
+
     /// Waits until the broker has given the producer its id: from then on it can write.
     pub async fn has_id(&self) {
         // Can't fail: the sender is ours.
@@ -86,7 +91,7 @@ impl ClientContext for Deliveries {
         struct Eos {
             idemp_state: String,
         }
-        if *self.has_id.borrow() {
+        if self.has_id_now() {
             return;
         }
         let stats = serde_json::from_slice::<Stats>(statistics);

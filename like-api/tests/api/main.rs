@@ -7,6 +7,7 @@ mod metrics;
 mod outcomes;
 mod partitions;
 mod process;
+mod producer;
 mod publisher;
 mod readiness;
 mod reads;

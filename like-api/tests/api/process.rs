@@ -195,11 +195,41 @@ async fn a_like_in_progress_is_acknowledged_before_the_end() {
     let signalled = Instant::now();
     running.signal();
     eventually("not ready", async || (admin("/readyz").await.unwrap().status() != StatusCode::OK).then_some(())).await;
+    let refused = || TcpStream::connect(&running.public).is_err() && !like.is_finished();
+    eventually("new callers are refused while it finishes", async || refused().then_some(())).await;
     assert_eq!(like.await.unwrap().unwrap().status(), StatusCode::ACCEPTED);
     let (status, log) = tokio::task::spawn_blocking(|| running.end()).await.unwrap();
     assert_eq!(status, Some(0), "{log}");
     assert!(signalled.elapsed() < Duration::from_secs(10), "{:?}", signalled.elapsed());
     // It has finished, and not given up.
     assert!(!log.contains("still in progress"), "{log}");
+    assert_eq!(topic.end_offsets(), [1]);
+}
+
+#[tokio::test]
+async fn an_event_whose_caller_has_hung_up_is_in_the_log_before_the_end() {
+    let (topic, database) = (TestTopic::create(1).await, TestDatabase::create().await);
+    database.lay_out(&topic.name, 1).await;
+    let kafka = like_testkit::kafka();
+    let mut properties = tempfile::NamedTempFile::new().unwrap();
+    writeln!(properties, "linger.ms=4000").unwrap();
+    let running = Running::start(&settings(&[
+        ("KAFKA_BOOTSTRAP_SERVERS", &kafka),
+        ("KAFKA_TOPIC", &topic.name),
+        ("KAFKA_CONFIG_FILE", properties.path().to_str().unwrap()),
+        ("DATABASE_URL", &database.url),
+    ]));
+    let http = reqwest::Client::builder().no_proxy().build().unwrap();
+    let admin = |path: &str| http.get(format!("http://{}{path}", running.admin)).send();
+    eventually("ready", async || (admin("/readyz").await.unwrap().status() == StatusCode::OK).then_some(())).await;
+
+    let mut caller = TcpStream::connect(&running.public).unwrap();
+    caller.write_all(b"PUT /v1/products/p1/like HTTP/1.1\r\nHost: h\r\nX-User-Id: u1\r\n\r\n").unwrap();
+    let queued = async || admin("/metrics").await.unwrap().text().await.unwrap().contains("queued_events 1");
+    eventually("the event is queued", async || queued().await.then_some(())).await;
+    drop(caller);
+    running.signal();
+    let (status, log) = tokio::task::spawn_blocking(|| running.end()).await.unwrap();
+    assert_eq!(status, Some(0), "{log}");
     assert_eq!(topic.end_offsets(), [1]);
 }

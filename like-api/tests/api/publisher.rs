@@ -41,12 +41,12 @@ pub fn publisher(brokers: &str, topic: &str, properties: &[(&str, &str)]) -> Pub
 }
 
 impl Published {
-    async fn warm(&self) {
+    pub async fn warm(&self) {
         eventually("warm", async || self.health.is_ready().then_some(())).await;
     }
 
     /// How many events have had each outcome, and how many have none yet.
-    fn counted(&self, outcome: &str) -> u64 {
+    pub fn counted(&self, outcome: &str) -> u64 {
         let families = self.registry.gather();
         if outcome == "queued" {
             let gauge = families.iter().find(|f| f.name() == "likes_producer_queued_events").unwrap();
@@ -59,7 +59,7 @@ impl Published {
 }
 
 /// A broker in this process, with one topic of one partition.
-fn mock(topic: &str) -> MockCluster<'static, impl rdkafka::ClientContext> {
+pub fn mock(topic: &str) -> MockCluster<'static, impl rdkafka::ClientContext> {
     let mock = MockCluster::new(1).unwrap();
     mock.create_topic(topic, 1, 1).unwrap();
     mock
@@ -140,19 +140,4 @@ async fn an_event_that_would_be_a_dead_letter_for_its_size_is_not_published() {
     let small = publisher(&like_testkit::kafka(), &topic.name, &[("message.max.bytes", "1000")]);
     assert_eq!(small.publisher.publish("p1", &[b'x'; 2000]).await, Err(PublishError::TooLarge));
     assert_eq!(topic.end_offsets(), [1]);
-}
-
-#[tokio::test]
-async fn a_producer_that_failed_for_good_is_replaced_and_the_service_not_ready_meanwhile() {
-    let mock = mock("t");
-    let it = publisher(&mock.bootstrap_servers(), "t", &[]);
-    it.warm().await;
-    // Out of order with nothing before it: librdkafka gives the producer up.
-    let out_of_order = RDKafkaRespErr::RD_KAFKA_RESP_ERR_OUT_OF_ORDER_SEQUENCE_NUMBER;
-    mock.request_errors(RDKafkaApiKey::Produce, &[out_of_order]);
-    let outcome = it.publisher.publish("p1", b"1").await;
-    assert!(matches!(outcome, Err(PublishError::PerhapsWritten(_))), "{outcome:?}");
-    eventually("not ready", async || (!it.health.is_ready()).then_some(())).await;
-    it.warm().await;
-    assert_eq!(it.publisher.publish("p1", b"2").await, Ok(Position { partition: 0, offset: 0 }));
 }

@@ -73,6 +73,15 @@ async fn through_a_proxy(database: &TestDatabase) -> (TestProxy, String) {
     (proxy, through)
 }
 
+async fn a_read_waits_for_a_table(database: &TestDatabase) {
+    let waiting = "SELECT 1 FROM pg_stat_activity WHERE application_name = 'like-api'
+                   AND datname = current_database() AND wait_event_type = 'Lock'";
+    eventually("a read waits for the table", async || {
+        sqlx::query(waiting).fetch_optional(&database.pool).await.unwrap()
+    })
+    .await;
+}
+
 #[tokio::test]
 async fn likes_are_taken_while_postgresql_is_away_and_reads_say_so() {
     let (topic, database) = (TestTopic::create(1).await, TestDatabase::create().await);
@@ -116,19 +125,29 @@ async fn a_reader_is_told_in_bounded_time_when_no_answer_comes() {
     told().await;
 
     // The network swallows the answer to what was asked, and everything after it.
-    let waiting = "SELECT 1 FROM pg_stat_activity WHERE application_name = 'like-api'
-                   AND datname = current_database() AND wait_event_type = 'Lock'";
     let swallow = async {
-        eventually("a read waits for the table", async || {
-            sqlx::query(waiting).fetch_optional(&database.pool).await.unwrap()
-        })
-        .await;
+        a_read_waits_for_a_table(&database).await;
         proxy.freeze();
     };
     tokio::join!(told(), swallow);
     told().await;
     assert_eq!(api.like("p1", "u1").await.status, 202);
     assert_eq!(api.readiness().await.0, StatusCode::OK);
+}
+
+#[tokio::test]
+async fn the_topic_is_watched_on_when_the_network_swallows_an_answer() {
+    let (topic, database) = (TestTopic::create(1).await, TestDatabase::create().await);
+    database.lay_out(&topic.name, 1).await;
+    let (proxy, through) = through_a_proxy(&database).await;
+    let api = Api::start(config(&topic.name, &through)).await;
+    api.wait_until_ready().await;
+    let mut holder = database.pool.begin().await.unwrap();
+    sqlx::query("LOCK TABLE topic_layout").execute(&mut *holder).await.unwrap();
+    a_read_waits_for_a_table(&database).await;
+    proxy.freeze();
+    let before = proxy.connections();
+    eventually("the watch asks again", async || (proxy.connections() > before + 1).then_some(())).await;
 }
 
 #[tokio::test]
