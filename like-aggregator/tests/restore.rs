@@ -3,8 +3,9 @@
 
 mod common;
 
-use common::crowd::{Crowd, likers};
+use common::crowd::{Crowd, differences};
 use common::drill;
+use like_service::database::sqlstate;
 use like_testkit::{TestSystem, eventually};
 
 const TABLES: [&str; 8] = [
@@ -35,7 +36,12 @@ async fn restore(system: &TestSystem) {
     // In the order of a batch, or the two would deadlock.
     let lock = "LOCK TABLE likes.kafka_offset IN ACCESS EXCLUSIVE MODE";
     let sql = format!("BEGIN; {lock}; TRUNCATE {tables}; {copies} COMMIT; {disconnect}");
-    sqlx::raw_sql(sqlx::AssertSqlSafe(sql)).execute(&system.database.pool).await.unwrap();
+    let mut connection = system.database.pool.acquire().await.unwrap();
+    // Those who look for the topic's turn lock the other way round: of a deadlock we may be the victim.
+    while let Err(error) = sqlx::raw_sql(sqlx::AssertSqlSafe(sql.clone())).execute(&mut *connection).await {
+        assert_eq!(sqlstate(&error).as_deref(), Some("40P01"), "{error}");
+        sqlx::raw_sql("ROLLBACK").execute(&mut *connection).await.unwrap();
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -47,7 +53,10 @@ async fn a_backup_taken_in_mid_traffic_is_exact_again_without_a_command() {
     // Under the running aggregators, as when a server is put back to an earlier time; and with all
     // of them stopped, as for a restore that makes the tables anew.
     for stopped in [false, true] {
+        let folded = "SELECT sum(next_offset)::bigint FROM kafka_offset";
+        let before = system.number(folded).await;
         crowd.clicks(200).await;
+        eventually("some are counted", async || (system.number(folded).await > before).then_some(())).await;
         back_up(&system).await;
         crowd.clicks(200).await;
         let went_on = "SELECT sum(own.next_offset - backup.next_offset)::bigint
@@ -67,7 +76,7 @@ async fn a_backup_taken_in_mid_traffic_is_exact_again_without_a_command() {
     for wish in &acknowledged {
         api.client().wait_until_counted(&wish.receipt).await;
     }
-    assert_eq!(likers(&system).await, expected);
+    assert_eq!(differences(&system, &expected).await, []);
     assert_eq!(system.wrong_counts().await, 0);
     let commands = drill::commands("## Drill: restoring a backup", &[]);
     assert_eq!(commands, [["audit", "--log"]]);

@@ -7,7 +7,7 @@ mod common;
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use common::crowd::{Crowd, likers};
+use common::crowd::{Crowd, differences};
 use common::drill;
 use like_testkit::broker::java;
 use like_testkit::process::TestProcess;
@@ -17,12 +17,6 @@ use rdkafka::{ClientConfig, Offset, TopicPartitionList};
 use serde_json::Value;
 
 const PARTITIONS: i32 = 4;
-
-/// How often the aggregator's group has given or taken partitions.
-fn rebalances(aggregator: &TestService) -> usize {
-    aggregator.process.log().matches("partitions assigned").count()
-        + aggregator.process.log().matches("partitions revoked").count()
-}
 
 async fn owned(aggregator: &TestService) -> usize {
     aggregator.series("likes_consumer_lag_records", "").await.len()
@@ -56,7 +50,6 @@ async fn a_second_group_reads_from_the_start_and_neither_disturbs_the_other() {
         (owned(&aggregator).await == PARTITIONS as usize).then_some(())
     })
     .await;
-    let before = rebalances(&aggregator);
     let crowd = Crowd::of(10, &[api.client()]);
     crowd.clicks(300).await;
 
@@ -100,7 +93,7 @@ async fn a_second_group_reads_from_the_start_and_neither_disturbs_the_other() {
     let ends = topic.end_offsets();
     for system in [&first, &second] {
         system.folded(ends.iter().sum()).await;
-        assert_eq!(likers(system).await, expected);
+        assert_eq!(differences(system, &expected).await, []);
         assert_eq!(system.wrong_counts().await, 0);
         let audited = system.command(audit).await;
         assert!(audited.status.success(), "{audited:?}");
@@ -124,7 +117,7 @@ async fn a_second_group_reads_from_the_start_and_neither_disturbs_the_other() {
     console.ended().await;
     let liked = api.client().wish("somebody", "something", false, "2").await;
     api.client().wait_until_counted(&liked.receipt).await;
-    assert_eq!(rebalances(&aggregator), before, "its group was disturbed");
+    assert!(!aggregator.process.log().contains("partitions revoked"), "its group was disturbed");
     assert_eq!(owned(&aggregator).await, PARTITIONS as usize);
     for metric in ["likes_fences_total", "likes_dead_letters_total", "likes_stopped_partitions"] {
         assert_eq!(aggregator.metric(metric, "").await as u32, 0, "{metric}");

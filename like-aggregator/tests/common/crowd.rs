@@ -62,7 +62,11 @@ async fn click(
         if enough.load(Ordering::Relaxed) {
             break;
         }
-        let (product, wish) = (format!("p{}", dice.random_range(0..20)), dice.random());
+        // Some again and again, for the order; some that nobody comes back to: there a record that
+        // was lost shows for good.
+        let again = dice.random();
+        let product = if again { format!("p{}", dice.random_range(0..5)) } else { format!("once-{}", n / 4) };
+        let wish = dice.random();
         let (key, mut attempts) = (n.to_string(), 0);
         let taken = loop {
             if let Some(taken) = apis[0].try_wish(&user, &product, wish, &key).await {
@@ -80,12 +84,15 @@ async fn click(
         } else {
             liked.remove(&(product, user.clone()))
         };
+        // A bound for the rate: each of these wishes is looked at in the end.
+        tokio::time::sleep(Duration::from_millis(5)).await;
     }
     (liked, acknowledged)
 }
 
-/// Who likes what by the tables.
-pub async fn likers(system: &TestSystem) -> Likers {
+/// Likes that are in the tables and shouldn't be, or the other way round.
+pub async fn differences(system: &TestSystem, expected: &Likers) -> Vec<(String, String)> {
     let sql = "SELECT product_id, user_id FROM product_like WHERE liked";
-    sqlx::query_as(sql).fetch_all(&system.database.pool).await.unwrap().into_iter().collect()
+    let found: Likers = sqlx::query_as(sql).fetch_all(&system.database.pool).await.unwrap().into_iter().collect();
+    found.symmetric_difference(expected).cloned().collect()
 }
