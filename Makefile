@@ -2,7 +2,7 @@
 # What they do is in the scripts they name; those can be run by hand too.
 
 .DEFAULT_GOAL := help
-.PHONY: help up down clean-local test test-faults test-stack test-stack-down test-containers lint loadtest drain bench claims
+.PHONY: help up down clean-local test test-faults test-stack test-stack-down test-containers lint loadtest drain bench claims replays
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  \1|\2/p' Makefile | while IFS='|' read -r target text; do \
@@ -52,3 +52,6 @@ bench: ## the services against what limits them: tables, a chart, docs/PERFORMAN
 
 claims: ## the claims the design rests on, tried and written to docs/CLAIMS.md (ARGS="--only 3,9")
 	@loadtest/claims.sh $(ARGS)
+
+replays: ## memory, disk and time of audit, audit --log and rebuild at 1 and 10 million events
+	@loadtest/replays.sh $(ARGS)

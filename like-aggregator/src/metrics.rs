@@ -19,6 +19,7 @@ pub struct Metrics {
     no_change: IntCounter,
     dead_letter: IntCounter,
     dead_letters: IntCounterVec,
+    below_zero: IntCounter,
     batch_events: Histogram,
     batch_seconds: Histogram,
     statements: IntCounter,
@@ -66,6 +67,10 @@ impl Metrics {
             no_change: events.with_label_values(&["no_change"]),
             dead_letter: events.with_label_values(&["dead_letter"]),
             dead_letters,
+            below_zero: counter(
+                "likes_counts_below_zero_total",
+                "Counts that a batch has left below zero, each time: only a producer of delta events can do that",
+            )?,
             batch_events: histogram(
                 "likes_batch_events",
                 "Records per committed batch",
@@ -103,6 +108,7 @@ impl Metrics {
         };
         registry.register(Box::new(events))?;
         registry.register(Box::new(metrics.dead_letters.clone()))?;
+        registry.register(Box::new(metrics.below_zero.clone()))?;
         registry.register(Box::new(metrics.batch_events.clone()))?;
         registry.register(Box::new(metrics.batch_seconds.clone()))?;
         registry.register(Box::new(metrics.statements.clone()))?;
@@ -127,6 +133,7 @@ impl Metrics {
         for letter in batch.dead_letters() {
             self.dead_letters.with_label_values(&[letter.reason.code()]).inc();
         }
+        self.below_zero.inc_by(applied.below_zero);
         self.statements.inc_by(applied.statements);
         self.batch_events.observe(batch.len() as f64);
         self.batch_seconds.observe(took.as_secs_f64());

@@ -52,6 +52,8 @@ pub struct Applied {
     pub duplicates: u64,
     /// Events that asked for what was so already.
     pub unchanged: u64,
+    /// Counts that are below zero after it.
+    pub below_zero: u64,
     /// SQL statements, BEGIN and COMMIT included.
     pub statements: u64,
 }
@@ -263,14 +265,14 @@ impl Store {
         }
         let changes = fold.changes(batch, &sql.liked(&fold).await?);
         sql.write_likes(batch, &fold, &changes).await?;
-        sql.add_counts(batch, &changes).await?;
+        let below_zero = sql.add_counts(batch, &changes).await?;
         sql.keep_dead_letters(batch.dead_letters()).await?;
         sql.advance(batch).await?;
         let Statements { sent: statements, .. } = sql;
         fault::reached(Point::BeforeCommit);
         transaction.commit().await?;
         let Changes { applied, unchanged, .. } = changes;
-        Ok(Applied { applied, unchanged, duplicates: fold.duplicates, statements })
+        Ok(Applied { applied, unchanged, duplicates: fold.duplicates, below_zero, statements })
     }
 
     /// Makes the windows of `event_handled` that the batch needs, each in a transaction of its own.

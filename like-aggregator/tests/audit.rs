@@ -50,8 +50,12 @@ async fn with_wrong_counts() -> Audited {
         topic.publish_event(&event("minus", user, user.is_some()));
     }
     topic.flush();
-    let _aggregator = audited.system.aggregator(&[]).await;
+    let aggregator = audited.system.aggregator(&[]).await;
     audited.system.folded(12).await;
+    eventually("a metric says that a count is below zero", async || {
+        (aggregator.metric("likes_counts_below_zero_total", "").await as u32 > 0).then_some(())
+    })
+    .await;
     topic.publish_event(&event("gone", Some("u1"), false));
     topic.flush();
     audited.system.folded(13).await;

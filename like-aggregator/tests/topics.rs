@@ -1,21 +1,19 @@
 //! More partitions by a new topic: topics are folded one after the other, the whole of one before
 //! the next, whoever folds and whenever it notices.
 
-use std::collections::BTreeSet;
+mod common;
+
 use std::process::Output;
 use std::str::FromStr;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
+use common::crowd::{Crowd, differences};
+use common::drill;
 use like_aggregator::batch::{Batch, Dedup, FOLD_VERSION, Record};
 use like_aggregator::store::{ApplyError, Store};
 use like_service::database::{DatabaseUrl, SCHEMA};
-use like_testkit::{TestClient, TestDatabase, TestSystem, TestTopic, event, eventually};
-use rand::rngs::StdRng;
-use rand::{RngExt, SeedableRng};
+use like_testkit::{TestDatabase, TestSystem, TestTopic, event, eventually};
 use serde_json::{Value, json};
-use tokio::task::JoinSet;
 
 fn said(output: &Output) -> String {
     format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
@@ -42,48 +40,6 @@ async fn next_topic(system: &mut TestSystem, partitions: i32) -> String {
     next
 }
 
-/// Users who like and unlike through whichever of two like-apis takes their wish, each wish with
-/// its key until it is acknowledged: what remains liked, and all receipts.
-async fn clicks(
-    apis: [TestClient; 2],
-    user: usize,
-    enough: Arc<AtomicBool>,
-    acknowledged: Arc<AtomicUsize>,
-) -> (BTreeSet<(String, String)>, Vec<String>) {
-    let mut dice = StdRng::seed_from_u64(user as u64);
-    let user = format!("user-{user}");
-    let (mut liked, mut receipts, mut api) = (BTreeSet::new(), Vec::new(), 0);
-    for n in 0.. {
-        if enough.load(Ordering::Relaxed) {
-            break;
-        }
-        let (product, wish, key) = (format!("p{}", dice.random_range(0..5)), dice.random(), n.to_string());
-        let mut attempts = 0;
-        let receipt = loop {
-            if let Some(taken) = apis[api].try_wish(&user, &product, wish, &key).await {
-                break taken.receipt;
-            }
-            api = 1 - api;
-            attempts += 1;
-            assert!(attempts < 2_000, "a wish is never taken");
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        };
-        acknowledged.fetch_add(1, Ordering::Relaxed);
-        receipts.push(receipt);
-        if wish {
-            liked.insert((product, user.clone()))
-        } else {
-            liked.remove(&(product, user.clone()))
-        };
-    }
-    (liked, receipts)
-}
-
-async fn likers(system: &TestSystem) -> BTreeSet<(String, String)> {
-    let sql = "SELECT product_id, user_id FROM product_like WHERE liked";
-    sqlx::query_as(sql).fetch_all(&system.database.pool).await.unwrap().into_iter().collect()
-}
-
 async fn counts(system: &TestSystem) -> Vec<(String, i64)> {
     let sql = "SELECT product_id, like_count FROM product_like_count ORDER BY 1";
     sqlx::query_as(sql).fetch_all(&system.database.pool).await.unwrap()
@@ -91,58 +47,61 @@ async fn counts(system: &TestSystem) -> Vec<(String, i64)> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn likes_move_to_more_partitions_and_no_wish_is_lost_or_overtaken() {
-    let mut system = TestSystem::set_up(3).await;
+    let system = TestSystem::set_up(3).await;
     let first = system.topic.clone();
-    let aggregators = [system.aggregator(&[]).await, system.aggregator(&[]).await];
+    let second = format!("{first}-next");
+    let own =
+        [("like-update-topic-v1", &*first), ("like-update-topic-v2", &second), ("--partitions 64", "--partitions 8")];
+    let commands = drill::commands("## Drill: more partitions, by a new topic", &own);
+    let commands: Vec<Vec<_>> = commands.iter().map(|words| words.iter().map(String::as_str).collect()).collect();
+    let [setup, close, list] = &commands[..] else { panic!("{commands:?}") };
+
+    let mut aggregators = [system.aggregator(&[]).await, system.aggregator(&[]).await];
     let mut old_api = system.api(&[]).await;
-    let second = next_topic(&mut system, 8).await;
-    let new_api = system.start_api(&[("KAFKA_TOPIC", &second)]);
-    new_api.process.says("comes before").await;
+    done(&system, setup).await;
+    let mut new_api = system.start_api(&[("KAFKA_TOPIC", &second)]);
+    new_api.waits_for("topic_layout", "comes before").await;
     let refused = new_api.http.put(format!("{}/v1/products/p/like", new_api.url)).header("X-User-Id", "u").send();
     let refused = refused.await.unwrap();
     assert_eq!(refused.status(), 503);
     assert!(refused.headers().contains_key("retry-after"));
 
-    let (enough, acknowledged) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
-    let apis = [old_api.client(), new_api.client()];
-    let mut users: JoinSet<_> =
-        (0..20).map(|n| clicks(apis.clone(), n, Arc::clone(&enough), Arc::clone(&acknowledged))).collect();
-    let clicks = |more: usize| {
-        let until = acknowledged.load(Ordering::Relaxed) + more;
-        let acknowledged = &acknowledged;
-        async move {
-            eventually("users click", async || (acknowledged.load(Ordering::Relaxed) >= until).then_some(())).await;
-        }
-    };
-    clicks(500).await;
+    let crowd = Crowd::of(20, &[old_api.client(), new_api.client()]);
+    crowd.clicks(500).await;
     // No producer writes to the first topic any more; users are told to come again.
     assert!(old_api.stop().await.0.success());
-    done(&system, &["topics", "close", &first, "--yes", "--wait", "30s"]).await;
-    clicks(500).await;
-    enough.store(true, Ordering::Relaxed);
-    let (mut expected, mut receipts) = (BTreeSet::new(), Vec::new());
-    while let Some(user) = users.join_next().await {
-        let (liked, of_user) = user.unwrap();
-        expected.extend(liked);
-        receipts.extend(of_user);
-    }
+    done(&system, close).await;
+    crowd.clicks(500).await;
+    new_api.wait_until_ready().await;
+    let (mut expected, acknowledged) = crowd.enough().await;
     for sequence in ["1-", "2-"] {
-        assert!(receipts.iter().any(|receipt| receipt.starts_with(sequence)), "none of topic {sequence}");
+        assert!(acknowledged.iter().any(|wish| wish.receipt.starts_with(sequence)), "none of topic {sequence}");
     }
-    for receipt in &receipts {
-        new_api.client().wait_until_counted(receipt).await;
+    for wish in &acknowledged {
+        new_api.client().wait_until_counted(&wish.receipt).await;
     }
-    assert_eq!(likers(&system).await, expected);
+    assert_eq!(differences(&system, &expected).await, []);
     assert_eq!(system.wrong_counts().await, 0);
-    let of_aggregators = aggregators.iter().map(|a| a.process.log().contains("folded to its end"));
-    assert!(of_aggregators.into_iter().all(|moved| moved), "both have gone on to the next topic");
+
+    // At their next restart. Both have gone on to the next topic without one.
+    for aggregator in &mut aggregators {
+        aggregator.process.says("folded to its end").await;
+        assert!(aggregator.stop().await.0.success());
+    }
+    let _restarted = system.aggregator(&[("KAFKA_TOPIC", &second)]).await;
+    let liked = new_api.client().wish("another", "p", true, "1").await;
+    new_api.client().wait_until_counted(&liked.receipt).await;
+    expected.insert(("p".to_owned(), "another".to_owned()));
+    let of_first = acknowledged.iter().find(|wish| wish.receipt.starts_with("1-")).unwrap();
+    assert_eq!(new_api.client().receipt(&of_first.receipt).await["status"], "counted", "a receipt stays valid");
 
     // A replay takes them in the same order.
-    let (likers_before, counts_before) = (likers(&system).await, counts(&system).await);
+    let counts_before = counts(&system).await;
     done(&system, &["audit", "--log"]).await;
     done(&system, &["rebuild", "--yes"]).await;
-    assert_eq!((likers(&system).await, counts(&system).await), (likers_before, counts_before));
-    let topics: Value = serde_json::from_slice(&done(&system, &["topics", "--json"]).await.stdout).unwrap();
+    assert_eq!(counts(&system).await, counts_before);
+    assert_eq!(differences(&system, &expected).await, []);
+    let topics: Value = serde_json::from_slice(&done(&system, &[list, &["--json"][..]].concat()).await.stdout).unwrap();
     let states: Vec<_> = topics.as_array().unwrap().iter().map(|t| (&t["topic"], &t["closed"])).collect();
     assert_eq!(states, [(&json!(first), &json!(true)), (&json!(second), &json!(false))]);
 }

@@ -1,11 +1,14 @@
 //! The drill "replay after a consumer bug", as docs/OPERATIONS.md has it: a build whose fold is
 //! wrong counts for a while; the log tells, and the log repairs it, while everybody goes on.
 
+mod common;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::process::Output;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
+use common::drill;
 use like_testkit::process::WITH_WRONG_FOLD;
 use like_testkit::{TestClient, TestSystem, eventually};
 use serde_json::Value;
@@ -54,8 +57,9 @@ async fn click(
     (liked, receipt)
 }
 
-/// Asks again and again for counts that the bug doesn't touch; none may go backwards.
-async fn watch(client: TestClient, enough: Arc<AtomicBool>) {
+/// Asks again and again for counts that the bug doesn't touch; none may go backwards. Answers the
+/// last ones.
+async fn watch(client: TestClient, enough: Arc<AtomicBool>) -> Vec<i64> {
     let (products, mut seen) = (right(), BTreeMap::new());
     while !enough.load(Ordering::Relaxed) {
         for (product, (count, _)) in products.iter().zip(client.likes("watcher", &products).await) {
@@ -63,6 +67,7 @@ async fn watch(client: TestClient, enough: Arc<AtomicBool>) {
             assert!(count >= before, "{product} had {before} likes and has {count}");
         }
     }
+    seen.into_values().collect()
 }
 
 async fn likers(system: &TestSystem) -> BTreeSet<(String, String)> {
@@ -87,9 +92,13 @@ async fn a_wrong_fold_is_found_and_repaired_while_likes_go_on() {
     };
     more_clicks(100).await;
 
+    let commands = drill::commands("## Drill: replay after a consumer bug", &[]);
+    let commands: Vec<Vec<_>> = commands.iter().map(|words| words.iter().map(String::as_str).collect()).collect();
+    let [audit_log, rebuild, audit_again] = &commands[..] else { panic!("{commands:?}") };
+
     // Counts and likes agree with each other, and not with the log.
     succeeds(system.command(&["audit"]).await);
-    let audit = system.command(&["audit", "--log", "--json"]).await;
+    let audit = system.command(&[audit_log, &["--json"][..]].concat()).await;
     assert_eq!(audit.status.code(), Some(1), "{audit:?}");
     let report: Value = serde_json::from_slice(&audit.stdout).unwrap();
     assert_eq!((&report["foldVersion"], &report["buildFoldVersion"]), (&Value::from(0), &Value::from(1)));
@@ -104,7 +113,7 @@ async fn a_wrong_fold_is_found_and_repaired_while_likes_go_on() {
 
     // The right build repairs it. The wrong one goes on until then, and no longer.
     assert_eq!(wrong_one.process.status(), None);
-    succeeds(system.command(&["rebuild", "--yes"]).await);
+    let rebuilt = said(&succeeds(system.command(rebuild).await));
     assert_eq!(wrong_one.process.ended().await.code(), Some(1));
     let last_words = wrong_one.process.log();
     assert!(last_words.contains("fold version 1 and this build folds by 0"), "{last_words}");
@@ -122,12 +131,19 @@ async fn a_wrong_fold_is_found_and_repaired_while_likes_go_on() {
         api.client().wait_until_counted(&receipt).await;
         expected.extend(liked);
     }
-    (&mut watcher).await.unwrap();
+    let seen = (&mut watcher).await.unwrap();
+    assert!(seen.len() == PRODUCTS && seen.iter().all(|count| *count > 0), "nobody has watched: {seen:?}");
     eventually("all is counted", async || (likers(&system).await.len() >= expected.len()).then_some(())).await;
     assert_eq!(likers(&system).await, expected);
     for (product, (count, _)) in wrong().iter().zip(api.client().likes("anybody", &wrong()).await) {
         assert_eq!(count, 0, "{product}");
     }
     assert_eq!(system.wrong_counts().await, 0);
-    succeeds(system.command(&["audit", "--log"]).await);
+    succeeds(system.command(audit_again).await);
+
+    let (_, drop_old) = rebuilt.split_once("once they aren't needed, ").unwrap_or_else(|| panic!("{rebuilt}"));
+    let drop_old = drop_old.lines().next().unwrap().to_owned();
+    assert!(drop_old.starts_with("DROP SCHEMA likes_old_"), "{drop_old}");
+    sqlx::raw_sql(sqlx::AssertSqlSafe(drop_old)).execute(&system.database.pool).await.unwrap();
+    succeeds(system.command(audit_again).await);
 }

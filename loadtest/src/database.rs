@@ -184,6 +184,13 @@ impl Database {
         Ok(sqlx::query_scalar(sql).fetch_one(&mut self.server).await?)
     }
 
+    /// What the database takes of the disk, WAL aside.
+    pub async fn size_mib(&mut self) -> anyhow::Result<f64> {
+        let bytes: i64 =
+            sqlx::query_scalar("SELECT pg_database_size($1)").bind(&self.name).fetch_one(&mut self.server).await?;
+        Ok(bytes as f64 / f64::from(1 << 20))
+    }
+
     /// The server's version and what it does to keep what was committed.
     pub async fn durability(&mut self) -> anyhow::Result<String> {
         let sql = "SELECT format('PostgreSQL %s, fsync %s, synchronous_commit %s, shared_buffers %s',

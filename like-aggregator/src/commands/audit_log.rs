@@ -74,8 +74,8 @@ struct Like {
 
 /// Folds and compares.
 pub async fn audit_log(settings: &AuditSettings, shutdown: CancellationToken) -> anyhow::Result<Outcome> {
-    let Some(kafka) = &settings.kafka else {
-        let unset = "KAFKA_BOOTSTRAP_SERVERS (--kafka-bootstrap-servers) is not set: audit --log reads the log";
+    let Some(kafka) = &settings.kafka.0 else {
+        let unset = "KAFKA_BOOTSTRAP_SERVERS (--kafka-bootstrap-servers) is not set: audit --log reads the log from these brokers, host:port[,host:port…]";
         return Err(UsageError(unset.to_owned()).into());
     };
     let client = kafka.client_config("like-aggregator-audit")?;

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
-use clap::{Args, Subcommand};
+use clap::{ArgMatches, Args, FromArgMatches, Subcommand};
 use like_events::UserId;
 use like_service::cli::duration;
 use like_service::database::DatabaseSettings;
@@ -17,8 +17,6 @@ use super::FoldSettings;
 /// Settings of `audit`.
 #[derive(Args, Debug, Clone)]
 #[expect(clippy::struct_excessive_bools, reason = "each is a flag of its own")]
-// Without --log nobody asks Kafka anything.
-#[command(mut_arg("kafka_bootstrap_servers", |arg| arg.required(false)))]
 pub struct AuditSettings {
     /// Where `PostgreSQL` is.
     #[command(flatten)]
@@ -26,7 +24,7 @@ pub struct AuditSettings {
 
     /// Where Kafka is: for --log.
     #[command(flatten)]
-    pub kafka: Option<KafkaSettings>,
+    pub kafka: PerhapsKafka,
     /// How the log is folded: for --log, the same as the aggregators'.
     #[command(flatten)]
     pub fold: FoldSettings,
@@ -46,6 +44,36 @@ pub struct AuditSettings {
     /// change the counts; without it --repair only shows which
     #[arg(long)]
     pub yes: bool,
+}
+
+/// Where Kafka is, for a command that may do without. (clap takes an `Option<KafkaSettings>` for
+/// given, and refuses it, once any of its variables is set.)
+#[derive(Debug, Clone)]
+pub struct PerhapsKafka(pub Option<KafkaSettings>);
+
+/// What decides whether it is given.
+const SERVERS: &str = "kafka_bootstrap_servers";
+
+impl Args for PerhapsKafka {
+    fn augment_args(command: clap::Command) -> clap::Command {
+        KafkaSettings::augment_args(command).mut_arg(SERVERS, |arg| arg.required(false))
+    }
+
+    fn augment_args_for_update(command: clap::Command) -> clap::Command {
+        KafkaSettings::augment_args_for_update(command)
+    }
+}
+
+impl FromArgMatches for PerhapsKafka {
+    fn from_arg_matches(matches: &ArgMatches) -> Result<Self, clap::Error> {
+        let given = matches.contains_id(SERVERS).then(|| KafkaSettings::from_arg_matches(matches));
+        given.transpose().map(Self)
+    }
+
+    fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> Result<(), clap::Error> {
+        *self = Self::from_arg_matches(matches)?;
+        Ok(())
+    }
 }
 
 /// What `offsets` can do.

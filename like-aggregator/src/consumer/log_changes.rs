@@ -69,8 +69,8 @@ impl fmt::Display for Stopped {
         }
         f.write_str(
             ": the topic was cut or made anew, or the database is another topic's. Nothing is skipped: bring the log back, \
-             or say where to go on by `like-aggregator offsets reset`, or fold the log that is there by `like-aggregator \
-             rebuild`",
+             or say where to go on by `like-aggregator offsets reset`, and after that, if only the log that is there \
+             shall count, fold it by `like-aggregator rebuild`",
         )
     }
 }

@@ -140,23 +140,29 @@ impl Statements<'_> {
         Ok(())
     }
 
-    /// Adds the sums in product order: two transactions that meet lock in the same order.
-    pub(super) async fn add_counts(&mut self, batch: &Batch, changes: &Changes) -> Result<(), sqlx::Error> {
+    /// Adds the sums in product order: two transactions that meet lock in the same order. Answers
+    /// how many of these counts are below zero now.
+    pub(super) async fn add_counts(&mut self, batch: &Batch, changes: &Changes) -> Result<u64, sqlx::Error> {
         if changes.sums.is_empty() {
-            return Ok(());
+            return Ok(0);
         }
-        let sql = "INSERT INTO product_like_count AS old (product_id, like_count, delta_count, updated_at)
-                   SELECT product_id, likes, deltas, now()
-                   FROM unnest($1::text[], $2::bigint[], $3::bigint[]) AS new (product_id, likes, deltas)
-                   ON CONFLICT (product_id) DO UPDATE SET
-                       like_count = old.like_count + excluded.like_count,
-                       delta_count = old.delta_count + excluded.delta_count,
-                       updated_at = excluded.updated_at";
+        let sql = "WITH added AS (
+                       INSERT INTO product_like_count AS old (product_id, like_count, delta_count, updated_at)
+                       SELECT product_id, likes, deltas, now()
+                       FROM unnest($1::text[], $2::bigint[], $3::bigint[]) AS new (product_id, likes, deltas)
+                       ON CONFLICT (product_id) DO UPDATE SET
+                           like_count = old.like_count + excluded.like_count,
+                           delta_count = old.delta_count + excluded.delta_count,
+                           updated_at = excluded.updated_at
+                       RETURNING like_count)
+                   SELECT count(*) FROM added WHERE like_count < 0";
         let query = sqlx::query(sql)
             .bind(changes.sums.iter().map(|sum| batch.product(sum.product)).collect::<Vec<_>>())
             .bind(changes.sums.iter().map(|sum| sum.likes).collect::<Vec<_>>())
             .bind(changes.sums.iter().map(|sum| sum.deltas).collect::<Vec<_>>());
-        self.execute(query).await.map(drop)
+        self.sent += 1;
+        let below: i64 = query.fetch_one(&mut *self.connection).await?.try_get(0)?;
+        Ok(below as u64)
     }
 
     pub(super) async fn keep_dead_letters(&mut self, letters: &[DeadLetter]) -> Result<(), sqlx::Error> {

@@ -3,6 +3,9 @@
 
 #![allow(dead_code, reason = "each test file takes what it needs")]
 
+pub mod crowd;
+pub mod drill;
+
 use std::ops::Deref;
 use std::time::Duration;
 
