@@ -1,0 +1,135 @@
+//! A like that one replica answers with a 504, and that is asked for again through another: with the
+//! same key it is the same event, however often the log has it in the end, and a later wish stays
+//! the last one.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use like_testkit::{Record, TestClient, TestProxy, TestServers, TestService, eventually};
+use rand::seq::SliceRandom;
+use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::{ClientConfig, Message, Offset, TopicPartitionList};
+use uuid::Uuid;
+
+use super::{SHORT_SESSIONS, SOON_AGAIN, kafka_properties, strolling};
+use crate::{Outcome, Run};
+
+/// What the broken replica's line does.
+#[derive(Clone, Copy, PartialEq, Debug)]
+enum Line {
+    /// The broker has the event, and its acknowledgement is lost.
+    Mute,
+    /// The event arrives after everything else, when nobody waits for it any more.
+    Late,
+}
+
+pub async fn replicas(run: Run) -> Outcome {
+    let servers = TestServers::start().await;
+    let line = servers.kafka_proxy().await;
+    let mut system = servers.system().await;
+    let _settings = kafka_properties(&mut system, &[SHORT_SESSIONS, SOON_AGAIN].concat());
+    system.setup(&["--partitions", "8"]).await;
+    let direct = system.api(&[]).await;
+    let through = line.addr.to_string();
+    let beyond = [("KAFKA_BOOTSTRAP_SERVERS", through.as_str())];
+    // The one that is asked in vain has nobody else's events on its way, and so certainly sends
+    // what it is given. Others go through another one on the same line, or the direct one.
+    let mut broken = system.api(&beyond).await;
+    let busy = system.api(&beyond).await;
+    let crowd = strolling(run).start(&[busy.client(), direct.client()]);
+    let _aggregator = system.aggregator(&[]).await;
+    let mut log = Log::of(&servers.kafka, &system.topic);
+
+    let mut rounds: Vec<_> =
+        [Line::Mute, Line::Late].into_iter().flat_map(|line| vec![(line, true), (line, false)]).collect();
+    rounds = rounds.repeat(run.pick(1, 3));
+    rounds.shuffle(&mut run.dice(3));
+    rounds.truncate(run.pick(2, rounds.len()));
+    let mut record = Record::default();
+    for (n, (how, liked)) in rounds.iter().enumerate() {
+        let wisher = Wisher { user: format!("patient-{n}"), product: format!("asked-again-{n}"), liked: *liked };
+        let asked = wisher.asks(*how, &mut broken, &direct.client(), &line, &mut record).await;
+        eventually(&format!("{how:?}: the event is in the log twice"), async || (log.times(asked) >= 2).then_some(()))
+            .await;
+    }
+    let faults = rounds.len();
+    let record = record.and(crowd.finish().await);
+    super::outcome(&record, &system, &direct, faults).await
+}
+
+/// A user with one product, who keeps asking, and then changes the wish.
+struct Wisher {
+    user: String,
+    product: String,
+    liked: bool,
+}
+
+impl Wisher {
+    /// Answers the id of the event that was asked for twice.
+    async fn asks(
+        &self,
+        how: Line,
+        broken: &mut TestService,
+        direct: &TestClient,
+        line: &TestProxy,
+        record: &mut Record,
+    ) -> Uuid {
+        let Self { user, product, liked } = self;
+        let mut take = |acknowledged: like_testkit::Acknowledged| {
+            record.receipts.push(acknowledged.receipt);
+            record.event_ids.insert(acknowledged.event_id);
+            acknowledged.event_id
+        };
+        broken.wait_until_ready().await;
+        // Its line is up: what comes next is sent, and so it is not known to be unwritten.
+        take(broken.client().wish(user, product, !liked, "before").await);
+        match how {
+            Line::Mute => line.mute(),
+            Line::Late => line.hold(),
+        }
+        let url = format!("{}/v1/products/{product}/like", broken.url);
+        let request = if *liked { broken.http.put(url) } else { broken.http.delete(url) };
+        let answer =
+            request.header("X-User-Id", user).header("Idempotency-Key", "wish").send().await.expect("an answer");
+        assert_eq!(answer.status().as_u16(), 504, "{}", answer.text().await.unwrap_or_default());
+        let asked = take(direct.wish(user, product, *liked, "wish").await);
+        take(direct.wish(user, product, !liked, "after").await);
+        line.restore();
+        record.users.insert(user.clone());
+        record.unsettled += 1;
+        if !liked {
+            record.liked.insert((product.clone(), user.clone()));
+        }
+        asked
+    }
+}
+
+/// How often the log has each event.
+struct Log {
+    consumer: BaseConsumer,
+    times: BTreeMap<Uuid, usize>,
+}
+
+impl Log {
+    fn of(kafka: &str, topic: &str) -> Self {
+        let mut config = ClientConfig::new();
+        config.set("bootstrap.servers", kafka).set("group.id", "unused").set("enable.auto.commit", "false");
+        let consumer: BaseConsumer = config.create().expect("consumer");
+        let metadata = consumer.fetch_metadata(Some(topic), Duration::from_secs(30)).expect("the topic");
+        let mut all = TopicPartitionList::new();
+        for partition in metadata.topics()[0].partitions() {
+            all.add_partition_offset(topic, partition.id(), Offset::Beginning).expect("an offset");
+        }
+        consumer.assign(&all).expect("assigned");
+        Self { consumer, times: BTreeMap::new() }
+    }
+
+    fn times(&mut self, event: Uuid) -> usize {
+        while let Some(record) = self.consumer.poll(Duration::ZERO) {
+            let record = record.expect("a record");
+            let event = like_events::decode(record.key(), record.payload()).expect("an event");
+            *self.times.entry(event.event_id.uuid()).or_default() += 1;
+        }
+        self.times.get(&event).copied().unwrap_or_default()
+    }
+}
