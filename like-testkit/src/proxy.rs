@@ -84,8 +84,8 @@ impl TestProxy {
         self.line.send_replace(Line::Frozen);
     }
 
-    /// The same, but what was sent arrives once the line is restored, though its sender may have
-    /// given up long before.
+    /// Forwards nothing either, but what was sent arrives once the line is restored, though its
+    /// sender may have given up long before. New connections end at once.
     pub fn hold(&self) {
         self.line.send_replace(Line::Held);
     }
@@ -133,7 +133,7 @@ impl Trap {
 }
 
 async fn connection(mut client: TcpStream, server: String, mut line: watch::Receiver<Line>, trap: Arc<Trap>) {
-    if !matches!(*line.borrow(), Line::Cut | Line::Frozen) {
+    if !matches!(*line.borrow(), Line::Cut | Line::Frozen | Line::Held) {
         let Ok(mut upstream) = TcpStream::connect(&server).await else { return };
         let ((from_client, to_client), (from_server, to_server)) = (client.split(), upstream.split());
         let deaf = AtomicBool::new(false);

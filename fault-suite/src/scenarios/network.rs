@@ -147,8 +147,9 @@ async fn slows(service: &TestService, histogram: &str, operations: f64, by: Dura
         let count = service.metric(&format!("{histogram}_count"), "").await;
         (service.metric(&format!("{histogram}_sum"), "").await, count)
     };
-    let (sum_before, count_before) = measured().await;
     line.delay(by);
+    // What began before can be no more than was on its way just now.
+    let (sum_before, count_before) = measured().await;
     let mean = eventually("operations on a slow line", async || {
         let (sum, count) = measured().await;
         let (sum, count) = (sum - sum_before, count - count_before);
