@@ -70,7 +70,7 @@ pub async fn replicas(run: Run) -> Outcome {
     super::outcome(&record, &system, &direct, faults).await
 }
 
-/// A user with one product, who keeps asking, and then changes the wish.
+/// A user with one product, who asks until it is acknowledged, and then changes the wish.
 struct Wisher {
     user: String,
     product: String,
@@ -78,7 +78,7 @@ struct Wisher {
 }
 
 impl Wisher {
-    /// Answers the ids of the event that was asked for twice, and of the last one.
+    /// Answers the id of the event that was asked for twice, and of the last one of this product.
     async fn asks(
         &self,
         how: Line,
@@ -116,12 +116,13 @@ impl Wisher {
         let asked = take(direct.wish(user, product, *liked, "wish").await);
         take(direct.wish(user, product, !liked, "after").await);
         line.restore();
-        let last = take(broken.client().wish(user, product, !liked, "last").await);
-        record.users.insert(user.clone());
+        // Another user's, or it would hide what the late one does.
+        let other = format!("{user}-neighbour");
+        let last = take(broken.client().wish(&other, product, true, "last").await);
         record.unsettled += 1;
-        if !liked {
-            record.liked.insert((product.clone(), user.clone()));
-        }
+        let likers = [Some(&other), (!liked).then_some(user)];
+        record.liked.extend(likers.into_iter().flatten().map(|user| (product.clone(), user.clone())));
+        record.users.extend([user.clone(), other]);
         (asked, last)
     }
 }

@@ -12,7 +12,7 @@ use super::Scene;
 use crate::{Outcome, Run};
 
 /// A consumer that doesn't poll for this long is out of its group: sooner than the longest fault.
-const POLLING: &str = "max.poll.interval.ms=10000\n";
+const POLLING: &str = "session.timeout.ms=10000\nmax.poll.interval.ms=10000\n";
 
 /// What a batch writes to.
 const TABLES: [&str; 4] = ["product_like_count", "product_like", "event_handled", "kafka_offset"];
