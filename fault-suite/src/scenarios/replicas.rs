@@ -114,7 +114,10 @@ impl Wisher {
             line.restore();
         }
         let asked = take(direct.wish(user, product, *liked, "wish").await);
-        take(direct.wish(user, product, !liked, "after").await);
+        let after = direct.wish(user, product, !liked, "after").await;
+        // Or it could be one batch that drops the late one.
+        direct.wait_until_counted(&after.receipt).await;
+        take(after);
         line.restore();
         // Another user's, or it would hide what the late one does.
         let other = format!("{user}-neighbour");
