@@ -15,3 +15,23 @@ async fn quick(name: &str) {
 async fn kill() {
     quick("kill").await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn servers() {
+    quick("servers").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn network() {
+    quick("network").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn replicas() {
+    quick("replicas").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn sql() {
+    quick("sql").await;
+}

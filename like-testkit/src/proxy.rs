@@ -1,11 +1,13 @@
-//! A TCP proxy whose line a test can cut or freeze: the network's faults, without touching the
-//! server that other tests use.
+//! A TCP proxy whose line a test can break: the network's faults, without touching the server that
+//! other tests use.
 
+use std::io;
 use std::net::SocketAddr;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
@@ -16,6 +18,7 @@ pub struct TestProxy {
     pub addr: SocketAddr,
     line: watch::Sender<Line>,
     taken: Arc<AtomicUsize>,
+    trap: Arc<Trap>,
     accepting: JoinHandle<()>,
 }
 
@@ -24,6 +27,24 @@ enum Line {
     Up,
     Cut,
     Frozen,
+    Held,
+    Mute,
+    Slow(Duration),
+}
+
+/// A request whose answer is to be lost, until one was.
+#[derive(Default)]
+struct Trap {
+    request: Mutex<Option<&'static [u8]>>,
+    sprung: AtomicUsize,
+}
+
+/// What becomes of bytes that have arrived.
+enum Fate {
+    Forwarded,
+    Lost,
+    /// Lost, and the connection with them.
+    End,
 }
 
 impl TestProxy {
@@ -37,15 +58,15 @@ impl TestProxy {
         let listener = TcpListener::bind(("127.0.0.1", port)).await.expect("a free port");
         let (addr, server) = (listener.local_addr().expect("address"), server.to_owned());
         let line = watch::Sender::new(Line::Up);
-        let (state, taken) = (line.subscribe(), Arc::new(AtomicUsize::new(0)));
-        let count = Arc::clone(&taken);
+        let (state, taken, trap) = (line.subscribe(), Arc::<AtomicUsize>::default(), Arc::<Trap>::default());
+        let (count, set) = (Arc::clone(&taken), Arc::clone(&trap));
         let accepting = tokio::spawn(async move {
             while let Ok((client, _)) = listener.accept().await {
                 count.fetch_add(1, Ordering::Relaxed);
-                tokio::spawn(forward(client, server.clone(), state.clone()));
+                tokio::spawn(connection(client, server.clone(), state.clone(), Arc::clone(&set)));
             }
         });
-        Self { addr, line, taken, accepting }
+        Self { addr, line, taken, trap, accepting }
     }
 
     /// How many connections were made to it, whatever became of them.
@@ -58,14 +79,41 @@ impl TestProxy {
         self.line.send_replace(Line::Cut);
     }
 
-    /// Takes bytes and connections but forwards nothing: the network is gone.
+    /// Takes bytes and connections but forwards nothing, ever: the network is gone.
     pub fn freeze(&self) {
         self.line.send_replace(Line::Frozen);
     }
 
-    /// New connections work again.
+    /// Forwards nothing either, but what was sent arrives once the line is restored, though its
+    /// sender may have given up long before. New connections end at once.
+    pub fn hold(&self) {
+        self.line.send_replace(Line::Held);
+    }
+
+    /// The server gets what is sent, and all its answers are lost.
+    pub fn mute(&self) {
+        self.line.send_replace(Line::Mute);
+    }
+
+    /// Whatever is sent arrives so much later, either way.
+    pub fn delay(&self, by: Duration) {
+        self.line.send_replace(Line::Slow(by));
+    }
+
+    /// New connections work again. Those that were frozen or muted end.
     pub fn restore(&self) {
         self.line.send_replace(Line::Up);
+    }
+
+    /// The next time that `request` is sent, the server gets it, and once it has answered, the
+    /// connection ends and the answer with it.
+    pub fn lose_answer_to(&self, request: &'static [u8]) {
+        *self.trap.request.lock().unwrap_or_else(PoisonError::into_inner) = Some(request);
+    }
+
+    /// How many answers were lost that way.
+    pub fn answers_lost(&self) -> usize {
+        self.trap.sprung.load(Ordering::Relaxed)
     }
 }
 
@@ -76,17 +124,81 @@ impl Drop for TestProxy {
     }
 }
 
-async fn forward(mut client: TcpStream, server: String, mut line: watch::Receiver<Line>) {
-    let state = *line.borrow_and_update();
-    if state == Line::Up {
+impl Trap {
+    /// Whether these bytes are the ones waited for; then none are any more.
+    fn takes(&self, bytes: &[u8]) -> bool {
+        let mut set = self.request.lock().unwrap_or_else(PoisonError::into_inner);
+        set.take_if(|request| bytes.windows(request.len()).any(|part| part == *request)).is_some()
+    }
+}
+
+async fn connection(mut client: TcpStream, server: String, mut line: watch::Receiver<Line>, trap: Arc<Trap>) {
+    if !matches!(*line.borrow(), Line::Cut | Line::Frozen | Line::Held) {
         let Ok(mut upstream) = TcpStream::connect(&server).await else { return };
+        let ((from_client, to_client), (from_server, to_server)) = (client.split(), upstream.split());
+        let deaf = AtomicBool::new(false);
+        let requests = pump(from_client, to_server, line.clone(), |_, bytes| {
+            if trap.takes(bytes) {
+                deaf.store(true, Ordering::Relaxed);
+            }
+            Fate::Forwarded
+        });
+        let answers = pump(from_server, to_client, line.clone(), |line, _| {
+            if deaf.load(Ordering::Relaxed) {
+                trap.sprung.fetch_add(1, Ordering::Relaxed);
+                return Fate::End;
+            }
+            if line == Line::Mute { Fate::Lost } else { Fate::Forwarded }
+        });
         tokio::select! {
-            _ = tokio::io::copy_bidirectional(&mut client, &mut upstream) => return,
-            _ = line.wait_for(|line| *line != Line::Up) => {}
+            _ = async { tokio::try_join!(requests, answers) } => return,
+            () = broken(line.clone()) => {}
         }
     }
-    if *line.borrow() == Line::Frozen {
+    if *line.borrow_and_update() == Line::Frozen {
         // Held open, and silent, until the line is cut (or restored: what was lost stays lost).
         let _ = tokio::time::timeout(Duration::from_mins(5), line.wait_for(|line| *line != Line::Frozen)).await;
+    }
+}
+
+/// Forwards one way until the sender has no more to say, or the connection ends.
+async fn pump(
+    mut from: impl AsyncRead + Unpin,
+    mut to: impl AsyncWrite + Unpin,
+    mut line: watch::Receiver<Line>,
+    mut fate: impl FnMut(Line, &[u8]) -> Fate,
+) -> io::Result<()> {
+    let mut bytes = vec![0; 64 * 1024];
+    loop {
+        let length = from.read(&mut bytes).await?;
+        let line = *line.wait_for(|line| *line != Line::Held).await.map_err(io::Error::other)?;
+        if length == 0 {
+            return to.shutdown().await;
+        }
+        if let Line::Slow(by) = line {
+            tokio::time::sleep(by).await;
+        }
+        match fate(line, &bytes[..length]) {
+            Fate::Forwarded => to.write_all(&bytes[..length]).await?,
+            Fate::Lost => {}
+            Fate::End => return Err(io::ErrorKind::ConnectionAborted.into()),
+        }
+    }
+}
+
+/// Waits until the line has become one on which this connection can't go on.
+async fn broken(mut line: watch::Receiver<Line>) {
+    let mut muted = false;
+    loop {
+        match *line.borrow_and_update() {
+            Line::Cut | Line::Frozen => return,
+            Line::Mute => muted = true,
+            // What was lost would be missing in the middle.
+            _ if muted => return,
+            _ => {}
+        }
+        if line.changed().await.is_err() {
+            return;
+        }
     }
 }

@@ -1,0 +1,51 @@
+//! kill -9 of the broker, of PostgreSQL, and of both, and their return a while later, likes being
+//! sent all the while. Without PostgreSQL they are still acknowledged, and counted later; without a
+//! broker they are refused, and asked for again.
+
+use std::time::{Duration, Instant};
+
+use like_testkit::{Server, TestServers, eventually};
+
+use super::{SHORT_SESSIONS, SOON_AGAIN, Scene, refused};
+use crate::{Outcome, Run, deltas};
+
+/// Which are gone together. The short form leaves the first out: what takes long is a broker's start.
+const GONE: [&[Server]; 3] = [&[Server::Kafka], &[Server::Postgres], &[Server::Kafka, Server::Postgres]];
+
+pub async fn servers(run: Run) -> Outcome {
+    let down = Duration::from_secs(run.pick(3, 30));
+    let servers = TestServers::start().await;
+    let mut scene = Scene::on(run, servers.system().await, &[SHORT_SESSIONS, SOON_AGAIN].concat()).await;
+    let mut aggregator = scene.system.aggregator(&[]).await;
+    let times = &GONE[run.pick(1, 0)..];
+    for gone in times {
+        scene.counts().await;
+        let refused_before = refused(&scene.api).await;
+        // Another producer, whose events are on their way when it happens.
+        let (kafka, topic) = (servers.kafka.clone(), scene.system.topic.clone());
+        let more = tokio::spawn(async move { deltas::publish(&kafka, &topic, "delta-only", 1_000, 1).await });
+        for server in *gone {
+            servers.kill(*server).await;
+        }
+        let since = Instant::now();
+        if gone.contains(&Server::Postgres) {
+            aggregator.waits_for("postgresql", "").await;
+        }
+        if gone.contains(&Server::Kafka) {
+            eventually("a like is refused", async || (refused(&scene.api).await > refused_before).then_some(())).await;
+        } else {
+            scene.acknowledges(200).await;
+        }
+        tokio::time::sleep(down.saturating_sub(since.elapsed())).await;
+        if !gone.contains(&Server::Kafka) {
+            scene.acknowledges(200).await;
+        }
+        for server in *gone {
+            servers.restart(*server).await;
+        }
+        scene.others = scene.others.and(more.await.expect("delta events"));
+        aggregator.wait_until_ready().await;
+    }
+    scene.acknowledges(50).await;
+    scene.outcome(times.concat().len()).await
+}

@@ -1,0 +1,203 @@
+//! What PostgreSQL refuses or can't do for a while: each time the aggregator says so, stays in its
+//! group, tries the same batch again, and likes are acknowledged as if nothing were.
+
+use std::time::{Duration, Instant};
+
+use like_testkit::{TestService, eventually};
+use rand::rngs::StdRng;
+use rand::seq::{IndexedRandom, SliceRandom};
+use sqlx::{AssertSqlSafe, PgConnection};
+
+use super::Scene;
+use crate::{Outcome, Run};
+
+/// A consumer that doesn't poll for this long is out of its group: sooner than the longest fault.
+const POLLING: &str = "session.timeout.ms=10000\nmax.poll.interval.ms=10000\n";
+
+/// What a batch writes to.
+const TABLES: [&str; 4] = ["product_like_count", "product_like", "event_handled", "kafka_offset"];
+
+#[derive(Clone, Copy, PartialEq, Debug)]
+enum Trouble {
+    Deadlock,
+    Serialization,
+    Locked,
+    Full,
+    ReadOnly,
+}
+
+impl Trouble {
+    /// What PostgreSQL says then, without the SQLSTATE: 40P01, 40001, 55P03, 53100, 25006.
+    fn text(self) -> &'static str {
+        match self {
+            Self::Deadlock => "deadlock detected",
+            Self::Serialization => "raised 40001",
+            Self::Locked => "canceling statement due to lock timeout",
+            Self::Full => "raised 53100",
+            Self::ReadOnly => "in a read-only transaction",
+        }
+    }
+}
+
+pub async fn sql(run: Run) -> Outcome {
+    let mut dice = run.dice(4);
+    let mut troubles = vec![Trouble::Locked, Trouble::Full, Trouble::ReadOnly];
+    troubles.extend(vec![Trouble::Deadlock; run.pick(1, 5)]);
+    troubles.extend(vec![Trouble::Serialization; run.pick(1, 5)]);
+    troubles.shuffle(&mut dice);
+
+    let mut scene = Scene::on(run, like_testkit::TestSystem::new().await, POLLING).await;
+    // So that the next batch is full while one waits.
+    scene.system.set("BATCH_MAX_EVENTS", "100");
+    sqlx::raw_sql(
+        "CREATE FUNCTION fail() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+             IF random() < TG_ARGV[1]::float8 THEN
+                 RAISE EXCEPTION 'raised %', TG_ARGV[0] USING ERRCODE = TG_ARGV[0];
+             END IF;
+             RETURN NULL;
+         END $$",
+    )
+    .execute(&scene.system.database.pool)
+    .await
+    .expect("a function");
+    let mut aggregator = scene.system.aggregator(&[]).await;
+    scene.counts().await;
+    let membership = membership(&aggregator);
+    for trouble in &troubles {
+        scene.add_deltas(&like_testkit::kafka(), 200).await;
+        scene.counts().await;
+        let mut connection = scene.system.database.pool.acquire().await.expect("a connection");
+        let so_far = said(&aggregator, *trouble);
+        let mut fault = Fault { scene: &scene, aggregator: &aggregator, connection: &mut connection, so_far, run };
+        match trouble {
+            Trouble::Deadlock => fault.deadlock().await,
+            Trouble::Serialization => fault.serialization(&mut dice).await,
+            Trouble::Locked => fault.locked().await,
+            Trouble::Full => fault.full(&mut dice).await,
+            Trouble::ReadOnly => fault.read_only().await,
+        }
+        assert!(said(&aggregator, *trouble) > so_far, "{trouble:?} was not noticed");
+        scene.counts().await;
+        aggregator.wait_until_ready().await;
+    }
+    assert_eq!(self::membership(&aggregator), membership, "it did not stay in its group");
+    scene.outcome(troubles.len()).await
+}
+
+/// How often it has said so.
+fn said(aggregator: &TestService, trouble: Trouble) -> usize {
+    aggregator.process.log().matches(trouble.text()).count()
+}
+
+/// How often partitions came and went.
+fn membership(aggregator: &TestService) -> usize {
+    let log = aggregator.process.log();
+    ["partitions assigned", "partitions revoked", "maximum poll interval"]
+        .iter()
+        .map(|said| log.matches(said).count())
+        .sum()
+}
+
+struct Fault<'a> {
+    scene: &'a Scene,
+    aggregator: &'a TestService,
+    /// Another connection.
+    connection: &'a mut PgConnection,
+    /// How often the aggregator had met this before.
+    so_far: usize,
+    run: Run,
+}
+
+impl Fault<'_> {
+    /// It holds the offsets and waits for a count; this connection has the counts and comes for the
+    /// offsets. Who waited first looks for deadlocks first, after a second, and gives way.
+    async fn deadlock(&mut self) {
+        for _ in 0..10 {
+            self.execute("BEGIN").await;
+            self.execute("SET LOCAL deadlock_timeout = '1h'").await;
+            self.execute("SELECT FROM product_like_count FOR UPDATE").await;
+            self.waits_for_a_lock().await;
+            self.execute("SELECT FROM kafka_offset FOR UPDATE").await;
+            self.execute("ROLLBACK").await;
+            if said(self.aggregator, Trouble::Deadlock) > self.so_far {
+                return;
+            }
+        }
+    }
+
+    async fn waits_for_a_lock(&self) {
+        let sql = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()
+                   AND application_name = 'like-aggregator' AND wait_event_type = 'Lock'";
+        eventually("the aggregator waits for a lock", async || {
+            // Not on the connection that is in a transaction: it would go on seeing the same ones.
+            (self.scene.system.number(sql).await > 0).then_some(())
+        })
+        .await;
+    }
+
+    /// READ COMMITTED knows no 40001 of its own on these tables (it would take a row that moves
+    /// between partitions, or a conflict with a standby's recovery), so it is raised: every other time.
+    async fn serialization(&mut self, dice: &mut StdRng) {
+        self.raise("40001", 0.5, Duration::from_secs(1), dice).await;
+    }
+
+    /// Longer than the aggregator waits for a lock.
+    async fn locked(&mut self) {
+        self.execute("BEGIN").await;
+        self.execute("LOCK TABLE product_like_count IN ACCESS EXCLUSIVE MODE").await;
+        self.lasts(Duration::from_secs(self.run.pick(14, 60)), Trouble::Locked).await;
+        self.execute("ROLLBACK").await;
+    }
+
+    async fn full(&mut self, dice: &mut StdRng) {
+        let lasts = Duration::from_secs(self.run.pick(2, 20));
+        self.raise("53100", 1.0, lasts, dice).await;
+    }
+
+    /// For as long as the database says so to new connections, and there are no others.
+    async fn read_only(&mut self) {
+        let name: String =
+            sqlx::query_scalar("SELECT current_database()").fetch_one(&mut *self.connection).await.expect("a name");
+        self.execute(format!("ALTER DATABASE {name} SET default_transaction_read_only = on")).await;
+        self.execute(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+             WHERE datname = current_database() AND application_name LIKE 'like-%'",
+        )
+        .await;
+        self.lasts(Duration::from_secs(self.run.pick(2, 20)), Trouble::ReadOnly).await;
+        self.execute(format!("ALTER DATABASE {name} RESET default_transaction_read_only")).await;
+    }
+
+    /// Has one of the tables refuse so many of the writes.
+    async fn raise(&mut self, code: &str, share: f64, lasts: Duration, dice: &mut StdRng) {
+        let table = TABLES.choose(dice).expect("a table");
+        self.execute(format!(
+            "CREATE TRIGGER fail BEFORE INSERT OR UPDATE ON {table} FOR EACH STATEMENT EXECUTE FUNCTION fail('{code}', {share})"
+        ))
+        .await;
+        let trouble = if share < 1.0 { Trouble::Serialization } else { Trouble::Full };
+        self.lasts(lasts, trouble).await;
+        self.execute(format!("DROP TRIGGER fail ON {table}")).await;
+    }
+
+    /// So long at least, and until the aggregator has met it, and said that it waits. Likes are
+    /// acknowledged meanwhile.
+    async fn lasts(&self, at_least: Duration, trouble: Trouble) {
+        let since = Instant::now();
+        eventually(trouble.text(), async || (said(self.aggregator, trouble) > self.so_far).then_some(())).await;
+        if trouble != Trouble::Serialization {
+            self.aggregator.waits_for("postgresql", "will be repeated").await;
+        }
+        self.scene.acknowledges(200).await;
+        tokio::time::sleep(at_least.saturating_sub(since.elapsed())).await;
+        self.scene.acknowledges(20).await;
+    }
+
+    async fn execute(&mut self, sql: impl Into<String>) {
+        let sql = sql.into();
+        sqlx::raw_sql(AssertSqlSafe(sql.clone()))
+            .execute(&mut *self.connection)
+            .await
+            .unwrap_or_else(|e| panic!("{sql}: {e}"));
+    }
+}
