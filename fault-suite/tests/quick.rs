@@ -15,3 +15,33 @@ async fn quick(name: &str) {
 async fn kill() {
     quick("kill").await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn storm() {
+    quick("storm").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn stopped() {
+    quick("stopped").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn twice() {
+    quick("twice").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn swap() {
+    quick("swap").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn topic() {
+    quick("topic").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn garbage() {
+    quick("garbage").await;
+}
