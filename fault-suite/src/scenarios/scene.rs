@@ -1,5 +1,8 @@
 //! More of what scenarios have in common.
 
+use std::mem;
+use std::ops::Range;
+
 use like_testkit::{Crowd, Record, TestSystem, eventually};
 
 use super::{Scene, short_sessions};
@@ -14,10 +17,11 @@ impl Scene {
         Self { system, api, crowd, others: Record::default(), _settings: settings }
     }
 
-    /// Delta events, published before this answers.
-    pub(super) async fn deltas(&mut self, product: &str, count: usize) {
-        let more = deltas::publish(&like_testkit::kafka(), &self.system.topic, product, count, 1).await;
-        self.others = std::mem::take(&mut self.others).and(more);
+    /// So many delta events for each of these products, published before this answers.
+    pub(super) async fn deltas(&mut self, products: Range<usize>, each: usize) {
+        let events: Vec<_> = products.flat_map(|n| deltas::events(&format!("delta-{n}"), each)).collect();
+        deltas::send(&like_testkit::kafka(), &self.system.topic, &events).await;
+        self.others = mem::take(&mut self.others).and(deltas::record(&events));
     }
 
     /// Waits until the crowd has had so many more acknowledgements.

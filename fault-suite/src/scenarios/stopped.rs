@@ -38,9 +38,7 @@ pub async fn stopped(run: Run) -> Outcome {
     for point in &stops {
         // Small batches, and likes in each partition: none is empty when it is stopped.
         let small = [("BATCH_MAX_EVENTS", "20")];
-        for product in 0..8 {
-            scene.deltas(&format!("delta-{product}"), 200).await;
-        }
+        scene.deltas(0..16, 200).await;
         let mut victim = match point {
             Some(point) => scene.system.start_faulty(&format!("{point}:{}:stop", dice.random_range(1..4)), &small),
             None => {

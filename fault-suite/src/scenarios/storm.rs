@@ -18,9 +18,7 @@ pub async fn storm(run: Run) -> Outcome {
     // Small batches, so that one is in flight at most moments.
     scene.system.set("BATCH_MAX_EVENTS", "50");
     scene.system.set("BATCH_MAX_WAIT", "20ms");
-    for product in 0..8 {
-        scene.deltas(&format!("delta-{product}"), faults * 100).await;
-    }
+    scene.deltas(0..16, faults * 100).await;
     let mut fleet: Vec<_> = (0..aggregators).map(|_| Some(scene.system.start_aggregator(&[]))).collect();
     let (mut ending, mut killed) = (Vec::new(), Vec::new());
     for _ in 0..faults {

@@ -36,7 +36,7 @@ enum Met {
 pub async fn swap(run: Run) -> Outcome {
     let swaps = run.pick(2, 20);
     let mut scene = Scene::start(run, 8, run.pick(8, 16), 20).await;
-    scene.deltas("delta-only", run.pick(2_000, 20_000)).await;
+    scene.deltas(0..10, run.pick(200, 2_000)).await;
     let mut aggregators = [scene.system.aggregator(&[]).await, scene.system.aggregator(&[]).await];
     let (enough, looks) = <(Arc<AtomicBool>, Arc<AtomicUsize>)>::default();
     let mut likers: JoinSet<_> = (0..4).map(|n| like(scene.api.client(), n, Arc::clone(&enough))).collect();

@@ -77,7 +77,7 @@ async fn cut(run: Run) -> Outcome {
     }
     assert!(expected.len() >= rounds, "nothing was cut");
     let _aggregator = scene.system.aggregator(&[]).await;
-    scene.deltas("delta-only", 1_000).await;
+    scene.deltas(0..16, 50).await;
 
     let all = scene.crowd.finish().await;
     let acknowledged = all.event_ids.len() + scene.others.event_ids.len();
@@ -105,9 +105,7 @@ async fn made_anew(run: Run, anew: Anew) -> Outcome {
     let (mut topic, system) = TestSystem::with_topic(PARTITIONS).await;
     let mut scene = Scene::on(system, run, 10, 20).await;
     let mut aggregator = scene.system.aggregator(&[]).await;
-    for product in 0..16 {
-        scene.deltas(&format!("delta-{product}"), 50).await;
-    }
+    scene.deltas(0..16, 50).await;
     let Scene { system, api, crowd, others, _settings } = scene;
     let before = crowd.finish().await.and(others);
     assert_eq!(before.compare(&system, &api.client()).await, Differences::default(), "before it");
