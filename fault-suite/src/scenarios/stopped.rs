@@ -39,18 +39,16 @@ pub async fn stopped(run: Run) -> Outcome {
         // Small batches, and likes in each partition: none is empty when it is stopped.
         let small = [("BATCH_MAX_EVENTS", "20")];
         scene.deltas(0..16, 200).await;
-        let mut victim = match point {
-            Some(point) => scene.system.start_faulty(&format!("{point}:{}:stop", dice.random_range(1..4)), &small),
-            None => {
-                let victim = scene.system.aggregator(&small).await;
-                tokio::time::sleep(Duration::from_millis(dice.random_range(0..500))).await;
-                victim.process.freeze();
-                victim
-            }
+        let mut victim = if let Some(point) = point {
+            let faulty = scene.system.start_faulty(&format!("{point}:{}:stop", dice.random_range(1..4)), &small);
+            faulty.process.says("fault point").await;
+            faulty
+        } else {
+            let whole = scene.system.aggregator(&small).await;
+            tokio::time::sleep(Duration::from_millis(dice.random_range(0..500))).await;
+            whole.process.freeze();
+            whole
         };
-        if point.is_some() {
-            victim.process.says("fault point").await;
-        }
         let (since, before) = (Instant::now(), offsets(&scene.system).await);
         let mut other = scene.system.start_aggregator(&[]);
         all_advance(&scene, &before).await;

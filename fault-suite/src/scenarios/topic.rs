@@ -129,11 +129,7 @@ async fn made_anew(run: Run, anew: Anew) -> Outcome {
         assert!(ends.iter().zip(&folded).all(|(end, folded)| end < folded), "{ends:?} is not shorter than {folded:?}");
         (None, after)
     };
-    if aggregator.process.status().is_some() {
-        // It was stopped, or saw the topic gone.
-        aggregator = system.start_aggregator(&[]);
-    }
-    stops(&aggregator, anew).await;
+    stops(&system, &mut aggregator, anew).await;
     assert_eq!(offsets(&system).await, folded, "{anew:?}: nothing was skipped");
     let still = before.compare(&system, &api.client()).await;
     assert_eq!(still, Differences::default(), "{anew:?}: nothing was counted");
@@ -163,8 +159,12 @@ async fn made_anew(run: Run, anew: Anew) -> Outcome {
 }
 
 /// Each partition stops, with a message that names the commands.
-async fn stops(aggregator: &TestService, anew: Anew) {
+async fn stops(system: &TestSystem, aggregator: &mut TestService, anew: Anew) {
     eventually_within(PATIENCE, "every partition has stopped", async || {
+        // It was stopped, or has ended because it saw the topic gone.
+        if aggregator.process.status().is_some() {
+            *aggregator = system.start_aggregator(&[]);
+        }
         // None: it doesn't listen yet.
         aggregator.waiting_for().await?;
         (aggregator.metric("likes_stopped_partitions", "").await as i32 == PARTITIONS).then_some(())
