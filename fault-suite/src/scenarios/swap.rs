@@ -109,20 +109,19 @@ async fn hold(system: &TestSystem, met: Met) {
     loop {
         if sqlx::query_scalar(begun).fetch_one(pool).await.expect("to_regclass") {
             let mut held = pool.begin().await.expect("a transaction");
-            sqlx::query(lock).execute(&mut *held).await.expect(lock);
+            // An error: the name has gone to another table meanwhile.
+            let locked = sqlx::query(lock).execute(&mut *held).await.is_ok();
             let since = Instant::now();
-            loop {
-                let both: bool =
-                    sqlx::query_scalar(sqlx::AssertSqlSafe(both.as_str())).fetch_one(pool).await.expect("waits");
-                if both {
+            while locked && since.elapsed() < HELD {
+                let both = sqlx::query_scalar(sqlx::AssertSqlSafe(both.as_str()));
+                if both.fetch_one(pool).await.expect("pg_stat_activity") {
                     held.commit().await.expect("let go");
                     return;
                 }
-                if since.elapsed() > HELD {
-                    break;
-                }
                 tokio::time::sleep(Duration::from_millis(5)).await;
             }
+            // Not left to the pool, which does it some time later.
+            held.rollback().await.expect("let go");
         }
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
