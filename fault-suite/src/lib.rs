@@ -16,6 +16,7 @@ use rand::SeedableRng;
 use rand::rngs::StdRng;
 
 mod deltas;
+mod echo;
 pub mod scenarios;
 
 /// How a scenario is to be run.

@@ -45,7 +45,10 @@ async fn main() -> ExitCode {
         let one = run(scenario, Run { seed, quick: args.quick }).await;
         match one.outcome {
             Some(outcome) => println!("    {outcome:?} in {:.0?}", one.took),
-            None => println!("    FAILED after {:.0?}: make test-faults ARGS=\"--seed {seed} --only {}\"", one.took, scenario.name),
+            None => println!(
+                "    FAILED after {:.0?}: make test-faults ARGS=\"--seed {seed} --only {}\"",
+                one.took, scenario.name
+            ),
         }
         ended.push(one);
     }

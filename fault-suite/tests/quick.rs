@@ -35,3 +35,33 @@ async fn replicas() {
 async fn sql() {
     quick("sql").await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn storm() {
+    quick("storm").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn stopped() {
+    quick("stopped").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn twice() {
+    quick("twice").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn swap() {
+    quick("swap").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn topic() {
+    quick("topic").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn garbage() {
+    quick("garbage").await;
+}

@@ -67,9 +67,17 @@ impl Scratch {
         let remove = async {
             self.connection().await?;
             self.drop_schema().await?;
-            self.connection.close().await.context("closing the connection")
+            self.release().await
         };
         timeout(REMOVE_WAIT, remove).await.context("PostgreSQL doesn't answer, or somebody holds a table of it")?
+    }
+
+    /// Lets go of the name, which may stand for nothing now. By a statement: the server notices the
+    /// end of a connection some time after that of the process, and whoever comes next is refused.
+    pub async fn release(mut self) -> anyhow::Result<()> {
+        let unlock = sqlx::query("SELECT pg_advisory_unlock_all()").execute(&mut self.connection).await;
+        unlock.context("letting go of the schema's lock")?;
+        self.connection.close().await.context("closing the connection")
     }
 
     async fn drop_schema(&mut self) -> anyhow::Result<()> {

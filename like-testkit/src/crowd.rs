@@ -18,7 +18,7 @@ use tokio::task::JoinSet;
 use uuid::Uuid;
 
 use crate::wait::Patience;
-use crate::{TestClient, TestSystem};
+use crate::{Acknowledged, TestClient, TestSystem};
 
 /// How long a wish, or its count, may take while servers are gone.
 const PATIENCE: Duration = Duration::from_secs(180);
@@ -30,6 +30,8 @@ pub struct Crowd {
     pub seed: u64,
     /// How many users click at the same time.
     pub users: usize,
+    /// The number of the first of them: another crowd on the same system has other users.
+    pub first_user: usize,
     /// Each user's clicks, at least: they go on until [`Clicking::finish`].
     pub clicks: usize,
     /// Over how many products.
@@ -50,6 +52,8 @@ pub struct Clicking {
 pub struct Record {
     /// Who clicked.
     pub users: BTreeSet<String>,
+    /// What users were acknowledged, repeats included; each user's in their order.
+    pub wishes: Vec<Wish>,
     /// Of each acknowledgement, repeats included.
     pub receipts: Vec<String>,
     /// Each event that was acknowledged.
@@ -60,6 +64,19 @@ pub struct Record {
     pub unsettled: usize,
     /// Per product, what delta events should add up to.
     pub deltas: BTreeMap<String, i64>,
+}
+
+/// An acknowledged wish.
+#[derive(Debug, Clone)]
+pub struct Wish {
+    /// Who.
+    pub user: String,
+    /// Likes what, or no longer.
+    pub product: String,
+    /// Which of the two.
+    pub liked: bool,
+    /// What the 202 said.
+    pub acknowledged: Acknowledged,
 }
 
 /// What a comparison found: events or likes that are missing, and those that are too many.
@@ -74,14 +91,14 @@ pub struct Differences {
 impl Crowd {
     /// 20 products, and no pause.
     pub fn new(seed: u64, users: usize, clicks: usize) -> Self {
-        Self { seed, users, clicks, products: 20, pause: Duration::ZERO }
+        Self { seed, users, first_user: 0, clicks, products: 20, pause: Duration::ZERO }
     }
 
     /// Everybody clicks, each attempt through one of these replicas.
     pub fn start(&self, replicas: &[TestClient]) -> Clicking {
         let (enough, acknowledged) = <(Arc<AtomicBool>, Arc<AtomicUsize>)>::default();
         let user = |n| click(self.clone(), replicas.to_vec(), n, Arc::clone(&enough), Arc::clone(&acknowledged));
-        Clicking { users: (0..self.users).map(user).collect(), enough, acknowledged }
+        Clicking { users: (self.first_user..self.first_user + self.users).map(user).collect(), enough, acknowledged }
     }
 }
 
@@ -136,14 +153,7 @@ async fn click(
         };
         acknowledged.fetch_add(1, Ordering::Relaxed);
         record.unsettled += usize::from(!settled);
-        record.receipts.push(acknowledgement.receipt);
-        if record.event_ids.insert(acknowledgement.event_id) {
-            if liked {
-                record.liked.insert((product, user.clone()));
-            } else {
-                record.liked.remove(&(product, user.clone()));
-            }
-        }
+        record.note(Wish { user: user.clone(), product, liked, acknowledged: acknowledgement });
         if !crowd.pause.is_zero() {
             tokio::time::sleep(crowd.pause.mul_f64(replica_dice.random())).await;
         }
@@ -152,10 +162,36 @@ async fn click(
 }
 
 impl Record {
+    /// One more acknowledgement. A wish that was acknowledged before is no new one.
+    pub fn note(&mut self, wish: Wish) {
+        self.users.insert(wish.user.clone());
+        self.receipts.push(wish.acknowledged.receipt.clone());
+        if self.event_ids.insert(wish.acknowledged.event_id) {
+            let like = (wish.product.clone(), wish.user.clone());
+            if wish.liked {
+                self.liked.insert(like);
+            } else {
+                self.liked.remove(&like);
+            }
+        }
+        self.wishes.push(wish);
+    }
+
+    /// What is to be counted if the records at some places of the log are gone: what was wished
+    /// there and nowhere else never was. Of users only; also the wishes that are gone.
+    pub fn without(self, gone: impl Fn(Receipt) -> bool) -> (Self, Vec<Wish>) {
+        let place = |wish: &Wish| wish.acknowledged.receipt.parse().unwrap_or_else(|e| panic!("{wish:?}: {e}"));
+        let (gone, left): (Vec<_>, Vec<_>) = self.wishes.into_iter().partition(|wish| gone(place(wish)));
+        let mut record = Self { users: self.users, unsettled: self.unsettled, ..Self::default() };
+        left.into_iter().for_each(|wish| record.note(wish));
+        (record, gone)
+    }
+
     /// Both together: of other users, or other products.
     #[must_use]
     pub fn and(mut self, other: Self) -> Self {
         self.users.extend(other.users);
+        self.wishes.extend(other.wishes);
         self.receipts.extend(other.receipts);
         self.event_ids.extend(other.event_ids);
         self.liked.extend(other.liked);

@@ -15,14 +15,14 @@ mod wait;
 
 pub use broker::{Scram, TestBroker};
 pub use client::{Acknowledged, TestClient};
-pub use crowd::{Clicking, Crowd, Differences, Record};
+pub use crowd::{Clicking, Crowd, Differences, Record, Wish};
 pub use database::TestDatabase;
 pub use events::event;
 pub use proxy::TestProxy;
 pub use servers::{Server, TestServers};
 pub use system::{AdminPort, TestService, TestSystem};
 pub use topic::TestTopic;
-pub use wait::eventually;
+pub use wait::{eventually, eventually_within};
 
 /// The brokers that tests use.
 pub fn kafka() -> String {

@@ -99,7 +99,12 @@ impl TestSystem {
 
     /// Runs `like-aggregator` with these arguments to its end.
     pub async fn command(&self, args: &[&str]) -> Output {
-        self.command_of("like-aggregator", args).await
+        self.command_within(COMMAND_LIMIT, args).await
+    }
+
+    /// The same for one that may take longer, or must not take as long.
+    pub async fn command_within(&self, limit: Duration, args: &[&str]) -> Output {
+        run_to_end(command("like-aggregator", args, &self.settings), limit).await
     }
 
     /// Runs another program of this workspace to its end.

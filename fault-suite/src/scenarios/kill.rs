@@ -9,11 +9,12 @@ use like_testkit::TestSystem;
 use rand::RngExt;
 use rand::seq::SliceRandom;
 
-use super::Scene;
+use super::scene::Scene;
 use crate::{Outcome, Run, deltas};
 
 /// Where a fault point has it killed: in the short form once each, in the whole this often.
-const POINTS: [(&str, usize); 4] = [("before-commit", 8), ("after-begin", 4), ("after-commit", 5), ("between-batches", 5)];
+const POINTS: [(&str, usize); 4] =
+    [("before-commit", 8), ("after-begin", 4), ("after-commit", 5), ("between-batches", 5)];
 const AT_RANDOM: usize = 10;
 
 pub async fn kill(run: Run) -> Outcome {

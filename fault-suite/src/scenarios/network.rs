@@ -8,7 +8,7 @@ use rand::RngExt;
 use rand::rngs::StdRng;
 use rand::seq::SliceRandom;
 
-use super::{SHORT_SESSIONS, SOON_AGAIN, Scene, refused};
+use super::scene::{SHORT_SESSIONS, SOON_AGAIN, Scene, refused};
 use crate::{Outcome, Run};
 
 /// As sqlx sends it: a simple query.

@@ -12,7 +12,7 @@ use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::{ClientConfig, Message, Offset, TopicPartitionList};
 use uuid::Uuid;
 
-use super::{SHORT_SESSIONS, SOON_AGAIN, kafka_properties, strolling};
+use super::scene::{SHORT_SESSIONS, SOON_AGAIN, kafka_properties, strolling};
 use crate::{Outcome, Run};
 
 /// What the broken replica's line does.
@@ -67,7 +67,7 @@ pub async fn replicas(run: Run) -> Outcome {
     }
     assert!(late > 0, "no event came late");
     let record = record.and(crowd.finish().await);
-    super::outcome(&record, &system, &direct, faults).await
+    super::scene::outcome(&record, &system, &direct, faults).await
 }
 
 /// A user with one product, who asks until it is acknowledged, and then changes the wish.

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use like_testkit::{Server, TestServers, eventually};
 
-use super::{SHORT_SESSIONS, SOON_AGAIN, Scene, refused};
+use super::scene::{SHORT_SESSIONS, SOON_AGAIN, Scene, refused};
 use crate::{Outcome, Run, deltas};
 
 /// Which are gone together. The short form leaves the first out: what takes long is a broker's start.

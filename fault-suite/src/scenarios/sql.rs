@@ -8,7 +8,7 @@ use rand::rngs::StdRng;
 use rand::seq::{IndexedRandom, SliceRandom};
 use sqlx::{AssertSqlSafe, PgConnection};
 
-use super::Scene;
+use super::scene::Scene;
 use crate::{Outcome, Run};
 
 /// A consumer that doesn't poll for this long is out of its group: sooner than the longest fault.

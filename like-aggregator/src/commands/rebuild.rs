@@ -63,6 +63,10 @@ pub async fn rebuild(settings: &RebuildSettings, shutdown: CancellationToken) ->
     } else {
         println!("the old tables are in schema {old}: once they aren't needed, DROP SCHEMA {old} CASCADE");
     }
+    // It is done, whatever becomes of the connection.
+    if let Err(error) = scratch.release().await {
+        warn!("{error:#}");
+    }
     Ok(())
 }
 

@@ -108,7 +108,8 @@ impl ConsumerThread {
     }
 
     /// Whether a partition of ours stands elsewhere than what was committed, batches answered before
-    /// included. Where a stopped one stands, an operator may also have declared the log to be right.
+    /// included. Where a stopped one stands, an operator may also have declared the log to be right, or
+    /// have folded it.
     pub(super) fn has_moved(state: &State, partition: i32, stored: Option<&StoredOffset>) -> bool {
         let Some(committed) = state.committed.get(&partition) else {
             return false; // revoked meanwhile
@@ -116,8 +117,8 @@ impl ConsumerThread {
         let Some(stored) = stored else {
             return true;
         };
-        let accepted =
-            stored.last_record_time.is_none() && state.stopped.get(&partition).is_some_and(|s| s.is_by_time());
+        let time = stored.last_record_time.map(|time| time.timestamp_millis());
+        let accepted = state.stopped.get(&partition).is_some_and(|why| why.is_settled_by(time));
         stored.next_offset != *committed || accepted
     }
 }

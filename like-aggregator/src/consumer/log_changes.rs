@@ -50,6 +50,16 @@ impl Stopped {
     pub(super) fn is_by_time(self) -> bool {
         !matches!(self, Self::BeyondEnd { .. })
     }
+
+    /// Whether it is over at the same offset, now that the record before that is stored with this
+    /// timestamp: unknown, as `offsets reset` leaves it, or another one, as `rebuild` does.
+    pub(super) fn is_settled_by(self, stored: Option<Millis>) -> bool {
+        match self {
+            Self::BeyondEnd { .. } => false,
+            Self::Differs { folded, .. } => stored != Some(folded),
+            Self::Missing { .. } => stored.is_none(),
+        }
+    }
 }
 
 impl fmt::Display for Stopped {

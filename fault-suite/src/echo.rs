@@ -1,0 +1,109 @@
+//! A producer that repeats everything: each record of a topic once more at its end, as a replaying
+//! tool or a restarted bridge would.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use rdkafka::client::ClientContext;
+use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::message::{DeliveryResult, Header, Headers, OwnedHeaders};
+use rdkafka::producer::{BaseRecord, Producer, ProducerContext, ThreadedProducer};
+use rdkafka::{ClientConfig, Message, Offset, TopicPartitionList};
+use tokio::task::JoinHandle;
+
+/// Marks what is a repeat itself.
+const REPEAT: &str = "repeat";
+const WAIT: Duration = Duration::from_secs(10);
+/// To repeat what is left, and be acknowledged.
+const PATIENCE: Duration = Duration::from_secs(300);
+
+/// One at work.
+pub struct Echo {
+    enough: Arc<AtomicBool>,
+    repeating: JoinHandle<Repeated>,
+}
+
+/// What it did.
+pub struct Repeated {
+    /// So many records.
+    pub records: usize,
+    /// Where the topic ends now, per partition.
+    pub ends: Vec<i64>,
+}
+
+struct Deliveries(Arc<AtomicUsize>);
+
+impl ClientContext for Deliveries {}
+
+impl ProducerContext for Deliveries {
+    type DeliveryOpaque = ();
+
+    fn delivery(&self, result: &DeliveryResult<'_>, (): ()) {
+        self.0.fetch_add(usize::from(result.is_ok()), Ordering::Relaxed);
+    }
+}
+
+impl Echo {
+    /// Repeats every record of the topic from its start on.
+    pub fn start(topic: &str, partitions: i32) -> Self {
+        let (enough, topic) = (Arc::new(AtomicBool::new(false)), topic.to_owned());
+        let told = Arc::clone(&enough);
+        Self { enough, repeating: tokio::task::spawn_blocking(move || repeat(&topic, partitions, &told)) }
+    }
+
+    /// Ends it, once all that is in the topic now has been repeated.
+    pub async fn finish(self) -> Repeated {
+        self.enough.store(true, Ordering::Relaxed);
+        self.repeating.await.expect("every record is repeated")
+    }
+}
+
+fn repeat(topic: &str, partitions: i32, enough: &AtomicBool) -> Repeated {
+    let mut config = ClientConfig::new();
+    config.set("bootstrap.servers", like_testkit::kafka());
+    let delivered = Arc::<AtomicUsize>::default();
+    let mut idempotent = config.clone();
+    idempotent.set("enable.idempotence", "true").set("linger.ms", "5");
+    let producer: ThreadedProducer<_> =
+        idempotent.create_with_context(Deliveries(Arc::clone(&delivered))).expect("producer");
+    // Assigning by hand asks for a group's name, and never uses it.
+    config.set("group.id", "echo").set("enable.auto.commit", "false").set("fetch.queue.backoff.ms", "5");
+    let consumer: BaseConsumer = config.create().expect("consumer");
+    let mut from = TopicPartitionList::new();
+    for partition in 0..partitions {
+        from.add_partition_offset(topic, partition, Offset::Beginning).expect("an offset");
+    }
+    consumer.assign(&from).expect("assigned");
+    let end = |partition| consumer.fetch_watermarks(topic, partition, WAIT).expect("watermarks").1;
+
+    let (mut records, mut next) = (0, vec![0; partitions as usize]);
+    let mut until: Option<(Instant, Vec<i64>)> = None;
+    loop {
+        if let Some((since, ends)) = &until {
+            if next.iter().zip(ends).all(|(next, end)| next >= end) {
+                break;
+            }
+            assert!(since.elapsed() < PATIENCE, "repeated up to {next:?} of {ends:?}");
+        } else if enough.load(Ordering::Relaxed) {
+            until = Some((Instant::now(), (0..partitions).map(end).collect()));
+        }
+        let Some(Ok(record)) = consumer.poll(Duration::from_millis(100)) else { continue };
+        next[record.partition() as usize] = record.offset() + 1;
+        if record.headers().is_some_and(|headers| headers.iter().any(|header| header.key == REPEAT)) {
+            continue;
+        }
+        let header = OwnedHeaders::new().insert(Header { key: REPEAT, value: None::<&[u8]> });
+        let mut again = BaseRecord::<[u8], [u8]>::to(topic).partition(record.partition()).headers(header);
+        (again.key, again.payload) = (record.key(), record.payload());
+        while let Err((error, same)) = producer.send(again) {
+            assert!(error.to_string().contains("QueueFull"), "{error}");
+            again = same;
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        records += 1;
+    }
+    producer.flush(PATIENCE).expect("repeats are acknowledged");
+    assert_eq!(delivered.load(Ordering::Relaxed), records, "repeats that were acknowledged");
+    Repeated { records, ends: (0..partitions).map(end).collect() }
+}
