@@ -42,6 +42,7 @@ pub const ALL: &[Scenario] = &[
         what: "deadlocks, serialization failures, a locked table, a full disk, a read-only database",
         run: |run| Box::pin(sql::sql(run)),
     },
+    Scenario {
         name: "storm",
         what: "a rebalance storm: 8 aggregators, 32 partitions, stops, kills and starts at random",
         run: |run| Box::pin(storm::storm(run)),

@@ -18,7 +18,7 @@ pub(super) struct Scene {
     /// What other producers had acknowledged.
     pub(super) others: Record,
     /// Held while processes may read it.
-    _settings: NamedTempFile,
+    pub(super) _settings: NamedTempFile,
 }
 
 impl Scene {
