@@ -46,8 +46,8 @@ impl TestServers {
         servers.script(&["up"]).await;
         let env = std::fs::read_to_string(servers.folder.join("env")).expect("the stack's env file");
         let env: HashMap<_, _> = env.lines().filter_map(|line| line.split_once('=')).collect();
-        servers.kafka = env["TEST_KAFKA_BOOTSTRAP_SERVERS"].to_owned();
-        servers.postgres = env["TEST_DATABASE_URL"].to_owned();
+        env["TEST_KAFKA_BOOTSTRAP_SERVERS"].clone_into(&mut servers.kafka);
+        env["TEST_DATABASE_URL"].clone_into(&mut servers.postgres);
         servers
     }
 

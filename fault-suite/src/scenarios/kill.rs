@@ -34,14 +34,13 @@ pub async fn kill(run: Run) -> Outcome {
     }
     for kill in &kills {
         assert!(lag(&scene).await > 0, "no lag: this kill would show nothing");
-        let mut victim = match kill {
-            Some(point) => scene.system.start_faulty(&format!("{point}:{}", dice.random_range(1..4)), &[]),
-            None => {
-                let victim = scene.system.aggregator(&[]).await;
-                tokio::time::sleep(Duration::from_millis(dice.random_range(0..500))).await;
-                victim.process.kill();
-                victim
-            }
+        let mut victim = if let Some(point) = kill {
+            scene.system.start_faulty(&format!("{point}:{}", dice.random_range(1..4)), &[])
+        } else {
+            let victim = scene.system.aggregator(&[]).await;
+            tokio::time::sleep(Duration::from_millis(dice.random_range(0..500))).await;
+            victim.process.kill();
+            victim
         };
         let status = victim.process.ended().await;
         assert_eq!(status.signal(), Some(9), "{kill:?}: {status}");

@@ -5,7 +5,7 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use like_testkit::{Acknowledged, Record, TestClient, TestProxy, TestServers, TestService, eventually};
+use like_testkit::{Acknowledged, Crowd, Record, TestClient, TestProxy, TestServers, TestService, eventually};
 use rand::RngExt;
 use rand::seq::SliceRandom;
 use rdkafka::consumer::{BaseConsumer, Consumer};
@@ -37,7 +37,8 @@ pub async fn replicas(run: Run) -> Outcome {
     // what it is given. Others go through another one on the same line, or the direct one.
     let mut broken = system.api(&beyond).await;
     let busy = system.api(&beyond).await;
-    let crowd = strolling(run).start(&[busy.client(), direct.client()]);
+    // Many, since half of what they ask hangs while the line is broken.
+    let crowd = Crowd { users: 30, ..strolling(run) }.start(&[busy.client(), direct.client()]);
     let _aggregator = system.aggregator(&[]).await;
     let mut log = Log::of(&servers.kafka, &system.topic);
 

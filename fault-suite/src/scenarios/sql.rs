@@ -3,7 +3,7 @@
 
 use std::time::{Duration, Instant};
 
-use like_testkit::{TestService, eventually};
+use like_testkit::{TestService, TestSystem, eventually};
 use rand::rngs::StdRng;
 use rand::seq::{IndexedRandom, SliceRandom};
 use sqlx::{AssertSqlSafe, PgConnection};
@@ -12,7 +12,7 @@ use super::scene::Scene;
 use crate::{Outcome, Run};
 
 /// A consumer that doesn't poll for this long is out of its group: sooner than the longest fault.
-const POLLING: &str = "session.timeout.ms=10000\nmax.poll.interval.ms=10000\n";
+const POLLING: &str = "session.timeout.ms=12000\nmax.poll.interval.ms=12000\n";
 
 /// What a batch writes to.
 const TABLES: [&str; 4] = ["product_like_count", "product_like", "event_handled", "kafka_offset"];
@@ -46,7 +46,7 @@ pub async fn sql(run: Run) -> Outcome {
     troubles.extend(vec![Trouble::Serialization; run.pick(1, 5)]);
     troubles.shuffle(&mut dice);
 
-    let mut scene = Scene::on(run, like_testkit::TestSystem::new().await, POLLING).await;
+    let mut scene = Scene::on(run, TestSystem::new().await, POLLING).await;
     // So that the next batch is full while one waits.
     scene.system.set("BATCH_MAX_EVENTS", "100");
     sqlx::raw_sql(
@@ -145,7 +145,7 @@ impl Fault<'_> {
     async fn locked(&mut self) {
         self.execute("BEGIN").await;
         self.execute("LOCK TABLE product_like_count IN ACCESS EXCLUSIVE MODE").await;
-        self.lasts(Duration::from_secs(self.run.pick(14, 60)), Trouble::Locked).await;
+        self.lasts(Duration::from_secs(self.run.pick(16, 60)), Trouble::Locked).await;
         self.execute("ROLLBACK").await;
     }
 
