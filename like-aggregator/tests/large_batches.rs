@@ -103,6 +103,6 @@ async fn a_batch_that_is_too_large_is_applied_in_parts() {
             assert_eq!(*time, TIME + 2 * (next - 1) + i64::from(*partition), "{sqlstate}: {partition} at {next}");
         }
         assert!(rows.contains(&(0, 25, TIME + 48)) && rows.contains(&(1, 25, TIME + 49)), "{rows:?}");
-        assert!(rows.len() > 4, "{rows:?}");
+        assert!(rows.len() > 2, "{rows:?}: it was not applied in parts");
     }
 }
