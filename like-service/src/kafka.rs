@@ -10,6 +10,8 @@ use clap::Args;
 use clap::builder::NonEmptyStringValueParser;
 use like_events::topic::DEFAULT_TOPIC;
 use rdkafka::ClientConfig;
+use rdkafka::consumer::BaseConsumer;
+use rdkafka::error::KafkaResult;
 
 use crate::cli::UsageError;
 
@@ -72,8 +74,13 @@ impl KafkaSettings {
                 }
                 config.set(key, value);
             }
-            // Checked here and now: later it would look like a broker that can't be reached.
+            // Checked here and now: later it would look like a broker that can't be reached. What one
+            // property asks of another is known only to a client, made quietly and never used.
             config.create_native_config().map_err(|e| anyhow!("KAFKA_CONFIG_FILE={shown}: {e}"))?;
+            let mut tried = config.clone();
+            tried.set("log_level", "0");
+            let tried: KafkaResult<BaseConsumer> = tried.create();
+            tried.map_err(|e| anyhow!("KAFKA_CONFIG_FILE={shown}: {e}"))?;
         }
         config.set("bootstrap.servers", &self.kafka_bootstrap_servers);
         // On by default for producers and admin clients.
@@ -101,8 +108,11 @@ mod tests {
 
     #[test]
     fn properties_of_the_file_reach_the_client() {
-        let config = config("# comment\nsecurity.protocol = SASL_SSL\nsasl.mechanism=SCRAM-SHA-512\n").unwrap();
-        assert_eq!(config.get("security.protocol"), Some("SASL_SSL"));
+        let config = config(
+            "# comment\nsecurity.protocol = SASL_PLAINTEXT\nsasl.mechanism=PLAIN\nsasl.username=u\nsasl.password=p\n",
+        )
+        .unwrap();
+        assert_eq!(config.get("security.protocol"), Some("SASL_PLAINTEXT"));
         assert_eq!(config.get("bootstrap.servers"), Some("localhost:1"));
     }
 
@@ -112,6 +122,14 @@ mod tests {
             let error = config(&format!("{key}=x\n")).unwrap_err().to_string();
             assert!(error.ends_with(&format!("{key} can't be set: {why}")), "{error}");
         }
+    }
+
+    #[test]
+    fn properties_that_do_not_go_together_are_named() {
+        let error = config("max.poll.interval.ms=10000\n").unwrap_err().to_string();
+        assert!(error.contains("max.poll.interval.ms") && error.contains("session.timeout.ms"), "{error}");
+        let both = config("max.poll.interval.ms=10000\nsession.timeout.ms=6000\n").unwrap();
+        assert_eq!(both.get("session.timeout.ms"), Some("6000"));
     }
 
     #[test]
