@@ -58,7 +58,8 @@ impl Auth {
 
     /// The caller; None for one without credentials, who may read. Bad credentials are refused
     /// even where none are needed: taking them for nobody would answer for somebody else.
-    pub fn caller(&self, headers: &HeaderMap) -> Result<Option<UserId>, ApiError> {
+    #[expect(clippy::unused_async, reason = "a token's key may have to be fetched")]
+    pub async fn caller(&self, headers: &HeaderMap) -> Result<Option<UserId>, ApiError> {
         match self {
             Self::TrustedHeader { header, .. } => {
                 let mut values = headers.get_all(header).iter();
@@ -75,8 +76,8 @@ impl Auth {
     }
 
     /// The caller, who must be known.
-    pub fn known_caller(&self, headers: &HeaderMap) -> Result<UserId, ApiError> {
-        self.caller(headers)?.ok_or_else(|| self.unauthenticated("is missing"))
+    pub async fn known_caller(&self, headers: &HeaderMap) -> Result<UserId, ApiError> {
+        self.caller(headers).await?.ok_or_else(|| self.unauthenticated("is missing"))
     }
 
     /// What an answer that depends on the caller depends on: the value of `Vary`.

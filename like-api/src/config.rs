@@ -1,16 +1,22 @@
 //! What can be set, and the command line: flags and environment of `like-api` itself. What the
 //! contract fixes is no setting; Kafka's, PostgreSQL's and the logs' are like-service's.
 
+mod auth;
+mod browser;
+mod limits;
+
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use axum::http::HeaderName;
-use clap::builder::BoolishValueParser;
-use clap::{ArgAction, ArgMatches, Args, Command, CommandFactory, FromArgMatches, Parser, ValueEnum};
+use clap::{ArgMatches, Args, Command, CommandFactory, FromArgMatches, Parser};
 use like_service::database::DatabaseSettings;
 use like_service::kafka::KafkaSettings;
 use like_service::telemetry::LogSettings;
 use like_service::topic_check;
+
+pub use self::auth::{AuthMode, AuthSettings};
+pub use self::browser::BrowserSettings;
+pub use self::limits::LimitSettings;
 
 /// Takes likes over HTTP and publishes them to Kafka; answers counts from PostgreSQL.
 #[derive(Parser, Debug, Clone)]
@@ -27,6 +33,14 @@ pub struct Config {
     /// Who the caller is.
     #[command(flatten)]
     pub auth: AuthSettings,
+
+    /// How much is taken.
+    #[command(flatten)]
+    pub limits: LimitSettings,
+
+    /// Which sites may use it from a browser.
+    #[command(flatten)]
+    pub browser: BrowserSettings,
 
     /// Where likes are published.
     #[command(flatten)]
@@ -52,45 +66,6 @@ pub struct AdminSettings {
     /// address and port for probes and metrics, such as 127.0.0.1:8081; never the public one
     #[arg(long, env = "ADMIN_ADDR", value_name = "IP:PORT", default_value = "127.0.0.1:8081")]
     pub admin_addr: SocketAddr,
-}
-
-/// How the caller is known.
-#[derive(Args, Debug, Clone)]
-pub struct AuthSettings {
-    /// who says which user is calling; there is no default, since a wrong one would let everybody
-    /// like in everybody's name
-    #[arg(long, env = "AUTH_MODE", value_enum, value_name = "MODE")]
-    pub auth_mode: AuthMode,
-
-    /// the header that names the user where the mode is trusted-header
-    #[arg(long, env = "AUTH_USER_HEADER", value_name = "NAME", default_value = "X-User-Id", value_parser = header_name)]
-    pub auth_user_header: String,
-
-    /// true: take that header from other machines too; only where none but a gateway that sets the
-    /// header itself can reach the listener
-    #[arg(
-        long,
-        env = "AUTH_HEADER_ALLOW_PUBLIC",
-        value_name = "BOOL",
-        default_value = "false",
-        default_missing_value = "true",
-        num_args = 0..=1,
-        action = ArgAction::Set,
-        value_parser = BoolishValueParser::new()
-    )]
-    pub auth_header_allow_public: bool,
-}
-
-/// One value for each variant of [`crate::auth::Auth`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum AuthMode {
-    /// A gateway in front has checked who is calling, and says so in a header.
-    TrustedHeader,
-}
-
-fn header_name(text: &str) -> Result<String, String> {
-    // Kept as written: HTTP compares names without case, people read them with it.
-    HeaderName::try_from(text).map(|_| text.to_owned()).map_err(|_| "that is no header name".to_owned())
 }
 
 /// The command line: no subcommand serves.

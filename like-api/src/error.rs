@@ -11,10 +11,13 @@
 //! | `not-found` | 404 | no such route |
 //! | `receipt-unknown` | 404 | no event is at that position |
 //! | `method-not-allowed` | 405 | `Allow` has those that are |
+//! | `payload-too-large` | 413 | a body that no route takes |
+//! | `too-many-requests` | 429 | over the caller's rate; `Retry-After` says when it ends |
 //! | `internal` | 500 | a bug: the log has it under the request id |
 //! | `writes-unavailable` | 503 | the topic isn't ready to take likes |
 //! | `not-accepted` | 503 | certainly not written: try again |
 //! | `reads-unavailable` | 503 | the database can't be asked; writes go on |
+//! | `overloaded` | 503 | more than can be answered in time: nothing was begun |
 //! | `outcome-unknown` | 504 | perhaps written: try again with the same Idempotency-Key |
 
 use axum::body::Body;
@@ -51,6 +54,17 @@ pub enum ApiError {
     ReceiptUnknown(&'static str),
     /// The route hasn't this method.
     MethodNotAllowed,
+    /// The body is larger than any route takes: how large it may be.
+    TooLarge(String),
+    /// This caller has asked too often.
+    TooMany {
+        /// Seconds until the next one is let in, at least 1.
+        retry_after: u64,
+        /// Whose rate it is, and how high that may be.
+        what: String,
+    },
+    /// All callers together have asked too often.
+    Overloaded,
     /// A bug.
     Internal(String),
     /// No like can be taken now, for a reason that the caller may know.
@@ -148,6 +162,16 @@ impl IntoResponse for ApiError {
             Self::MethodNotAllowed => {
                 let detail = "the Allow header names the methods of this resource".to_owned();
                 (S::METHOD_NOT_ALLOWED, "method-not-allowed", "The resource hasn't this method", detail)
+            }
+            Self::TooLarge(limit) => (S::PAYLOAD_TOO_LARGE, "payload-too-large", "The body is too large", limit),
+            Self::TooMany { retry_after, what } => {
+                retry(&retry_after.to_string());
+                (S::TOO_MANY_REQUESTS, "too-many-requests", "Too many requests", what)
+            }
+            Self::Overloaded => {
+                retry(RETRY_WRITE);
+                let detail = "more requests than can be answered in time; nothing was begun, try again".to_owned();
+                (S::SERVICE_UNAVAILABLE, "overloaded", "Too busy", detail)
             }
             Self::Internal(bug) => {
                 cause = Some(Cause::Bug(bug));

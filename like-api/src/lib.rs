@@ -3,10 +3,13 @@
 //! topic's layout. Counting is like-aggregator's.
 
 pub mod auth;
+pub mod browser;
+mod caller;
 pub mod config;
 pub mod error;
 mod extract;
 pub mod gate;
+pub mod limits;
 pub mod metrics;
 mod public;
 pub mod publisher;
@@ -27,8 +30,10 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use crate::auth::Auth;
+use crate::browser::Browser;
 use crate::config::Config;
 use crate::gate::{Gate, LAYOUT_READ, TOPIC_CHECKED, Watch};
+use crate::limits::Limits;
 use crate::metrics::Metrics;
 use crate::publisher::{PRODUCER_WARM, Publisher};
 
@@ -44,6 +49,10 @@ const CLOSE_TIMEOUT: Duration = Duration::from_millis(500);
 pub struct AppState {
     /// Who is calling.
     pub auth: Auth,
+    /// How much is taken from whom.
+    pub limits: Limits,
+    /// Which sites' pages may call.
+    pub browser: Browser,
     /// Whether likes are taken.
     pub gate: Gate,
     /// Where they go.
@@ -82,7 +91,15 @@ pub async fn serve(config: Config, listeners: Listeners, shutdown: CancellationT
         topic: topic.clone(),
         interval: config.topic_check_interval,
     };
-    let state = Arc::new(AppState { auth, gate, publisher: Arc::clone(&publisher), pool: pool.clone(), metrics });
+    let state = Arc::new(AppState {
+        auth,
+        limits: Limits::new(&config.limits, &registry)?,
+        browser: Browser::new(&config.browser),
+        gate,
+        publisher: Arc::clone(&publisher),
+        pool: pool.clone(),
+        metrics,
+    });
     let (public_addr, admin_addr) = (listeners.public.local_addr()?, listeners.admin.local_addr()?);
     info!(%public_addr, %admin_addr, topic, "like-api listens");
 

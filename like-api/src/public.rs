@@ -4,6 +4,7 @@
 
 use std::convert::Infallible;
 use std::io;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -22,6 +23,7 @@ use tower_service::Service;
 use tracing::{debug, warn};
 
 use crate::AppState;
+use crate::request::Peer;
 use crate::routes::likes;
 
 /// A head, URL included, may have this many bytes; a larger one is answered 431. The longest that
@@ -43,9 +45,9 @@ pub async fn serve(listener: TcpListener, app: Arc<AppState>, router: Router, sh
             accepted = listener.accept() => accepted,
             () = shutdown.cancelled() => break,
         };
-        let Some(stream) = usable(accepted).await else { continue };
+        let Some((stream, peer)) = usable(accepted).await else { continue };
         let (app, router) = (Arc::clone(&app), router.clone());
-        let service = service_fn(move |request| answer(Arc::clone(&app), router.clone(), request));
+        let service = service_fn(move |request| answer(Arc::clone(&app), router.clone(), peer, request));
         let connection = http.serve_connection(TokioIo::new(stream), service);
         let shutdown = shutdown.clone();
         connections.spawn(async move {
@@ -69,20 +71,26 @@ pub async fn serve(listener: TcpListener, app: Arc<AppState>, router: Router, sh
     connections.wait().await;
 }
 
-async fn answer(app: Arc<AppState>, mut router: Router, request: Request<Incoming>) -> Result<Response, Infallible> {
-    match likes::directly(&app, &request).await {
-        Some(response) => Ok(response),
-        None => router.call(request.map(Body::new)).await,
+async fn answer(
+    app: Arc<AppState>,
+    mut router: Router,
+    peer: IpAddr,
+    mut request: Request<Incoming>,
+) -> Result<Response, Infallible> {
+    if let Some(response) = likes::directly(&app, peer, &request).await {
+        return Ok(response);
     }
+    request.extensions_mut().insert(Peer(peer));
+    router.call(request.map(Body::new)).await
 }
 
-async fn usable(accepted: io::Result<(TcpStream, std::net::SocketAddr)>) -> Option<TcpStream> {
+async fn usable(accepted: io::Result<(TcpStream, SocketAddr)>) -> Option<(TcpStream, IpAddr)> {
     use io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset};
     match accepted {
-        Ok((stream, _)) => {
+        Ok((stream, peer)) => {
             // Without this, an answer that takes two packets may wait for the first one's ACK.
             let _ = stream.set_nodelay(true);
-            Some(stream)
+            Some((stream, peer.ip().to_canonical()))
         }
         Err(error) => {
             // Those are the caller's who has gone already.

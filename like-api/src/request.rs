@@ -3,12 +3,13 @@
 //! the request), the body of a problem, and a panic that ends one request and not the connection.
 
 use std::any::Any;
+use std::net::{IpAddr, Ipv4Addr};
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Instant;
 
-use axum::extract::{MatchedPath, Request, State};
-use axum::http::{HeaderMap, HeaderName, HeaderValue, Method};
+use axum::extract::{MatchedPath, State};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, Request, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use futures::FutureExt;
@@ -24,34 +25,63 @@ pub const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const REQUEST_ID_MAX: usize = 128;
 
 /// The layer around all routes.
-pub async fn observe(State(app): State<Arc<AppState>>, request: Request, next: Next) -> Response {
-    let observed = Observed::new(request.method(), request.headers());
+pub async fn observe(State(app): State<Arc<AppState>>, request: axum::extract::Request, next: Next) -> Response {
+    // Without a connection, as in a test of the router, nobody is asking.
+    let peer = request.extensions().get().map_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED), |Peer(peer)| *peer);
+    let observed = Observed::new(&app, &request, peer);
+    if let Some(answer) = app.browser.preflight(request.method(), request.headers()) {
+        return observed.finish(&app, "", answer);
+    }
     let route = request.extensions().get::<MatchedPath>().cloned();
     let route = route.as_ref().map_or("", MatchedPath::as_str);
     observed.answer(&app, route, next.run(request)).await
 }
+
+/// The other end of the connection.
+#[derive(Debug, Clone, Copy)]
+pub struct Peer(pub IpAddr);
 
 /// A request that has just come.
 pub struct Observed {
     started: Instant,
     id: HeaderValue,
     method: Method,
+    client: IpAddr,
+    origin: Option<HeaderValue>,
 }
 
 impl Observed {
     /// Looks at it before it is handled.
-    pub fn new(method: &Method, headers: &HeaderMap) -> Self {
-        Self { started: Instant::now(), id: request_id(headers), method: method.clone() }
+    pub fn new<B>(app: &AppState, request: &Request<B>, peer: IpAddr) -> Self {
+        let headers = request.headers();
+        Self {
+            started: Instant::now(),
+            id: request_id(headers),
+            method: request.method().clone(),
+            client: app.limits.client(peer, headers),
+            origin: headers.get(header::ORIGIN).cloned(),
+        }
     }
 
-    /// Has it handled by `handle`. `route` is a route's template, or empty.
+    /// Has it handled by `handle`, if the limits let it in. `route` is a route's template, or empty.
     pub async fn answer(self, app: &AppState, route: &str, handle: impl Future<Output = Response>) -> Response {
-        let Self { started, id, method } = self;
-        // Unwind safe: nothing of the request is used afterwards, and what handlers share keeps its
-        // locks for a few instructions that don't panic.
-        let answer = AssertUnwindSafe(handle).catch_unwind().await;
-        let mut response = answer.unwrap_or_else(|panic| ApiError::Internal(panic_text(&*panic)).into_response());
+        let answer = match app.limits.admit(self.client) {
+            // Unwind safe: nothing of the request is used afterwards, and what handlers share keeps
+            // its locks for a few instructions that don't panic.
+            Ok(_permit) => match AssertUnwindSafe(handle).catch_unwind().await {
+                Ok(answer) => answer,
+                Err(panic) => ApiError::Internal(panic_text(&*panic)).into_response(),
+            },
+            Err(refusal) => refusal.into_response(),
+        };
+        self.finish(app, route, answer)
+    }
+
+    /// Completes the answer, counts and logs it.
+    fn finish(self, app: &AppState, route: &str, mut response: Response) -> Response {
+        let Self { started, id, method, origin, .. } = self;
         finish(&mut response, &id);
+        app.browser.finish(origin.as_ref(), &mut response);
 
         let (status, took) = (response.status(), started.elapsed());
         app.metrics.answered(&method, route, status, took);

@@ -29,7 +29,7 @@ struct Likes {
 /// One product.
 pub async fn one(State(app): State<Arc<AppState>>, request: Request) -> Result<Response, ApiError> {
     let (mut parts, _) = request.into_parts();
-    let user = app.auth.caller(&parts.headers)?;
+    let user = app.caller(&parts.headers).await?;
     let product = extract::product_id(&mut parts).await?;
     let mut likes = read(&app, vec![product], user.as_ref()).await?;
     Ok((caching(&app, user.as_ref()), Json(likes.pop())).into_response())
@@ -37,7 +37,7 @@ pub async fn one(State(app): State<Arc<AppState>>, request: Request) -> Result<R
 
 /// Several, in the order asked for.
 pub async fn many(State(app): State<Arc<AppState>>, request: Request) -> Result<Response, ApiError> {
-    let user = app.auth.caller(request.headers())?;
+    let user = app.caller(request.headers()).await?;
     let products = extract::ids(request.uri()).map_err(ApiError::Invalid)?;
     let likes = read(&app, products, user.as_ref()).await?;
     Ok((caching(&app, user.as_ref()), Json(likes)).into_response())

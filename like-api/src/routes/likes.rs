@@ -1,6 +1,7 @@
 //! `PUT` and `DELETE /v1/products/{productId}/like`: a wish becomes an event, and is acknowledged
 //! once the log has it. Whether and when it is counted is like-aggregator's.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use axum::extract::{FromRequestParts, State};
@@ -31,14 +32,14 @@ impl FromRequestParts<Arc<AppState>> for Wish {
 
     async fn from_request_parts(parts: &mut Parts, app: &Arc<AppState>) -> Result<Self, ApiError> {
         let product = extract::product_id(parts).await;
-        Self::new(app, &parts.headers, product)
+        Self::new(app, &parts.headers, product).await
     }
 }
 
 impl Wish {
     /// Who it is comes before what is asked.
-    fn new(app: &AppState, headers: &HeaderMap, product: Result<ProductId, Fault>) -> Result<Self, ApiError> {
-        let user = app.auth.known_caller(headers)?;
+    async fn new(app: &AppState, headers: &HeaderMap, product: Result<ProductId, Fault>) -> Result<Self, ApiError> {
+        let user = app.known_caller(headers).await?;
         match (product, extract::idempotency_key(headers)) {
             (Ok(product), Ok(key)) => Ok(Self { user, product, key }),
             (product, key) => Err(ApiError::Invalid([product.err(), key.err()].into_iter().flatten().collect())),
@@ -68,7 +69,7 @@ pub async fn unlike(State(app): State<Arc<AppState>>, wish: Wish) -> Result<Resp
 /// Answers a request for [`ROUTE`] without the router, whose layers are a fifth of the time that a
 /// like takes outside of the kernel. None: left to the router, as is a path that doesn't spell its
 /// product id plainly.
-pub async fn directly<B>(app: &AppState, request: &Request<B>) -> Option<Response> {
+pub async fn directly<B>(app: &AppState, peer: IpAddr, request: &Request<B>) -> Option<Response> {
     let liked = match *request.method() {
         Method::PUT => true,
         Method::DELETE => false,
@@ -78,12 +79,12 @@ pub async fn directly<B>(app: &AppState, request: &Request<B>) -> Option<Respons
     let product = ProductId::parse(product).ok()?;
     let headers = request.headers();
     let handle = async {
-        match Wish::new(app, headers, Ok(product)) {
+        match Wish::new(app, headers, Ok(product)).await {
             Ok(wish) => publish(app, wish, liked).await.into_response(),
             Err(refusal) => refusal.into_response(),
         }
     };
-    Some(Observed::new(request.method(), headers).answer(app, ROUTE, handle).await)
+    Some(Observed::new(app, request, peer).answer(app, ROUTE, handle).await)
 }
 
 async fn publish(app: &AppState, wish: Wish, liked: bool) -> Result<Response, ApiError> {

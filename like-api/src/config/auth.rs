@@ -1,0 +1,44 @@
+//! Settings that say how the caller is known.
+
+use axum::http::HeaderName;
+use clap::builder::BoolishValueParser;
+use clap::{ArgAction, Args, ValueEnum};
+
+/// How the caller is known.
+#[derive(Args, Debug, Clone)]
+pub struct AuthSettings {
+    /// who says which user is calling; there is no default, since a wrong one would let everybody
+    /// like in everybody's name
+    #[arg(long, env = "AUTH_MODE", value_enum, value_name = "MODE")]
+    pub auth_mode: AuthMode,
+
+    /// the header that names the user where the mode is trusted-header
+    #[arg(long, env = "AUTH_USER_HEADER", value_name = "NAME", default_value = "X-User-Id", value_parser = header_name)]
+    pub auth_user_header: String,
+
+    /// true: take that header from other machines too; only where none but a gateway that sets the
+    /// header itself can reach the listener
+    #[arg(
+        long,
+        env = "AUTH_HEADER_ALLOW_PUBLIC",
+        value_name = "BOOL",
+        default_value = "false",
+        default_missing_value = "true",
+        num_args = 0..=1,
+        action = ArgAction::Set,
+        value_parser = BoolishValueParser::new()
+    )]
+    pub auth_header_allow_public: bool,
+}
+
+/// One value for each variant of [`crate::auth::Auth`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum AuthMode {
+    /// A gateway in front has checked who is calling, and says so in a header.
+    TrustedHeader,
+}
+
+fn header_name(text: &str) -> Result<String, String> {
+    // Kept as written: HTTP compares names without case, people read them with it.
+    HeaderName::try_from(text).map(|_| text.to_owned()).map_err(|_| "that is no header name".to_owned())
+}
