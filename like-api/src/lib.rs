@@ -63,6 +63,27 @@ pub struct AppState {
     pub metrics: Metrics,
 }
 
+impl AppState {
+    /// By settings; what its parts count is made known to `registry`. Takes no like until its gate
+    /// is opened.
+    pub fn new(
+        config: &Config,
+        publisher: Arc<Publisher>,
+        metrics: Metrics,
+        registry: &Registry,
+    ) -> anyhow::Result<Self> {
+        Ok(Self {
+            auth: Auth::new(config).map_err(|refusal| anyhow!(refusal))?,
+            limits: Limits::new(&config.limits, registry)?,
+            browser: Browser::new(&config.browser),
+            gate: Gate::closed(),
+            publisher,
+            pool: reads::pool(&config.database),
+            metrics,
+        })
+    }
+}
+
 /// The sockets, bound by whoever knows how to say that one can't be.
 pub struct Listeners {
     /// For callers.
@@ -73,33 +94,22 @@ pub struct Listeners {
 
 /// Serves until `shutdown`, then finishes what was begun: within ten seconds in all.
 pub async fn serve(config: Config, listeners: Listeners, shutdown: CancellationToken) -> anyhow::Result<()> {
-    let auth = Auth::new(&config).map_err(|refusal| anyhow!(refusal))?;
-    auth.log(&config);
     let registry = Registry::new();
     let metrics = Metrics::register(&registry)?;
     let health = Health::waiting_for(&[PRODUCER_WARM, LAYOUT_READ, TOPIC_CHECKED]);
     let kafka = config.kafka.client_config("like-api")?;
     let topic = &config.kafka.kafka_topic;
     let publisher = Arc::new(Publisher::new(kafka.clone(), topic, metrics.publishing.clone())?);
-    let pool = reads::pool(&config.database);
-    let gate = Gate::closed();
+    let state = Arc::new(AppState::new(&config, Arc::clone(&publisher), metrics, &registry)?);
+    state.auth.log(&config);
     let watch = Watch {
-        gate: gate.clone(),
+        gate: state.gate.clone(),
         health: health.clone(),
-        pool: pool.clone(),
+        pool: state.pool.clone(),
         kafka,
         topic: topic.clone(),
         interval: config.topic_check_interval,
     };
-    let state = Arc::new(AppState {
-        auth,
-        limits: Limits::new(&config.limits, &registry)?,
-        browser: Browser::new(&config.browser),
-        gate,
-        publisher: Arc::clone(&publisher),
-        pool: pool.clone(),
-        metrics,
-    });
     let (public_addr, admin_addr) = (listeners.public.local_addr()?, listeners.admin.local_addr()?);
     info!(%public_addr, %admin_addr, topic, "like-api listens");
 

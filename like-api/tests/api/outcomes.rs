@@ -11,12 +11,10 @@ use axum::middleware::from_fn_with_state;
 use axum::response::Response;
 use axum::routing::get;
 use http_body_util::BodyExt;
-use like_api::auth::Auth;
-use like_api::gate::Gate;
+use like_api::AppState;
 use like_api::metrics::Metrics;
 use like_api::request::observe;
 use like_api::routes::router;
-use like_api::{AppState, reads};
 use like_testkit::eventually;
 use prometheus::Registry;
 use rdkafka::mocking::MockCluster;
@@ -31,15 +29,11 @@ const NO_DATABASE: &str = "postgres://nobody@127.0.0.1:1/none";
 /// What handlers share, with a gate that is open.
 fn state(published: &Published) -> Arc<AppState> {
     let config = config("t", NO_DATABASE);
-    let gate = Gate::closed();
-    gate.set(Ok(1));
-    Arc::new(AppState {
-        auth: Auth::new(&config).unwrap(),
-        gate,
-        publisher: Arc::clone(&published.publisher),
-        pool: reads::pool(&config.database),
-        metrics: Metrics::register(&Registry::new()).unwrap(),
-    })
+    let registry = Registry::new();
+    let metrics = Metrics::register(&registry).unwrap();
+    let state = AppState::new(&config, Arc::clone(&published.publisher), metrics, &registry).unwrap();
+    state.gate.set(Ok(1));
+    Arc::new(state)
 }
 
 async fn like(router: &Router) -> (Response<()>, Value) {
