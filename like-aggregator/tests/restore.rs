@@ -3,8 +3,7 @@
 
 mod common;
 
-use common::crowd::{Crowd, differences};
-use common::drill;
+use common::{drill, passing_crowd};
 use like_service::database::sqlstate;
 use like_testkit::{TestSystem, eventually};
 
@@ -49,7 +48,7 @@ async fn a_backup_taken_in_mid_traffic_is_exact_again_without_a_command() {
     let system = TestSystem::set_up(4).await;
     let api = system.api(&[]).await;
     let mut aggregators = vec![system.aggregator(&[]).await, system.aggregator(&[]).await];
-    let crowd = Crowd::of(10, &[api.client()]);
+    let crowd = passing_crowd(10, &[api.client()]);
     // Under the running aggregators, as when a server is put back to an earlier time; and with all
     // of them stopped, as for a restore that makes the tables anew.
     for stopped in [false, true] {
@@ -72,12 +71,7 @@ async fn a_backup_taken_in_mid_traffic_is_exact_again_without_a_command() {
         }
         crowd.clicks(200).await;
     }
-    let (expected, acknowledged) = crowd.enough().await;
-    for wish in &acknowledged {
-        api.client().wait_until_counted(&wish.receipt).await;
-    }
-    assert_eq!(differences(&system, &expected).await, []);
-    assert_eq!(system.wrong_counts().await, 0);
+    crowd.finish().await.is_counted(&system, &api.client()).await;
     let commands = drill::commands("## Drill: restoring a backup", &[]);
     assert_eq!(commands, [["audit", "--log"]]);
     let audit = system.command(&["audit", "--log"]).await;

@@ -7,11 +7,10 @@ mod common;
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use common::crowd::{Crowd, differences};
-use common::drill;
+use common::{drill, passing_crowd};
 use like_testkit::broker::java;
 use like_testkit::process::TestProcess;
-use like_testkit::{TestDatabase, TestService, TestSystem, eventually};
+use like_testkit::{Differences, TestDatabase, TestService, TestSystem, Wish, eventually};
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::{ClientConfig, Offset, TopicPartitionList};
 use serde_json::Value;
@@ -50,7 +49,7 @@ async fn a_second_group_reads_from_the_start_and_neither_disturbs_the_other() {
         (owned(&aggregator).await == PARTITIONS as usize).then_some(())
     })
     .await;
-    let crowd = Crowd::of(10, &[api.client()]);
+    let crowd = passing_crowd(10, &[api.client()]);
     crowd.clicks(300).await;
 
     // Kafka's own consumer.
@@ -87,18 +86,17 @@ async fn a_second_group_reads_from_the_start_and_neither_disturbs_the_other() {
     api.client().wait_until_counted(&liked.receipt).await;
     crowd.clicks(300).await;
 
-    let (mut expected, mut acknowledged) = crowd.enough().await;
-    expected.insert(("something".to_owned(), "somebody".to_owned()));
-    acknowledged.push(liked);
+    let mut record = crowd.finish().await;
+    let (user, product) = ("somebody".to_owned(), "something".to_owned());
+    record.note(Wish { user, product, liked: true, acknowledged: liked });
     let ends = topic.end_offsets();
     for system in [&first, &second] {
         system.folded(ends.iter().sum()).await;
-        assert_eq!(differences(system, &expected).await, []);
-        assert_eq!(system.wrong_counts().await, 0);
+        assert_eq!(record.compare_tables(system).await, Differences::default());
         let audited = system.command(audit).await;
         assert!(audited.status.success(), "{audited:?}");
     }
-    let acknowledged: BTreeSet<_> = acknowledged.iter().map(|wish| wish.event_id.to_string()).collect();
+    let acknowledged: BTreeSet<_> = record.event_ids.iter().map(ToString::to_string).collect();
     eventually("Kafka's own has read all that was acknowledged", async || {
         events(&console).is_superset(&acknowledged).then_some(())
     })

@@ -7,12 +7,11 @@ use std::process::Output;
 use std::str::FromStr;
 use std::time::Duration;
 
-use common::crowd::{Crowd, differences};
-use common::drill;
+use common::{drill, passing_crowd};
 use like_aggregator::batch::{Batch, Dedup, FOLD_VERSION, Record};
 use like_aggregator::store::{ApplyError, Store};
 use like_service::database::{DatabaseUrl, SCHEMA};
-use like_testkit::{TestDatabase, TestSystem, TestTopic, event, eventually};
+use like_testkit::{Differences, TestDatabase, TestSystem, TestTopic, Wish, event, eventually};
 use serde_json::{Value, json};
 
 fn said(output: &Output) -> String {
@@ -66,22 +65,18 @@ async fn likes_move_to_more_partitions_and_no_wish_is_lost_or_overtaken() {
     assert_eq!(refused.status(), 503);
     assert!(refused.headers().contains_key("retry-after"));
 
-    let crowd = Crowd::of(20, &[old_api.client(), new_api.client()]);
+    let crowd = passing_crowd(20, &[old_api.client(), new_api.client()]);
     crowd.clicks(500).await;
     // No producer writes to the first topic any more; users are told to come again.
     assert!(old_api.stop().await.0.success());
     done(&system, close).await;
     crowd.clicks(500).await;
     new_api.wait_until_ready().await;
-    let (mut expected, acknowledged) = crowd.enough().await;
+    let mut record = crowd.finish().await;
     for sequence in ["1-", "2-"] {
-        assert!(acknowledged.iter().any(|wish| wish.receipt.starts_with(sequence)), "none of topic {sequence}");
+        assert!(record.receipts.iter().any(|receipt| receipt.starts_with(sequence)), "none of topic {sequence}");
     }
-    for wish in &acknowledged {
-        new_api.client().wait_until_counted(&wish.receipt).await;
-    }
-    assert_eq!(differences(&system, &expected).await, []);
-    assert_eq!(system.wrong_counts().await, 0);
+    record.is_counted(&system, &new_api.client()).await;
 
     // At their next restart. Both have gone on to the next topic without one.
     for aggregator in &mut aggregators {
@@ -91,16 +86,17 @@ async fn likes_move_to_more_partitions_and_no_wish_is_lost_or_overtaken() {
     let _restarted = system.aggregator(&[("KAFKA_TOPIC", &second)]).await;
     let liked = new_api.client().wish("another", "p", true, "1").await;
     new_api.client().wait_until_counted(&liked.receipt).await;
-    expected.insert(("p".to_owned(), "another".to_owned()));
-    let of_first = acknowledged.iter().find(|wish| wish.receipt.starts_with("1-")).unwrap();
-    assert_eq!(new_api.client().receipt(&of_first.receipt).await["status"], "counted", "a receipt stays valid");
+    let (user, product) = ("another".to_owned(), "p".to_owned());
+    record.note(Wish { user, product, liked: true, acknowledged: liked });
+    let of_first = record.receipts.iter().find(|receipt| receipt.starts_with("1-")).unwrap();
+    assert_eq!(new_api.client().receipt(of_first).await["status"], "counted", "a receipt stays valid");
 
     // A replay takes them in the same order.
     let counts_before = counts(&system).await;
     done(&system, &["audit", "--log"]).await;
     done(&system, &["rebuild", "--yes"]).await;
     assert_eq!(counts(&system).await, counts_before);
-    assert_eq!(differences(&system, &expected).await, []);
+    assert_eq!(record.compare_tables(&system).await, Differences::default());
     let topics: Value = serde_json::from_slice(&done(&system, &[list, &["--json"][..]].concat()).await.stdout).unwrap();
     let states: Vec<_> = topics.as_array().unwrap().iter().map(|t| (&t["topic"], &t["closed"])).collect();
     assert_eq!(states, [(&json!(first), &json!(true)), (&json!(second), &json!(false))]);

@@ -3,7 +3,6 @@
 
 #![allow(dead_code, reason = "each test file takes what it needs")]
 
-pub mod crowd;
 pub mod drill;
 
 use std::ops::Deref;
@@ -14,7 +13,7 @@ use like_aggregator::commands;
 use like_aggregator::config::{Cli, Command};
 use like_aggregator::timing::Timing;
 use like_testkit::process::free_addr;
-use like_testkit::{AdminPort, TestDatabase, TestSystem, TestTopic, event, eventually};
+use like_testkit::{AdminPort, Clicking, Crowd, TestClient, TestDatabase, TestSystem, TestTopic, event, eventually};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
@@ -26,6 +25,11 @@ pub const QUICK: Timing = Timing {
     upkeep: Duration::from_millis(200),
     topic_check: Duration::from_millis(200),
 };
+
+/// The traffic of a drill: some products again and again, some that nobody comes back to.
+pub fn passing_crowd(users: usize, apis: &[TestClient]) -> Clicking {
+    Crowd { products: 5, passing: true, pause: Duration::from_millis(10), ..Crowd::new(1, users, 0) }.start(apis)
+}
 
 /// Counts until it is dropped.
 pub struct Counting {

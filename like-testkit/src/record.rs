@@ -1,0 +1,190 @@
+//! What users were acknowledged, in their own words: what the services hold is compared with it.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use like_events::Receipt;
+use sqlx::PgPool;
+use uuid::Uuid;
+
+use crate::crowd::PATIENCE;
+use crate::wait::Patience;
+use crate::{Acknowledged, TestClient, TestSystem};
+
+/// What became known to users by acknowledgements.
+#[derive(Debug, Default)]
+pub struct Record {
+    /// Who clicked.
+    pub users: BTreeSet<String>,
+    /// What users were acknowledged, repeats included; each user's in their order.
+    pub wishes: Vec<Wish>,
+    /// Of each acknowledgement, repeats included.
+    pub receipts: Vec<String>,
+    /// Each event that was acknowledged.
+    pub event_ids: BTreeSet<Uuid>,
+    /// (product, user): the likes that there should be.
+    pub liked: BTreeSet<(String, String)>,
+    /// Acknowledgements that came only after an attempt whose outcome stayed unknown.
+    pub unsettled: usize,
+    /// Per product, what delta events should add up to.
+    pub deltas: BTreeMap<String, i64>,
+}
+
+/// An acknowledged wish.
+#[derive(Debug, Clone)]
+pub struct Wish {
+    /// Who.
+    pub user: String,
+    /// Likes what, or no longer.
+    pub product: String,
+    /// Which of the two.
+    pub liked: bool,
+    /// What the 202 said.
+    pub acknowledged: Acknowledged,
+}
+
+/// What a comparison found: events or likes that are missing, and those that are too many.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub struct Differences {
+    /// Acknowledged, and not counted.
+    pub lost: usize,
+    /// Counted, and not or not so often acknowledged.
+    pub doubled: usize,
+}
+
+impl Record {
+    /// One more acknowledgement. A wish that was acknowledged before is no new one.
+    pub fn note(&mut self, wish: Wish) {
+        self.users.insert(wish.user.clone());
+        self.receipts.push(wish.acknowledged.receipt.clone());
+        if self.event_ids.insert(wish.acknowledged.event_id) {
+            let like = (wish.product.clone(), wish.user.clone());
+            if wish.liked {
+                self.liked.insert(like);
+            } else {
+                self.liked.remove(&like);
+            }
+        }
+        self.wishes.push(wish);
+    }
+
+    /// What is to be counted if the records at some places of the log are gone: what was wished
+    /// there and nowhere else never was. Of users only; also the wishes that are gone.
+    pub fn without(self, gone: impl Fn(Receipt) -> bool) -> (Self, Vec<Wish>) {
+        let place = |wish: &Wish| wish.acknowledged.receipt.parse().unwrap_or_else(|e| panic!("{wish:?}: {e}"));
+        let (gone, left): (Vec<_>, Vec<_>) = self.wishes.into_iter().partition(|wish| gone(place(wish)));
+        let mut record = Self { users: self.users, unsettled: self.unsettled, ..Self::default() };
+        left.into_iter().for_each(|wish| record.note(wish));
+        (record, gone)
+    }
+
+    /// Both together: of other users, or other products.
+    #[must_use]
+    pub fn and(mut self, other: Self) -> Self {
+        self.users.extend(other.users);
+        self.wishes.extend(other.wishes);
+        self.receipts.extend(other.receipts);
+        self.event_ids.extend(other.event_ids);
+        self.liked.extend(other.liked);
+        self.unsettled += other.unsettled;
+        for (product, delta) in other.deltas {
+            *self.deltas.entry(product).or_default() += delta;
+        }
+        self
+    }
+
+    /// Waits until everything that was acknowledged says that it is counted. Per partition the
+    /// last receipt will do: counted is counted in the log's order.
+    pub async fn wait_until_counted(&self, client: &TestClient) {
+        let mut last = BTreeMap::new();
+        for receipt in &self.receipts {
+            let place: Receipt = receipt.parse().unwrap_or_else(|e| panic!("{receipt}: {e}"));
+            let known = last.entry((place.sequence, place.partition)).or_insert((place.offset, receipt));
+            *known = (*known).max((place.offset, receipt));
+        }
+        let patience = Patience::of(PATIENCE);
+        for (_, receipt) in last.into_values() {
+            while client.receipt(receipt).await["status"] == "pending" {
+                patience.pause("a receipt says counted").await;
+            }
+            assert_eq!(client.receipt(receipt).await["status"], "counted", "{receipt}");
+        }
+    }
+
+    /// Waits until all is counted, and compares it: through the API what each user sees, and the
+    /// tables as they are.
+    pub async fn compare(&self, system: &TestSystem, client: &TestClient) -> Differences {
+        self.wait_until_counted(client).await;
+        let mut found = self.compare_tables(system).await;
+        let counts = self.counts();
+        let products: BTreeSet<&String> = self.liked.iter().map(|(product, _)| product).collect();
+        let products: Vec<String> = products.into_iter().take(100).cloned().collect();
+        for user in self.users.iter().filter(|_| !products.is_empty()) {
+            let seen = client.likes(user, &products).await;
+            for (product, (count, likes)) in products.iter().zip(seen) {
+                let like = (product.clone(), user.clone());
+                let should = i64::from(self.liked.contains(&like));
+                found.note(&format!("{like:?} as the user sees it"), should - i64::from(likes));
+                found.note(&format!("{product} as {user} sees it"), counts[product.as_str()] - count);
+            }
+        }
+        found
+    }
+
+    /// Compares the tables of a system that has folded everything.
+    pub async fn compare_tables(&self, system: &TestSystem) -> Differences {
+        let mut found = Differences::default();
+        let counts = self.counts();
+        let stored: Vec<(String, i64)> =
+            rows(&system.database.pool, "SELECT product_id, like_count FROM product_like_count").await;
+        let stored: BTreeMap<&str, i64> = stored.iter().map(|(product, count)| (product.as_str(), *count)).collect();
+        for product in counts.keys().chain(stored.keys()).collect::<BTreeSet<_>>() {
+            let of = |counts: &BTreeMap<&str, i64>| counts.get(product).copied().unwrap_or_default();
+            let (expected, stored) = (of(&counts), of(&stored));
+            found.note(product, expected - stored);
+        }
+
+        let liked = "SELECT product_id, user_id FROM product_like WHERE liked";
+        let liked: Vec<(String, String)> = rows(&system.database.pool, liked).await;
+        let liked: BTreeSet<_> = liked.into_iter().collect();
+        self.liked.difference(&liked).for_each(|like| found.note(&format!("{like:?}"), 1));
+        liked.difference(&self.liked).for_each(|like| found.note(&format!("{like:?}"), -1));
+
+        // With DEDUP=history each acknowledged event is remembered, and no other.
+        let handled: Vec<(Uuid,)> = rows(&system.database.pool, "SELECT event_id FROM event_handled").await;
+        let handled: BTreeSet<Uuid> = handled.into_iter().map(|(id,)| id).collect();
+        self.event_ids.difference(&handled).for_each(|id| found.note(&format!("event {id}"), 1));
+        handled.difference(&self.event_ids).for_each(|id| found.note(&format!("event {id}"), -1));
+        assert_eq!(system.wrong_counts().await, 0, "counts that aren't the number of likers and the deltas");
+        found
+    }
+
+    /// Per product the likers as the record has them, with the deltas.
+    fn counts(&self) -> BTreeMap<&str, i64> {
+        let mut counts: BTreeMap<&str, i64> = self.deltas.iter().map(|(p, delta)| (p.as_str(), *delta)).collect();
+        self.liked.iter().for_each(|(product, _)| *counts.entry(product).or_default() += 1);
+        counts
+    }
+
+    /// The same, where nothing may differ.
+    pub async fn is_counted(&self, system: &TestSystem, client: &TestClient) {
+        assert_eq!(self.compare(system, client).await, Differences::default());
+    }
+}
+
+impl Differences {
+    /// More is expected than there is (lost), or less (doubled).
+    fn note(&mut self, what: &str, missing: i64) {
+        if missing != 0 {
+            eprintln!("{what}: {} {}", missing.abs(), if missing > 0 { "lost" } else { "too many" });
+        }
+        self.lost += missing.max(0) as usize;
+        self.doubled += (-missing).max(0) as usize;
+    }
+}
+
+async fn rows<T>(pool: &PgPool, sql: &'static str) -> Vec<T>
+where
+    T: Send + Unpin + for<'r> sqlx::FromRow<'r, sqlx::postgres::PgRow>,
+{
+    sqlx::query_as(sql).fetch_all(pool).await.unwrap_or_else(|e| panic!("{sql}: {e}"))
+}
