@@ -1,5 +1,6 @@
 -- For wrk: likes of many users, each thread with users of its own, for as many
--- products as the argument says. wrk … URL -- PRODUCTS
+-- products as the argument says. With a file of tokens, a line each, theirs.
+-- wrk … URL -- PRODUCTS [TOKENS]
 local threads = 0
 function setup(thread)
   threads = threads + 1
@@ -7,13 +8,23 @@ function setup(thread)
 end
 
 local products
+local tokens
 function init(args)
   math.randomseed(number)
   products = tonumber(args[1]) or 1000
+  if args[2] then
+    tokens = {}
+    for token in io.lines(args[2]) do
+      tokens[#tokens + 1] = "Bearer " .. token
+    end
+  end
 end
 
 function request()
   local path = "/v1/products/p" .. math.random(products) .. "/like"
+  if tokens then
+    return wrk.format("PUT", path, { ["Authorization"] = tokens[math.random(#tokens)] })
+  end
   return wrk.format("PUT", path, { ["X-User-Id"] = "u" .. number .. "-" .. math.random(100000) })
 end
 

@@ -27,7 +27,7 @@ impl Api {
         let (addr, admin) = (free_addr()?, free_addr()?);
         let log = fs::File::create(log).with_context(|| log.display().to_string())?;
         let mut command = Command::new(program);
-        command.envs(env.iter().copied()).env("AUTH_MODE", "trusted-header");
+        command.envs(env.iter().copied());
         command.env("LISTEN_ADDR", addr.to_string()).env("ADMIN_ADDR", admin.to_string());
         let api = Self::spawn(command.stdout(log.try_clone()?).stderr(log), addr)?;
         api.wait(|| request(admin, "GET /readyz", "").is_ok_and(|(status, _)| status == 200)).await

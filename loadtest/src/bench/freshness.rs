@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, ensure};
 use serde::Deserialize;
 
-use super::sender::{self, Connection, Plan};
+use super::sender::{self, Connection, Plan, user_header};
 use super::{Figures, Lab, Site, percentile, rounded};
 use crate::aggregator::{Aggregator, cpu, peak_memory_mib};
 use crate::api::{Api, memory_mib};
@@ -61,7 +61,7 @@ async fn at_rate(
     let like = move |number: u64| {
         let product =
             if number.is_multiple_of(every) { watched(run, number) } else { format!("p{}", number * 7_919 % PRODUCTS) };
-        (product, format!("u{run}-{number}"))
+        (product, user_header(&format!("u{run}-{number}")))
     };
     let acknowledged = {
         let waiting = Arc::clone(&waiting);

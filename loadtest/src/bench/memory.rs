@@ -29,7 +29,7 @@ async fn measure(lab: &Lab, site: &Site<'_>, products: u32) -> anyhow::Result<Ve
     let (api_idle, aggregator_idle) = (held(api.pid())?, held(aggregator.pid())?);
     let mut figures = Vec::new();
     for connections in [64, 1000] {
-        let run = wrk::run(&api, connections, products, duration).await?;
+        let run = wrk::run(&api, connections, products, None, duration).await?;
         figures.push(figures! {
             "part": "memory-api",
             "load": format!("closed loop, {connections} connections, {products} products"),

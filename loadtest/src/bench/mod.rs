@@ -15,6 +15,7 @@ pub mod sender;
 pub mod steps;
 pub mod summary;
 pub mod targets;
+pub mod tokens;
 pub mod wrk;
 
 use std::path::PathBuf;
@@ -96,9 +97,16 @@ impl<'a> Site<'a> {
         ]
     }
 
-    /// A like-api, ready.
+    /// A like-api that believes a header, ready.
     pub async fn api(&self) -> anyhow::Result<Api> {
-        Api::start(&self.lab.programs.join("like-api"), &self.env(), &self.lab.out.join("bench-api.log")).await
+        self.api_with("api", &[("AUTH_MODE", "trusted-header")]).await
+    }
+
+    /// A like-api with these settings, ready; its log is named after `name`.
+    pub async fn api_with(&self, name: &str, settings: &[(&str, &str)]) -> anyhow::Result<Api> {
+        let env = [&self.env()[..], settings].concat();
+        let log = self.lab.out.join(format!("bench-{name}.log"));
+        Api::start(&self.lab.programs.join("like-api"), &env, &log).await
     }
 
     /// A like-aggregator.

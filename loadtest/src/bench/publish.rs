@@ -1,5 +1,5 @@
-//! What a like costs like-api, against the least that an HTTP service can do: both loaded in turns
-//! within one run, so that what the machine does meanwhile hits both. Client, services and broker
+//! What a like costs like-api, against the least that an HTTP service can do: all loaded in turns
+//! within one run, so that what the machine does meanwhile hits all. Client, services and broker
 //! share its cores: where a service is at its limit, it is the machine's, and figures of
 //! throughput say what is left to a service beside the rest. Processor time is the service's own.
 
@@ -7,7 +7,8 @@ use std::time::Duration;
 
 use anyhow::Context;
 
-use super::sender::{self, Plan};
+use super::sender::{self, Plan, user_header};
+use super::tokens::Tokens;
 use super::wrk::{self, Run};
 use super::{Figures, Lab, Site, median, rounded};
 use crate::aggregator::cpu;
@@ -18,6 +19,16 @@ const CONNECTIONS: [u32; 3] = [64, 256, 1000];
 const PRODUCTS: u32 = 1_000;
 /// Open at a fixed rate: more than are ever in use at half of what the service can do.
 const OPEN_CONNECTIONS: u32 = 256;
+/// Whose tokens are all in the cache after the first second.
+const USERS: u32 = 2_000;
+
+/// One of those that are compared.
+struct Subject<'a> {
+    name: &'static str,
+    service: Api,
+    /// Where users are known by their tokens.
+    tokens: Option<&'a Tokens>,
+}
 
 /// Closed loop at three numbers of connections and with one hot product, then a fixed rate of half
 /// of the most that was reached.
@@ -30,89 +41,123 @@ pub async fn publish(lab: &Lab) -> anyhow::Result<Vec<Figures>> {
 async fn measure(lab: &Lab, site: &Site<'_>) -> anyhow::Result<Vec<Figures>> {
     let (rounds, seconds) = if lab.quick { (2, 2) } else { (3, 5) };
     let duration = Duration::from_secs(seconds);
-    let api = site.api().await.context("like-api")?;
+    let tokens = Tokens::issue(USERS, &lab.out.join("bench-tokens.txt"))?;
+    // As high as no user comes, and looked at for each like.
+    let limited = [("RATE_LIMIT_USER", "100000")];
+    let whole = [&tokens.settings()[..], &limited].concat();
+    let logged = [&whole[..], &[("RUST_LOG", "info,like_api::access=debug"), ("LOG_FORMAT", "json")]].concat();
+    let plain = [("AUTH_MODE", "trusted-header"), ("RATE_LIMIT_USER", "0")];
+    let subject = async |name, settings: &[(&str, &str)], tokens| {
+        let service = site.api_with(name, settings).await.with_context(|| format!("like-api ({name})"))?;
+        anyhow::Ok(Subject { name, service, tokens })
+    };
     let bare = Api::start_bare(&lab.programs.join("bare_route")).await.context("bare_route")?;
+    let subjects = [
+        Subject { name: BARE, service: bare, tokens: None },
+        subject(PLAIN, &plain, None).await?,
+        subject(WHOLE, &whole, Some(&tokens)).await?,
+        subject(LOGGED, &logged, Some(&tokens)).await?,
+    ];
     // The first requests find nothing in any cache.
-    for target in [&bare, &api] {
-        wrk::run(target, CONNECTIONS[0], PRODUCTS, Duration::from_secs(1)).await?;
+    for subject in &subjects {
+        subject.run(CONNECTIONS[0], PRODUCTS, Duration::from_secs(1)).await?;
     }
     let mut figures = Vec::new();
     let mut most: f64 = 0.0;
     let shapes = CONNECTIONS.iter().map(|connections| (*connections, PRODUCTS)).chain([(CONNECTIONS[0], 1)]);
     for (connections, products) in shapes {
-        let (mut of_api, mut of_bare) = (Vec::new(), Vec::new());
+        let mut runs: [Vec<Run>; 4] = Default::default();
         for round in 0..rounds {
-            let mut turn = [(&api, &mut of_api), (&bare, &mut of_bare)];
-            if round % 2 == 1 {
-                turn.reverse();
-            }
-            for (target, runs) in turn {
-                runs.push(wrk::run(target, connections, products, duration).await?);
+            for turn in 0..subjects.len() {
+                // Another one is first in each round.
+                let number = (turn + round) % subjects.len();
+                runs[number].push(subjects[number].run(connections, products, duration).await?);
             }
         }
-        let of = |runs: &[Run], what: fn(&Run) -> f64| rounded(median(runs.iter().map(what)));
-        most = most.max(of(&of_api, |run| run.per_second));
-        figures.push(figures! {
-            "part": "publish",
-            "load": format!("closed loop, {connections} connections, {products} products"),
-            "connections": connections,
-            "products": products,
-            "api_per_second": of(&of_api, |run| run.per_second),
-            "bare_per_second": of(&of_bare, |run| run.per_second),
-            "api_cpu_us": of(&of_api, |run| run.cpu_us),
-            "bare_cpu_us": of(&of_bare, |run| run.cpu_us),
-            "cpu_ratio": ratio(&of_api, &of_bare),
-            "api_p50_ms": of(&of_api, |run| run.p50_ms),
-            "api_p99_ms": of(&of_api, |run| run.p99_ms),
-            "bare_p50_ms": of(&of_bare, |run| run.p50_ms),
-            "bare_p99_ms": of(&of_bare, |run| run.p99_ms),
-            "api_rss_mib": of(&of_api, |run| run.memory_mib),
-            "bare_rss_mib": of(&of_bare, |run| run.memory_mib),
-            "failed": of_api.iter().map(|run| run.failed).sum::<u64>(),
-            "runs": rounds,
-            "seconds": seconds,
-        });
+        for (subject, of_it) in subjects.iter().zip(&runs) {
+            let of = |what: fn(&Run) -> f64| rounded(median(of_it.iter().map(what)));
+            if subject.name == PLAIN {
+                most = most.max(of(|run| run.per_second));
+            }
+            figures.push(figures! {
+                "part": "publish",
+                "load": format!("closed loop, {connections} connections, {products} products"),
+                "service": subject.name,
+                "connections": connections,
+                "products": products,
+                "per_second": of(|run| run.per_second),
+                "cpu_us": of(|run| run.cpu_us),
+                "cpu_ratio": ratio(of_it, &runs[0]),
+                "p50_ms": of(|run| run.p50_ms),
+                "p99_ms": of(|run| run.p99_ms),
+                "rss_mib": of(|run| run.memory_mib),
+                "failed": of_it.iter().map(|run| run.failed).sum::<u64>(),
+                "runs": rounds,
+                "seconds": seconds,
+            });
+        }
     }
-    figures.push(at_rate(&api, &bare, most / 2.0, Duration::from_secs(if lab.quick { 3 } else { 10 })).await?);
+    figures.extend(at_rate(&subjects, most / 2.0, Duration::from_secs(if lab.quick { 3 } else { 10 })).await?);
     Ok(figures)
 }
 
-/// Of each round, so that both have seen the same machine; then the median.
-fn ratio(api: &[Run], bare: &[Run]) -> f64 {
-    rounded(median(api.iter().zip(bare).map(|(api, bare)| api.cpu_us / bare.cpu_us)))
+/// The route that does nothing.
+pub const BARE: &str = "bare axum route";
+/// The user from a header, no limits.
+pub const PLAIN: &str = "like-api, header, no limits";
+/// As a site has it: the user from a token that was verified before, limits, metrics.
+pub const WHOLE: &str = "like-api, token, limits";
+/// And a line in the log for each request.
+pub const LOGGED: &str = "the same, each request logged";
+
+impl Subject<'_> {
+    async fn run(&self, connections: u32, products: u32, duration: Duration) -> anyhow::Result<Run> {
+        let tokens = self.tokens.map(Tokens::file);
+        wrk::run(&self.service, connections, products, tokens, duration).await
+    }
 }
 
-/// Both at the same rate, in an open model: a service that isn't at its limit sleeps and wakes,
+/// Of each round, so that both have seen the same machine; then the median.
+fn ratio(runs: &[Run], bare: &[Run]) -> f64 {
+    rounded(median(runs.iter().zip(bare).map(|(run, bare)| run.cpu_us / bare.cpu_us)))
+}
+
+/// All at the same rate, in an open model: a service that isn't at its limit sleeps and wakes,
 /// which is what most of its time goes into then.
-async fn at_rate(api: &Api, bare: &Api, rate: f64, duration: Duration) -> anyhow::Result<Figures> {
-    let mut of = Vec::new();
-    for target in [api, bare] {
+async fn at_rate(subjects: &[Subject<'_>], rate: f64, duration: Duration) -> anyhow::Result<Vec<Figures>> {
+    let mut figures = Vec::new();
+    let mut bare_us = 0.0;
+    for subject in subjects {
+        let target = &subject.service;
         let plan = Plan { addr: target.addr, rate, duration, connections: OPEN_CONNECTIONS };
         let before = cpu(target.pid()).context("/proc")?;
-        // A multiplier for products, so that neighbours in time aren't neighbours in the log.
-        let like = |number: u64| (format!("p{}", number * 7_919 % u64::from(PRODUCTS)), format!("u{number}"));
+        let tokens = subject.tokens.cloned();
+        let like = move |number: u64| {
+            let headers = tokens.as_ref().map_or_else(|| user_header(&format!("u{number}")), |t| t.header(number));
+            // A multiplier for products, so that neighbours in time aren't neighbours in the log.
+            (format!("p{}", number * 7_919 % u64::from(PRODUCTS)), headers)
+        };
         let sent = sender::send(plan, like, |_| ()).await?;
         let used = cpu(target.pid()).context("/proc")? - before;
         let us = (used.user + used.system) * 1e6 / sent.times_ms.len().max(1) as f64;
-        of.push((sent, rounded(us)));
+        if subject.name == BARE {
+            bare_us = us;
+        }
+        figures.push(figures! {
+            "part": "publish",
+            "load": "open model, half of the highest closed-loop rate",
+            "service": subject.name,
+            "connections": OPEN_CONNECTIONS,
+            "products": PRODUCTS,
+            "rate": rate.round(),
+            "per_second": rounded(sent.per_second),
+            "cpu_us": rounded(us),
+            "cpu_ratio": rounded(us / bare_us),
+            "p50_ms": rounded(sent.percentile(50.0)),
+            "p99_ms": rounded(sent.percentile(99.0)),
+            "failed": sent.failed,
+            "seconds": duration.as_secs(),
+        });
     }
-    let [(api, api_us), (bare, bare_us)] = of.as_slice() else { unreachable!("two") };
-    Ok(figures! {
-        "part": "publish",
-        "load": "open model, half of the highest closed-loop rate",
-        "connections": OPEN_CONNECTIONS,
-        "products": PRODUCTS,
-        "rate": rate.round(),
-        "api_per_second": rounded(api.per_second),
-        "bare_per_second": rounded(bare.per_second),
-        "api_cpu_us": api_us,
-        "bare_cpu_us": bare_us,
-        "cpu_ratio": rounded(api_us / bare_us),
-        "api_p50_ms": rounded(api.percentile(50.0)),
-        "api_p99_ms": rounded(api.percentile(99.0)),
-        "bare_p50_ms": rounded(bare.percentile(50.0)),
-        "bare_p99_ms": rounded(bare.percentile(99.0)),
-        "failed": api.failed,
-        "seconds": duration.as_secs(),
-    })
+    Ok(figures)
 }

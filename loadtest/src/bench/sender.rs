@@ -89,8 +89,13 @@ impl Sent {
     }
 }
 
-/// Sends all likes of the plan. `like` says product and user by the like's number; `acknowledged`
-/// is told of each 202.
+/// The header of a user where a header is trusted.
+pub fn user_header(user: &str) -> String {
+    format!("X-User-Id: {user}\r\n")
+}
+
+/// Sends all likes of the plan. `like` says by the like's number the product, and the headers that
+/// say who likes it, each ending in CR LF; `acknowledged` is told of each 202.
 pub async fn send(
     plan: Plan,
     like: impl Fn(u64) -> (String, String) + Send + Sync + 'static,
@@ -115,9 +120,9 @@ pub async fn send(
                 }
                 let due = start + Duration::from_secs_f64(number as f64 / plan.rate);
                 tokio::time::sleep_until(due.into()).await;
-                let (product, user) = (shared.0)(number);
+                let (product, headers) = (shared.0)(number);
                 let line = format!("PUT /v1/products/{product}/like");
-                match connection.ask(&line, &format!("X-User-Id: {user}\r\n")).await {
+                match connection.ask(&line, &headers).await {
                     Ok((202, _)) => {
                         times.push(due.elapsed().as_secs_f64() * 1e3);
                         (shared.1)(number);

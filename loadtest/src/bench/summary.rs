@@ -22,7 +22,7 @@ pub fn tables(ledger: &Ledger) -> String {
         ("Memory of like-aggregator with nothing to do", "memory/idle", &["aggregator_idle_mib"]),
         ("Memory of both services, idle and under likes", "memory/likes", &MEMORY),
         ("Freshness: from the 202 to the first read that shows the like counted", "freshness", &FRESHNESS),
-        ("Publishing: like-api beside a bare axum route", "publish", &PUBLISH),
+        ("Publishing: like-api beside a bare axum route, by turns", "publish", &PUBLISH),
     ];
     for (title, prefix, columns) in sections {
         rows(&mut text, title, &ledger.rows(prefix), columns);
@@ -53,20 +53,8 @@ const FRESHNESS: [&str; 8] = [
     "look_gap_p99_ms",
     "acknowledged_p99_ms",
 ];
-const PUBLISH: [&str; 12] = [
-    "load",
-    "api_per_second",
-    "bare_per_second",
-    "api_cpu_us",
-    "bare_cpu_us",
-    "cpu_ratio",
-    "api_p50_ms",
-    "api_p99_ms",
-    "bare_p50_ms",
-    "bare_p99_ms",
-    "api_rss_mib",
-    "failed",
-];
+const PUBLISH: [&str; 9] =
+    ["load", "service", "per_second", "cpu_us", "cpu_ratio", "p50_ms", "p99_ms", "rss_mib", "failed"];
 const GROWTH: [&str; 7] = ["events", "products", "partitions", "seconds", RATE, "cpu_seconds_per_million", "peak_mib"];
 
 /// The four modes beside their floors; medians of the rounds.

@@ -41,14 +41,22 @@ pub struct Run {
     pub failed: u64,
 }
 
-/// Likes for `products` products, all alike.
-pub async fn run(target: &Api, connections: u32, products: u32, duration: Duration) -> anyhow::Result<Run> {
+/// Likes for `products` products, all alike, of users that a header names; with `tokens`, a file of
+/// one token a line, of theirs.
+pub async fn run(
+    target: &Api,
+    connections: u32,
+    products: u32,
+    tokens: Option<&Path>,
+    duration: Duration,
+) -> anyhow::Result<Run> {
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("bench/likes.lua");
     let before = cpu(target.pid()).context("/proc")?;
     let child = Command::new("wrk")
         .args(["-t2", &format!("-c{connections}"), &format!("-d{}s", duration.as_secs()), "--timeout", "10s", "-s"])
         .arg(script)
         .args([&format!("http://{}", target.addr), "--", &products.to_string()])
+        .args(tokens)
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .spawn()
