@@ -2,6 +2,7 @@
 
 mod bad_input;
 mod common;
+mod jwks;
 mod likes;
 mod metrics;
 mod outcomes;
@@ -12,3 +13,5 @@ mod publisher;
 mod readiness;
 mod reads;
 mod receipts;
+mod secrets;
+mod tokens;
