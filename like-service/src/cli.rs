@@ -33,14 +33,16 @@ pub fn parse<T: Parser>() -> Result<T, ExitCode> {
     })
 }
 
-enum Refusal {
+/// Why nothing was parsed.
+#[derive(Debug)]
+pub(crate) enum Refusal {
     Clap(clap::Error),
     Line(String),
 }
 
 /// Parses twice: which files there are is only known afterwards, and derived settings are made out
 /// of what clap has found.
-fn try_parse<T: Parser>(args: &[OsString]) -> Result<T, Refusal> {
+pub(crate) fn try_parse<T: Parser>(args: &[OsString]) -> Result<T, Refusal> {
     let declared = secrets::declare(T::command());
     let named = declared.clone().try_get_matches_from(args).map_err(Refusal::Clap)?;
     let mut filled = secrets::fill(declared, &named).map_err(Refusal::Line)?;
