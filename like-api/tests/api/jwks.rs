@@ -58,8 +58,11 @@ fn token(key: &TestKey, user: &str) -> String {
 async fn it_is_not_ready_until_the_keys_were_fetched_once_and_stays_ready_without_the_issuer() {
     let key = es256("k1");
     let issuer = TestIssuer::start(&[&key]).await;
-    issuer.go_away();
+    issuer.fall_silent();
     let api = api(&issuer, SOON, SOON).await;
+    eventually("it asks", async || (issuer.asked() == 1).then_some(())).await;
+    assert_eq!(waiting(&api).await.as_deref(), Some("not there yet"));
+    issuer.go_away();
     let why = eventually("not ready", async || waiting(&api).await.filter(|why| why.contains(&issuer.url))).await;
     assert!(why.contains("can't be fetched"), "{why}");
     issuer.publish(&[&key]);
