@@ -16,6 +16,7 @@
 //! | `internal` | 500 | a bug: the log has it under the request id |
 //! | `writes-unavailable` | 503 | the topic isn't ready to take likes |
 //! | `not-accepted` | 503 | certainly not written: try again |
+//! | `keys-unavailable` | 503 | the issuer's keys can't be had: the token may be good |
 //! | `reads-unavailable` | 503 | the database can't be asked; writes go on |
 //! | `overloaded` | 503 | more than can be answered in time: nothing was begun |
 //! | `outcome-unknown` | 504 | perhaps written: try again with the same Idempotency-Key |
@@ -69,6 +70,8 @@ pub enum ApiError {
     Internal(String),
     /// No like can be taken now, for a reason that the caller may know.
     WritesUnavailable(String),
+    /// The keys that a token would be verified with can't be had.
+    KeysUnavailable,
     /// PostgreSQL can't be asked.
     ReadsUnavailable(String),
     /// A like that was certainly or perhaps not written.
@@ -181,6 +184,11 @@ impl IntoResponse for ApiError {
             Self::WritesUnavailable(why) => {
                 retry(RETRY_LATER);
                 (S::SERVICE_UNAVAILABLE, "writes-unavailable", "Likes can't be taken now", why)
+            }
+            Self::KeysUnavailable => {
+                retry(RETRY_LATER);
+                let detail = "the key that the token names can't be fetched from its issuer now; the token may be good";
+                (S::SERVICE_UNAVAILABLE, "keys-unavailable", "The token can't be verified now", detail.to_owned())
             }
             Self::ReadsUnavailable(error) => {
                 retry(RETRY_LATER);

@@ -11,6 +11,7 @@ mod proxy;
 mod record;
 mod servers;
 mod system;
+pub mod tokens;
 mod topic;
 mod wait;
 

@@ -2,6 +2,8 @@
 
 mod bad_input;
 mod common;
+mod hostile;
+mod jwks;
 mod likes;
 mod metrics;
 mod outcomes;
@@ -12,3 +14,5 @@ mod publisher;
 mod readiness;
 mod reads;
 mod receipts;
+mod secrets;
+mod tokens;

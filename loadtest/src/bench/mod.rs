@@ -16,6 +16,7 @@ pub mod steps;
 pub mod summary;
 pub mod targets;
 pub mod tokens;
+pub mod users;
 pub mod wrk;
 
 use std::path::PathBuf;

@@ -8,7 +8,7 @@ use std::time::Duration;
 use anyhow::Context;
 
 use super::sender::{self, Plan, user_header};
-use super::tokens::Tokens;
+use super::users::Users;
 use super::wrk::{self, Run};
 use super::{Figures, Lab, Site, median, rounded};
 use crate::aggregator::cpu;
@@ -19,7 +19,7 @@ const CONNECTIONS: [u32; 3] = [64, 256, 1000];
 const PRODUCTS: u32 = 1_000;
 /// Open at a fixed rate: more than are ever in use at half of what the service can do.
 const OPEN_CONNECTIONS: u32 = 256;
-/// Whose tokens are all in the cache after the first second.
+/// All of their tokens are in the cache after the first second.
 const USERS: u32 = 2_000;
 
 /// One of those that are compared.
@@ -27,7 +27,7 @@ struct Subject<'a> {
     name: &'static str,
     service: Api,
     /// Where users are known by their tokens.
-    tokens: Option<&'a Tokens>,
+    tokens: Option<&'a Users>,
 }
 
 /// Closed loop at three numbers of connections and with one hot product, then a fixed rate of half
@@ -41,7 +41,7 @@ pub async fn publish(lab: &Lab) -> anyhow::Result<Vec<Figures>> {
 async fn measure(lab: &Lab, site: &Site<'_>) -> anyhow::Result<Vec<Figures>> {
     let (rounds, seconds) = if lab.quick { (2, 2) } else { (3, 5) };
     let duration = Duration::from_secs(seconds);
-    let tokens = Tokens::issue(USERS, &lab.out.join("bench-tokens.txt"))?;
+    let tokens = Users::issue(USERS, &lab.out.join("bench-users.txt"))?;
     // As high as no user comes, and looked at for each like.
     let limited = [("RATE_LIMIT_USER", "100000")];
     let whole = [&tokens.settings()[..], &limited].concat();
@@ -112,7 +112,7 @@ pub const LOGGED: &str = "the same, each request logged";
 
 impl Subject<'_> {
     async fn run(&self, connections: u32, products: u32, duration: Duration) -> anyhow::Result<Run> {
-        let tokens = self.tokens.map(Tokens::file);
+        let tokens = self.tokens.map(Users::file);
         wrk::run(&self.service, connections, products, tokens, duration).await
     }
 }
