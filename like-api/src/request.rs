@@ -22,7 +22,8 @@ use crate::error::{ApiError, finish};
 /// The header of the request's id, from the caller or made here, on every answer.
 pub const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
-const REQUEST_ID_MAX: usize = 128;
+/// Longest id that is taken, in characters.
+pub const REQUEST_ID_MAX: usize = 128;
 
 /// The layer around all routes.
 pub async fn observe(State(app): State<Arc<AppState>>, request: axum::extract::Request, next: Next) -> Response {

@@ -9,24 +9,58 @@ use axum::response::{IntoResponse, Json, Response};
 use chrono::SecondsFormat;
 use like_events::{ProductId, UserId};
 use serde::Serialize;
+use utoipa::ToSchema;
 
 use crate::AppState;
+use crate::describe::refusals::refusals;
+use crate::describe::schemas;
 use crate::error::ApiError;
 use crate::{extract, reads};
 
-#[derive(Serialize)]
+const IF_NONE_MATCH: &str = "An `ETag` of an earlier answer: while nothing has changed, the answer is `304`, without a body.";
+const NOT_MODIFIED: &str = "Nothing has changed since the answer with the `ETag` of `If-None-Match`.";
+
+#[derive(Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 struct Likes {
+    #[schema(value_type = schemas::ProductId)]
     product_id: ProductId,
+    /// How many users like it.
+    #[schema(minimum = 0)]
     count: i64,
-    /// RFC 3339 in UTC; null: never liked.
+    /// When that changed last, in UTC; null: never liked.
+    #[schema(format = DateTime, required)]
     updated_at: Option<String>,
-    /// Absent for a caller who isn't known.
+    /// Whether the caller does; absent for a caller who isn't known.
+    #[schema(nullable = false)]
     #[serde(skip_serializing_if = "Option::is_none")]
     liked: Option<bool>,
 }
 
-/// One product.
+refusals!(Refusals: INVALID_REQUEST, UNAUTHENTICATED, READS_UNAVAILABLE);
+
+/// Count the likes of a product
+///
+/// And for a known caller, whether that is one of them. A product that nobody has liked yet has 0.
+#[utoipa::path(
+    get, path = "/v1/products/{productId}/likes", operation_id = "getLikes", tag = "counts", security((), ("caller" = [])),
+    params(
+        ("productId" = schemas::ProductId, Path, example = "p42"),
+        ("If-None-Match" = Option<String>, Header, description = IF_NONE_MATCH),
+    ),
+    responses(
+        (
+            status = 200, description = "The count.", body = Likes,
+            headers(("ETag"), ("Cache-Control"), ("Vary")),
+            example = json!({ "productId": "p42", "count": 7, "updatedAt": "2026-11-22T10:00:00.123Z", "liked": true }),
+        ),
+        (
+            status = 304, description = NOT_MODIFIED,
+            headers(("ETag"), ("Cache-Control"), ("Vary")),
+        ),
+        Refusals,
+    ),
+)]
 pub async fn one(State(app): State<Arc<AppState>>, request: Request) -> Result<Response, ApiError> {
     let (mut parts, _) = request.into_parts();
     let user = app.caller(&parts.headers).await?;
@@ -35,7 +69,31 @@ pub async fn one(State(app): State<Arc<AppState>>, request: Request) -> Result<R
     Ok((caching(&app, user.as_ref()), Json(likes.pop())).into_response())
 }
 
-/// Several, in the order asked for.
+/// Count the likes of several products
+///
+/// The same as for one product, for each of `ids`, in their order.
+#[utoipa::path(
+    get, path = "/v1/likes", operation_id = "listLikes", tag = "counts", security((), ("caller" = [])),
+    params(
+        ("ids" = schemas::ProductIds, Query, style = Form, explode = false, example = json!(["p42", "p7"])),
+        ("If-None-Match" = Option<String>, Header, description = IF_NONE_MATCH),
+    ),
+    responses(
+        (
+            status = 200, description = "The counts, in the order of `ids`.", body = Vec<Likes>,
+            headers(("ETag"), ("Cache-Control"), ("Vary")),
+            example = json!([
+                { "productId": "p42", "count": 7, "updatedAt": "2026-11-22T10:00:00.123Z", "liked": true },
+                { "productId": "p7", "count": 0, "updatedAt": null, "liked": false },
+            ]),
+        ),
+        (
+            status = 304, description = NOT_MODIFIED,
+            headers(("ETag"), ("Cache-Control"), ("Vary")),
+        ),
+        Refusals,
+    ),
+)]
 pub async fn many(State(app): State<Arc<AppState>>, request: Request) -> Result<Response, ApiError> {
     let user = app.caller(request.headers()).await?;
     let products = extract::ids(request.uri()).map_err(ApiError::Invalid)?;

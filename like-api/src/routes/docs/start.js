@@ -1,0 +1,10 @@
+// Shows openapi.json. No validator: it would send the description's address to another host.
+SwaggerUIBundle({
+  url: "openapi.json",
+  dom_id: "#api",
+  deepLinking: true,
+  defaultModelRendering: "model",
+  displayRequestDuration: true,
+  presets: [SwaggerUIBundle.presets.apis],
+  validatorUrl: null,
+});
