@@ -6,11 +6,12 @@ pub mod schemas;
 
 use serde_json::{Value, json};
 use utoipa::openapi::{
-    Info, InfoBuilder, LicenseBuilder, ObjectBuilder, OpenApi, OpenApiBuilder, RefOr, Schema,
+    ComponentsBuilder, Info, InfoBuilder, LicenseBuilder, ObjectBuilder, OpenApi, OpenApiBuilder, RefOr, Schema,
 };
 use utoipa::openapi::{Server, Type, tag::TagBuilder};
 
 use crate::auth::Auth;
+use crate::error::Document;
 use crate::problem;
 use crate::request::REQUEST_ID_MAX;
 
@@ -22,7 +23,15 @@ pub fn base() -> OpenApi {
         ("receipts", "What became of an acknowledged like."),
     ];
     let tags = tags.map(|(name, description)| TagBuilder::new().name(name).description(Some(description)).build());
+    // Those that are only referred to.
+    let schemas = ComponentsBuilder::new()
+        .schema_from::<Document<'_>>()
+        .schema_from::<schemas::ProductId>()
+        .schema_from::<schemas::ProductIds>()
+        .schema_from::<schemas::Receipt>()
+        .schema_from::<schemas::IdempotencyKey>();
     OpenApiBuilder::new()
+        .components(Some(schemas.build()))
         .info(info())
         .servers(Some([Server::new("/")]))
         .tags(Some(tags))
@@ -51,6 +60,9 @@ pub fn complete(routes: &OpenApi, auth: Option<&Auth>) -> Value {
     let paths = document["paths"].as_object_mut().expect("paths");
     for operation in paths.values_mut().flat_map(|path| path.as_object_mut().expect("a path").values_mut()) {
         let parameters = operation["parameters"].as_array_mut().expect("parameters");
+        for parameter in parameters.iter_mut() {
+            never_null(&mut parameter["schema"]);
+        }
         for name in ["X-Request-Id", "traceparent"] {
             parameters.push(json!({ "$ref": format!("#/components/parameters/{name}") }));
         }
@@ -62,15 +74,27 @@ pub fn complete(routes: &OpenApi, auth: Option<&Auth>) -> Value {
     document
 }
 
-/// Routes say `caller` where a caller must be known, and `()` before it where one may be.
-fn secure(operation: &mut Value, schemes: &[String]) {
-    let Some(requirements) = operation["security"].as_array_mut() else { return };
-    let optional = requirements.iter().any(|requirement| *requirement == json!({}));
-    let mut all: Vec<Value> = schemes.iter().map(|name| json!({ name: [] })).collect();
-    if optional {
-        all.insert(0, json!({}));
+/// What may be absent is an `Option` to a route, and so may be null in its schema, which no header
+/// can be.
+fn never_null(schema: &mut Value) {
+    if let Some(referred) =
+        schema["oneOf"].as_array().and_then(|either| either.iter().find(|one| one["$ref"].is_string()))
+    {
+        *schema = referred.clone();
+    } else if schema["type"] == json!(["string", "null"]) {
+        schema["type"] = "string".into();
     }
-    *requirements = all;
+}
+
+/// Routes say `caller`, for each of the ways in which a caller can be known; `()` beside it where
+/// none need be.
+fn secure(operation: &mut Value, schemes: &[String]) {
+    let requirements = operation["security"].as_array().expect("each route says who may call it");
+    let any = requirements.iter().flat_map(|requirement| match requirement.get("caller") {
+        Some(_) => schemes.iter().map(|name| json!({ name: [] })).collect(),
+        None => vec![requirement.clone()],
+    });
+    operation["security"] = any.collect::<Vec<_>>().into();
 }
 
 /// What the headers of answers say. `true`: it is there whenever an answer of that status is.
@@ -82,7 +106,11 @@ const HEADERS: &[(&str, bool, &str)] = &[
     ("Retry-After", true, "Seconds after which another try is worth while."),
     ("Vary", true, "Which headers of the request the answer depends on."),
     ("WWW-Authenticate", true, "Which credentials are expected, and what is wrong with these."),
-    ("X-Request-Id", true, "The request's id in our log: the caller's if it sent one that is fit for a log, else a new one."),
+    (
+        "X-Request-Id",
+        true,
+        "The request's id in our log: the caller's if it sent one that is fit for a log, else a new one.",
+    ),
 ];
 
 fn headers() -> Value {
@@ -125,7 +153,8 @@ fn common_parameters() -> Value {
          Another one is made if it is absent or not fit for a log.",
         REQUEST_ID_MAX
     );
-    let trace = "The caller's place in a trace (W3C Trace Context); goes on in the event. Ignored if malformed.".to_owned();
+    let trace =
+        "The caller's place in a trace (W3C Trace Context); goes on in the event. Ignored if malformed.".to_owned();
     json!({
         "X-Request-Id": header("X-Request-Id", id, "r-2026-11-22-0001"),
         "traceparent": header("traceparent", trace, "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"),

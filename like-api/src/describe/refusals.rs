@@ -44,8 +44,10 @@ pub fn responses(kinds: &[&'static Kind]) -> BTreeMap<String, RefOr<Response>> {
     for kind in kinds.iter().chain(&OF_ALL) {
         by_status.entry(kind.status).or_default().push(kind);
     }
-    let mut responses: BTreeMap<_, _> =
-        by_status.into_iter().map(|(status, kinds)| (status.as_str().to_owned(), response(status, &kinds).into())).collect();
+    let mut responses: BTreeMap<_, _> = by_status
+        .into_iter()
+        .map(|(status, kinds)| (status.as_str().to_owned(), response(status, &kinds).into()))
+        .collect();
     responses.insert("431".to_owned(), Response::new(HEAD_TOO_LARGE).into());
     responses
 }
@@ -66,7 +68,7 @@ fn response(status: StatusCode, kinds: &[&Kind]) -> Response {
 }
 
 fn content(status: StatusCode, kinds: &[&Kind]) -> Content {
-    let types = ObjectBuilder::new().enum_values(Some(kinds.iter().map(|kind| kind.uri())));
+    let types = ObjectBuilder::new().schema_type(Type::String).enum_values(Some(kinds.iter().map(|kind| kind.uri())));
     let statuses = ObjectBuilder::new().schema_type(Type::Integer).enum_values(Some([status.as_u16()]));
     let narrowed = ObjectBuilder::new().property("type", types).property("status", statuses);
     let schema = AllOfBuilder::new().item(Ref::from_schema_name("Problem")).item(narrowed);

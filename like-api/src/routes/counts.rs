@@ -17,7 +17,8 @@ use crate::describe::schemas;
 use crate::error::ApiError;
 use crate::{extract, reads};
 
-const IF_NONE_MATCH: &str = "An `ETag` of an earlier answer: while nothing has changed, the answer is `304`, without a body.";
+const IF_NONE_MATCH: &str =
+    "An `ETag` of an earlier answer: while nothing has changed, the answer is `304`, without a body.";
 const NOT_MODIFIED: &str = "Nothing has changed since the answer with the `ETag` of `If-None-Match`.";
 
 #[derive(Serialize, ToSchema)]

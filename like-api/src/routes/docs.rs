@@ -72,13 +72,13 @@ impl File {
 
     /// Asked for again each time, sent again only when another version of the service is there.
     fn answer(&self, headers: &HeaderMap) -> Response {
-        let caching: [(HeaderName, HeaderValue); 2] = [
-            (header::ETAG, self.etag.clone()),
-            (header::CACHE_CONTROL, HeaderValue::from_static("public, no-cache")),
-        ];
+        let caching: [(HeaderName, HeaderValue); 2] =
+            [(header::ETAG, self.etag.clone()), (header::CACHE_CONTROL, HeaderValue::from_static("public, no-cache"))];
         let known = headers.get(header::IF_NONE_MATCH).and_then(|tags| tags.to_str().ok());
         let etag = self.etag.to_str().expect("digits in quotes");
-        if known.is_some_and(|tags| tags.split(',').any(|tag| matches!(tag.trim(), "*") || tag.trim().trim_start_matches("W/") == etag)) {
+        if known.is_some_and(|tags| {
+            tags.split(',').any(|tag| matches!(tag.trim(), "*") || tag.trim().trim_start_matches("W/") == etag)
+        }) {
             return (StatusCode::NOT_MODIFIED, caching).into_response();
         }
         (caching, [(header::CONTENT_TYPE, self.content_type.clone())], self.content.clone()).into_response()
