@@ -11,7 +11,7 @@ use utoipa::openapi::{
 use utoipa::openapi::{Server, Type, tag::TagBuilder};
 
 use crate::auth::Auth;
-use crate::error::Document;
+use crate::error::{At, Document, Fault};
 use crate::problem;
 use crate::request::REQUEST_ID_MAX;
 
@@ -26,6 +26,8 @@ pub fn base() -> OpenApi {
     // Those that are only referred to.
     let schemas = ComponentsBuilder::new()
         .schema_from::<Document<'_>>()
+        .schema_from::<Fault>()
+        .schema_from::<At>()
         .schema_from::<schemas::ProductId>()
         .schema_from::<schemas::ProductIds>()
         .schema_from::<schemas::Receipt>()
@@ -209,5 +211,26 @@ mod tests {
             "docs/openapi.json is not what the code says; this writes it anew:\n  \
              WRITE_OPENAPI=1 cargo test -p like-api --lib committed_description"
         );
+    }
+
+    #[test]
+    fn every_reference_leads_to_something() {
+        fn walk(at: &Value, seen: &mut Vec<String>) {
+            match at {
+                Value::Object(members) => {
+                    seen.extend(members.get("$ref").and_then(Value::as_str).map(str::to_owned));
+                    members.values().for_each(|member| walk(member, seen));
+                }
+                Value::Array(items) => items.iter().for_each(|item| walk(item, seen)),
+                _ => {}
+            }
+        }
+        let (document, mut references) = (document(), Vec::new());
+        walk(&document, &mut references);
+        assert!(references.len() > 50, "{references:?}");
+        for reference in references {
+            let place = reference.strip_prefix('#').expect("within the document");
+            assert!(document.pointer(place).is_some(), "{reference}");
+        }
     }
 }
