@@ -41,7 +41,7 @@ schemas! {
         .examples(["0197aaaa-bbbb-7ccc-8ddd-eeeeeeeeeeee"]);
 
     /// Where in the log an acknowledged like stands: `<topic sequence>-<partition>-<offset>`.
-    Receipt = text().pattern(Some(RECEIPT_PATTERN)).examples(["1-9-0"]);
+    Receipt = text().pattern(Some(RECEIPT_PATTERN)).examples(["1-21-0"]);
 
     /// Names one click: 1 to 255 characters, bare, or between double quotes (then also with spaces and commas, and
     /// with `\"` and `\\` for quote and backslash). Bare and quoted name the same key.

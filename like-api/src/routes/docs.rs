@@ -1,6 +1,7 @@
 //! What helps to use the API, and is no part of it: its description, a page that shows it, and the
 //! pages that a problem's `type` leads to. Nothing of it asks another host.
 
+use std::borrow::Cow;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 
@@ -21,11 +22,11 @@ const JSON: HeaderValue = HeaderValue::from_static("application/json");
 const SCRIPT: HeaderValue = HeaderValue::from_static("text/javascript; charset=utf-8");
 const STYLE: HeaderValue = HeaderValue::from_static("text/css; charset=utf-8");
 
-/// Scripts and styles of our own alone, requests to nobody else. The viewer sets styles from its
-/// script and draws its icons as `data:` images.
+/// Scripts and styles of our own alone, requests to nobody else; the viewer draws its icons as
+/// `data:` images.
 const PAGE_POLICY: HeaderValue = HeaderValue::from_static(
-    "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; \
-     connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; \
+     base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
 );
 
 /// These routes; `description` is that of all others.
@@ -46,7 +47,10 @@ pub fn router(description: &Value) -> Router<Arc<AppState>> {
 fn viewer(name: &str, content_type: HeaderValue) -> File {
     let file = utoipa_swagger_ui::serve(name, Arc::new(Config::from("")));
     let file = file.ok().flatten().unwrap_or_else(|| panic!("the vendored Swagger UI has no {name}"));
-    File::new(content_type, file.bytes.into_owned())
+    match file.bytes {
+        Cow::Borrowed(content) => File::new(content_type, content),
+        Cow::Owned(content) => File::new(content_type, content),
+    }
 }
 
 /// A file that stays as it is while the process runs.

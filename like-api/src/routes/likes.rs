@@ -88,7 +88,7 @@ refusals!(Refusals: INVALID_REQUEST, UNAUTHENTICATED, WRITES_UNAVAILABLE, NOT_AC
                 ("unlike" = (operation_id = "unlike", parameters(("productId" = "$response.body#/productId")))),
             ),
             example = json!({
-                "eventId": "3c8e4b5c-0000-8000-8000-000000000000", "productId": "p42", "liked": true, "receipt": "1-9-0",
+                "eventId": "6d88dbc7-5716-8f39-8ec2-917b20ec1ac4", "productId": "p42", "liked": true, "receipt": "1-21-0",
             }),
         ),
         Refusals,
@@ -116,7 +116,7 @@ pub async fn like(State(app): State<Arc<AppState>>, wish: Wish) -> Result<Respon
                 ("likes" = (operation_id = "getLikes", parameters(("productId" = "$response.body#/productId")))),
             ),
             example = json!({
-                "eventId": "3c8e4b5c-0000-8000-8000-000000000000", "productId": "p42", "liked": false, "receipt": "1-9-1",
+                "eventId": "13d8aaac-2316-8b29-b822-b7111e27cd9d", "productId": "p42", "liked": false, "receipt": "1-21-1",
             }),
         ),
         Refusals,

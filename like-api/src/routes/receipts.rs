@@ -42,7 +42,7 @@ refusals!(Refusals: INVALID_REQUEST, RECEIPT_UNKNOWN, READS_UNAVAILABLE);
 #[utoipa::path(
     get, path = "/v1/receipts/{receipt}", operation_id = "getReceipt", tag = "receipts", security(()),
     params(
-        ("receipt" = schemas::Receipt, Path, example = "1-9-0"),
+        ("receipt" = schemas::Receipt, Path, example = "1-21-0"),
         (
             "Prefer" = Option<String>, Header, example = "wait=5",
             description = "`wait=N`: answer once the like is counted, or after N seconds (10 at most) if it isn't by then.",

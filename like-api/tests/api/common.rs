@@ -14,6 +14,8 @@ use serde_json::Value;
 use tokio::net::TcpListener;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
+use crate::description;
+
 /// A running service; asked to end with the value.
 pub struct Api {
     pub url: String,
@@ -72,11 +74,13 @@ impl Api {
 
     /// A request with headers.
     pub async fn send(&self, method: Method, path: &str, headers: &[(&str, &str)]) -> Answer {
-        let mut request = self.http.request(method, format!("{}{path}", self.url));
+        let mut request = self.http.request(method.clone(), format!("{}{path}", self.url));
         for (name, value) in headers {
             request = request.header(*name, *value);
         }
-        Answer::read(request.send().await.unwrap()).await
+        let answer = Answer::read(request.send().await.unwrap()).await;
+        description::assert_described(&method, path, &answer);
+        answer
     }
 
     pub async fn get(&self, path: &str) -> Answer {

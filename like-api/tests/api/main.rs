@@ -2,6 +2,7 @@
 
 mod bad_input;
 mod common;
+mod description;
 mod likes;
 mod metrics;
 mod outcomes;

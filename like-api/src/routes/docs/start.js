@@ -3,7 +3,6 @@ SwaggerUIBundle({
   url: "openapi.json",
   dom_id: "#api",
   deepLinking: true,
-  defaultModelRendering: "model",
   displayRequestDuration: true,
   presets: [SwaggerUIBundle.presets.apis],
   validatorUrl: null,
