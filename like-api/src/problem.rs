@@ -77,6 +77,11 @@ kinds! {
         "the Allow header names the methods of this resource"
         "The path is right, the method isn't. `Allow` names those that are."
 
+    REQUEST_TIMEOUT: REQUEST_TIMEOUT "request-timeout"
+        "The request takes too long"
+        "the body doesn't come to an end"
+        "The request's body didn't come to its end in time. No route needs one."
+
     PAYLOAD_TOO_LARGE: PAYLOAD_TOO_LARGE "payload-too-large"
         "The body is too large"
         "no route reads a body; this one is too large to be ignored"
@@ -103,6 +108,12 @@ kinds! {
         "The like was not taken"
         "nothing was written; try again"
         "The like was certainly not written. Try again after `Retry-After` seconds."
+
+    KEYS_UNAVAILABLE: SERVICE_UNAVAILABLE "keys-unavailable"
+        "The token can't be verified now"
+        "the key that the token names can't be fetched from its issuer now; the token may be good"
+        "The issuer's keys can't be had, so nobody can say whether the token is good. Nothing was done: try again after \
+         `Retry-After` seconds."
 
     READS_UNAVAILABLE: SERVICE_UNAVAILABLE "reads-unavailable"
         "This can't be read now"

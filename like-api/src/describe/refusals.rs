@@ -14,8 +14,13 @@ use utoipa::openapi::{
 use crate::problem::{self, Kind};
 
 /// Of every route, whatever it does.
-const OF_ALL: [&Kind; 4] =
-    [problem::PAYLOAD_TOO_LARGE, problem::TOO_MANY_REQUESTS, problem::INTERNAL, problem::OVERLOADED];
+const OF_ALL: [&Kind; 5] = [
+    problem::REQUEST_TIMEOUT,
+    problem::PAYLOAD_TOO_LARGE,
+    problem::TOO_MANY_REQUESTS,
+    problem::INTERNAL,
+    problem::OVERLOADED,
+];
 
 /// Of the connection itself, which knows no request yet.
 pub const HEAD_TOO_LARGE: &str = "The head of the request, URL and headers, has more than 16 KiB. No document, no request id: \

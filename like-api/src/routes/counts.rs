@@ -38,7 +38,7 @@ struct Likes {
     liked: Option<bool>,
 }
 
-refusals!(Refusals: INVALID_REQUEST, UNAUTHENTICATED, READS_UNAVAILABLE);
+refusals!(Refusals: INVALID_REQUEST, UNAUTHENTICATED, KEYS_UNAVAILABLE, READS_UNAVAILABLE);
 
 /// Count the likes of a product
 ///
