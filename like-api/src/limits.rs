@@ -13,7 +13,8 @@ use crate::error::ApiError;
 /// All limits.
 pub struct Limits {}
 
-/// Held while a request is handled, until the head of its answer is known.
+/// Held while a request is handled, until the head of its answer is known or the handler calls
+/// [`crate::request::only_waits`].
 pub struct Permit {}
 
 impl Limits {

@@ -12,3 +12,5 @@ mod publisher;
 mod readiness;
 mod reads;
 mod receipts;
+mod shared_reads;
+mod waiting;
