@@ -13,8 +13,7 @@ use crate::error::ApiError;
 /// All limits.
 pub struct Limits {}
 
-/// Held while a request is handled, until the head of its answer is known or the handler calls
-/// [`crate::request::only_waits`].
+/// Held while a request is handled, until the head of its answer is known.
 pub struct Permit {}
 
 impl Limits {

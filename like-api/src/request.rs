@@ -3,7 +3,6 @@
 //! the request), the body of a problem, and a panic that ends one request and not the connection.
 
 use std::any::Any;
-use std::cell::Cell;
 use std::net::{IpAddr, Ipv4Addr};
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
@@ -19,25 +18,11 @@ use uuid::Uuid;
 
 use crate::AppState;
 use crate::error::{ApiError, finish};
-use crate::limits::Permit;
 
 /// The header of the request's id, from the caller or made here, on every answer.
 pub const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
 const REQUEST_ID_MAX: usize = 128;
-
-tokio::task_local! {
-    /// Of the request that is being handled.
-    static PERMIT: Cell<Option<Permit>>;
-}
-
-/// Says that the request being handled has no more work to do and only waits for something to
-/// happen: it no longer counts as one in progress, or a few who wait would keep others from being
-/// answered. How many may wait is for the handler to bound.
-pub fn only_waits() {
-    // Outside of a request, as in a test of a handler, there is none.
-    let _ = PERMIT.try_with(Cell::take);
-}
 
 /// The layer around all routes.
 pub async fn observe(State(app): State<Arc<AppState>>, request: axum::extract::Request, next: Next) -> Response {
@@ -83,7 +68,7 @@ impl Observed {
         let answer = match app.limits.admit(self.client) {
             // Unwind safe: nothing of the request is used afterwards, and what handlers share keeps
             // its locks for a few instructions that don't panic.
-            Ok(permit) => match PERMIT.scope(Cell::new(Some(permit)), AssertUnwindSafe(handle).catch_unwind()).await {
+            Ok(_permit) => match AssertUnwindSafe(handle).catch_unwind().await {
                 Ok(answer) => answer,
                 Err(panic) => ApiError::Internal(panic_text(&*panic)).into_response(),
             },

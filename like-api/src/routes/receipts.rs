@@ -11,10 +11,10 @@ use serde::Serialize;
 
 use crate::AppState;
 use crate::error::ApiError;
+use crate::extract;
 use crate::prefer::{self, PREFERENCE_APPLIED};
 use crate::reads::Standing;
 use crate::receipts::Waited;
-use crate::{extract, request};
 
 #[derive(Serialize)]
 #[serde(rename_all = "snake_case")]
@@ -41,7 +41,6 @@ pub async fn standing(State(app): State<Arc<AppState>>, request: Request) -> Res
             is_in_the_log(&app, topic, receipt).await?;
         }
         if let Some(limit) = wait.filter(|limit| !limit.is_zero()) {
-            request::only_waits();
             match app.receipts.wait(receipt, limit).await? {
                 Waited::Settled(settled) => standing = settled,
                 Waited::Pending => {}
