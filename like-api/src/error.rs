@@ -24,7 +24,7 @@ const RETRY_LATER: &str = "5";
 
 /// What a request can end in, other than success. Holds the cause for the log; the caller never
 /// sees an internal text.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub enum ApiError {
     /// Parts of the request break their rules.
     Invalid(Vec<Fault>),

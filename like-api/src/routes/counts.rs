@@ -1,11 +1,11 @@
-//! `GET /v1/products/{productId}/likes` and `GET /v1/likes?ids=`: counts as of now, and for a
-//! known caller what that caller likes.
+//! `GET /v1/products/{productId}/likes` and `GET /v1/likes?ids=`: counts, and for a known caller
+//! what that caller likes. How fresh they are is said in [`crate::counts`].
 
 use std::sync::Arc;
 
 use axum::extract::{Request, State};
 use axum::http::{HeaderName, HeaderValue, header};
-use axum::response::{IntoResponse, Json, Response};
+use axum::response::Response;
 use chrono::SecondsFormat;
 use like_events::{ProductId, UserId};
 use serde::Serialize;
@@ -14,8 +14,9 @@ use utoipa::ToSchema;
 use crate::AppState;
 use crate::describe::refusals::refusals;
 use crate::describe::schemas;
+use crate::counts::CACHE_AGE;
 use crate::error::ApiError;
-use crate::{extract, reads};
+use crate::{conditional, extract};
 
 const IF_NONE_MATCH: &str =
     "An `ETag` of an earlier answer: while nothing has changed, the answer is `304`, without a body.";
@@ -67,7 +68,7 @@ pub async fn one(State(app): State<Arc<AppState>>, request: Request) -> Result<R
     let user = app.caller(&parts.headers).await?;
     let product = extract::product_id(&mut parts).await?;
     let mut likes = read(&app, vec![product], user.as_ref()).await?;
-    Ok((caching(&app, user.as_ref()), Json(likes.pop())).into_response())
+    Ok(conditional::json(&parts.headers, caching(&app, user.as_ref()), &likes.pop()))
 }
 
 /// Count the likes of several products
@@ -99,11 +100,11 @@ pub async fn many(State(app): State<Arc<AppState>>, request: Request) -> Result<
     let user = app.caller(request.headers()).await?;
     let products = extract::ids(request.uri()).map_err(ApiError::Invalid)?;
     let likes = read(&app, products, user.as_ref()).await?;
-    Ok((caching(&app, user.as_ref()), Json(likes)).into_response())
+    Ok(conditional::json(request.headers(), caching(&app, user.as_ref()), &likes))
 }
 
 async fn read(app: &AppState, products: Vec<ProductId>, user: Option<&UserId>) -> Result<Vec<Likes>, ApiError> {
-    let counts = reads::counts(&app.pool, &products, user).await?;
+    let counts = app.counts.read(&products, user).await?;
     let likes = products.into_iter().zip(counts).map(|(product_id, count)| Likes {
         product_id,
         count: count.count,
@@ -113,8 +114,10 @@ async fn read(app: &AppState, products: Vec<ProductId>, user: Option<&UserId>) -
     Ok(likes.collect())
 }
 
-/// Who may keep the answer: nobody without asking again, and of a known caller's nobody else.
+/// Who may keep the answer: everybody for as long as our own cache does, and of a known caller's
+/// nobody else, nor that one without asking again.
 fn caching(app: &AppState, user: Option<&UserId>) -> [(HeaderName, HeaderValue); 2] {
-    let control = if user.is_some() { "private, no-cache" } else { "no-cache" };
+    const _: () = assert!(CACHE_AGE.as_secs() == 1 && CACHE_AGE.subsec_nanos() == 0, "max-age below says the same");
+    let control = if user.is_some() { "private, no-cache" } else { "public, max-age=1" };
     [(header::CACHE_CONTROL, HeaderValue::from_static(control)), (header::VARY, app.auth.vary())]
 }

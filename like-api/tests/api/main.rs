@@ -13,3 +13,5 @@ mod publisher;
 mod readiness;
 mod reads;
 mod receipts;
+mod shared_reads;
+mod waiting;
