@@ -11,6 +11,7 @@
 //! | `not-found` | 404 | no such route |
 //! | `receipt-unknown` | 404 | no event is at that position |
 //! | `method-not-allowed` | 405 | `Allow` has those that are |
+//! | `request-timeout` | 408 | a body that doesn't come to an end |
 //! | `payload-too-large` | 413 | a body that no route takes |
 //! | `too-many-requests` | 429 | over the caller's rate; `Retry-After` says when it ends |
 //! | `internal` | 500 | a bug: the log has it under the request id |
@@ -56,6 +57,8 @@ pub enum ApiError {
     MethodNotAllowed,
     /// The body is larger than any route takes: how large it may be.
     TooLarge(String),
+    /// The body doesn't come to an end: how long was waited for it.
+    TooSlow(String),
     /// This caller has asked too often.
     TooMany {
         /// Seconds until the next one is let in, at least 1.
@@ -164,6 +167,7 @@ impl IntoResponse for ApiError {
                 (S::METHOD_NOT_ALLOWED, "method-not-allowed", "The resource hasn't this method", detail)
             }
             Self::TooLarge(limit) => (S::PAYLOAD_TOO_LARGE, "payload-too-large", "The body is too large", limit),
+            Self::TooSlow(limit) => (S::REQUEST_TIMEOUT, "request-timeout", "The request takes too long", limit),
             Self::TooMany { retry_after, what } => {
                 retry(&retry_after.to_string());
                 (S::TOO_MANY_REQUESTS, "too-many-requests", "Too many requests", what)

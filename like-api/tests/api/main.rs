@@ -1,8 +1,11 @@
 //! The service as its callers see it: the real routes, on a real Kafka and a real PostgreSQL.
 
 mod bad_input;
+mod browser;
 mod common;
+mod connections;
 mod likes;
+mod limits;
 mod metrics;
 mod outcomes;
 mod partitions;
@@ -12,3 +15,4 @@ mod publisher;
 mod readiness;
 mod reads;
 mod receipts;
+mod wire;
