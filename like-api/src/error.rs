@@ -45,6 +45,8 @@ pub enum ApiError {
     MethodNotAllowed,
     /// The body is larger than any route takes: how large it may be.
     TooLarge(String),
+    /// The body doesn't come to an end: how long was waited for it.
+    TooSlow(String),
     /// This caller has asked too often.
     TooMany {
         /// Seconds until the next one is let in, at least 1.
@@ -163,6 +165,7 @@ impl IntoResponse for ApiError {
             Self::ReceiptUnknown(why) => (problem::RECEIPT_UNKNOWN, Some(why.to_owned())),
             Self::MethodNotAllowed => (problem::METHOD_NOT_ALLOWED, None),
             Self::TooLarge(limit) => (problem::PAYLOAD_TOO_LARGE, Some(limit)),
+            Self::TooSlow(limit) => (problem::REQUEST_TIMEOUT, Some(limit)),
             Self::TooMany { retry_after, what } => {
                 retry(&retry_after.to_string());
                 (problem::TOO_MANY_REQUESTS, Some(what))

@@ -22,6 +22,11 @@ const IF_NONE_MATCH: &str =
     "An `ETag` of an earlier answer: while nothing has changed, the answer is `304`, without a body.";
 const NOT_MODIFIED: &str = "Nothing has changed since the answer with the `ETag` of `If-None-Match`.";
 
+/// The path of one product's.
+pub const ROUTE: &str = "/v1/products/{productId}/likes";
+/// The path of several products'.
+pub const MANY_ROUTE: &str = "/v1/likes";
+
 #[derive(Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 struct Likes {
@@ -45,7 +50,7 @@ refusals!(Refusals: INVALID_REQUEST, UNAUTHENTICATED, KEYS_UNAVAILABLE, READS_UN
 ///
 /// And for a known caller, whether that is one of them. A product that nobody has liked yet has 0.
 #[utoipa::path(
-    get, path = "/v1/products/{productId}/likes", operation_id = "getLikes", tag = "counts", security((), ("caller" = [])),
+    get, path = ROUTE, operation_id = "getLikes", tag = "counts", security((), ("caller" = [])),
     params(
         ("productId" = schemas::ProductId, Path, example = "p42"),
         ("If-None-Match" = Option<String>, Header, description = IF_NONE_MATCH),
@@ -75,7 +80,7 @@ pub async fn one(State(app): State<Arc<AppState>>, request: Request) -> Result<R
 ///
 /// The same as for one product, for each of `ids`, in their order.
 #[utoipa::path(
-    get, path = "/v1/likes", operation_id = "listLikes", tag = "counts", security((), ("caller" = [])),
+    get, path = MANY_ROUTE, operation_id = "listLikes", tag = "counts", security((), ("caller" = [])),
     params(
         ("ids" = schemas::ProductIds, Query, style = Form, explode = false, example = json!(["p42", "p7"])),
         ("If-None-Match" = Option<String>, Header, description = IF_NONE_MATCH),

@@ -1,7 +1,7 @@
 //! The public routes, a file per resource: what is asked, what is answered. What is common to all
 //! of them is around them, in [`crate::request`].
 
-mod counts;
+pub(crate) mod counts;
 mod docs;
 pub(crate) mod likes;
 mod receipts;

@@ -1,9 +1,12 @@
 //! The service as its callers see it: the real routes, on a real Kafka and a real PostgreSQL.
 
 mod bad_input;
+mod browser;
 mod common;
 mod description;
+mod connections;
 mod likes;
+mod limits;
 mod metrics;
 mod outcomes;
 mod partitions;
@@ -15,3 +18,4 @@ mod reads;
 mod receipts;
 mod shared_reads;
 mod waiting;
+mod wire;
