@@ -44,7 +44,7 @@ async fn a_setting_that_cannot_be_used_is_named_in_one_line_with_status_2() {
     let (_unknown, unknown) = file("no.such.property=1\n");
     let (_value, value) = file("session.timeout.ms=soon\n");
     let missing = "/no/such/file.properties";
-    let cases: [(&str, Option<&str>, &[&str]); 24] = [
+    let cases: [(&str, Option<&str>, &[&str]); 25] = [
         ("KAFKA_BOOTSTRAP_SERVERS", None, &["is not set", "host:port"]),
         ("KAFKA_BOOTSTRAP_SERVERS", Some(""), &["is empty"]),
         ("KAFKA_TOPIC", Some(""), &["is empty"]),
@@ -52,6 +52,7 @@ async fn a_setting_that_cannot_be_used_is_named_in_one_line_with_status_2() {
         ("DATABASE_URL", None, &["is not set", "postgres://"]),
         ("DATABASE_URL", Some("mysql://root@db/likes"), &["postgres://"]),
         ("DATABASE_URL", Some("postgres://likes@db:port/likes"), &[]),
+        ("DATABASE_URL_FILE", Some(missing), &["DATABASE_URL and", "both set"]),
         ("DEDUP", Some("some"), &["history or batch"]),
         ("DEDUP_WINDOW", Some("soon"), &["48h"]),
         ("DEDUP_WINDOW", Some("0s"), &["1m to 366days"]),
@@ -95,6 +96,23 @@ async fn a_refused_database_url_shows_no_password() {
         assert_refused(&output, 2, &["DATABASE_URL"]);
         assert!(!stderr(&output).contains("hidden-7f3a"), "{}", stderr(&output));
     }
+}
+
+#[tokio::test]
+async fn every_command_takes_the_database_url_from_a_file() {
+    let (_topic, mut system) = set_up(1).await;
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), format!("{}\n", system.database.url)).unwrap();
+    system.unset("DATABASE_URL");
+    assert_refused(&system.command(&["status"]).await, 2, &["DATABASE_URL", "is not set"]);
+    system.set("DATABASE_URL_FILE", file.path().to_str().unwrap());
+    for command in
+        [&["setup"][..], &["status"], &["audit"], &["topics"], &["offsets", "show"], &["dead-letters", "list"]]
+    {
+        let output = system.command(command).await;
+        assert!(output.status.success(), "{command:?}: {output:?}");
+    }
+    system.aggregator(&[]).await;
 }
 
 #[tokio::test]

@@ -1,25 +1,32 @@
 //! Who is calling. One variant per `AUTH_MODE`; a handler only ever sees a [`UserId`] or nobody.
 
-use axum::http::{HeaderMap, HeaderName, HeaderValue};
-use like_events::UserId;
-use tracing::info;
+mod bearer;
+mod jwks;
+mod jwt;
+mod keys;
+mod trusted_header;
+mod verified;
 
+use std::convert::Infallible;
+
+use axum::http::{HeaderMap, HeaderValue};
+use like_events::UserId;
+use like_service::health::Health;
+use prometheus::Registry;
+
+pub use self::jwks::KEYS_FETCHED;
+use self::jwt::Jwt;
+use self::trusted_header::TrustedHeader;
 use crate::config::{AuthMode, Config};
 use crate::error::ApiError;
 
 /// How a caller is known.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub enum Auth {
-    /// A gateway has checked who is calling and names the user in a header. Whoever reaches the
-    /// listener is believed.
-    TrustedHeader {
-        /// The header, for look-ups.
-        header: HeaderName,
-        /// The same as it was set, for people.
-        shown: String,
-        /// The same as a value, for `Vary`.
-        vary: HeaderValue,
-    },
+    /// A gateway has checked who is calling and names the user in a header.
+    TrustedHeader(TrustedHeader),
+    /// A token that an issuer has signed names the user.
+    Jwt(Box<Jwt>),
 }
 
 impl Auth {
@@ -28,72 +35,71 @@ impl Auth {
         let settings = &config.auth;
         match settings.auth_mode {
             AuthMode::TrustedHeader => {
-                let shown = settings.auth_user_header.clone();
-                let header = HeaderName::try_from(&shown).map_err(|e| format!("AUTH_USER_HEADER='{shown}': {e}"))?;
-                let listen = config.listen_addr;
-                if !listen.ip().to_canonical().is_loopback() && !settings.auth_header_allow_public {
+                if let Some(name) = settings.jwt.named().first() {
                     return Err(format!(
-                        "AUTH_MODE=trusted-header believes whoever sends {shown}, so LISTEN_ADDR={listen} is refused: \
-                         listen on 127.0.0.1, or set AUTH_HEADER_ALLOW_PUBLIC=true if only a gateway that sets \
-                         the header itself can reach that address"
+                        "{name} is set, but AUTH_MODE=trusted-header checks no token: unset it, or set AUTH_MODE=jwt"
                     ));
                 }
-                Ok(Self::TrustedHeader { vary: HeaderValue::from_name(header.clone()), header, shown })
+                TrustedHeader::new(settings, config.listen_addr).map(Self::TrustedHeader)
             }
+            AuthMode::Jwt => Jwt::new(&settings.jwt).map(Box::new).map(Self::Jwt),
+        }
+    }
+
+    /// Makes known what it counts.
+    pub fn register(&self, registry: &Registry) -> anyhow::Result<()> {
+        match self {
+            Self::TrustedHeader(_) => Ok(()),
+            Self::Jwt(jwt) => jwt.register(registry),
         }
     }
 
     /// Says in the log what is trusted, so that nobody has to guess it from the settings.
-    pub fn log(&self, config: &Config) {
+    pub fn log(&self) {
         match self {
-            Self::TrustedHeader { shown, .. } => info!(
-                auth_mode = "trusted-header",
-                header = shown,
-                listen_addr = %config.listen_addr,
-                allow_public = config.auth.auth_header_allow_public,
-                "whoever reaches the listener is believed to be the user that this header names"
-            ),
+            Self::TrustedHeader(header) => header.log(),
+            Self::Jwt(jwt) => jwt.log(),
+        }
+    }
+
+    /// The condition of readiness that it waits for, if there is one.
+    pub fn condition(&self) -> Option<&'static str> {
+        match self {
+            Self::Jwt(jwt) if jwt.fetches_keys() => Some(KEYS_FETCHED),
+            _ => None,
+        }
+    }
+
+    /// Keeps what it needs to know the callers up to date, and reports its condition. Never ends.
+    pub async fn keep_current(&self, health: &Health) -> Infallible {
+        match self {
+            Self::TrustedHeader(_) => std::future::pending().await,
+            Self::Jwt(jwt) => jwt.keep_keys(health).await,
         }
     }
 
     /// The caller; None for one without credentials, who may read. Bad credentials are refused
     /// even where none are needed: taking them for nobody would answer for somebody else.
-    #[expect(clippy::unused_async, reason = "a token's key may have to be fetched")]
     pub async fn caller(&self, headers: &HeaderMap) -> Result<Option<UserId>, ApiError> {
         match self {
-            Self::TrustedHeader { header, .. } => {
-                let mut values = headers.get_all(header).iter();
-                let Some(value) = values.next() else {
-                    return Ok(None);
-                };
-                if values.next().is_some() {
-                    return Err(self.unauthenticated("is there more than once"));
-                }
-                let user = value.to_str().ok().and_then(|text| UserId::parse(text).ok());
-                user.map(Some).ok_or_else(|| self.unauthenticated("must be 1 to 255 visible ASCII characters"))
-            }
+            Self::TrustedHeader(header) => header.caller(headers),
+            Self::Jwt(jwt) => jwt.caller(headers).await,
         }
     }
 
     /// The caller, who must be known.
     pub async fn known_caller(&self, headers: &HeaderMap) -> Result<UserId, ApiError> {
-        self.caller(headers).await?.ok_or_else(|| self.unauthenticated("is missing"))
+        self.caller(headers).await?.ok_or_else(|| match self {
+            Self::TrustedHeader(header) => header.refused("is missing"),
+            Self::Jwt(_) => bearer::Refusal::Missing.into(),
+        })
     }
 
     /// What an answer that depends on the caller depends on: the value of `Vary`.
     pub fn vary(&self) -> HeaderValue {
         match self {
-            Self::TrustedHeader { vary, .. } => vary.clone(),
-        }
-    }
-
-    fn unauthenticated(&self, what: &str) -> ApiError {
-        match self {
-            Self::TrustedHeader { shown, .. } => ApiError::Unauthenticated {
-                challenge: format!("TrustedHeader header=\"{shown}\""),
-                header: shown.clone(),
-                what: what.to_owned(),
-            },
+            Self::TrustedHeader(header) => header.vary(),
+            Self::Jwt(_) => HeaderValue::from_static("authorization"),
         }
     }
 }

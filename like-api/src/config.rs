@@ -3,6 +3,7 @@
 
 mod auth;
 mod browser;
+mod jwt;
 mod limits;
 
 use std::net::SocketAddr;
@@ -16,6 +17,7 @@ use like_service::topic_check;
 
 pub use self::auth::{AuthMode, AuthSettings};
 pub use self::browser::{AllowedOrigin, BrowserSettings};
+pub use self::jwt::{JwksTiming, JwtAlgorithm, JwtSettings};
 pub use self::limits::{LimitSettings, ProxyHeader};
 
 /// Takes likes over HTTP and publishes them to Kafka; answers counts from PostgreSQL.

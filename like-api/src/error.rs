@@ -60,6 +60,8 @@ pub enum ApiError {
     Internal(String),
     /// No like can be taken now, for a reason that the caller may know.
     WritesUnavailable(String),
+    /// The keys that a token would be verified with can't be had.
+    KeysUnavailable,
     /// PostgreSQL can't be asked.
     ReadsUnavailable(String),
     /// A like that was certainly or perhaps not written.
@@ -181,6 +183,10 @@ impl IntoResponse for ApiError {
             Self::WritesUnavailable(why) => {
                 retry(RETRY_LATER);
                 (problem::WRITES_UNAVAILABLE, Some(why))
+            }
+            Self::KeysUnavailable => {
+                retry(RETRY_LATER);
+                (problem::KEYS_UNAVAILABLE, None)
             }
             Self::ReadsUnavailable(error) => {
                 retry(RETRY_LATER);

@@ -87,8 +87,10 @@ impl AppState {
         shutdown: &CancellationToken,
     ) -> anyhow::Result<Self> {
         let pool = reads::pool(&config.database);
+        let auth = Auth::new(config).map_err(|refusal| anyhow!(refusal))?;
+        auth.register(registry)?;
         Ok(Self {
-            auth: Auth::new(config).map_err(|refusal| anyhow!(refusal))?,
+            auth,
             limits: Limits::new(&config.limits, registry)?,
             browser: Browser::new(&config.browser),
             gate: Gate::closed(),
@@ -118,7 +120,10 @@ pub async fn serve(config: Config, listeners: Listeners, shutdown: CancellationT
     let topic = &config.kafka.kafka_topic;
     let publisher = Arc::new(Publisher::new(kafka.clone(), topic, metrics.publishing.clone())?);
     let state = Arc::new(AppState::new(&config, Arc::clone(&publisher), metrics, &registry, &shutdown)?);
-    state.auth.log(&config);
+    state.auth.log();
+    if let Some(condition) = state.auth.condition() {
+        health.unmet(condition, "not there yet");
+    }
     let watch = Watch {
         gate: state.gate.clone(),
         health: health.clone(),
@@ -137,6 +142,8 @@ pub async fn serve(config: Config, listeners: Listeners, shutdown: CancellationT
     let publishing = Arc::clone(&publisher);
     let producer = tokio::spawn(async move { publishing.keep_running(&ready).await });
     let watch = tokio::spawn(watch.run());
+    let (app, knowing) = (Arc::clone(&state), health.clone());
+    let auth = tokio::spawn(async move { app.auth.keep_current(&knowing).await });
 
     let router = routes::router(Arc::clone(&state));
     let public = public::serve(listeners.public, state, router, shutdown.clone());
@@ -145,7 +152,7 @@ pub async fn serve(config: Config, listeners: Listeners, shutdown: CancellationT
         health.unmet("shutdown", "shutting down");
         tokio::time::sleep(FINISH_TIMEOUT).await;
     };
-    let (producer_abort, watch_abort) = (producer.abort_handle(), watch.abort_handle());
+    let tasks = [producer.abort_handle(), watch.abort_handle(), auth.abort_handle()];
     let served = tokio::select! {
         biased;
         // First, so that it has said "not ready" before anything ends.
@@ -157,9 +164,9 @@ pub async fn serve(config: Config, listeners: Listeners, shutdown: CancellationT
         // They never end by themselves, and nothing works without them.
         ended = producer => Err(anyhow!("the producer's task ended: {ended:?}")),
         ended = watch => Err(anyhow!("the topic's watch ended: {ended:?}")),
+        ended = auth => Err(anyhow!("the task that keeps the issuer's keys ended: {ended:?}")),
     };
-    producer_abort.abort();
-    watch_abort.abort();
+    tasks.iter().for_each(|task| task.abort());
     publisher.flush(FLUSH_TIMEOUT).await;
     admin_stop.cancel();
     // Its callers may keep their connections open; and closing a client waits for threads of its

@@ -1,29 +1,53 @@
 //! Settings from flags and environment: parsed by clap, refused in one line that names the
 //! setting and what it expects, with exit status 2.
 
+use std::ffi::OsString;
 use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{Command, Parser};
 
+use crate::secrets;
+
 /// Exit status of a process that was started with settings it can't use.
 pub const EXIT_USAGE: u8 = 2;
 
-/// Parses flags and environment. `Err` holds the exit status, after the message was printed
-/// (0 for `--help` and `--version`).
+/// Parses flags, environment, and the files that hold secrets. `Err` holds the exit status, after
+/// the message was printed (0 for `--help` and `--version`).
 pub fn parse<T: Parser>() -> Result<T, ExitCode> {
-    T::try_parse().map_err(|error| match error.kind() {
-        ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => {
-            let _ = error.print();
-            ExitCode::SUCCESS
-        }
-        ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => {
-            let _ = error.print();
-            ExitCode::from(EXIT_USAGE)
-        }
-        _ => usage_error(&one_line(&T::command(), &error)),
+    let args: Vec<_> = std::env::args_os().collect();
+    try_parse(&args).map_err(|refusal| match refusal {
+        Refusal::Line(line) => usage_error(&line),
+        Refusal::Clap(error) => match error.kind() {
+            ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => {
+                let _ = error.print();
+                ExitCode::SUCCESS
+            }
+            ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => {
+                let _ = error.print();
+                ExitCode::from(EXIT_USAGE)
+            }
+            _ => usage_error(&one_line(&secrets::declare(T::command()), &error)),
+        },
     })
+}
+
+/// Why nothing was parsed.
+#[derive(Debug)]
+pub(crate) enum Refusal {
+    Clap(clap::Error),
+    Line(String),
+}
+
+/// Parses twice: which files there are is only known afterwards, and derived settings are made out
+/// of what clap has found.
+pub(crate) fn try_parse<T: Parser>(args: &[OsString]) -> Result<T, Refusal> {
+    let declared = secrets::declare(T::command());
+    let named = declared.clone().try_get_matches_from(args).map_err(Refusal::Clap)?;
+    let mut filled = secrets::fill(declared, &named).map_err(Refusal::Line)?;
+    let mut matches = filled.try_get_matches_from_mut(args).map_err(Refusal::Clap)?;
+    T::from_arg_matches_mut(&mut matches).map_err(|error| Refusal::Clap(error.format(&mut filled)))
 }
 
 /// Settings that each parse, but that can't be used together or name something unusable. Carried

@@ -9,6 +9,7 @@ pub mod database;
 pub mod health;
 pub mod kafka;
 pub mod layout;
+pub mod secrets;
 pub mod shutdown;
 pub mod telemetry;
 pub mod topic_check;

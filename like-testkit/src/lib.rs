@@ -10,6 +10,7 @@ pub mod process;
 mod proxy;
 mod servers;
 mod system;
+pub mod tokens;
 mod topic;
 mod wait;
 

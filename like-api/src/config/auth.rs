@@ -4,6 +4,8 @@ use axum::http::HeaderName;
 use clap::builder::BoolishValueParser;
 use clap::{ArgAction, Args, ValueEnum};
 
+use super::JwtSettings;
+
 /// How the caller is known.
 #[derive(Args, Debug, Clone)]
 pub struct AuthSettings {
@@ -29,6 +31,10 @@ pub struct AuthSettings {
         value_parser = BoolishValueParser::new()
     )]
     pub auth_header_allow_public: bool,
+
+    /// How tokens are verified where the mode is jwt.
+    #[command(flatten)]
+    pub jwt: JwtSettings,
 }
 
 /// One value for each variant of [`crate::auth::Auth`].
@@ -36,6 +42,8 @@ pub struct AuthSettings {
 pub enum AuthMode {
     /// A gateway in front has checked who is calling, and says so in a header.
     TrustedHeader,
+    /// A token in the Authorization header, signed by an issuer, names the user.
+    Jwt,
 }
 
 fn header_name(text: &str) -> Result<String, String> {

@@ -9,14 +9,14 @@ use like_testkit::{AdminPort, TestDatabase, TestTopic, eventually};
 use reqwest::StatusCode;
 
 /// The program with these settings alone.
-fn program(settings: &[(&str, &str)]) -> Command {
+pub fn program(settings: &[(&str, &str)]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_like-api"));
     command.env_clear().envs(settings.iter().copied()).stdout(Stdio::piped()).stderr(Stdio::piped());
     command
 }
 
 /// Settings with which it starts; those in `changes` are set, or with "-" left out.
-fn settings<'a>(changes: &[(&'a str, &'a str)]) -> Vec<(&'a str, &'a str)> {
+pub fn settings<'a>(changes: &[(&'a str, &'a str)]) -> Vec<(&'a str, &'a str)> {
     let usual = [
         ("AUTH_MODE", "trusted-header"),
         ("KAFKA_BOOTSTRAP_SERVERS", "127.0.0.1:1"),
@@ -29,7 +29,7 @@ fn settings<'a>(changes: &[(&'a str, &'a str)]) -> Vec<(&'a str, &'a str)> {
 }
 
 #[track_caller]
-fn one_line(output: &Output) -> String {
+pub fn one_line(output: &Output) -> String {
     let text = String::from_utf8(output.stderr.clone()).unwrap();
     assert_eq!(text.lines().count(), 1, "{text}");
     text
@@ -84,17 +84,17 @@ fn an_address_that_is_taken_is_named() {
 }
 
 /// A running program; killed with the value.
-struct Running {
+pub struct Running {
     child: Child,
     stdout: BufReader<ChildStdout>,
-    log: String,
-    public: String,
-    admin: String,
+    pub log: String,
+    pub public: String,
+    pub admin: String,
 }
 
 impl Running {
     /// Starts it and reads its log up to the line that says where it listens.
-    fn start(settings: &[(&str, &str)]) -> Self {
+    pub fn start(settings: &[(&str, &str)]) -> Self {
         let mut child = program(settings).spawn().unwrap();
         let mut stdout = BufReader::new(child.stdout.take().unwrap());
         let mut log = String::new();
@@ -106,12 +106,12 @@ impl Running {
         Self { child, stdout, log, public, admin }
     }
 
-    fn signal(&self) {
+    pub fn signal(&self) {
         assert!(Command::new("kill").args(["-TERM", &self.child.id().to_string()]).status().unwrap().success());
     }
 
     /// Waits for its end, and answers its exit status and its log.
-    fn end(mut self) -> (Option<i32>, String) {
+    pub fn end(mut self) -> (Option<i32>, String) {
         let mut log = std::mem::take(&mut self.log);
         self.stdout.read_to_string(&mut log).unwrap();
         (self.child.wait().unwrap().code(), log)
@@ -178,34 +178,60 @@ async fn the_health_check_needs_no_setting_but_the_admin_port() {
     eventually("healthy", async || (health(&running.admin).await.0 == Some(0)).then_some(())).await;
 }
 
+/// One that is ready, and whose producer keeps an event to itself for so long that a signal surely
+/// comes before it is sent.
+struct Lingering {
+    running: Running,
+    topic: TestTopic,
+    _database: TestDatabase,
+    http: reqwest::Client,
+}
+
+impl Lingering {
+    async fn start(linger_ms: u32) -> Self {
+        let (topic, database) = (TestTopic::create(1).await, TestDatabase::create().await);
+        database.lay_out(&topic.name, 1).await;
+        let kafka = like_testkit::kafka();
+        let mut properties = tempfile::NamedTempFile::new().unwrap();
+        writeln!(properties, "linger.ms={linger_ms}").unwrap();
+        let running = Running::start(&settings(&[
+            ("KAFKA_BOOTSTRAP_SERVERS", &kafka),
+            ("KAFKA_TOPIC", &topic.name),
+            ("KAFKA_CONFIG_FILE", properties.path().to_str().unwrap()),
+            ("DATABASE_URL", &database.url),
+        ]));
+        let http = reqwest::Client::builder().no_proxy().build().unwrap();
+        let lingering = Self { running, topic, _database: database, http };
+        let ready = async || (lingering.admin("/readyz").await.status() == StatusCode::OK).then_some(());
+        eventually("ready", ready).await;
+        lingering
+    }
+
+    async fn admin(&self, path: &str) -> reqwest::Response {
+        self.http.get(format!("http://{}{path}", self.running.admin)).send().await.unwrap()
+    }
+
+    async fn has_queued_an_event(&self) {
+        let queued = async || self.admin("/metrics").await.text().await.unwrap().contains("queued_events 1");
+        eventually("the event is queued", async || queued().await.then_some(())).await;
+    }
+}
+
 #[tokio::test]
 async fn a_like_in_progress_is_acknowledged_before_the_end() {
-    let (topic, database) = (TestTopic::create(1).await, TestDatabase::create().await);
-    database.lay_out(&topic.name, 1).await;
-    let kafka = like_testkit::kafka();
-    // Events wait in the producer for so long that a signal surely comes before they are sent.
-    let mut properties = tempfile::NamedTempFile::new().unwrap();
-    writeln!(properties, "linger.ms=2000").unwrap();
-    let running = Running::start(&settings(&[
-        ("KAFKA_BOOTSTRAP_SERVERS", &kafka),
-        ("KAFKA_TOPIC", &topic.name),
-        ("KAFKA_CONFIG_FILE", properties.path().to_str().unwrap()),
-        ("DATABASE_URL", &database.url),
-    ]));
-    let http = reqwest::Client::builder().no_proxy().build().unwrap();
-    let admin = |path: &str| http.get(format!("http://{}{path}", running.admin)).send();
-    eventually("ready", async || (admin("/readyz").await.unwrap().status() == StatusCode::OK).then_some(())).await;
-
+    let lingering = Lingering::start(2000).await;
+    let Lingering { running, http, .. } = &lingering;
     let like = http.put(format!("http://{}/v1/products/p1/like", running.public)).header("X-User-Id", "u1");
     let like = tokio::spawn(like.send());
-    let queued = async || admin("/metrics").await.unwrap().text().await.unwrap().contains("queued_events 1");
-    eventually("the event is queued", async || queued().await.then_some(())).await;
+    lingering.has_queued_an_event().await;
     let signalled = Instant::now();
     running.signal();
-    eventually("not ready", async || (admin("/readyz").await.unwrap().status() != StatusCode::OK).then_some(())).await;
+    let unready = async || (lingering.admin("/readyz").await.status() != StatusCode::OK).then_some(());
+    eventually("not ready", unready).await;
     let refused = || TcpStream::connect(&running.public).is_err() && !like.is_finished();
     eventually("new callers are refused while it finishes", async || refused().then_some(())).await;
     assert_eq!(like.await.unwrap().unwrap().status(), StatusCode::ACCEPTED);
+    let Lingering { running, topic, _database, .. } = lingering;
     let (status, log) = tokio::task::spawn_blocking(|| running.end()).await.unwrap();
     assert_eq!(status, Some(0), "{log}");
     assert!(signalled.elapsed() < Duration::from_secs(10), "{:?}", signalled.elapsed());
@@ -216,26 +242,12 @@ async fn a_like_in_progress_is_acknowledged_before_the_end() {
 
 #[tokio::test]
 async fn an_event_whose_caller_has_hung_up_is_in_the_log_before_the_end() {
-    let (topic, database) = (TestTopic::create(1).await, TestDatabase::create().await);
-    database.lay_out(&topic.name, 1).await;
-    let kafka = like_testkit::kafka();
-    let mut properties = tempfile::NamedTempFile::new().unwrap();
-    writeln!(properties, "linger.ms=4000").unwrap();
-    let running = Running::start(&settings(&[
-        ("KAFKA_BOOTSTRAP_SERVERS", &kafka),
-        ("KAFKA_TOPIC", &topic.name),
-        ("KAFKA_CONFIG_FILE", properties.path().to_str().unwrap()),
-        ("DATABASE_URL", &database.url),
-    ]));
-    let http = reqwest::Client::builder().no_proxy().build().unwrap();
-    let admin = |path: &str| http.get(format!("http://{}{path}", running.admin)).send();
-    eventually("ready", async || (admin("/readyz").await.unwrap().status() == StatusCode::OK).then_some(())).await;
-
-    let mut caller = TcpStream::connect(&running.public).unwrap();
+    let lingering = Lingering::start(4000).await;
+    let mut caller = TcpStream::connect(&lingering.running.public).unwrap();
     caller.write_all(b"PUT /v1/products/p1/like HTTP/1.1\r\nHost: h\r\nX-User-Id: u1\r\n\r\n").unwrap();
-    let queued = async || admin("/metrics").await.unwrap().text().await.unwrap().contains("queued_events 1");
-    eventually("the event is queued", async || queued().await.then_some(())).await;
+    lingering.has_queued_an_event().await;
     drop(caller);
+    let Lingering { running, topic, _database, .. } = lingering;
     running.signal();
     let (status, log) = tokio::task::spawn_blocking(|| running.end()).await.unwrap();
     assert_eq!(status, Some(0), "{log}");

@@ -15,6 +15,7 @@ pub mod sender;
 pub mod steps;
 pub mod summary;
 pub mod targets;
+pub mod tokens;
 pub mod wrk;
 
 use std::path::PathBuf;

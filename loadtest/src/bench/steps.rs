@@ -3,7 +3,7 @@
 use anyhow::Context;
 
 use super::logs::{LogKey, Logs};
-use super::{Figures, Lab, draining, floors, freshness, memory, prefill, publish};
+use super::{Figures, Lab, draining, floors, freshness, memory, prefill, publish, tokens};
 use crate::backlog::Mode;
 use crate::drain::{Clock, Plan};
 
@@ -39,6 +39,8 @@ pub enum What {
     Freshness,
     /// Both services' memory under likes.
     Memory,
+    /// Verifying tokens, and finding them verified.
+    Tokens,
 }
 
 /// All steps. A quick run has one round and smaller logs; it shows that everything works, and
@@ -89,6 +91,7 @@ pub fn all(quick: bool) -> Vec<Step> {
     add("memory/likes".to_owned(), None, What::Memory);
     add("freshness".to_owned(), None, What::Freshness);
     add("publish".to_owned(), None, What::Publish);
+    add("tokens".to_owned(), None, What::Tokens);
     // Last: a database of several gigabytes.
     let base = if quick { 300 } else { 10_000 };
     for round in 1..=rounds {
@@ -116,6 +119,7 @@ impl Bench {
             What::Publish => return publish::publish(&self.lab).await,
             What::Freshness => return freshness::freshness(&self.lab).await,
             What::Memory => return memory::memory(&self.lab).await,
+            What::Tokens => return tokens::tokens(self.lab.quick).await,
             _ => {}
         }
         let place = &self.lab.place();
@@ -134,7 +138,7 @@ impl Bench {
             What::FromMemory(mode) => floors::from_memory(place, backlog, mode).await,
             What::OneByOne(events) => floors::one_by_one(place, backlog, events).await,
             What::Idle => draining::idle(place, backlog).await,
-            What::Publish | What::Freshness | What::Memory => unreachable!("answered above"),
+            What::Publish | What::Freshness | What::Memory | What::Tokens => unreachable!("answered above"),
         }
     }
 }

@@ -23,6 +23,7 @@ pub fn tables(ledger: &Ledger) -> String {
         ("Memory of both services, idle and under likes", "memory/likes", &MEMORY),
         ("Freshness: from the 202 to the first read that shows the like counted", "freshness", &FRESHNESS),
         ("Publishing: like-api beside a bare axum route", "publish", &PUBLISH),
+        ("Tokens: verifying one, and finding it verified", "tokens", &TOKENS),
     ];
     for (title, prefix, columns) in sections {
         rows(&mut text, title, &ledger.rows(prefix), columns);
@@ -67,6 +68,7 @@ const PUBLISH: [&str; 12] = [
     "api_rss_mib",
     "failed",
 ];
+const TOKENS: [&str; 4] = ["algorithm", "token_bytes", "verify_us", "cached_us"];
 const GROWTH: [&str; 7] = ["events", "products", "partitions", "seconds", RATE, "cpu_seconds_per_million", "peak_mib"];
 
 /// The four modes beside their floors; medians of the rounds.

@@ -1,0 +1,224 @@
+//! The keys that an issuer publishes (`JWT_JWKS_URL`). One task fetches them: at an interval, and
+//! when a token names a key that isn't known, which any caller can make up, so at a bounded rate.
+//! Requests never fetch; those that wait for a key wait for the same answer.
+//!
+//! While the issuer can't be reached the last keys stay in force. A key that isn't among them may
+//! then be good or not: that is answered 503 and not 401, since a client throws a token away that
+//! is called invalid.
+
+use std::convert::Infallible;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use axum::http::header;
+use jsonwebtoken::Algorithm;
+use like_service::backoff::Backoff;
+use like_service::health::Health;
+use prometheus::{IntCounterVec, Opts, Registry};
+use reqwest::redirect::Policy;
+use reqwest::{Client, Url};
+use tokio::sync::{Notify, watch};
+use tracing::{error, info, warn};
+
+use super::bearer::Refusal;
+use super::keys::{KeySet, Rules, UNKNOWN_KEY};
+use crate::config::JwksTiming;
+
+/// Condition of readiness: the issuer's keys were fetched once.
+pub const KEYS_FETCHED: &str = "jwks";
+
+/// A request waits for a key as long as a fetch may take, and for the task's turn.
+const TURN: Duration = Duration::from_secs(1);
+/// Largest set. A hundred keys with their certificates are less.
+const BODY_MAX: usize = 512 * 1024;
+
+/// The issuer's keys, as far as they are known.
+#[derive(Debug)]
+pub struct Jwks {
+    /// Which algorithms' keys are used.
+    pub accepted: Vec<Algorithm>,
+    url: Url,
+    rules: Rules,
+    timing: JwksTiming,
+    client: Client,
+    known: watch::Sender<Known>,
+    /// [`KeySet::version`] of what is known: read for every request.
+    version: AtomicU64,
+    asked: Notify,
+    fetches: IntCounterVec,
+}
+
+#[derive(Debug, Clone, Default)]
+struct Known {
+    keys: Arc<KeySet>,
+    /// When the issuer was asked last, and whether it answered.
+    asked: Option<(Instant, bool)>,
+}
+
+impl Jwks {
+    /// Fetches nothing yet. The error says in one line why the URL is refused.
+    pub fn new(url: &str, accepted: Vec<Algorithm>, rules: Rules, timing: JwksTiming) -> Result<Self, String> {
+        let url = usable(url)?;
+        let client = Client::builder()
+            .timeout(timing.timeout)
+            // Elsewhere is not where keys were said to be.
+            .redirect(Policy::none())
+            .user_agent(concat!("like-api/", env!("CARGO_PKG_VERSION")));
+        let client = if url.scheme() == "http" { client.no_proxy() } else { client };
+        let client = client.build().map_err(|e| format!("JWT_JWKS_URL={url} can't be fetched: {}", whole(e)))?;
+        let fetches = IntCounterVec::new(
+            Opts::new("likes_jwks_fetches_total", "fetches of the issuer's keys, by outcome: fetched, failed"),
+            &["outcome"],
+        );
+        let fetches = fetches.expect("a valid name");
+        for outcome in ["fetched", "failed"] {
+            fetches.with_label_values(&[outcome]);
+        }
+        let known = watch::Sender::new(Known::default());
+        let version = AtomicU64::new(0);
+        Ok(Self { accepted, url, rules, timing, client, known, version, asked: Notify::new(), fetches })
+    }
+
+    /// Makes known what it counts.
+    pub fn register(&self, registry: &Registry) -> anyhow::Result<()> {
+        Ok(registry.register(Box::new(self.fetches.clone()))?)
+    }
+
+    /// Where the keys come from.
+    pub fn shown(&self) -> String {
+        self.url.to_string()
+    }
+
+    /// Which keys are known: another number for others.
+    pub fn version(&self) -> u64 {
+        self.version.load(Ordering::Acquire)
+    }
+
+    /// The keys, once they hold this one or the issuer has said lately that it doesn't.
+    pub async fn holding(&self, id: Option<&str>, algorithm: Algorithm) -> Result<Arc<KeySet>, Refusal> {
+        let has = |keys: &KeySet| !matches!(keys.find(id, algorithm), Err(missing) if missing == UNKNOWN_KEY);
+        let mut known = self.known.subscribe();
+        let lately = {
+            let known = known.borrow_and_update();
+            if known.keys.version > 0 && has(&known.keys) {
+                return Ok(Arc::clone(&known.keys));
+            }
+            known.asked.is_some_and(|(at, _)| at.elapsed() < self.timing.pause)
+        };
+        if !lately {
+            self.asked.notify_one();
+            let told = tokio::time::timeout(self.timing.timeout + TURN, known.changed()).await;
+            told.map_err(|_| Refusal::NoKeys)?.map_err(|_| Refusal::NoKeys)?;
+        }
+        let known = known.borrow();
+        let answered = known.asked.is_some_and(|(_, answered)| answered);
+        if answered || (known.keys.version > 0 && has(&known.keys)) {
+            Ok(Arc::clone(&known.keys))
+        } else {
+            Err(Refusal::NoKeys)
+        }
+    }
+
+    /// Fetches them now and then. Never ends.
+    pub async fn keep(&self, health: &Health) -> Infallible {
+        let mut backoff = Backoff::new(Duration::from_millis(500), Duration::from_secs(30).min(self.timing.refresh));
+        loop {
+            let before = Arc::clone(&self.known.borrow().keys);
+            let fetched = self.fetch(&before).await;
+            let answered = fetched.is_ok();
+            self.fetches.with_label_values(&[if answered { "fetched" } else { "failed" }]).inc();
+            let keys = match fetched {
+                Ok(None) => before,
+                Ok(Some(new)) => {
+                    self.tell(&new);
+                    Arc::new(new)
+                }
+                Err(why) => {
+                    self.tell_failed(&before, &why, health);
+                    before
+                }
+            };
+            // First the number: a token that was verified with older keys is looked at anew.
+            self.version.store(keys.version, Ordering::Release);
+            self.known.send_replace(Known { keys, asked: Some((Instant::now(), answered)) });
+            if answered {
+                health.met(KEYS_FETCHED);
+                backoff.reset();
+            }
+            let next = if answered { self.timing.refresh } else { backoff.pause() };
+            let asked = async {
+                tokio::time::sleep(self.timing.pause).await;
+                self.asked.notified().await;
+            };
+            tokio::select! {
+                () = tokio::time::sleep(next) => {}
+                () = asked => {}
+            }
+        }
+    }
+
+    fn tell(&self, keys: &KeySet) {
+        let url = self.shown();
+        if keys.is_empty() {
+            error!(url, "the issuer has taken back all its keys: no token is taken");
+        } else {
+            info!(url, keys = ?keys.ids(), "the issuer's keys were fetched");
+        }
+    }
+
+    fn tell_failed(&self, before: &KeySet, why: &str, health: &Health) {
+        let url = self.shown();
+        if before.version > 0 {
+            warn!(url, why, "the issuer's keys can't be fetched: the last ones stay in force");
+        } else if health.unmet(KEYS_FETCHED, format!("the issuer's keys can't be fetched from {url}: {why}")) {
+            info!(awaiting = KEYS_FETCHED, url, why, "not ready");
+        }
+    }
+
+    async fn fetch(&self, before: &KeySet) -> Result<Option<KeySet>, String> {
+        let request = self.client.get(self.url.clone()).header(header::ACCEPT, "application/json");
+        let mut answer = request.send().await.map_err(whole)?;
+        if answer.status() != 200 {
+            return Err(format!("it answered {}", answer.status()));
+        }
+        let mut body = Vec::new();
+        while let Some(part) = answer.chunk().await.map_err(whole)? {
+            if body.len() + part.len() > BODY_MAX {
+                return Err(format!("it answered more than {BODY_MAX} bytes"));
+            }
+            body.extend_from_slice(&part);
+        }
+        let fetched = KeySet::published(&body, &self.accepted, &self.rules, before)?;
+        match fetched {
+            // Settings that don't fit are seen at the start. Later, it is the issuer's word.
+            Some(keys) if keys.is_empty() && before.version == 0 => {
+                Err(format!("it has no key for JWT_ALGORITHMS={:?}", self.accepted))
+            }
+            fetched => Ok(fetched),
+        }
+    }
+}
+
+/// Without the URL, with the causes that reqwest leaves out.
+fn whole(error: reqwest::Error) -> String {
+    format!("{:#}", anyhow::Error::from(error.without_url()))
+}
+
+/// Whoever can change what is fetched can be anybody: TLS, or this machine.
+fn usable(text: &str) -> Result<Url, String> {
+    const EXPECTED: &str = "expected https://…, or http:// on this machine";
+    let url = Url::parse(text).map_err(|error| format!("JWT_JWKS_URL is no URL ({error}): {EXPECTED}"))?;
+    if !url.username().is_empty() || url.password().is_some() {
+        return Err(format!("JWT_JWKS_URL names a user or a password, and would show it: {EXPECTED}"));
+    }
+    let host = url.host_str().unwrap_or_default();
+    let ip = host.trim_matches(['[', ']']).parse::<IpAddr>();
+    let here = host == "localhost" || ip.is_ok_and(|ip| ip.to_canonical().is_loopback());
+    match url.scheme() {
+        "https" => Ok(url),
+        "http" if here => Ok(url),
+        _ => Err(format!("JWT_JWKS_URL={url}: what comes that way could be anybody's keys; {EXPECTED}")),
+    }
+}

@@ -1,0 +1,253 @@
+//! `AUTH_MODE=jwt`: the caller is the `sub` of a token that an issuer has signed. jsonwebtoken
+//! verifies; which keys and algorithms it may use is decided here, by our settings and never by
+//! the token.
+
+use std::convert::Infallible;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use axum::http::HeaderMap;
+use jsonwebtoken::errors::ErrorKind;
+use jsonwebtoken::{Algorithm, Header, decode, decode_header};
+use like_events::UserId;
+use like_service::health::Health;
+use prometheus::{IntCounter, IntCounterVec, Opts, Registry};
+use serde::Deserialize;
+use serde_json::Value;
+use tracing::info;
+
+use super::bearer::{self, Refusal};
+use super::jwks::Jwks;
+use super::keys::{Key, Rules};
+use super::verified::{Entry, Verified};
+use crate::config::{JwtAlgorithm, JwtSettings};
+use crate::error::ApiError;
+
+/// Verifies tokens.
+#[derive(Debug)]
+pub struct Jwt {
+    keys: Keys,
+    rules: Rules,
+    accepted: Vec<Algorithm>,
+    verified: Verified,
+    checks: IntCounterVec,
+    cached: IntCounter,
+    checked: IntCounter,
+    refused: IntCounter,
+    no_keys: IntCounter,
+}
+
+#[derive(Debug)]
+enum Keys {
+    /// The one that was set, whatever a token calls it.
+    One(Box<Key>),
+    /// Those that the issuer publishes.
+    Published(Jwks),
+}
+
+/// What is read of a token once it is verified. Any JSON: that they are there and of their types is
+/// among the rules, which say what is missing.
+#[derive(Deserialize)]
+struct Claims {
+    #[serde(default)]
+    sub: Value,
+    #[serde(default)]
+    exp: Value,
+}
+
+impl Jwt {
+    /// The error says in one line why these settings are refused and what to set instead.
+    pub fn new(settings: &JwtSettings) -> Result<Self, String> {
+        let rules = rules(settings)?;
+        let sources = settings.key_sources();
+        let keys = match (&settings.jwt_secret, &settings.jwt_public_key, &settings.jwt_jwks_url) {
+            (Some(secret), None, None) => Keys::One(Box::new(Key::of_secret(secret.expose(), &rules)?)),
+            (None, Some(pem), None) => Keys::One(Box::new(Key::of_pem(pem.expose(), &rules)?)),
+            (None, None, Some(url)) => {
+                Keys::Published(Jwks::new(url, published_algorithms(settings)?, rules.clone(), settings.jwks_timing)?)
+            }
+            (None, None, None) => {
+                return Err("AUTH_MODE=jwt needs the key that tokens are verified with: set one of JWT_SECRET, \
+                            JWT_PUBLIC_KEY and JWT_JWKS_URL"
+                    .to_owned());
+            }
+            _ => {
+                let sources = sources.join(" and ");
+                return Err(format!("{sources} are set: tokens are verified with one of them, unset the others"));
+            }
+        };
+        let accepted = match &keys {
+            Keys::One(key) => one_algorithm(settings, key.algorithm, sources[0])?,
+            Keys::Published(jwks) => jwks.accepted.clone(),
+        };
+        let checks = IntCounterVec::new(
+            Opts::new(
+                "likes_token_checks_total",
+                "tokens by what became of them: cached (verified before), verified, refused, no_keys (the issuer's \
+                 keys could not be had)",
+            ),
+            &["outcome"],
+        );
+        let checks = checks.expect("a valid name");
+        let [cached, checked, refused, no_keys] =
+            ["cached", "verified", "refused", "no_keys"].map(|outcome| checks.with_label_values(&[outcome]));
+        Ok(Self { keys, rules, accepted, verified: Verified::default(), checks, cached, checked, refused, no_keys })
+    }
+
+    /// Makes known what it counts.
+    pub fn register(&self, registry: &Registry) -> anyhow::Result<()> {
+        registry.register(Box::new(self.checks.clone()))?;
+        match &self.keys {
+            Keys::One(_) => Ok(()),
+            Keys::Published(jwks) => jwks.register(registry),
+        }
+    }
+
+    /// Says in the log what is trusted.
+    pub fn log(&self) {
+        let Rules { issuer, audiences, leeway } = &self.rules;
+        let keys = match &self.keys {
+            Keys::One(_) => "set".to_owned(),
+            Keys::Published(jwks) => jwks.shown(),
+        };
+        info!(
+            auth_mode = "jwt",
+            issuer,
+            ?audiences,
+            algorithms = ?self.accepted,
+            leeway_seconds = leeway,
+            keys,
+            "a caller is the sub of a token of this issuer for this audience"
+        );
+    }
+
+    /// Whether its keys have to be fetched.
+    pub fn fetches_keys(&self) -> bool {
+        matches!(self.keys, Keys::Published(_))
+    }
+
+    /// Keeps fetched keys up to date. Never ends.
+    pub async fn keep_keys(&self, health: &Health) -> Infallible {
+        match &self.keys {
+            Keys::One(_) => std::future::pending().await,
+            Keys::Published(jwks) => jwks.keep(health).await,
+        }
+    }
+
+    /// The caller; None without credentials.
+    pub async fn caller(&self, headers: &HeaderMap) -> Result<Option<UserId>, ApiError> {
+        let Some(token) = bearer::token(headers)? else {
+            return Ok(None);
+        };
+        let keys = match &self.keys {
+            Keys::One(_) => 0,
+            Keys::Published(jwks) => jwks.version(),
+        };
+        if let Some(user) = self.verified.user(token, keys, now()) {
+            self.cached.inc();
+            return Ok(Some(user));
+        }
+        // On the heap, and only now: it would make every request's future larger.
+        let verified = Box::pin(self.verify(token)).await;
+        let counter = match &verified {
+            Ok(_) => &self.checked,
+            Err(Refusal::NoKeys) => &self.no_keys,
+            Err(_) => &self.refused,
+        };
+        counter.inc();
+        Ok(Some(verified?))
+    }
+
+    async fn verify(&self, token: &str) -> Result<UserId, Refusal> {
+        // Not verified yet: used to choose among our keys, and for nothing else.
+        let header = decode_header(token).map_err(|_| MALFORMED)?;
+        let Header { alg, kid, crit, .. } = &header;
+        if !self.accepted.contains(alg) {
+            return Err(Refusal::token("has an algorithm that isn't accepted here"));
+        }
+        // RFC 7515 section 4.1.11: what must be understood and isn't makes it invalid.
+        if crit.is_some() {
+            return Err(Refusal::token("has critical extensions, and none is understood here"));
+        }
+        match &self.keys {
+            Keys::One(key) => self.verify_with(key, 0, token),
+            Keys::Published(jwks) => {
+                let keys = jwks.holding(kid.as_deref(), *alg).await?;
+                self.verify_with(keys.find(kid.as_deref(), *alg)?, keys.version, token)
+            }
+        }
+    }
+
+    fn verify_with(&self, key: &Key, version: u64, token: &str) -> Result<UserId, Refusal> {
+        let decoded = decode::<Claims>(token, &key.decoding, &key.validation);
+        let Claims { sub, exp } = decoded.map_err(|error| refusal(error.into_kind()))?.claims;
+        let user = UserId::parse(sub.as_str().unwrap_or_default())
+            .map_err(|_| Refusal::token("has a sub that isn't 1 to 255 visible ASCII characters"))?;
+        let until = (exp.as_f64().unwrap_or_default().round() as u64).saturating_add(self.rules.leeway);
+        self.verified.keep(token, Entry { user: user.clone(), keys: version, until });
+        Ok(user)
+    }
+}
+
+const MALFORMED: Refusal = Refusal::token("isn't well formed");
+
+fn refusal(kind: ErrorKind) -> Refusal {
+    match kind {
+        ErrorKind::InvalidSignature => Refusal::token("has a wrong signature"),
+        ErrorKind::ExpiredSignature => Refusal::token("has expired"),
+        ErrorKind::ImmatureSignature => Refusal::token("isn't valid yet"),
+        ErrorKind::InvalidIssuer => Refusal::token("is from another issuer"),
+        ErrorKind::InvalidAudience => Refusal::token("is for another audience"),
+        // The name is one of ours, the token has no say in it.
+        ErrorKind::MissingRequiredClaim(claim) | ErrorKind::InvalidClaimFormat(claim) => {
+            Refusal::Token(format!("has no usable {claim}").into())
+        }
+        _ => MALFORMED,
+    }
+}
+
+fn now() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
+}
+
+fn rules(settings: &JwtSettings) -> Result<Rules, String> {
+    let issuer = settings.jwt_issuer.clone().ok_or(
+        "JWT_ISSUER is not set: expected the iss of the tokens to take; without it any issuer's that uses the same \
+         key would do",
+    )?;
+    if settings.jwt_audience.is_empty() {
+        return Err("JWT_AUDIENCE is not set: expected the aud of the tokens to take; without it a token that the \
+                    issuer made for another service would do, and that service could like in its users' names"
+            .to_owned());
+    }
+    let leeway = settings.jwt_leeway.as_secs();
+    Ok(Rules { issuer, audiences: settings.jwt_audience.clone(), leeway })
+}
+
+/// A key of our own has one algorithm; naming another is a mistake that somebody should know of.
+fn one_algorithm(settings: &JwtSettings, of_key: Algorithm, source: &str) -> Result<Vec<Algorithm>, String> {
+    match settings.jwt_algorithms.as_slice() {
+        [] => {}
+        [set] if set.algorithm() == of_key => {}
+        set => {
+            let set: Vec<_> = set.iter().map(|algorithm| algorithm.name()).collect();
+            let set = set.join(",");
+            return Err(format!(
+                "JWT_ALGORITHMS={set} doesn't fit the key in {source}, which is for {of_key:?}: unset it"
+            ));
+        }
+    }
+    Ok(vec![of_key])
+}
+
+fn published_algorithms(settings: &JwtSettings) -> Result<Vec<Algorithm>, String> {
+    const EXPECTED: &str = "expected RS256, ES256, EdDSA or several of them, separated by commas";
+    if settings.jwt_algorithms.is_empty() {
+        return Err(format!("JWT_ALGORITHMS is not set, and JWT_JWKS_URL needs it: {EXPECTED}"));
+    }
+    if settings.jwt_algorithms.contains(&JwtAlgorithm::Hs256) {
+        return Err(format!(
+            "JWT_ALGORITHMS=HS256 can't go with JWT_JWKS_URL, since a published key is no secret: {EXPECTED}"
+        ));
+    }
+    Ok(settings.jwt_algorithms.iter().map(|algorithm| algorithm.algorithm()).collect())
+}

@@ -1,0 +1,177 @@
+//! Keys that tokens are verified with. Each is for one algorithm, which follows from what the key
+//! is and from our settings: what a token says about itself only selects among them. So no token
+//! can have a public key used as an HMAC secret, or nothing used at all.
+
+use jsonwebtoken::jwk::{AlgorithmParameters, EllipticCurve, Jwk, KeyAlgorithm, KeyOperations, PublicKeyUse};
+use jsonwebtoken::{Algorithm, DecodingKey, Validation};
+use serde::Deserialize;
+use serde_json::Value;
+
+use super::bearer::Refusal;
+
+/// Shortest HMAC secret, in bytes: as long as the hash, by RFC 7518 section 3.2.
+const SECRET_MIN: usize = 32;
+/// Shortest RSA modulus, in characters of base64 without padding: 2,048 bits, by section 3.3.
+const MODULUS_MIN: usize = 342;
+
+/// What is asked of every token beside its signature.
+#[derive(Debug, Clone)]
+pub struct Rules {
+    /// Who must have made it.
+    pub issuer: String,
+    /// For whom it must be: one of these.
+    pub audiences: Vec<String>,
+    /// How far clocks may differ, in seconds.
+    pub leeway: u64,
+}
+
+/// One key and its one algorithm.
+#[derive(Debug)]
+pub struct Key {
+    id: Option<String>,
+    /// What it verifies.
+    pub algorithm: Algorithm,
+    /// The key.
+    pub decoding: DecodingKey,
+    /// The rules, for this algorithm.
+    pub validation: Validation,
+}
+
+/// The keys of an issuer.
+#[derive(Debug, Default)]
+pub struct KeySet {
+    /// Another one with every change; 0 before there were any.
+    pub version: u64,
+    published: Vec<Jwk>,
+    keys: Vec<Key>,
+}
+
+/// A set as it is published (RFC 7517). What can't be understood in it is none of our keys.
+#[derive(Deserialize)]
+struct Published {
+    keys: Vec<Value>,
+}
+
+impl Key {
+    /// Of a shared secret.
+    pub fn of_secret(secret: &str, rules: &Rules) -> Result<Self, String> {
+        let length = secret.len();
+        if length < SECRET_MIN {
+            return Err(format!(
+                "JWT_SECRET has {length} bytes, and HS256 needs at least {SECRET_MIN}: a shorter one can be guessed \
+                 from a token (openssl rand -base64 48)"
+            ));
+        }
+        Ok(Self::new(None, Algorithm::HS256, DecodingKey::from_secret(secret.as_bytes()), rules))
+    }
+
+    /// Of a public key in PEM.
+    pub fn of_pem(pem: &str, rules: &Rules) -> Result<Self, String> {
+        const EXPECTED: &str = "expected a public key in PEM: RSA of at least 2048 bits, EC P-256 or Ed25519";
+        if pem.contains("PRIVATE KEY-----") {
+            return Err(
+                "JWT_PUBLIC_KEY holds a private key: nobody but the issuer may have that; give the public one \
+                        (openssl pkey -in FILE -pubout)"
+                    .to_owned(),
+            );
+        }
+        if !pem.contains("-----BEGIN PUBLIC KEY-----") && !pem.contains("-----BEGIN RSA PUBLIC KEY-----") {
+            return Err(format!("JWT_PUBLIC_KEY can't be what it is: {EXPECTED}"));
+        }
+        let pem = pem.as_bytes();
+        let tried = [
+            (Algorithm::RS256, DecodingKey::from_rsa_pem(pem)),
+            (Algorithm::ES256, DecodingKey::from_ec_pem(pem)),
+            (Algorithm::EdDSA, DecodingKey::from_ed_pem(pem)),
+        ];
+        let found = tried.into_iter().find_map(|(algorithm, key)| {
+            let key = key.ok()?;
+            // As a JWK it says what it is, and is held to the same rules.
+            let jwk = Jwk::from_decoding_key(&key, Some(algorithm)).ok()?;
+            (algorithm_of(&jwk)? == algorithm).then(|| Self::new(None, algorithm, key, rules))
+        });
+        found.ok_or_else(|| format!("JWT_PUBLIC_KEY can't be what it is: {EXPECTED}"))
+    }
+
+    /// Of a set, if it is for verifying by one of these algorithms.
+    fn of_jwk(jwk: &Jwk, accepted: &[Algorithm], rules: &Rules) -> Option<Self> {
+        let algorithm = algorithm_of(jwk).filter(|algorithm| accepted.contains(algorithm))?;
+        let common = &jwk.common;
+        let for_it = common.key_algorithm.is_none_or(|named| named == KeyAlgorithm::from(algorithm))
+            && common.public_key_use.as_ref().is_none_or(|of| *of == PublicKeyUse::Signature)
+            && common.key_operations.as_ref().is_none_or(|of| of.contains(&KeyOperations::Verify));
+        let key = DecodingKey::from_jwk(jwk).ok().filter(|_| for_it)?;
+        Some(Self::new(common.key_id.clone(), algorithm, key, rules))
+    }
+
+    fn new(id: Option<String>, algorithm: Algorithm, decoding: DecodingKey, rules: &Rules) -> Self {
+        let mut validation = Validation::new(algorithm);
+        validation.set_required_spec_claims(&["exp", "iss", "aud", "sub"]);
+        validation.set_issuer(&[&rules.issuer]);
+        validation.set_audience(&rules.audiences);
+        validation.leeway = rules.leeway;
+        validation.validate_nbf = true;
+        Self { id, algorithm, decoding, validation }
+    }
+}
+
+/// What a public key is for, by what it is; None: for nothing that we do. A secret is no public
+/// key, wherever it is published.
+fn algorithm_of(jwk: &Jwk) -> Option<Algorithm> {
+    match &jwk.algorithm {
+        AlgorithmParameters::RSA(key) if key.n.trim_end_matches('=').len() >= MODULUS_MIN => Some(Algorithm::RS256),
+        AlgorithmParameters::EllipticCurve(key) if key.curve == EllipticCurve::P256 => Some(Algorithm::ES256),
+        AlgorithmParameters::OctetKeyPair(key) if key.curve == EllipticCurve::Ed25519 => Some(Algorithm::EdDSA),
+        _ => None,
+    }
+}
+
+impl KeySet {
+    /// What of a published set can be used, as the successor of `before`; None: nothing has changed.
+    pub fn published(
+        json: &[u8],
+        accepted: &[Algorithm],
+        rules: &Rules,
+        before: &Self,
+    ) -> Result<Option<Self>, String> {
+        let set: Published = serde_json::from_slice(json).map_err(|_| "it answered no JWK set".to_owned())?;
+        let published: Vec<Jwk> = set.keys.into_iter().filter_map(|jwk| serde_json::from_value(jwk).ok()).collect();
+        if before.version > 0 && published == before.published {
+            return Ok(None);
+        }
+        let keys = published.iter().filter_map(|jwk| Key::of_jwk(jwk, accepted, rules)).collect();
+        Ok(Some(Self { version: before.version + 1, published, keys }))
+    }
+
+    /// The names of the keys that can be used, for the log.
+    pub fn ids(&self) -> Vec<&str> {
+        self.keys.iter().map(|key| key.id.as_deref().unwrap_or("(none)")).collect()
+    }
+
+    /// Whether there is nothing to verify with.
+    pub fn is_empty(&self) -> bool {
+        self.keys.is_empty()
+    }
+
+    /// The key for a token; the refusal of a name that isn't there is [`UNKNOWN_KEY`].
+    pub fn find(&self, id: Option<&str>, algorithm: Algorithm) -> Result<&Key, Refusal> {
+        let mut fitting = self.keys.iter().filter(|key| key.algorithm == algorithm);
+        let Some(id) = id else {
+            return match (fitting.next(), fitting.next()) {
+                (Some(only), None) => Ok(only),
+                _ => Err(Refusal::token("names no key (kid), and there isn't just one for its algorithm")),
+            };
+        };
+        let named = |key: &&Key| key.id.as_deref() == Some(id);
+        match fitting.find(named) {
+            Some(key) => Ok(key),
+            None if self.keys.iter().any(|key| named(&key)) => {
+                Err(Refusal::token("has another algorithm than its key"))
+            }
+            None => Err(UNKNOWN_KEY),
+        }
+    }
+}
+
+/// The refusal of a token whose key the issuer doesn't have.
+pub const UNKNOWN_KEY: Refusal = Refusal::token("names a key (kid) that its issuer doesn't have");

@@ -1,0 +1,133 @@
+//! Settings of `AUTH_MODE=jwt`: whose tokens, for whom, verified with which keys.
+
+use std::time::Duration;
+
+use clap::builder::NonEmptyStringValueParser;
+use clap::{Args, ValueEnum};
+use jsonwebtoken::Algorithm;
+use like_service::cli::duration;
+use like_service::secrets::Secret;
+
+/// Clocks that differ by more should be set right.
+const LEEWAY_MAX: Duration = Duration::from_secs(300);
+
+/// How tokens are verified. That one source of keys is set, and what it needs beside it, is checked
+/// when [`crate::auth::Auth`] is made.
+#[derive(Args, Debug, Clone)]
+pub struct JwtSettings {
+    /// the secret that tokens are signed with (HS256), at least 32 bytes
+    #[arg(long, env = "JWT_SECRET", value_name = "SECRET", hide_env_values = true)]
+    pub jwt_secret: Option<Secret>,
+
+    /// the issuer's public key in PEM: RSA (RS256), EC P-256 (ES256) or Ed25519 (EdDSA)
+    #[arg(long, env = "JWT_PUBLIC_KEY", value_name = "PEM", hide_env_values = true)]
+    pub jwt_public_key: Option<Secret>,
+
+    /// where the issuer publishes its keys (a JWK set): https, or http on this machine
+    #[arg(long, env = "JWT_JWKS_URL", value_name = "URL", value_parser = NonEmptyStringValueParser::new())]
+    pub jwt_jwks_url: Option<String>,
+
+    /// the algorithms to take, separated by commas; needed with a JWK set, else the key's own
+    #[arg(long, env = "JWT_ALGORITHMS", value_name = "ALG,…", value_enum, value_delimiter = ',', ignore_case = true)]
+    pub jwt_algorithms: Vec<JwtAlgorithm>,
+
+    /// the iss that a token must have
+    #[arg(long, env = "JWT_ISSUER", value_name = "ISS", value_parser = NonEmptyStringValueParser::new())]
+    pub jwt_issuer: Option<String>,
+
+    /// the aud of which a token must have one, separated by commas
+    #[arg(long, env = "JWT_AUDIENCE", value_name = "AUD,…", value_delimiter = ',', value_parser = NonEmptyStringValueParser::new())]
+    pub jwt_audience: Vec<String>,
+
+    /// how far the issuer's clock may differ from ours, for exp and nbf: a duration of at most 5m
+    #[arg(long, env = "JWT_LEEWAY", value_name = "DURATION", default_value = "30s", value_parser = leeway)]
+    pub jwt_leeway: Duration,
+
+    /// How often keys are fetched. No setting: only tests have a reason to be less patient.
+    #[arg(skip)]
+    pub jwks_timing: JwksTiming,
+}
+
+/// What a token may be signed by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum JwtAlgorithm {
+    /// HMAC.
+    #[value(name = "HS256")]
+    Hs256,
+    /// RSA, PKCS#1 v1.5.
+    #[value(name = "RS256")]
+    Rs256,
+    /// ECDSA on P-256.
+    #[value(name = "ES256")]
+    Es256,
+    /// Ed25519.
+    #[value(name = "EdDSA")]
+    EdDsa,
+}
+
+/// When an issuer is asked for its keys.
+#[derive(Debug, Clone, Copy)]
+pub struct JwksTiming {
+    /// The interval: as long as a key may be used that the issuer has taken back.
+    pub refresh: Duration,
+    /// Between two fetches that callers bring about by naming unknown keys.
+    pub pause: Duration,
+    /// Longest wait for the issuer's whole answer.
+    pub timeout: Duration,
+}
+
+impl Default for JwksTiming {
+    fn default() -> Self {
+        Self { refresh: Duration::from_secs(300), pause: Duration::from_secs(5), timeout: Duration::from_secs(3) }
+    }
+}
+
+impl JwtSettings {
+    /// The sources of keys that are set.
+    pub fn key_sources(&self) -> Vec<&'static str> {
+        let sources = [
+            ("JWT_SECRET", self.jwt_secret.is_some()),
+            ("JWT_PUBLIC_KEY", self.jwt_public_key.is_some()),
+            ("JWT_JWKS_URL", self.jwt_jwks_url.is_some()),
+        ];
+        sources.into_iter().filter_map(|(name, set)| set.then_some(name)).collect()
+    }
+
+    /// All that are set and without a default.
+    pub fn named(&self) -> Vec<&'static str> {
+        let others = [
+            ("JWT_ALGORITHMS", !self.jwt_algorithms.is_empty()),
+            ("JWT_ISSUER", self.jwt_issuer.is_some()),
+            ("JWT_AUDIENCE", !self.jwt_audience.is_empty()),
+        ];
+        let others = others.into_iter().filter_map(|(name, set)| set.then_some(name));
+        self.key_sources().into_iter().chain(others).collect()
+    }
+}
+
+impl JwtAlgorithm {
+    /// The same for jsonwebtoken.
+    pub fn algorithm(self) -> Algorithm {
+        match self {
+            Self::Hs256 => Algorithm::HS256,
+            Self::Rs256 => Algorithm::RS256,
+            Self::Es256 => Algorithm::ES256,
+            Self::EdDsa => Algorithm::EdDSA,
+        }
+    }
+
+    /// As it is set.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Hs256 => "HS256",
+            Self::Rs256 => "RS256",
+            Self::Es256 => "ES256",
+            Self::EdDsa => "EdDSA",
+        }
+    }
+}
+
+fn leeway(text: &str) -> Result<Duration, String> {
+    let leeway = duration(text)?;
+    if leeway <= LEEWAY_MAX { Ok(leeway) } else { Err("expected at most 5m".to_owned()) }
+}

@@ -1,0 +1,242 @@
+//! Keys that an issuer publishes (`JWT_JWKS_URL`): fetched, exchanged, taken back, and what happens
+//! while the issuer can't be reached.
+
+use std::time::Duration;
+
+use jsonwebtoken::{Algorithm, Header};
+use like_api::config::{JwksTiming, JwtAlgorithm};
+use like_testkit::eventually;
+use like_testkit::tokens::{TestIssuer, TestKey, claims};
+use reqwest::StatusCode;
+use serde_json::json;
+
+use crate::common::{Answer, Api};
+use crate::tokens::{AUDIENCE, ISSUER, like_by, with_tokens};
+
+/// So long that it never happens in a test.
+const NEVER: Duration = Duration::from_hours(1);
+const SOON: Duration = Duration::from_millis(50);
+
+const UNKNOWN: &str = "names a key (kid) that its issuer doesn't have";
+
+async fn api(issuer: &TestIssuer, refresh: Duration, pause: Duration) -> Api {
+    let config = with_tokens(|jwt| {
+        jwt.jwt_jwks_url = Some(issuer.url.clone());
+        jwt.jwt_algorithms = vec![JwtAlgorithm::Es256, JwtAlgorithm::EdDsa];
+        jwt.jwks_timing = JwksTiming { refresh, pause, timeout: Duration::from_secs(50) };
+    });
+    Api::start(config).await
+}
+
+/// What readiness waits for because of the keys; None: it doesn't.
+async fn waiting(api: &Api) -> Option<String> {
+    let (_, body) = api.readiness().await;
+    body["waitingFor"]["jwks"].as_str().map(str::to_owned)
+}
+
+async fn fetched(api: &Api) {
+    eventually("the keys were fetched", async || waiting(api).await.is_none().then_some(())).await;
+}
+
+/// Asks until the answer has this status.
+async fn answered(what: &str, status: StatusCode, api: &Api, token: &str) -> Answer {
+    eventually(what, async || Some(like_by(api, token).await).filter(|answer| answer.status == status)).await
+}
+
+/// A caller who is known is told that there is no topic.
+const KNOWN: StatusCode = StatusCode::SERVICE_UNAVAILABLE;
+
+fn es256(id: &str) -> TestKey {
+    TestKey::generate(id, Algorithm::ES256)
+}
+
+fn token(key: &TestKey, user: &str) -> String {
+    key.sign(&claims(ISSUER, AUDIENCE, user))
+}
+
+#[tokio::test]
+async fn it_is_not_ready_until_the_keys_were_fetched_once_and_stays_ready_without_the_issuer() {
+    let key = es256("k1");
+    let issuer = TestIssuer::start(&[&key]).await;
+    issuer.fall_silent();
+    let api = api(&issuer, SOON, SOON).await;
+    eventually("it asks", async || (issuer.asked() == 1).then_some(())).await;
+    assert_eq!(waiting(&api).await.as_deref(), Some("not there yet"));
+    issuer.go_away();
+    let why = eventually("not ready", async || waiting(&api).await.filter(|why| why.contains(&issuer.url))).await;
+    assert!(why.contains("can't be fetched"), "{why}");
+    issuer.publish(&[&key]);
+    fetched(&api).await;
+    like_by(&api, &token(&key, "u1")).await.assert_known();
+    issuer.go_away();
+    let asked = issuer.asked();
+    eventually("it has asked in vain", async || (issuer.asked() > asked + 2).then_some(())).await;
+    assert_eq!(waiting(&api).await, None);
+    // Not from the cache: a token that it has never seen.
+    like_by(&api, &token(&key, "u2")).await.assert_known();
+}
+
+#[tokio::test]
+async fn a_new_key_is_fetched_when_a_token_names_it() {
+    let (old, new) = (es256("k1"), TestKey::generate("k2", Algorithm::EdDSA));
+    let issuer = TestIssuer::start(&[&old]).await;
+    let api = api(&issuer, NEVER, SOON).await;
+    fetched(&api).await;
+    issuer.publish(&[&old, &new]);
+    answered("the new key is known", KNOWN, &api, &token(&new, "u1")).await.assert_known();
+    like_by(&api, &token(&old, "u1")).await.assert_known();
+}
+
+#[tokio::test]
+async fn tokens_that_wait_for_the_keys_share_one_fetch() {
+    let key = es256("k1");
+    let issuer = TestIssuer::start(&[&key]).await;
+    issuer.fall_silent();
+    let api = api(&issuer, NEVER, NEVER).await;
+    eventually("it asks for the keys", async || (issuer.asked() == 1).then_some(())).await;
+    let token = token(&key, "u1");
+    let likes = futures::future::join_all((0..50).map(|_| like_by(&api, &token)));
+    let (answers, ()) = tokio::join!(likes, async {
+        tokio::time::sleep(SOON).await;
+        issuer.publish(&[&key]);
+    });
+    answers.iter().for_each(Answer::assert_known);
+    assert_eq!(issuer.asked(), 1);
+}
+
+#[tokio::test]
+async fn attack_a_flood_of_unknown_keys() {
+    let key = es256("k1");
+    let issuer = TestIssuer::start(&[&key]).await;
+    let api = api(&issuer, NEVER, NEVER).await;
+    fetched(&api).await;
+    for n in 0..50 {
+        let mut header = Header::new(Algorithm::ES256);
+        header.kid = Some(format!("made up {n}"));
+        let forged = key.sign_with(&header, &claims(ISSUER, AUDIENCE, "u1"));
+        like_by(&api, &forged).await.assert_refused(UNKNOWN);
+    }
+    assert_eq!(issuer.asked(), 1, "within the pause nobody is asked again");
+    like_by(&api, &token(&key, "u1")).await.assert_known();
+}
+
+#[tokio::test]
+async fn attack_a_key_id_with_a_path_in_it() {
+    let key = es256("k1");
+    let issuer = TestIssuer::start(&[&key]).await;
+    let api = api(&issuer, NEVER, NEVER).await;
+    fetched(&api).await;
+    for id in ["../../../../dev/null", "/etc/passwd", "http://127.0.0.1:1/keys", "k1'; --", "k1\u{0}", ""] {
+        let mut header = Header::new(Algorithm::ES256);
+        header.kid = Some(id.to_owned());
+        like_by(&api, &key.sign_with(&header, &claims(ISSUER, AUDIENCE, "u1"))).await.assert_refused(UNKNOWN);
+    }
+}
+
+#[tokio::test]
+async fn attack_a_key_that_its_issuer_has_taken_back() {
+    let (stolen, kept) = (es256("k1"), es256("k2"));
+    let issuer = TestIssuer::start(&[&stolen, &kept]).await;
+    let api = api(&issuer, SOON, NEVER).await;
+    fetched(&api).await;
+    let token_of_stolen = token(&stolen, "u1");
+    // Twice: the second is remembered.
+    for _ in 0..2 {
+        like_by(&api, &token_of_stolen).await.assert_known();
+    }
+    issuer.publish(&[&kept]);
+    let refused = answered("the key is gone", StatusCode::UNAUTHORIZED, &api, &token_of_stolen).await;
+    refused.assert_refused(UNKNOWN);
+    like_by(&api, &token(&kept, "u1")).await.assert_known();
+    // The last one, too: it is the issuer's word.
+    issuer.publish(&[]);
+    answered("no key is left", StatusCode::UNAUTHORIZED, &api, &token(&kept, "u1")).await.assert_refused(UNKNOWN);
+}
+
+#[tokio::test]
+async fn an_unknown_key_of_an_issuer_that_cannot_be_reached_is_503_and_not_called_invalid() {
+    let (old, new) = (es256("k1"), es256("k2"));
+    let issuer = TestIssuer::start(&[&old]).await;
+    let api = api(&issuer, NEVER, SOON).await;
+    fetched(&api).await;
+    issuer.go_away();
+    let away = async || {
+        let answer = like_by(&api, &token(&new, "u1")).await;
+        (answer.json["type"] == "/problems/keys-unavailable").then_some(answer)
+    };
+    let answer = eventually("the issuer is away", away).await;
+    answer.assert_problem(503, "keys-unavailable");
+    assert!(answer.header("retry-after").parse::<u32>().is_ok_and(|seconds| seconds > 0), "{answer:?}");
+    like_by(&api, &token(&old, "u1")).await.assert_known();
+    issuer.publish(&[&old, &new]);
+    let known = async || {
+        let answer = like_by(&api, &token(&new, "u1")).await;
+        (answer.json["type"] == "/problems/writes-unavailable").then_some(())
+    };
+    eventually("the issuer is back", known).await;
+}
+
+#[tokio::test]
+async fn a_published_key_that_is_not_for_verifying_by_our_algorithms_is_ignored() {
+    let key = es256("k1");
+    let with = |name: &str, value: &str| {
+        let mut jwk = key.jwk();
+        jwk[name] = json!(value);
+        jwk
+    };
+    let oct = json!({ "kty": "oct", "kid": "k1", "k": "c2VjcmV0LXNlY3JldC1zZWNyZXQtc2VjcmV0LXNlY3JldA" });
+    let mut for_encrypting = key.jwk();
+    for_encrypting["key_ops"] = json!(["encrypt"]);
+    let rsa = TestKey::generate("k1", Algorithm::RS256).jwk();
+    for jwk in [with("use", "enc"), with("alg", "ES384"), with("crv", "P-384"), for_encrypting, oct, rsa, json!(7)] {
+        let issuer = TestIssuer::start(&[]).await;
+        issuer.answer_with(&json!({ "keys": [jwk] }).to_string());
+        let api = api(&issuer, NEVER, NEVER).await;
+        let why = eventually("it says why", async || waiting(&api).await.filter(|why| why.contains("no key"))).await;
+        assert!(why.contains("JWT_ALGORITHMS=[ES256, EdDSA]"), "{why}");
+        // It may be good once there are keys that fit.
+        like_by(&api, &token(&key, "u1")).await.assert_problem(503, "keys-unavailable");
+    }
+    let issuer = TestIssuer::start(&[]).await;
+    issuer.answer_with(&json!({ "keys": [7, with("use", "enc"), with("use", "sig")] }).to_string());
+    let api = api(&issuer, NEVER, NEVER).await;
+    fetched(&api).await;
+    like_by(&api, &token(&key, "u1")).await.assert_known();
+}
+
+#[tokio::test]
+async fn a_token_that_names_no_key_is_taken_where_only_one_fits() {
+    let (key, other) = (es256("k1"), es256("k2"));
+    let token = key.sign_with(&Header::new(Algorithm::ES256), &claims(ISSUER, AUDIENCE, "u1"));
+    let issuer = TestIssuer::start(&[&key, &TestKey::generate("k3", Algorithm::EdDSA)]).await;
+    let one_fits = api(&issuer, NEVER, NEVER).await;
+    fetched(&one_fits).await;
+    like_by(&one_fits, &token).await.assert_known();
+    issuer.publish(&[&key, &other]);
+    let two_fit = api(&issuer, NEVER, NEVER).await;
+    fetched(&two_fit).await;
+    like_by(&two_fit, &token).await.assert_refused("names no key (kid), and there isn't just one for its algorithm");
+}
+
+#[tokio::test]
+async fn a_token_that_names_a_key_of_another_kind_is_refused() {
+    let key = es256("k1");
+    let issuer = TestIssuer::start(&[&key]).await;
+    let api = api(&issuer, NEVER, NEVER).await;
+    fetched(&api).await;
+    let other = TestKey::generate("k1", Algorithm::EdDSA);
+    like_by(&api, &token(&other, "u1")).await.assert_refused("has another algorithm than its key");
+}
+
+#[tokio::test]
+async fn an_answer_that_is_no_set_of_keys_or_too_large_is_named() {
+    let key = es256("k1");
+    let issuer = TestIssuer::start(&[&key]).await;
+    let padding = "x".repeat(600 * 1024);
+    let too_large = json!({ "keys": [key.jwk()], "padding": padding }).to_string();
+    for (answer, said) in [("<html>", "no JWK set"), ("{}", "no JWK set"), (&too_large, "more than 524288 bytes")] {
+        issuer.answer_with(answer);
+        let api = api(&issuer, SOON, SOON).await;
+        eventually(said, async || waiting(&api).await.filter(|why| why.contains(said))).await;
+    }
+}

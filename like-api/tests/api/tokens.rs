@@ -1,0 +1,338 @@
+//! Tokens (`AUTH_MODE=jwt`): which are taken, and one test for each known way to forge one.
+
+use std::str::FromStr;
+use std::time::Duration;
+
+use jsonwebtoken::{Algorithm, Header};
+use like_api::config::{AuthMode, Config, JwtSettings};
+use like_service::secrets::Secret;
+use like_testkit::tokens::{TestKey, claims, in_seconds};
+use like_testkit::{TestDatabase, TestTopic, eventually};
+use rdkafka::Message;
+use reqwest::{Method, StatusCode};
+use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+
+use crate::common::{Answer, Api, config, record_at};
+
+pub const ISSUER: &str = "https://issuer.example/";
+pub const AUDIENCE: &str = "likes";
+const SECRET: &str = "a secret of thirty-two bytes or more";
+const LIKE: &str = "/v1/products/p1/like";
+
+/// Settings of a service that takes tokens by these rules. It has no topic: it says who may not
+/// call, and to others that no like can be taken.
+pub fn with_tokens(set: impl FnOnce(&mut JwtSettings)) -> Config {
+    let mut config = config("none", "postgres://nobody@127.0.0.1:1/none");
+    config.auth.auth_mode = AuthMode::Jwt;
+    config.auth.jwt.jwt_issuer = Some(ISSUER.to_owned());
+    config.auth.jwt.jwt_audience = vec![AUDIENCE.to_owned(), "likes of another site".to_owned()];
+    set(&mut config.auth.jwt);
+    config
+}
+
+pub fn secret(text: &str) -> Option<Secret> {
+    Some(Secret::from_str(text).unwrap())
+}
+
+/// A like with this `Authorization`.
+pub async fn like_with(api: &Api, authorization: &[&str]) -> Answer {
+    let headers: Vec<_> = authorization.iter().map(|value| ("Authorization", *value)).collect();
+    api.send(Method::PUT, LIKE, &headers).await
+}
+
+/// A like with this token.
+pub async fn like_by(api: &Api, token: &str) -> Answer {
+    like_with(api, &[&format!("Bearer {token}")]).await
+}
+
+impl Answer {
+    /// Asserts that the caller was known, and that nothing but the topic was missing.
+    #[track_caller]
+    pub fn assert_known(&self) {
+        self.assert_problem(503, "writes-unavailable");
+    }
+
+    /// Asserts that the token was refused for this reason, by RFC 6750.
+    #[track_caller]
+    pub fn assert_refused(&self, why: &str) {
+        self.assert_problem(401, "unauthenticated");
+        let challenge =
+            format!("Bearer realm=\"likes\", error=\"invalid_token\", error_description=\"the token {why}\"");
+        assert_eq!(self.header("www-authenticate"), challenge);
+        assert_eq!(self.json["errors"][0]["header"], "Authorization");
+    }
+}
+
+async fn of_secret() -> (Api, TestKey) {
+    let api = Api::start(with_tokens(|jwt| jwt.jwt_secret = secret(SECRET))).await;
+    (api, TestKey::of_secret(SECRET))
+}
+
+async fn of_key(algorithm: Algorithm) -> (Api, TestKey) {
+    let key = TestKey::generate("k1", algorithm);
+    let api = Api::start(with_tokens(|jwt| jwt.jwt_public_key = secret(&key.public_pem))).await;
+    (api, key)
+}
+
+/// Good claims but for these.
+fn but(changes: &Value) -> Value {
+    let mut claims = claims(ISSUER, AUDIENCE, "u1");
+    for (name, value) in changes.as_object().unwrap() {
+        match value {
+            Value::Null => claims.as_object_mut().unwrap().remove(name),
+            value => claims.as_object_mut().unwrap().insert(name.clone(), value.clone()),
+        };
+    }
+    claims
+}
+
+#[tokio::test]
+async fn a_like_is_its_tokens_subjects_also_when_the_token_comes_again() {
+    let (topic, database) = (TestTopic::create(1).await, TestDatabase::create().await);
+    database.lay_out(&topic.name, 1).await;
+    let mut config = with_tokens(|jwt| jwt.jwt_secret = secret(SECRET));
+    config.kafka.kafka_topic.clone_from(&topic.name);
+    config.database.database_url = database.url.parse().unwrap();
+    let api = Api::start(config).await;
+    api.wait_until_ready().await;
+    let token = |user| TestKey::of_secret(SECRET).sign(&claims(ISSUER, AUDIENCE, user));
+    let (ada, bob) = (token("auth0|ada"), token("bob"));
+    for (offset, (token, user)) in (0..).zip([(&ada, "auth0|ada"), (&bob, "bob"), (&ada, "auth0|ada")]) {
+        // The header of the other mode is nobody's.
+        let bearer = format!("bearer {token}");
+        let headers = [("Authorization", bearer.as_str()), ("X-User-Id", "mallory")];
+        assert_eq!(api.send(Method::PUT, LIKE, &headers).await.status, StatusCode::ACCEPTED);
+        let record = record_at(&topic.name, 0, offset);
+        let event: Value = serde_json::from_slice(record.payload().unwrap()).unwrap();
+        assert_eq!(event["userId"], user);
+    }
+    let likes = api.send(Method::GET, "/v1/products/p1/likes", &[("Authorization", &format!("Bearer {ada}"))]).await;
+    assert_eq!((likes.status, &likes.json["liked"]), (StatusCode::OK, &json!(false)));
+    assert!(likes.header("vary").to_ascii_lowercase().contains("authorization"), "{likes:?}");
+    assert!(api.get("/v1/products/p1/likes").await.json.get("liked").is_none());
+    let metrics = api.http.get(format!("{}/metrics", api.admin)).send().await.unwrap().text().await.unwrap();
+    for line in ["outcome=\"verified\"} 2", "outcome=\"cached\"} 2", "outcome=\"refused\"} 0"] {
+        assert!(metrics.contains(&format!("likes_token_checks_total{{{line}")), "{line}: {metrics}");
+    }
+}
+
+#[tokio::test]
+async fn each_kind_of_key_verifies_its_own_tokens() {
+    for algorithm in [Algorithm::RS256, Algorithm::ES256, Algorithm::EdDSA] {
+        let (api, key) = of_key(algorithm).await;
+        like_by(&api, &key.sign(&but(&json!({})))).await.assert_known();
+        let other = TestKey::generate("k1", algorithm);
+        like_by(&api, &other.sign(&but(&json!({})))).await.assert_refused("has a wrong signature");
+    }
+}
+
+#[tokio::test]
+async fn a_caller_without_credentials_gets_a_challenge_without_an_error() {
+    let (api, _) = of_secret().await;
+    let answer = like_with(&api, &[]).await;
+    answer.assert_problem(401, "unauthenticated");
+    assert_eq!(answer.header("www-authenticate"), "Bearer realm=\"likes\"");
+}
+
+#[tokio::test]
+async fn an_authorization_that_is_no_single_token_is_an_invalid_request() {
+    let (api, key) = of_secret().await;
+    let token = key.sign(&but(&json!({})));
+    for sent in ["Bearer", "Basic YTpi", "Bearer a b", &token, &format!("Bearer {token}, Bearer {token}")] {
+        let answer = like_with(&api, &[sent]).await;
+        answer.assert_problem(401, "unauthenticated");
+        assert!(answer.header("www-authenticate").contains("error=\"invalid_request\""), "{sent}: {answer:?}");
+    }
+}
+
+#[tokio::test]
+async fn attack_two_authorization_headers() {
+    let (api, key) = of_secret().await;
+    let token = format!("Bearer {}", key.sign(&but(&json!({}))));
+    like_with(&api, &[&token]).await.assert_known();
+    for both in [[&*token, &*token], [&*token, "Bearer x"], ["Bearer x", &*token]] {
+        let answer = like_with(&api, &both).await;
+        answer.assert_problem(401, "unauthenticated");
+        assert!(answer.header("www-authenticate").contains("error=\"invalid_request\""), "{answer:?}");
+    }
+}
+
+#[tokio::test]
+async fn attack_a_token_in_the_query() {
+    let (api, key) = of_secret().await;
+    let token = key.sign(&but(&json!({})));
+    let answer = api.send(Method::PUT, &format!("{LIKE}?access_token={token}"), &[]).await;
+    answer.assert_problem(401, "unauthenticated");
+    assert_eq!(answer.header("www-authenticate"), "Bearer realm=\"likes\"");
+}
+
+#[tokio::test]
+async fn attack_a_wrong_signature() {
+    let (api, key) = of_secret().await;
+    let (good, other) = (key.sign(&but(&json!({}))), key.sign(&but(&json!({ "sub": "u2" }))));
+    like_by(&api, &good).await.assert_known();
+    let parts: Vec<&str> = good.split('.').collect();
+    let (others, empty) = (other.rsplit_once('.').unwrap().1, "");
+    for signature in [others, empty, "AAAA"] {
+        let forged = [parts[0], parts[1], signature].join(".");
+        like_by(&api, &forged).await.assert_refused("has a wrong signature");
+    }
+    // The signature of a token that is known, under another one's claims.
+    let forged = [parts[0], other.split('.').nth(1).unwrap(), parts[2]].join(".");
+    like_by(&api, &forged).await.assert_refused("has a wrong signature");
+    for text in ["a", "a.b", "a.b.c", "a.b.c.d", &[&good, "x"].concat().replace('.', "")] {
+        like_by(&api, text).await.assert_refused("isn't well formed");
+    }
+}
+
+#[tokio::test]
+async fn attack_alg_none() {
+    let (api, key) = of_secret().await;
+    let good = key.sign(&but(&json!({})));
+    let parts: Vec<&str> = good.split('.').collect();
+    // {"alg":"none"}, {"alg":"None","typ":"JWT"}
+    for header in ["eyJhbGciOiJub25lIn0", "eyJhbGciOiJOb25lIiwidHlwIjoiSldUIn0"] {
+        for signature in ["", parts[2]] {
+            let forged = [header, parts[1], signature].join(".");
+            like_by(&api, &forged).await.assert_refused("isn't well formed");
+        }
+    }
+}
+
+#[tokio::test]
+async fn attack_the_public_key_as_an_hmac_secret() {
+    let (api, key) = of_key(Algorithm::RS256).await;
+    like_by(&api, &key.sign(&but(&json!({})))).await.assert_known();
+    for pem in [key.public_pem.as_str(), key.public_pem.trim_end()] {
+        let forged = TestKey::of_secret(pem).sign(&but(&json!({})));
+        like_by(&api, &forged).await.assert_refused("has an algorithm that isn't accepted here");
+    }
+}
+
+#[tokio::test]
+async fn attack_a_key_of_the_attackers_own_in_the_tokens_header() {
+    let (api, _) = of_key(Algorithm::ES256).await;
+    let own = TestKey::generate("k1", Algorithm::ES256);
+    let mut header = Header::new(Algorithm::ES256);
+    header.jwk = Some(serde_json::from_value(own.jwk()).unwrap());
+    header.jku = Some("http://127.0.0.1:1/keys".to_owned());
+    header.x5u.clone_from(&header.jku);
+    like_by(&api, &own.sign_with(&header, &but(&json!({})))).await.assert_refused("has a wrong signature");
+}
+
+#[tokio::test]
+async fn attack_a_critical_extension_that_is_not_understood() {
+    let (api, key) = of_secret().await;
+    let mut header = Header::new(Algorithm::HS256);
+    header.crit = Some(vec!["exp".to_owned()]);
+    let token = key.sign_with(&header, &but(&json!({})));
+    like_by(&api, &token).await.assert_refused("has critical extensions, and none is understood here");
+}
+
+#[tokio::test]
+async fn attack_an_expired_token() {
+    let (api, key) = of_secret().await;
+    for past in [in_seconds(-3_600), 0] {
+        like_by(&api, &key.sign(&but(&json!({ "exp": past })))).await.assert_refused("has expired");
+    }
+    for none in [json!(null), json!("never"), json!(-1), json!(1e300)] {
+        like_by(&api, &key.sign(&but(&json!({ "exp": none })))).await.assert_refused("has no usable exp");
+    }
+}
+
+#[tokio::test]
+async fn attack_a_token_that_was_taken_before_it_expired() {
+    let api = Api::start(with_tokens(|jwt| {
+        jwt.jwt_secret = secret(SECRET);
+        jwt.jwt_leeway = Duration::ZERO;
+    }))
+    .await;
+    let token = TestKey::of_secret(SECRET).sign(&but(&json!({ "exp": in_seconds(3) })));
+    like_by(&api, &token).await;
+    let refused = async || (like_by(&api, &token).await.status == StatusCode::UNAUTHORIZED).then_some(());
+    eventually("it expires, though it is remembered", refused).await;
+    like_by(&api, &token).await.assert_refused("has expired");
+}
+
+#[tokio::test]
+async fn attack_a_token_that_is_not_valid_yet() {
+    let (api, key) = of_secret().await;
+    like_by(&api, &key.sign(&but(&json!({ "nbf": in_seconds(3_600) })))).await.assert_refused("isn't valid yet");
+    like_by(&api, &key.sign(&but(&json!({ "nbf": "soon" })))).await.assert_refused("has no usable nbf");
+    like_by(&api, &key.sign(&but(&json!({ "nbf": in_seconds(-60) })))).await.assert_known();
+}
+
+#[tokio::test]
+async fn clocks_may_differ_by_the_leeway() {
+    let api = Api::start(with_tokens(|jwt| {
+        jwt.jwt_secret = secret(SECRET);
+        jwt.jwt_leeway = Duration::from_secs(300);
+    }))
+    .await;
+    let key = TestKey::of_secret(SECRET);
+    for within in [json!({ "exp": in_seconds(-200) }), json!({ "nbf": in_seconds(250) })] {
+        like_by(&api, &key.sign(&but(&within))).await.assert_known();
+    }
+    like_by(&api, &key.sign(&but(&json!({ "exp": in_seconds(-310) })))).await.assert_refused("has expired");
+}
+
+#[tokio::test]
+async fn attack_a_token_for_another_audience() {
+    let (api, key) = of_secret().await;
+    for other in [json!("shop"), json!(["shop", "Likes"]), json!([])] {
+        like_by(&api, &key.sign(&but(&json!({ "aud": other })))).await.assert_refused("is for another audience");
+    }
+    for none in [json!(null), json!(7)] {
+        like_by(&api, &key.sign(&but(&json!({ "aud": none })))).await.assert_refused("has no usable aud");
+    }
+    for ours in [json!(["shop", AUDIENCE]), json!("likes of another site")] {
+        like_by(&api, &key.sign(&but(&json!({ "aud": ours })))).await.assert_known();
+    }
+}
+
+#[tokio::test]
+async fn attack_a_token_of_another_issuer() {
+    let (api, key) = of_secret().await;
+    for other in ["https://issuer.example", "https://evil.example/", ""] {
+        like_by(&api, &key.sign(&but(&json!({ "iss": other })))).await.assert_refused("is from another issuer");
+    }
+    like_by(&api, &key.sign(&but(&json!({ "iss": null })))).await.assert_refused("has no usable iss");
+}
+
+#[tokio::test]
+async fn attack_a_subject_that_is_no_user_id() {
+    let (api, key) = of_secret().await;
+    let longest = "u".repeat(255);
+    like_by(&api, &key.sign(&but(&json!({ "sub": longest })))).await.assert_known();
+    for bad in [String::new(), "a b".to_owned(), "ü".to_owned(), "a\u{0}".to_owned(), longest + "u"] {
+        let why = "has a sub that isn't 1 to 255 visible ASCII characters";
+        like_by(&api, &key.sign(&but(&json!({ "sub": bad })))).await.assert_refused(why);
+    }
+    for none in [json!(null), json!(7)] {
+        like_by(&api, &key.sign(&but(&json!({ "sub": none })))).await.assert_refused("has no usable sub");
+    }
+}
+
+#[tokio::test]
+async fn attack_a_token_of_ten_megabytes() {
+    let (api, key) = of_secret().await;
+    let long = key.sign(&but(&json!({ "padding": "x".repeat(7_000) })));
+    like_by(&api, &long).await.assert_refused("has more than 8192 characters");
+    // A head of that size is refused by the server itself, which then closes the connection.
+    let mut stream = TcpStream::connect(api.url.strip_prefix("http://").unwrap()).await.unwrap();
+    let head = format!("PUT {LIKE} HTTP/1.1\r\nHost: h\r\nAuthorization: Bearer ");
+    stream.write_all(head.as_bytes()).await.unwrap();
+    let (mut reading, mut writing) = stream.split();
+    let token = "x".repeat(10 * 1024 * 1024);
+    // It stops reading long before the end.
+    let (_, answer) = tokio::join!(writing.write_all(token.as_bytes()), async {
+        let mut answer = Vec::new();
+        let _ = reading.read_to_end(&mut answer).await;
+        answer
+    });
+    let answer = String::from_utf8_lossy(&answer);
+    assert!(answer.is_empty() || answer.starts_with("HTTP/1.1 431 "), "{answer}");
+    like_by(&api, &key.sign(&but(&json!({})))).await.assert_known();
+}

@@ -1,0 +1,190 @@
+//! An issuer of tokens: keys made anew for each test, tokens of any kind signed with them, and a
+//! server that publishes the keys, counts how often it is asked, and can be taken away.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use aws_lc_rs::encoding::AsDer;
+use aws_lc_rs::rsa;
+use jsonwebtoken::jwk::Jwk;
+use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header, encode};
+use rcgen::KeyPair;
+use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::task::AbortHandle;
+
+/// What a token is signed with.
+pub struct TestKey {
+    /// Its name in the set and in tokens.
+    pub id: String,
+    /// Its algorithm.
+    pub algorithm: Algorithm,
+    signing: EncodingKey,
+    /// The public half in PEM; of a secret, nothing.
+    pub public_pem: String,
+}
+
+impl TestKey {
+    /// An RSA (slow: half a second), P-256 or Ed25519 key.
+    pub fn generate(id: &str, algorithm: Algorithm) -> Self {
+        let pair = match algorithm {
+            Algorithm::RS256 => {
+                let key = rsa::KeyPair::generate(rsa::KeySize::Rsa2048).expect("an RSA key");
+                let der = key.as_der().expect("PKCS#8").as_ref().to_vec();
+                KeyPair::from_pkcs8_der_and_sign_algo(&der.into(), &rcgen::PKCS_RSA_SHA256)
+            }
+            Algorithm::ES256 => KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256),
+            Algorithm::EdDSA => KeyPair::generate_for(&rcgen::PKCS_ED25519),
+            other => panic!("no key pair for {other:?}"),
+        };
+        let pair = pair.expect("a key pair");
+        let pem = pair.serialize_pem();
+        let signing = match algorithm {
+            Algorithm::RS256 => EncodingKey::from_rsa_pem(pem.as_bytes()),
+            Algorithm::ES256 => EncodingKey::from_ec_pem(pem.as_bytes()),
+            _ => EncodingKey::from_ed_pem(pem.as_bytes()),
+        };
+        let signing = signing.expect("a signing key");
+        Self { id: id.to_owned(), algorithm, signing, public_pem: pair.public_key_pem() }
+    }
+
+    /// A shared secret, for HS256.
+    pub fn of_secret(secret: &str) -> Self {
+        let signing = EncodingKey::from_secret(secret.as_bytes());
+        Self { id: "secret".to_owned(), algorithm: Algorithm::HS256, signing, public_pem: String::new() }
+    }
+
+    /// The public half as it is published.
+    pub fn jwk(&self) -> Value {
+        let pem = self.public_pem.as_bytes();
+        let key = match self.algorithm {
+            Algorithm::RS256 => DecodingKey::from_rsa_pem(pem),
+            Algorithm::ES256 => DecodingKey::from_ec_pem(pem),
+            _ => DecodingKey::from_ed_pem(pem),
+        };
+        let mut jwk = Jwk::from_decoding_key(&key.expect("a public key"), Some(self.algorithm)).expect("a JWK");
+        jwk.common.key_id = Some(self.id.clone());
+        serde_json::to_value(jwk).expect("JSON")
+    }
+
+    /// A token with these claims.
+    pub fn sign(&self, claims: &Value) -> String {
+        let mut header = Header::new(self.algorithm);
+        header.kid = Some(self.id.clone());
+        self.sign_with(&header, claims)
+    }
+
+    /// A token with a header of one's own.
+    pub fn sign_with(&self, header: &Header, claims: &Value) -> String {
+        encode(header, claims, &self.signing).expect("a token")
+    }
+}
+
+/// Seconds since 1970, this many later.
+pub fn in_seconds(seconds: i64) -> i64 {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).expect("a clock").as_secs();
+    now.cast_signed() + seconds
+}
+
+/// Claims that are good for a quarter of an hour.
+pub fn claims(issuer: &str, audience: &str, user: &str) -> Value {
+    json!({ "iss": issuer, "aud": audience, "sub": user, "exp": in_seconds(900) })
+}
+
+/// How the server answers.
+#[derive(Debug, Clone)]
+enum Mood {
+    /// With this body.
+    Answers(String),
+    /// It hangs up.
+    Away,
+    /// It takes requests and says nothing until it is in another one.
+    Silent,
+}
+
+/// A server with a set of keys.
+pub struct TestIssuer {
+    /// Where they are.
+    pub url: String,
+    mood: Arc<Mutex<Mood>>,
+    asked: Arc<AtomicUsize>,
+    serving: AbortHandle,
+}
+
+impl TestIssuer {
+    /// One that publishes these keys.
+    pub async fn start(keys: &[&TestKey]) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let url = format!("http://{}/keys", listener.local_addr().expect("an address"));
+        let mood = Arc::new(Mutex::new(Mood::Away));
+        let asked = Arc::new(AtomicUsize::new(0));
+        let shared = (Arc::clone(&mood), Arc::clone(&asked));
+        let serving = tokio::spawn(async move {
+            loop {
+                let Ok((stream, _)) = listener.accept().await else { continue };
+                shared.1.fetch_add(1, Ordering::SeqCst);
+                tokio::spawn(answer(stream, Arc::clone(&shared.0)));
+            }
+        });
+        let issuer = Self { url, mood, asked, serving: serving.abort_handle() };
+        issuer.publish(keys);
+        issuer
+    }
+
+    /// Publishes these keys and no others.
+    pub fn publish(&self, keys: &[&TestKey]) {
+        let keys: Vec<_> = keys.iter().map(|key| key.jwk()).collect();
+        self.answer_with(&json!({ "keys": keys }).to_string());
+    }
+
+    /// Answers this from now on.
+    pub fn answer_with(&self, body: &str) {
+        *self.mood.lock().expect("mood") = Mood::Answers(body.to_owned());
+    }
+
+    /// Hangs up on whoever asks, until it publishes again.
+    pub fn go_away(&self) {
+        *self.mood.lock().expect("mood") = Mood::Away;
+    }
+
+    /// Lets whoever asks wait, until it publishes again.
+    pub fn fall_silent(&self) {
+        *self.mood.lock().expect("mood") = Mood::Silent;
+    }
+
+    /// How often it was asked.
+    pub fn asked(&self) -> usize {
+        self.asked.load(Ordering::SeqCst)
+    }
+}
+
+impl Drop for TestIssuer {
+    fn drop(&mut self) {
+        self.serving.abort();
+    }
+}
+
+async fn answer(mut stream: TcpStream, mood: Arc<Mutex<Mood>>) {
+    let mut head = Vec::new();
+    let mut part = [0; 1024];
+    // One request a connection, and none has a body.
+    while !head.ends_with(b"\r\n\r\n") {
+        match stream.read(&mut part).await {
+            Ok(read @ 1..) => head.extend_from_slice(&part[..read]),
+            _ => return,
+        }
+    }
+    let body = loop {
+        let mood = mood.lock().expect("mood").clone();
+        match mood {
+            Mood::Away => return,
+            Mood::Silent => tokio::time::sleep(Duration::from_millis(10)).await,
+            Mood::Answers(body) => break body,
+        }
+    };
+    let length = body.len();
+    let head = "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nConnection: close";
+    let _ = stream.write_all(format!("{head}\r\nContent-Length: {length}\r\n\r\n{body}").as_bytes()).await;
+}
