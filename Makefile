@@ -2,7 +2,7 @@
 # What they do is in the scripts they name; those can be run by hand too.
 
 .DEFAULT_GOAL := help
-.PHONY: help up down clean-local test test-faults test-stack test-stack-down test-containers lint loadtest drain bench claims replays
+.PHONY: help up down clean-local test test-faults test-stack test-stack-down test-containers contract lint loadtest drain bench claims replays
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  \1|\2/p' Makefile | while IFS='|' read -r target text; do \
@@ -35,6 +35,9 @@ test-stack-down: ## stop that pair, remove its data
 
 test-containers: ## build the images, start them with Docker Compose and try them
 	@deploy/test-containers.sh
+
+contract: ## thousands of requests made from the API's description, each answer checked against it (SEED=7)
+	@contract/run.sh
 
 lint: ## formatting, clippy, documentation, shell scripts: no warning passes
 	@deploy/local/lint.sh

@@ -50,6 +50,13 @@ missing_packages() {
         ;;
       go) has_command go || printf '%s\n' golang-go ;;
       bench) has_command wrk || printf '%s\n' wrk ;;
+      contract)
+        for pair in node:nodejs npm:npm python3:python3; do
+          has_command "${pair%%:*}" || printf '%s\n' "${pair##*:}"
+        done
+        # Debian's own Python comes without what makes a virtual environment.
+        python3 -c 'import ensurepip, venv' 2>/dev/null || printf '%s\n' python3-venv
+        ;;
       lint) has_command shellcheck || printf '%s\n' shellcheck ;;
     esac
   done

@@ -111,3 +111,44 @@ async fn both_end_in_order_on_sigterm_and_lose_nothing() {
 
     crowd.finish().await.is_counted(&system, &api.client()).await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_count_read_after_its_receipt_includes_the_readers_like_through_any_replica() {
+    let system = TestSystem::set_up(PARTITIONS).await;
+    let replicas = [system.api(&[]).await, system.api(&[]).await];
+    let _aggregator = system.aggregator(&[("BATCH_MAX_WAIT", "10ms")]).await;
+    // Anonymous readers keep the count in the caches of both, always a little old.
+    let mut readers = JoinSet::new();
+    for replica in &replicas {
+        let (http, url) = (replica.http.clone(), format!("{}/v1/products/p/likes", replica.url));
+        readers.spawn(async move {
+            loop {
+                assert_eq!(http.get(&url).send().await.unwrap().status(), 200);
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        });
+    }
+    let kept = async |replica: &TestService| replica.metric("likes_count_cache_requests_total", "hit").await;
+    for likes in 1..=15 {
+        let before = [kept(&replicas[0]).await, kept(&replicas[1]).await];
+        let user = format!("user-{likes}");
+        let receipt = replicas[0].client().wish(&user, "p", true, "like").await.receipt;
+        let waiting = format!("{}/v1/receipts/{receipt}", replicas[1].url);
+        loop {
+            let answer = replicas[1].http.get(&waiting).header("Prefer", "wait=10").send().await.unwrap();
+            let answer: serde_json::Value = answer.json().await.unwrap();
+            if answer["status"] == "counted" {
+                break;
+            }
+            assert_eq!(answer["status"], "pending");
+        }
+        for (replica, before) in replicas.iter().zip(before) {
+            assert_eq!(replica.client().likes(&user, &["p".to_owned()]).await, [(likes, true)]);
+            eventually("the cache is in use", async || (kept(replica).await > before).then_some(())).await;
+        }
+    }
+    readers.abort_all();
+    while let Some(reader) = readers.join_next().await {
+        assert!(reader.unwrap_err().is_cancelled(), "an anonymous reader was refused");
+    }
+}

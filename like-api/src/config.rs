@@ -16,9 +16,9 @@ use like_service::telemetry::LogSettings;
 use like_service::topic_check;
 
 pub use self::auth::{AuthMode, AuthSettings};
-pub use self::browser::BrowserSettings;
+pub use self::browser::{AllowedOrigin, BrowserSettings};
 pub use self::jwt::{JwksTiming, JwtAlgorithm, JwtSettings};
-pub use self::limits::LimitSettings;
+pub use self::limits::{LimitSettings, ProxyHeader};
 
 /// Takes likes over HTTP and publishes them to Kafka; answers counts from PostgreSQL.
 #[derive(Parser, Debug, Clone)]

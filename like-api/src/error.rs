@@ -2,31 +2,19 @@
 //! `IntoResponse`. The request id is known to [`crate::request::observe`] alone, so the document
 //! travels to it as an extension of the response and is written there, once, by [`finish`].
 //!
-//! `type` is a relative reference, `/problems/<name>`: names are stable, texts are not.
-//!
-//! | name | status | |
-//! |---|---|---|
-//! | `invalid-request` | 400 | `errors` names each parameter or header at fault |
-//! | `unauthenticated` | 401 | no or bad credentials |
-//! | `not-found` | 404 | no such route |
-//! | `receipt-unknown` | 404 | no event is at that position |
-//! | `method-not-allowed` | 405 | `Allow` has those that are |
-//! | `payload-too-large` | 413 | a body that no route takes |
-//! | `too-many-requests` | 429 | over the caller's rate; `Retry-After` says when it ends |
-//! | `internal` | 500 | a bug: the log has it under the request id |
-//! | `writes-unavailable` | 503 | the topic isn't ready to take likes |
-//! | `not-accepted` | 503 | certainly not written: try again |
-//! | `keys-unavailable` | 503 | the issuer's keys can't be had: the token may be good |
-//! | `reads-unavailable` | 503 | the database can't be asked; writes go on |
-//! | `overloaded` | 503 | more than can be answered in time: nothing was begun |
-//! | `outcome-unknown` | 504 | perhaps written: try again with the same Idempotency-Key |
+//! What stays the same of each kind is in [`crate::problem`].
+
+use std::borrow::Cow;
 
 use axum::body::Body;
-use axum::http::{HeaderName, HeaderValue, StatusCode, header};
+use axum::http::{HeaderName, HeaderValue, header};
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 use tracing::{debug, error, warn};
+use utoipa::ToSchema;
 
+use crate::describe;
+use crate::problem::{self, Kind};
 use crate::publisher::PublishError;
 
 /// Seconds after which a refused like is worth another try: a full queue drains in less.
@@ -36,7 +24,7 @@ const RETRY_LATER: &str = "5";
 
 /// What a request can end in, other than success. Holds the cause for the log; the caller never
 /// sees an internal text.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub enum ApiError {
     /// Parts of the request break their rules.
     Invalid(Vec<Fault>),
@@ -57,6 +45,8 @@ pub enum ApiError {
     MethodNotAllowed,
     /// The body is larger than any route takes: how large it may be.
     TooLarge(String),
+    /// The body doesn't come to an end: how long was waited for it.
+    TooSlow(String),
     /// This caller has asked too often.
     TooMany {
         /// Seconds until the next one is let in, at least 1.
@@ -79,7 +69,7 @@ pub enum ApiError {
 }
 
 /// One part of a request at fault.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, ToSchema)]
 pub struct Fault {
     /// Where it is.
     #[serde(flatten)]
@@ -89,7 +79,7 @@ pub struct Fault {
 }
 
 /// Where a fault is.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub enum At {
     /// A parameter of path or query.
@@ -116,18 +106,35 @@ impl From<Fault> for ApiError {
     }
 }
 
-/// The document, but for the request id.
-#[derive(Debug, Clone, Serialize)]
-#[serde(rename_all = "camelCase")]
+/// What the document is written from, but for the request id.
+#[derive(Debug, Clone)]
 struct Problem {
-    r#type: String,
-    title: &'static str,
-    status: u16,
-    detail: String,
-    #[serde(skip_serializing_if = "Vec::is_empty")]
+    kind: &'static Kind,
+    detail: Cow<'static, str>,
     errors: Vec<Fault>,
-    #[serde(skip)]
     cause: Option<Cause>,
+}
+
+/// The body of an answer that isn't a success (RFC 9457).
+#[derive(Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+#[schema(as = Problem)]
+pub(crate) struct Document<'a> {
+    /// Which kind of problem it is; leads to a page that explains it.
+    #[schema(schema_with = describe::problem_type)]
+    r#type: String,
+    /// The kind in words.
+    title: &'a str,
+    /// The answer's status once more.
+    #[schema(minimum = 400, maximum = 599)]
+    status: u16,
+    /// What is wrong with this request. For people: it may change.
+    detail: &'a str,
+    /// The parts of the request at fault, if they can be named.
+    #[serde(skip_serializing_if = "<[Fault]>::is_empty")]
+    errors: &'a [Fault],
+    /// The id of the request, as in the log and in `X-Request-Id`.
+    request_id: &'a str,
 }
 
 /// What the log gets to know, and how loud.
@@ -141,83 +148,70 @@ enum Cause {
 
 impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
-        use StatusCode as S;
         let mut headers: Vec<(HeaderName, String)> = Vec::new();
         let mut retry = |after: &str| headers.push((header::RETRY_AFTER, after.to_owned()));
         let mut errors = Vec::new();
         let mut cause = None;
-        let (status, name, title, detail) = match self {
+        let (kind, detail) = match self {
             Self::Invalid(faults) => {
                 errors = faults;
-                let detail = "errors names each part of the request at fault".to_owned();
-                (S::BAD_REQUEST, "invalid-request", "The request breaks a rule", detail)
+                (problem::INVALID_REQUEST, None)
             }
             Self::Unauthenticated { challenge, header, what } => {
                 headers.push((header::WWW_AUTHENTICATE, challenge));
                 let detail = format!("{header} {what}");
                 errors.push(Fault::header(header, what));
-                (S::UNAUTHORIZED, "unauthenticated", "The caller isn't known", detail)
+                (problem::UNAUTHENTICATED, Some(detail))
             }
-            Self::NotFound => {
-                (S::NOT_FOUND, "not-found", "There is no such resource", "no route has this path".to_owned())
-            }
-            Self::ReceiptUnknown(why) => (S::NOT_FOUND, "receipt-unknown", "No event has this receipt", why.to_owned()),
-            Self::MethodNotAllowed => {
-                let detail = "the Allow header names the methods of this resource".to_owned();
-                (S::METHOD_NOT_ALLOWED, "method-not-allowed", "The resource hasn't this method", detail)
-            }
-            Self::TooLarge(limit) => (S::PAYLOAD_TOO_LARGE, "payload-too-large", "The body is too large", limit),
+            Self::NotFound => (problem::NOT_FOUND, None),
+            Self::ReceiptUnknown(why) => (problem::RECEIPT_UNKNOWN, Some(why.to_owned())),
+            Self::MethodNotAllowed => (problem::METHOD_NOT_ALLOWED, None),
+            Self::TooLarge(limit) => (problem::PAYLOAD_TOO_LARGE, Some(limit)),
+            Self::TooSlow(limit) => (problem::REQUEST_TIMEOUT, Some(limit)),
             Self::TooMany { retry_after, what } => {
                 retry(&retry_after.to_string());
-                (S::TOO_MANY_REQUESTS, "too-many-requests", "Too many requests", what)
+                (problem::TOO_MANY_REQUESTS, Some(what))
             }
             Self::Overloaded => {
                 retry(RETRY_WRITE);
-                let detail = "more requests than can be answered in time; nothing was begun, try again".to_owned();
-                (S::SERVICE_UNAVAILABLE, "overloaded", "Too busy", detail)
+                (problem::OVERLOADED, None)
             }
             Self::Internal(bug) => {
                 cause = Some(Cause::Bug(bug));
-                let detail = "an error on our side; the request id finds it in the log".to_owned();
-                (S::INTERNAL_SERVER_ERROR, "internal", "Something went wrong", detail)
+                (problem::INTERNAL, None)
             }
             Self::WritesUnavailable(why) => {
                 retry(RETRY_LATER);
-                (S::SERVICE_UNAVAILABLE, "writes-unavailable", "Likes can't be taken now", why)
+                (problem::WRITES_UNAVAILABLE, Some(why))
             }
             Self::KeysUnavailable => {
                 retry(RETRY_LATER);
-                let detail = "the key that the token names can't be fetched from its issuer now; the token may be good";
-                (S::SERVICE_UNAVAILABLE, "keys-unavailable", "The token can't be verified now", detail.to_owned())
+                (problem::KEYS_UNAVAILABLE, None)
             }
             Self::ReadsUnavailable(error) => {
                 retry(RETRY_LATER);
                 cause = Some(Cause::Warn(error));
-                let detail = "the database can't be asked; likes are still taken".to_owned();
-                (S::SERVICE_UNAVAILABLE, "reads-unavailable", "This can't be read now", detail)
+                (problem::READS_UNAVAILABLE, None)
             }
             Self::NotPublished(PublishError::PerhapsWritten(error)) => {
                 cause = Some(Cause::Warn(error));
-                let detail = "outcome unknown: retry with the same Idempotency-Key".to_owned();
-                (S::GATEWAY_TIMEOUT, "outcome-unknown", "The like may or may not have been taken", detail)
+                (problem::OUTCOME_UNKNOWN, None)
             }
             Self::NotPublished(error) => {
                 retry(RETRY_WRITE);
                 let text = error.to_string();
                 let quiet = matches!(error, PublishError::QueueFull);
                 cause = Some(if quiet { Cause::Quiet(text) } else { Cause::Warn(text) });
-                let detail = "nothing was written; try again".to_owned();
-                (S::SERVICE_UNAVAILABLE, "not-accepted", "The like was not taken", detail)
+                (problem::NOT_ACCEPTED, None)
             }
         };
-        let problem =
-            Problem { r#type: format!("/problems/{name}"), title, status: status.as_u16(), detail, errors, cause };
-        let mut response = status.into_response();
+        let detail = detail.map_or(Cow::Borrowed(kind.detail), Cow::Owned);
+        let mut response = kind.status.into_response();
         for (name, value) in headers {
             // A header name and fixed texts: always a valid value.
             response.headers_mut().extend(HeaderValue::try_from(value).ok().map(|value| (name, value)));
         }
-        response.extensions_mut().insert(problem);
+        response.extensions_mut().insert(Problem { kind, detail, errors, cause });
         response
     }
 }
@@ -225,25 +219,20 @@ impl IntoResponse for ApiError {
 /// Writes the document into a response made from an [`ApiError`], and its cause into the log.
 /// Other responses pass unchanged.
 pub fn finish(response: &mut Response, request_id: &HeaderValue) {
-    #[derive(Serialize)]
-    #[serde(rename_all = "camelCase")]
-    struct Document<'a> {
-        #[serde(flatten)]
-        problem: &'a Problem,
-        request_id: &'a str,
-    }
     let Some(problem) = response.extensions_mut().remove::<Problem>() else {
         return;
     };
     let request_id = request_id.to_str().unwrap_or_default();
-    let (status, name) = (problem.status, &problem.r#type);
+    let Problem { kind, detail, errors, .. } = &problem;
+    let (status, name) = (kind.status.as_u16(), kind.name);
     match &problem.cause {
         Some(Cause::Bug(cause)) => error!(request_id, status, problem = name, cause, "request failed"),
         Some(Cause::Warn(cause)) => warn!(request_id, status, problem = name, cause, "request failed"),
         Some(Cause::Quiet(cause)) => debug!(request_id, status, problem = name, cause, "request refused"),
         None => {}
     }
-    let body = serde_json::to_vec(&Document { problem: &problem, request_id }).expect("strings always serialise");
+    let document = Document { r#type: kind.uri(), title: kind.title, status, detail, errors, request_id };
+    let body = serde_json::to_vec(&document).expect("strings always serialise");
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
     // Some of these statuses may be cached by default; none of these answers stays true.

@@ -16,6 +16,9 @@ pub const IDS_LENGTH_MAX: usize = 6_000;
 /// Longest idempotency key, in characters.
 pub const KEY_MAX: usize = 255;
 
+/// What [`idempotency_key`] takes as the one value of its header, for descriptions.
+pub const KEY_PATTERN: &str = r#"^([!#-+\x2D-~]{1,255}|"([ !#-\[\]-~]|\\["\\]){1,255}")$"#;
+
 const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 
 /// `{productId}` of the path.
@@ -134,6 +137,16 @@ mod tests {
             assert_eq!(key(&[&quoted]), Ok(Some(text.to_owned())), "{quoted}");
         }
         assert_eq!(key(&[r#""a \"b\", \\c""#]), Ok(Some(r#"a "b", \c"#.to_owned())));
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn the_described_pattern_of_a_key_is_its_rule(text in r#"[a\\",!~ ]{0,6}|"[a\\"]{0,8}"|"?[a\\]{250,260}"?"#) {
+            // What stands around a value is no part of it.
+            let text = text.trim();
+            let matches = regex::Regex::new(KEY_PATTERN).unwrap().is_match(text);
+            proptest::prop_assert_eq!(matches, key(&[text]).is_ok());
+        }
     }
 
     #[test]

@@ -5,15 +5,22 @@
 pub mod auth;
 pub mod browser;
 mod caller;
+mod conditional;
 pub mod config;
+pub mod describe;
+pub mod counts;
 pub mod error;
 mod extract;
 pub mod gate;
 pub mod limits;
+pub mod loader;
 pub mod metrics;
+pub mod problem;
+mod prefer;
 mod public;
 pub mod publisher;
 pub mod reads;
+pub mod receipts;
 pub mod request;
 pub mod routes;
 
@@ -32,10 +39,12 @@ use tracing::{info, warn};
 use crate::auth::Auth;
 use crate::browser::Browser;
 use crate::config::Config;
+use crate::counts::Counts;
 use crate::gate::{Gate, LAYOUT_READ, TOPIC_CHECKED, Watch};
 use crate::limits::Limits;
 use crate::metrics::Metrics;
 use crate::publisher::{PRODUCER_WARM, Publisher};
+use crate::receipts::Receipts;
 
 /// Requests in progress get this long after a signal: a like is settled in some six seconds.
 const FINISH_TIMEOUT: Duration = Duration::from_millis(6_500);
@@ -57,21 +66,27 @@ pub struct AppState {
     pub gate: Gate,
     /// Where they go.
     pub publisher: Arc<Publisher>,
-    /// Where counts are read; SQL is in [`reads`] alone.
+    /// Where all is read; SQL is in [`reads`] alone.
     pub pool: PgPool,
+    /// How many like what.
+    pub counts: Counts,
+    /// What became of likes.
+    pub receipts: Receipts,
     /// What is counted.
     pub metrics: Metrics,
 }
 
 impl AppState {
     /// By settings; what its parts count is made known to `registry`. Takes no like until its gate
-    /// is opened.
+    /// is opened. With `shutdown` those who only wait are answered.
     pub fn new(
         config: &Config,
         publisher: Arc<Publisher>,
         metrics: Metrics,
         registry: &Registry,
+        shutdown: &CancellationToken,
     ) -> anyhow::Result<Self> {
+        let pool = reads::pool(&config.database);
         let auth = Auth::new(config).map_err(|refusal| anyhow!(refusal))?;
         auth.register(registry)?;
         Ok(Self {
@@ -80,7 +95,9 @@ impl AppState {
             browser: Browser::new(&config.browser),
             gate: Gate::closed(),
             publisher,
-            pool: reads::pool(&config.database),
+            counts: Counts::new(pool.clone(), registry)?,
+            receipts: Receipts::new(pool.clone(), registry, shutdown.clone())?,
+            pool,
             metrics,
         })
     }
@@ -102,7 +119,7 @@ pub async fn serve(config: Config, listeners: Listeners, shutdown: CancellationT
     let kafka = config.kafka.client_config("like-api")?;
     let topic = &config.kafka.kafka_topic;
     let publisher = Arc::new(Publisher::new(kafka.clone(), topic, metrics.publishing.clone())?);
-    let state = Arc::new(AppState::new(&config, Arc::clone(&publisher), metrics, &registry)?);
+    let state = Arc::new(AppState::new(&config, Arc::clone(&publisher), metrics, &registry, &shutdown)?);
     state.auth.log();
     if let Some(condition) = state.auth.condition() {
         health.unmet(condition, "not there yet");

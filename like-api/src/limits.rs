@@ -1,42 +1,141 @@
 //! How much is taken, from one caller and from all together. Over an address's or a user's rate:
 //! 429; over what the service can bear: 503, early.
 
+mod client;
+mod rate;
+mod shed;
+
 use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Instant;
 
-use axum::http::HeaderMap;
+use axum::http::{HeaderMap, StatusCode};
 use like_events::UserId;
-use prometheus::Registry;
+use prometheus::{IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry};
 
+use self::client::{Proxies, held_to};
+use self::rate::Rate;
+use self::shed::{InProgress, Shed};
 use crate::config::LimitSettings;
 use crate::error::ApiError;
+use crate::routes::{counts, likes};
 
 /// All limits.
-pub struct Limits {}
+pub struct Limits {
+    proxies: Proxies,
+    users: Option<Limited>,
+    addresses: Option<Limited>,
+    likes: Arc<Shed>,
+    counts: Arc<Shed>,
+    /// As many connections as there may be.
+    pub connections: usize,
+    /// What is counted of connections.
+    pub connection_metrics: ConnectionMetrics,
+}
+
+/// A rate, and how many were over it.
+struct Limited {
+    rate: Rate,
+    whose: &'static str,
+    refused: IntCounter,
+}
+
+/// What is counted of connections.
+pub struct ConnectionMetrics {
+    /// Those that are open.
+    pub open: IntGauge,
+    /// Those that were one too many.
+    pub refused: IntCounter,
+}
 
 /// Held while a request is handled, until the head of its answer is known.
-pub struct Permit {}
+pub struct Permit(Option<InProgress>);
 
 impl Limits {
     /// By settings; what it counts is made known to `registry`.
-    #[expect(clippy::unnecessary_wraps, reason = "registering can fail")]
-    pub fn new(_settings: &LimitSettings, _registry: &Registry) -> anyhow::Result<Self> {
-        Ok(Self {})
+    pub fn new(settings: &LimitSettings, registry: &Registry) -> anyhow::Result<Self> {
+        let limited = IntCounterVec::new(
+            Opts::new("likes_rate_limited_total", "requests over the rate of their user or address, answered 429"),
+            &["limit"],
+        )?;
+        let shed = IntCounterVec::new(
+            Opts::new("likes_shed_total", "requests refused with 503 because the service is at its limit, by what for"),
+            &["of"],
+        )?;
+        let in_progress = IntGaugeVec::new(
+            Opts::new("likes_shed_limit", "requests in progress above which further ones are refused, by what for"),
+            &["of"],
+        )?;
+        let open = IntGauge::new("likes_open_connections", "connections to the public port")?;
+        let refused =
+            IntCounter::new("likes_refused_connections_total", "connections above MAX_CONNECTIONS, closed at once")?;
+        registry.register(Box::new(limited.clone()))?;
+        registry.register(Box::new(shed.clone()))?;
+        registry.register(Box::new(in_progress.clone()))?;
+        registry.register(Box::new(open.clone()))?;
+        registry.register(Box::new(refused.clone()))?;
+
+        let rate = |per_second, burst, whose| {
+            let refused = limited.with_label_values(&[whose]);
+            Rate::new(per_second, burst).map(|rate| Limited { rate, whose, refused })
+        };
+        let shed = |of| {
+            let (refused, limit) = (shed.with_label_values(&[of]), in_progress.with_label_values(&[of]));
+            Shed::new(settings.shed_above, refused, limit)
+        };
+        Ok(Self {
+            proxies: Proxies::new(settings),
+            users: rate(settings.rate_limit_user, settings.rate_limit_user_burst, "user"),
+            addresses: rate(settings.rate_limit_address, settings.rate_limit_address_burst, "address"),
+            likes: shed("likes"),
+            counts: shed("counts"),
+            connections: settings.max_connections(),
+            connection_metrics: ConnectionMetrics { open, refused },
+        })
     }
 
     /// Who sends the request: `peer`, or whom a proxy that may be believed names.
-    pub fn client(&self, peer: IpAddr, _headers: &HeaderMap) -> IpAddr {
-        peer
+    pub fn client(&self, peer: IpAddr, headers: &HeaderMap) -> IpAddr {
+        self.proxies.client(peer, headers)
     }
 
-    /// Lets a request of this address in, or says why not.
-    #[expect(clippy::unnecessary_wraps, reason = "limits refuse")]
-    pub fn admit(&self, _client: IpAddr) -> Result<Permit, ApiError> {
-        Ok(Permit {})
+    /// Lets a request of this address in that has come at `now`, or says why not. `route` is a
+    /// route's template, or empty.
+    pub fn admit(&self, client: IpAddr, route: &str, now: Instant) -> Result<Permit, ApiError> {
+        if let Some(addresses) = &self.addresses {
+            addresses.take(&held_to(client))?;
+        }
+        // Receipts may wait by their callers' wish, and the rest costs as little as a refusal.
+        let shed = match route {
+            likes::ROUTE => &self.likes,
+            counts::ROUTE | counts::MANY_ROUTE => &self.counts,
+            _ => return Ok(Permit(None)),
+        };
+        shed.enter(now).map(|entered| Permit(Some(entered))).ok_or(ApiError::Overloaded)
     }
 
     /// Lets a request of this user pass, or says that there were too many.
-    #[expect(clippy::unnecessary_wraps, reason = "limits refuse")]
-    pub fn user(&self, _user: &UserId) -> Result<(), ApiError> {
-        Ok(())
+    pub fn user(&self, user: &UserId) -> Result<(), ApiError> {
+        self.users.as_ref().map_or(Ok(()), |users| users.take(user.as_str()))
+    }
+}
+
+impl Limited {
+    fn take(&self, key: &(impl std::hash::Hash + ?Sized)) -> Result<(), ApiError> {
+        self.rate.take(key).map_err(|retry_after| {
+            self.refused.inc();
+            let what = format!("this {} may send {}", self.whose, self.rate.shown());
+            ApiError::TooMany { retry_after, what }
+        })
+    }
+}
+
+impl Permit {
+    /// The request has an answer of this status.
+    pub fn answered(self, status: StatusCode) {
+        // A refusal says nothing of how long those take that are let in; one without an outcome does.
+        if status.is_success() || matches!(status, StatusCode::NOT_MODIFIED | StatusCode::GATEWAY_TIMEOUT) {
+            self.0.into_iter().for_each(InProgress::settled);
+        }
     }
 }

@@ -9,10 +9,12 @@ use like_api::auth::Auth;
 use like_api::config::{Cli, Config};
 use like_api::{Listeners, serve};
 use like_service::{admin, cli, shutdown, telemetry};
+use rustix::process::{Resource, getrlimit, setrlimit};
 use tokio::net::TcpListener;
 
 fn main() -> ExitCode {
     keep_freed_memory();
+    open_many_files();
     let cli = match cli::parse::<Cli>() {
         Ok(cli) => cli,
         Err(exit) => return exit,
@@ -50,6 +52,14 @@ fn keep_freed_memory() {
 
 #[cfg(not(target_env = "gnu"))]
 fn keep_freed_memory() {}
+
+/// A connection is an open file. What a shell allows at first is 1,024, for the sake of programs
+/// that use `select()`; what it allows on request is many times that.
+fn open_many_files() {
+    let mut limit = getrlimit(Resource::Nofile);
+    limit.current = limit.maximum;
+    let _ = setrlimit(Resource::Nofile, limit);
+}
 
 async fn run(config: Config) -> anyhow::Result<()> {
     telemetry::init(&config.log);

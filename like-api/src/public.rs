@@ -2,6 +2,10 @@
 //! and take a tenth more time per request: it is ready for HTTP/2, for upgrades and for any
 //! listener, and this port has one kind of connection.
 
+mod body;
+mod full;
+mod patience;
+
 use std::convert::Infallible;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -11,7 +15,8 @@ use std::time::Duration;
 use axum::Router;
 use axum::body::Body;
 use axum::extract::Request;
-use axum::response::Response;
+use axum::http::{HeaderValue, header};
+use axum::response::{IntoResponse, Response};
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
@@ -22,33 +27,53 @@ use tokio_util::task::TaskTracker;
 use tower_service::Service;
 use tracing::{debug, warn};
 
+use self::full::Refusals;
+use self::patience::{Patient, Phase};
 use crate::AppState;
-use crate::request::Peer;
+use crate::request::{Observed, Peer};
 use crate::routes::likes;
 
 /// A head, URL included, may have this many bytes; a larger one is answered 431. The longest that
 /// a route takes (`ids`) fits in twice, and a connection's buffer is no larger.
 const HEAD_MAX: usize = 16 * 1024;
-/// A connection that sends no complete head for this long is closed: longer than what gateways
-/// keep their idle connections for (60 s, usually), so that the one to close is them.
-const HEAD_TIMEOUT: Duration = Duration::from_secs(75);
+/// A connection on which nothing is asked for this long is closed: longer than what gateways keep
+/// their idle connections for (60 s, usually), so that the one to close is them.
+const IDLE_TIMEOUT: Duration = Duration::from_secs(75);
 /// When no connection can be accepted, for want of file descriptors mostly, some may be soon.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
 
 /// Serves until `shutdown`, then until the last request in progress is answered.
 pub async fn serve(listener: TcpListener, app: Arc<AppState>, router: Router, shutdown: CancellationToken) {
     let mut http = http1::Builder::new();
-    http.max_buf_size(HEAD_MAX).timer(TokioTimer::new()).header_read_timeout(HEAD_TIMEOUT);
-    let connections = TaskTracker::new();
+    http.max_buf_size(HEAD_MAX).timer(TokioTimer::new()).header_read_timeout(IDLE_TIMEOUT);
+    let (connections, refusals) = (TaskTracker::new(), Refusals::default());
     loop {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
             () = shutdown.cancelled() => break,
         };
         let Some((stream, peer)) = usable(accepted).await else { continue };
+        let metrics = &app.limits.connection_metrics;
+        if connections.len() >= app.limits.connections {
+            metrics.refused.inc();
+            refusals.refuse(stream);
+            continue;
+        }
+        let open = metrics.open.clone();
+        open.inc();
+        let phase = Phase::new();
+        let stream = TokioIo::new(Patient::new(stream, phase.clone()));
         let (app, router) = (Arc::clone(&app), router.clone());
-        let service = service_fn(move |request| answer(Arc::clone(&app), router.clone(), peer, request));
-        let connection = http.serve_connection(TokioIo::new(stream), service);
+        let service = service_fn(move |request| {
+            phase.handling();
+            let (app, router, phase) = (Arc::clone(&app), router.clone(), phase.clone());
+            async move {
+                let answer = answer(app, router, peer, request).await;
+                phase.handled();
+                Ok::<_, Infallible>(answer)
+            }
+        });
+        let connection = http.serve_connection(stream, service);
         let shutdown = shutdown.clone();
         connections.spawn(async move {
             let mut connection = std::pin::pin!(connection);
@@ -60,6 +85,7 @@ pub async fn serve(listener: TcpListener, app: Arc<AppState>, router: Router, sh
                     connection.await
                 }
             };
+            open.dec();
             if let Err(error) = ended {
                 debug!(%error, "connection");
             }
@@ -71,17 +97,20 @@ pub async fn serve(listener: TcpListener, app: Arc<AppState>, router: Router, sh
     connections.wait().await;
 }
 
-async fn answer(
-    app: Arc<AppState>,
-    mut router: Router,
-    peer: IpAddr,
-    mut request: Request<Incoming>,
-) -> Result<Response, Infallible> {
+async fn answer(app: Arc<AppState>, mut router: Router, peer: IpAddr, mut request: Request<Incoming>) -> Response {
+    if let Err(refusal) = body::discard(&mut request).await {
+        let observed = Observed::new(&app, &request, peer);
+        let mut answer = observed.answer(&app, "", async { refusal.into_response() }).await;
+        // What is left of the body stands where the next request would.
+        answer.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+        return answer;
+    }
     if let Some(response) = likes::directly(&app, peer, &request).await {
-        return Ok(response);
+        return response;
     }
     request.extensions_mut().insert(Peer(peer));
-    router.call(request.map(Body::new)).await
+    let Ok(answer) = router.call(request.map(Body::new)).await;
+    answer
 }
 
 async fn usable(accepted: io::Result<(TcpStream, SocketAddr)>) -> Option<(TcpStream, IpAddr)> {

@@ -4,9 +4,9 @@
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
-use like_events::{ProductId, Receipt, UserId, pair_key};
+use like_events::{ProductId, Receipt};
 use like_service::database::{DatabaseSettings, SCHEMA, is_transient, sqlstate};
-use sqlx::postgres::PgPoolOptions;
+use sqlx::postgres::{PgPoolOptions, PgRow};
 use sqlx::{Connection, PgPool, Row};
 use uuid::Uuid;
 
@@ -17,7 +17,7 @@ const CONNECTIONS: u32 = 8;
 /// Longest wait for a connection, a new one included.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 /// Longest wait for an answer, the connection included.
-const READ_TIMEOUT: Duration = Duration::from_secs(3);
+pub(crate) const READ_TIMEOUT: Duration = Duration::from_secs(3);
 /// A connection idle for longer is asked whether it is still there before a request relies on it.
 const TRUSTED_IDLE: Duration = Duration::from_secs(1);
 
@@ -41,14 +41,23 @@ pub fn pool(settings: &DatabaseSettings) -> PgPool {
         .connect_lazy_with(options)
 }
 
+/// What a reader wants to know of one product.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Asked {
+    /// Its count.
+    pub product: ProductId,
+    /// The [`like_events::pair_key`] of it and the reader, if that is a known one.
+    pub pair: Option<Uuid>,
+}
+
 /// A product's count.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Count {
     /// Likes, at least 0.
     pub count: i64,
     /// When that changed last; None: never liked.
     pub updated_at: Option<DateTime<Utc>>,
-    /// Whether the caller likes it; false for a caller who isn't known.
+    /// Whether the reader likes it; false for one who isn't known.
     pub liked: bool,
 }
 
@@ -70,10 +79,10 @@ pub enum Standing {
     Nowhere,
 }
 
-/// The counts of `products`, in their order, and what `user` likes of them.
-pub async fn counts(pool: &PgPool, products: &[ProductId], user: Option<&UserId>) -> Result<Vec<Count>, ApiError> {
-    let ids: Vec<&str> = products.iter().map(ProductId::as_str).collect();
-    let pairs: Vec<Option<Uuid>> = ids.iter().map(|id| user.map(|user| pair_key(id, user.as_str()))).collect();
+/// The counts asked for, in their order and of one moment.
+pub async fn counts(pool: &PgPool, asked: &[Asked]) -> Result<Vec<Count>, ApiError> {
+    let ids: Vec<&str> = asked.iter().map(|asked| asked.product.as_str()).collect();
+    let pairs: Vec<Option<Uuid>> = asked.iter().map(|asked| asked.pair).collect();
     let query = sqlx::query(
         "SELECT greatest(c.like_count, 0), c.updated_at, coalesce(l.liked, false)
          FROM unnest($1::text[], $2::uuid[]) WITH ORDINALITY AS asked (product_id, pair_key, place)
@@ -82,45 +91,57 @@ pub async fn counts(pool: &PgPool, products: &[ProductId], user: Option<&UserId>
          ORDER BY asked.place",
     );
     let rows = bounded(query.bind(ids).bind(pairs).fetch_all(pool)).await?;
-    let count = |row: sqlx::postgres::PgRow| {
+    let count = |row: PgRow| {
         // greatest() skips null: a product without a row has 0.
         Ok(Count { count: row.try_get(0)?, updated_at: row.try_get(1)?, liked: row.try_get(2)? })
     };
     rows.into_iter().map(count).collect::<sqlx::Result<_>>().map_err(|error| unavailable(&error))
 }
 
-/// Where the event of a receipt stands, from one statement: its parts are of one moment.
-pub async fn standing(pool: &PgPool, receipt: Receipt) -> Result<Standing, ApiError> {
+/// Where the events of receipts stand, in their order, from one statement: its parts are of one moment.
+pub async fn standings(pool: &PgPool, receipts: &[Receipt]) -> Result<Vec<Standing>, ApiError> {
+    let sequences: Vec<i32> = receipts.iter().map(|receipt| receipt.sequence).collect();
+    let partitions: Vec<i32> = receipts.iter().map(|receipt| receipt.partition).collect();
+    let offsets: Vec<i64> = receipts.iter().map(|receipt| receipt.offset).collect();
+    // Most of those asked for are pending: only for the others is it worth looking further.
     let query = sqlx::query(
-        "SELECT topic, $2 < partitions, end_offsets IS NULL,
-                end_offsets[least($2, partitions - 1) + 1],
-                coalesce(o.next_offset > $3, false),
-                EXISTS (SELECT FROM dead_letter d
-                        WHERE d.topic = t.topic AND d.partition = $2 AND d.record_offset = $3),
-                EXISTS (SELECT FROM log_gap g
-                        WHERE g.topic = t.topic AND g.partition = $2 AND g.from_offset <= $3 AND $3 < g.to_offset)
-         FROM topic_layout t
-         LEFT JOIN (SELECT topic, next_offset FROM kafka_offset WHERE partition = $2) o USING (topic)
-         WHERE sequence = $1",
+        "SELECT topic, partition < partitions, end_offsets IS NULL,
+                end_offsets[least(partition, partitions - 1) + 1], folded,
+                CASE WHEN folded THEN EXISTS (
+                    SELECT FROM dead_letter d
+                    WHERE d.topic = asked.topic AND d.partition = asked.partition AND d.record_offset = asked.at)
+                ELSE false END,
+                CASE WHEN folded THEN EXISTS (
+                    SELECT FROM log_gap g
+                    WHERE g.topic = asked.topic AND g.partition = asked.partition
+                      AND g.from_offset <= asked.at AND asked.at < g.to_offset)
+                ELSE false END
+         FROM (SELECT a.place, a.partition, a.at, t.topic, t.partitions, t.end_offsets,
+                      coalesce(o.next_offset > a.at, false) AS folded
+               FROM unnest($1::integer[], $2::integer[], $3::bigint[]) WITH ORDINALITY AS a (sequence, partition, at, place)
+               LEFT JOIN topic_layout t ON t.sequence = a.sequence
+               LEFT JOIN kafka_offset o ON o.topic = t.topic AND o.partition = a.partition) asked
+         ORDER BY place",
     );
-    let query = query.bind(receipt.sequence).bind(receipt.partition).bind(receipt.offset);
-    let row = bounded(query.fetch_optional(pool)).await?;
-    let standing = || {
-        let Some(row) = row else { return Ok(Standing::Nowhere) };
-        let (partition_exists, open): (bool, bool) = (row.try_get(1)?, row.try_get(2)?);
-        let end: Option<i64> = row.try_get(3)?;
-        let (folded, dead, lost): (bool, bool, bool) = (row.try_get(4)?, row.try_get(5)?, row.try_get(6)?);
-        let closed_before = end.is_some_and(|end| end <= receipt.offset);
-        Ok(match (folded, open) {
-            _ if !partition_exists || (!folded && closed_before) => Standing::Nowhere,
-            (true, _) if dead => Standing::DeadLetter,
-            (true, _) if lost => Standing::Lost,
-            (true, _) => Standing::Counted,
-            (false, true) => Standing::Pending { open_topic: Some(row.try_get(0)?) },
-            (false, false) => Standing::Pending { open_topic: None },
-        })
-    };
-    standing().map_err(|error| unavailable(&error))
+    let rows = bounded(query.bind(sequences).bind(partitions).bind(offsets).fetch_all(pool)).await?;
+    let standings = rows.iter().zip(receipts).map(|(row, receipt)| standing(row, receipt.offset));
+    standings.collect::<sqlx::Result<_>>().map_err(|error| unavailable(&error))
+}
+
+fn standing(row: &PgRow, offset: i64) -> sqlx::Result<Standing> {
+    let Some(topic) = row.try_get(0)? else { return Ok(Standing::Nowhere) };
+    let (partition_exists, open): (bool, bool) = (row.try_get(1)?, row.try_get(2)?);
+    let end: Option<i64> = row.try_get(3)?;
+    let (folded, dead, lost): (bool, bool, bool) = (row.try_get(4)?, row.try_get(5)?, row.try_get(6)?);
+    let closed_before = end.is_some_and(|end| end <= offset);
+    Ok(match (folded, open) {
+        _ if !partition_exists || (!folded && closed_before) => Standing::Nowhere,
+        (true, _) if dead => Standing::DeadLetter,
+        (true, _) if lost => Standing::Lost,
+        (true, _) => Standing::Counted,
+        (false, true) => Standing::Pending { open_topic: Some(topic) },
+        (false, false) => Standing::Pending { open_topic: None },
+    })
 }
 
 async fn bounded<T>(query: impl Future<Output = sqlx::Result<T>>) -> Result<T, ApiError> {

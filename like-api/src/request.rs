@@ -22,7 +22,8 @@ use crate::error::{ApiError, finish};
 /// The header of the request's id, from the caller or made here, on every answer.
 pub const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
-const REQUEST_ID_MAX: usize = 128;
+/// Longest id that is taken, in characters.
+pub const REQUEST_ID_MAX: usize = 128;
 
 /// The layer around all routes.
 pub async fn observe(State(app): State<Arc<AppState>>, request: axum::extract::Request, next: Next) -> Response {
@@ -65,13 +66,15 @@ impl Observed {
 
     /// Has it handled by `handle`, if the limits let it in. `route` is a route's template, or empty.
     pub async fn answer(self, app: &AppState, route: &str, handle: impl Future<Output = Response>) -> Response {
-        let answer = match app.limits.admit(self.client) {
-            // Unwind safe: nothing of the request is used afterwards, and what handlers share keeps
-            // its locks for a few instructions that don't panic.
-            Ok(_permit) => match AssertUnwindSafe(handle).catch_unwind().await {
-                Ok(answer) => answer,
-                Err(panic) => ApiError::Internal(panic_text(&*panic)).into_response(),
-            },
+        let answer = match app.limits.admit(self.client, route, self.started) {
+            Ok(permit) => {
+                // Unwind safe: nothing of the request is used afterwards, and what handlers share
+                // keeps its locks for a few instructions that don't panic.
+                let answer = AssertUnwindSafe(handle).catch_unwind().await;
+                let answer = answer.unwrap_or_else(|panic| ApiError::Internal(panic_text(&*panic)).into_response());
+                permit.answered(answer.status());
+                answer
+            }
             Err(refusal) => refusal.into_response(),
         };
         self.finish(app, route, answer)

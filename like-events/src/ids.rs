@@ -13,6 +13,12 @@ pub const PRODUCT_ID_MAX: usize = 128;
 /// Longest user id, in bytes: `OpenID` Connect's bound for `sub`.
 pub const USER_ID_MAX: usize = 255;
 
+/// What [`ProductId::parse`] takes, for descriptions: a regular expression that every dialect reads
+/// the same way (no look-ahead), to be used together with [`PRODUCT_ID_MAX`].
+pub const PRODUCT_ID_PATTERN: &str = r"^(\.{0,2}[A-Za-z0-9_~:-]|\.{3})[A-Za-z0-9._~:-]*$";
+/// What [`UserId::parse`] takes, together with [`USER_ID_MAX`].
+pub const USER_ID_PATTERN: &str = "^[!-~]+$";
+
 /// An id outside its alphabet or length. The text says what is expected.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidId {
@@ -223,6 +229,15 @@ mod tests {
         }
         for bad in ["", " ", "a b", "\u{7f}", "\t", "é", &"x".repeat(256)] {
             assert_eq!(UserId::parse(bad), Err(InvalidId::User), "{bad}");
+        }
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn the_described_patterns_are_the_rules(text in "[a!.\u{7f}é/ ~:_-]{0,4}|[.a]{120,140}|[a|]{250,260}") {
+            let matches = |pattern, max| regex::Regex::new(pattern).unwrap().is_match(&text) && text.len() <= max;
+            proptest::prop_assert_eq!(matches(PRODUCT_ID_PATTERN, PRODUCT_ID_MAX), ProductId::check(&text).is_ok());
+            proptest::prop_assert_eq!(matches(USER_ID_PATTERN, USER_ID_MAX), UserId::check(&text).is_ok());
         }
     }
 

@@ -22,6 +22,10 @@ pub struct Receipt {
     pub offset: i64,
 }
 
+/// How receipts look, for descriptions. Numbers of up to 9 and 18 digits, so that all that it matches
+/// fits: larger ones may be parsed and are never given.
+pub const RECEIPT_PATTERN: &str = "^(0|[1-9][0-9]{0,8})-(0|[1-9][0-9]{0,8})-(0|[1-9][0-9]{0,17})$";
+
 /// The text is not a receipt.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("must be a receipt as like-api gave it: <topic sequence>-<partition>-<offset>")]
@@ -80,6 +84,16 @@ mod tests {
             "1-2-9223372036854775808",
         ] {
             assert_eq!(bad.parse::<Receipt>(), Err(InvalidReceipt), "{bad}");
+        }
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn the_described_pattern_matches_receipts_alone(text in "[0-9]{0,2}-[0-9]{1,10}-[0-9]{1,19}|[0-9-]{5,9}") {
+            let matches = regex::Regex::new(RECEIPT_PATTERN).unwrap().is_match(&text);
+            proptest::prop_assert!(!matches || text.parse::<Receipt>().is_ok());
+            let short = text.len() <= 9;
+            proptest::prop_assert!(matches || !short || text.parse::<Receipt>().is_err());
         }
     }
 }

@@ -70,6 +70,8 @@ impl TestSystem {
             ("KAFKA_GROUP_ID", format!("group-of-{topic}")),
             ("DATABASE_URL", database.url.clone()),
             ("AUTH_MODE", "trusted-header".to_owned()),
+            // Users who click as fast as they can are what most tests are about.
+            ("RATE_LIMIT_USER", "0".to_owned()),
             ("RUST_LOG", "info,like_aggregator=debug,sqlx::postgres::notice=warn".to_owned()),
         ];
         let settings = settings.into_iter().map(|(name, value)| (name.to_owned(), value)).collect();

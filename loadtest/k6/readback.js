@@ -14,7 +14,7 @@ export function notCounted(api, receipt, deadline) {
   }
 }
 
-// What the API says of products, by product; `headers` name the user, if any.
+// What the API says of products, by product; `headers` name the user.
 export function readLikes(api, ids, headers) {
   for (;;) {
     const response = http.get(`${api}/v1/likes?ids=${ids.join(',')}`, { tags: { name: 'read' }, timeout: '10s', headers });

@@ -1,7 +1,129 @@
 //! Settings that say how much is taken, from one caller and from all together.
 
-use clap::Args;
+use std::num::{NonZeroU32, NonZeroUsize};
+use std::time::Duration;
+
+use clap::{Args, ValueEnum};
+use ipnet::IpNet;
+use like_service::cli::duration;
 
 /// How much is taken.
 #[derive(Args, Debug, Clone)]
-pub struct LimitSettings {}
+pub struct LimitSettings {
+    /// requests a second that one user may send, may be a fraction; 0 for as many as they like
+    #[arg(long, env = "RATE_LIMIT_USER", value_name = "PER_SECOND", default_value = "10", value_parser = rate)]
+    pub rate_limit_user: f64,
+
+    /// how many of them may come at once, before that rate holds; from 1
+    #[arg(long, env = "RATE_LIMIT_USER_BURST", value_name = "REQUESTS", default_value = "50")]
+    pub rate_limit_user_burst: NonZeroU32,
+
+    /// requests a second that one client address (IPv6: one /64) may send, may be a fraction; 0 for
+    /// as many as they like. Behind a proxy set TRUSTED_PROXIES first, or all callers are one address
+    #[arg(long, env = "RATE_LIMIT_ADDRESS", value_name = "PER_SECOND", default_value = "0", value_parser = rate)]
+    pub rate_limit_address: f64,
+
+    /// how many of them may come at once, before that rate holds; from 1
+    #[arg(long, env = "RATE_LIMIT_ADDRESS_BURST", value_name = "REQUESTS", default_value = "200")]
+    pub rate_limit_address_burst: NonZeroU32,
+
+    /// networks of the proxies in front, such as 10.0.0.0/8,fd00::/8: only what they say of a
+    /// client's address is believed
+    #[arg(long, env = "TRUSTED_PROXIES", value_name = "CIDR,…", value_delimiter = ',', value_parser = network)]
+    pub trusted_proxies: Vec<IpNet>,
+
+    /// the header in which those proxies say it; the other one is not looked at, since they may
+    /// pass on what a caller has written there
+    #[arg(long, env = "TRUSTED_PROXIES_HEADER", value_enum, value_name = "NAME", default_value = "x-forwarded-for")]
+    pub trusted_proxies_header: ProxyHeader,
+
+    /// connections at once; those above are answered 503 and closed. Without it: a little less than
+    /// the files that the process may open, and at most 10000
+    #[arg(long, env = "MAX_CONNECTIONS", value_name = "CONNECTIONS")]
+    pub max_connections: Option<NonZeroUsize>,
+
+    /// how long likes may take on average before further ones are refused with 503, such as 100ms;
+    /// well above what the brokers' acknowledgement takes. 0s never refuses
+    #[arg(long, env = "SHED_ABOVE", value_name = "DURATION", default_value = "100ms", value_parser = duration)]
+    pub shed_above: Duration,
+}
+
+/// How proxies name the client.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum ProxyHeader {
+    /// `X-Forwarded-For: client, proxy`
+    XForwardedFor,
+    /// RFC 7239: `Forwarded: for=client, for=proxy`
+    Forwarded,
+}
+
+/// What is left of the open files for Kafka, PostgreSQL, the admin port and the rest.
+const OTHER_FILES: u64 = 200;
+/// More need some 20 KiB each, and somebody who has thought of it.
+const CONNECTIONS: u64 = 10_000;
+
+impl LimitSettings {
+    /// As many connections as there may be.
+    pub fn max_connections(&self) -> usize {
+        self.max_connections.map_or_else(
+            || {
+                let files = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
+                let files = files.unwrap_or(u64::MAX);
+                files.saturating_sub(OTHER_FILES.min(files / 2)).clamp(1, CONNECTIONS) as usize
+            },
+            NonZeroUsize::get,
+        )
+    }
+}
+
+/// Below this a wait would be longer than anybody waits for.
+const SLOWEST: f64 = 1.0 / 3600.0;
+const FASTEST: f64 = 1e6;
+
+fn rate(text: &str) -> Result<f64, String> {
+    let refused = || "a number such as 10 or 0.5; 0, or from 1 an hour (0.0003) to 1000000 a second".to_owned();
+    let rate: f64 = text.parse().map_err(|_| refused())?;
+    let fits = rate == 0.0 || (SLOWEST..=FASTEST).contains(&rate);
+    fits.then_some(rate).ok_or_else(refused)
+}
+
+/// A network, or a single address.
+fn network(text: &str) -> Result<IpNet, String> {
+    let text = text.trim();
+    let network: Option<IpNet> =
+        text.parse().ok().or_else(|| Some(IpNet::from(text.parse::<std::net::IpAddr>().ok()?)));
+    let network = network.ok_or_else(|| format!("'{text}' is no network: write 10.0.0.0/8, fd00::/8 or 192.0.2.7"))?;
+    // 10.1.2.3/8 may be meant as /32 as well as /8: trusting too many is not to be guessed.
+    if network.addr() == network.network() {
+        Ok(network)
+    } else {
+        Err(format!("'{text}' names a host and a network: write {} or {}", network.trunc(), network.addr()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_rate_is_a_number_that_somebody_could_wait_for() {
+        for (text, expected) in [("0", 0.0), ("10", 10.0), ("0.5", 0.5), ("1000000", 1e6), ("0.0003", 0.0003)] {
+            assert_eq!(rate(text), Ok(expected), "{text}");
+        }
+        for text in ["", "-1", "ten", "NaN", "inf", "1e7", "0.0002", "10/s"] {
+            assert!(rate(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_network_that_could_be_meant_in_two_ways_is_refused_with_both() {
+        for fine in ["10.0.0.0/8", " fd00::/8", "192.0.2.7", "::1", "192.0.2.7/32"] {
+            network(fine).unwrap_or_else(|e| panic!("{fine}: {e}"));
+        }
+        let refused = network("10.1.2.3/8").unwrap_err();
+        assert!(refused.contains("10.0.0.0/8") && refused.contains("10.1.2.3"), "{refused}");
+        for bad in ["", "gateway", "10.0.0.0/33", "10.0.0"] {
+            assert!(network(bad).unwrap_err().contains("192.0.2.7"), "{bad}");
+        }
+    }
+}

@@ -11,14 +11,20 @@ use axum::response::{IntoResponse, Json, Response};
 use chrono::Utc;
 use like_events::{EventId, LikeEvent, ProductId, Receipt, UserId};
 use serde::Serialize;
+use utoipa::ToSchema;
 
 use crate::AppState;
+use crate::describe::refusals::refusals;
+use crate::describe::schemas;
 use crate::error::{ApiError, Fault};
 use crate::extract;
 use crate::request::Observed;
 
 /// The path of both.
 pub const ROUTE: &str = "/v1/products/{productId}/like";
+
+const KEY: &str = "Names this click: a repeat with the same key, by the same user, for the same product and wish, is \
+                   the same event, for 48 hours unless the operators say otherwise.";
 
 /// Who, which product, and the name of the click if it has one.
 pub struct Wish {
@@ -47,21 +53,75 @@ impl Wish {
     }
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 struct Acknowledged {
+    /// The same for each repeat with the same key.
+    #[schema(value_type = schemas::EventId)]
     event_id: EventId,
+    #[schema(value_type = schemas::ProductId)]
     product_id: ProductId,
+    /// What is wanted.
     liked: bool,
+    #[schema(value_type = schemas::Receipt)]
     receipt: String,
 }
 
-/// `PUT`: the caller likes the product.
+refusals!(Refusals: INVALID_REQUEST, UNAUTHENTICATED, KEYS_UNAVAILABLE, WRITES_UNAVAILABLE, NOT_ACCEPTED, OUTCOME_UNKNOWN);
+
+/// Like a product
+///
+/// The caller likes the product from now on. Liking it twice counts once.
+#[utoipa::path(
+    put, path = ROUTE, operation_id = "like", tag = "likes", security(("caller" = [])),
+    params(
+        ("productId" = schemas::ProductId, Path, example = "p42"),
+        ("Idempotency-Key" = Option<schemas::IdempotencyKey>, Header, description = KEY, example = "click-1"),
+    ),
+    responses(
+        (
+            status = 202, description = "The log has the like: it will be counted exactly once.", body = Acknowledged,
+            headers(("Location")),
+            links(
+                ("receipt" = (operation_id = "getReceipt", parameters(("receipt" = "$response.body#/receipt")))),
+                ("likes" = (operation_id = "getLikes", parameters(("productId" = "$response.body#/productId")))),
+                ("unlike" = (operation_id = "unlike", parameters(("productId" = "$response.body#/productId")))),
+            ),
+            example = json!({
+                "eventId": "6d88dbc7-5716-8f39-8ec2-917b20ec1ac4", "productId": "p42", "liked": true, "receipt": "1-21-0",
+            }),
+        ),
+        Refusals,
+    ),
+)]
 pub async fn like(State(app): State<Arc<AppState>>, wish: Wish) -> Result<Response, ApiError> {
     publish(&app, wish, true).await
 }
 
-/// `DELETE`: the caller no longer does.
+/// Take a like back
+///
+/// The caller doesn't like the product any more. Taking back what was never said changes nothing.
+#[utoipa::path(
+    delete, path = ROUTE, operation_id = "unlike", tag = "likes", security(("caller" = [])),
+    params(
+        ("productId" = schemas::ProductId, Path, example = "p42"),
+        ("Idempotency-Key" = Option<schemas::IdempotencyKey>, Header, description = KEY, example = "click-2"),
+    ),
+    responses(
+        (
+            status = 202, description = "The log has it: it will be counted exactly once.", body = Acknowledged,
+            headers(("Location")),
+            links(
+                ("receipt" = (operation_id = "getReceipt", parameters(("receipt" = "$response.body#/receipt")))),
+                ("likes" = (operation_id = "getLikes", parameters(("productId" = "$response.body#/productId")))),
+            ),
+            example = json!({
+                "eventId": "13d8aaac-2316-8b29-b822-b7111e27cd9d", "productId": "p42", "liked": false, "receipt": "1-21-1",
+            }),
+        ),
+        Refusals,
+    ),
+)]
 pub async fn unlike(State(app): State<Arc<AppState>>, wish: Wish) -> Result<Response, ApiError> {
     publish(&app, wish, false).await
 }

@@ -1,7 +1,8 @@
 //! The public routes, a file per resource: what is asked, what is answered. What is common to all
 //! of them is around them, in [`crate::request`].
 
-mod counts;
+pub(crate) mod counts;
+mod docs;
 pub(crate) mod likes;
 mod receipts;
 
@@ -9,19 +10,28 @@ use std::sync::Arc;
 
 use axum::Router;
 use axum::middleware::from_fn_with_state;
-use axum::routing::{get, put};
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
 
 use crate::AppState;
+use crate::describe;
 use crate::error::ApiError;
 use crate::request::observe;
 
+/// Those that are described, with their description.
+pub(crate) fn described() -> OpenApiRouter<Arc<AppState>> {
+    OpenApiRouter::with_openapi(describe::base())
+        .routes(routes!(likes::like, likes::unlike))
+        .routes(routes!(counts::one))
+        .routes(routes!(counts::many))
+        .routes(routes!(receipts::standing))
+}
+
 /// All of them, ready to serve.
 pub fn router(app: Arc<AppState>) -> Router {
-    Router::new()
-        .route(likes::ROUTE, put(likes::like).delete(likes::unlike))
-        .route("/v1/products/{productId}/likes", get(counts::one))
-        .route("/v1/likes", get(counts::many))
-        .route("/v1/receipts/{receipt}", get(receipts::standing))
+    let (routes, description) = described().split_for_parts();
+    routes
+        .merge(docs::router(&describe::complete(&description, Some(&app.auth))))
         .fallback(async || ApiError::NotFound)
         .method_not_allowed_fallback(async || ApiError::MethodNotAllowed)
         .layer(from_fn_with_state(Arc::clone(&app), observe))

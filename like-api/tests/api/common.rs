@@ -6,6 +6,7 @@ use clap::Parser;
 use like_api::config::Config;
 use like_api::{Listeners, serve};
 use like_testkit::{TestDatabase, TestTopic, eventually};
+use prometheus::Registry;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::message::{Message, OwnedMessage};
 use rdkafka::{ClientConfig, Offset, TopicPartitionList};
@@ -13,6 +14,8 @@ use reqwest::{Method, Response, StatusCode};
 use serde_json::Value;
 use tokio::net::TcpListener;
 use tokio_util::sync::{CancellationToken, DropGuard};
+
+use crate::description;
 
 /// A running service; asked to end with the value.
 pub struct Api {
@@ -72,11 +75,13 @@ impl Api {
 
     /// A request with headers.
     pub async fn send(&self, method: Method, path: &str, headers: &[(&str, &str)]) -> Answer {
-        let mut request = self.http.request(method, format!("{}{path}", self.url));
+        let mut request = self.http.request(method.clone(), format!("{}{path}", self.url));
         for (name, value) in headers {
             request = request.header(*name, *value);
         }
-        Answer::read(request.send().await.unwrap()).await
+        let answer = Answer::read(request.send().await.unwrap()).await;
+        description::assert_described(&method, path, &answer);
+        answer
     }
 
     pub async fn get(&self, path: &str) -> Answer {
@@ -95,6 +100,8 @@ pub struct Answer {
     pub status: StatusCode,
     pub headers: reqwest::header::HeaderMap,
     pub json: Value,
+    /// Of the body, in bytes.
+    pub length: usize,
 }
 
 impl Answer {
@@ -102,7 +109,7 @@ impl Answer {
         let (status, headers) = (response.status(), response.headers().clone());
         let body = response.bytes().await.unwrap();
         let json = serde_json::from_slice(&body).unwrap_or(Value::Null);
-        Self { status, headers, json }
+        Self { status, headers, json, length: body.len() }
     }
 
     pub fn header(&self, name: &str) -> &str {
@@ -123,6 +130,14 @@ impl Answer {
             assert!(self.json[text].as_str().is_some_and(|text| !text.is_empty()), "{self:?}");
         }
     }
+}
+
+/// Observations of a histogram, and their sum.
+pub fn histogram(registry: &Registry, name: &str) -> (u64, f64) {
+    let found = registry.gather().into_iter().find(|family| family.name() == name);
+    let found = found.unwrap_or_else(|| panic!("no {name}"));
+    let histogram = found.get_metric()[0].get_histogram();
+    (histogram.get_sample_count(), histogram.get_sample_sum())
 }
 
 /// The record at a position, from the log itself.

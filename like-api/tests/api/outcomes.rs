@@ -19,6 +19,7 @@ use like_testkit::eventually;
 use prometheus::Registry;
 use rdkafka::mocking::MockCluster;
 use serde_json::Value;
+use tokio_util::sync::CancellationToken;
 use tower::ServiceExt;
 
 use crate::common::config;
@@ -31,7 +32,8 @@ fn state(published: &Published) -> Arc<AppState> {
     let config = config("t", NO_DATABASE);
     let registry = Registry::new();
     let metrics = Metrics::register(&registry).unwrap();
-    let state = AppState::new(&config, Arc::clone(&published.publisher), metrics, &registry).unwrap();
+    let shutdown = CancellationToken::new();
+    let state = AppState::new(&config, Arc::clone(&published.publisher), metrics, &registry, &shutdown).unwrap();
     state.gate.set(Ok(1));
     Arc::new(state)
 }

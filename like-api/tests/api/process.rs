@@ -5,7 +5,7 @@ use std::net::{TcpListener, TcpStream};
 use std::process::{Child, ChildStdout, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
-use like_testkit::{TestDatabase, TestTopic, eventually};
+use like_testkit::{AdminPort, TestDatabase, TestTopic, eventually};
 use reqwest::StatusCode;
 
 /// The program with these settings alone.
@@ -47,6 +47,14 @@ fn settings_that_cannot_be_used_are_refused_in_one_line_that_names_them() {
         (&[("AUTH_USER_HEADER", "a b")], &["AUTH_USER_HEADER", "'a b'"]),
         (&[("AUTH_HEADER_ALLOW_PUBLIC", "perhaps")], &["AUTH_HEADER_ALLOW_PUBLIC", "'perhaps'"]),
         (&[("KAFKA_CONFIG_FILE", "/nowhere")], &["KAFKA_CONFIG_FILE", "/nowhere"]),
+        (&[("RATE_LIMIT_USER", "-1")], &["RATE_LIMIT_USER", "'-1'", "0.5"]),
+        (&[("RATE_LIMIT_USER_BURST", "0")], &["RATE_LIMIT_USER_BURST", "from 1"]),
+        (&[("RATE_LIMIT_ADDRESS", "ten")], &["RATE_LIMIT_ADDRESS", "'ten'"]),
+        (&[("TRUSTED_PROXIES", "10.0.0.0/8,10.1.2.3/8")], &["TRUSTED_PROXIES", "write 10.0.0.0/8 or 10.1.2.3"]),
+        (&[("TRUSTED_PROXIES_HEADER", "x-real-ip")], &["TRUSTED_PROXIES_HEADER", "x-forwarded-for or forwarded"]),
+        (&[("MAX_CONNECTIONS", "0")], &["MAX_CONNECTIONS", "'0'"]),
+        (&[("SHED_ABOVE", "soon")], &["SHED_ABOVE", "'soon'", "100ms"]),
+        (&[("CORS_ALLOWED_ORIGINS", "https://a.example/")], &["CORS_ALLOWED_ORIGINS", "write https://a.example"]),
         // Anybody who reaches the listener could be anybody.
         (&[("LISTEN_ADDR", "0.0.0.0:0")], &["LISTEN_ADDR=0.0.0.0:0", "AUTH_HEADER_ALLOW_PUBLIC=true", "X-User-Id"]),
         (&[("LISTEN_ADDR", "[::]:0")], &["LISTEN_ADDR=[::]:0", "AUTH_HEADER_ALLOW_PUBLIC=true"]),
@@ -244,4 +252,29 @@ async fn an_event_whose_caller_has_hung_up_is_in_the_log_before_the_end() {
     let (status, log) = tokio::task::spawn_blocking(|| running.end()).await.unwrap();
     assert_eq!(status, Some(0), "{log}");
     assert_eq!(topic.end_offsets(), [1]);
+}
+
+#[tokio::test]
+async fn whoever_waits_for_a_receipt_is_answered_before_the_end() {
+    let (topic, database) = (TestTopic::create(1).await, TestDatabase::create().await);
+    database.lay_out(&topic.name, 1).await;
+    topic.publish(Some(0), Some(b"p1"), Some(b"{}"));
+    topic.flush();
+    let kafka = like_testkit::kafka();
+    let running = Running::start(&settings(&[
+        ("KAFKA_BOOTSTRAP_SERVERS", &kafka),
+        ("KAFKA_TOPIC", &topic.name),
+        ("DATABASE_URL", &database.url),
+    ]));
+    let http = reqwest::Client::builder().no_proxy().build().unwrap();
+    let wait = http.get(format!("http://{}/v1/receipts/1-0-0", running.public)).header("Prefer", "wait=10");
+    let wait = tokio::spawn(wait.send());
+    let port = AdminPort::new(format!("http://{}", running.admin));
+    eventually("it waits", async || (port.metric("likes_receipt_waiters", "").await > 0.0).then_some(())).await;
+    running.signal();
+    let answer = wait.await.unwrap().unwrap();
+    assert_eq!(answer.json::<serde_json::Value>().await.unwrap()["status"], "pending");
+    let (status, log) = tokio::task::spawn_blocking(|| running.end()).await.unwrap();
+    assert_eq!(status, Some(0), "{log}");
+    assert!(!log.contains("still in progress"), "{log}");
 }

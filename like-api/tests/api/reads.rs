@@ -63,5 +63,74 @@ async fn a_known_caller_is_told_what_it_likes_and_no_cache_tells_others() {
     }
     let anonymous = api.get("/v1/likes?ids=p1").await;
     assert_eq!(anonymous.json[0].get("liked"), None);
-    assert_eq!((anonymous.header("vary"), anonymous.header("cache-control")), ("x-user-id", "no-cache"));
+    assert_eq!((anonymous.header("vary"), anonymous.header("cache-control")), ("x-user-id", "public, max-age=1"));
+}
+
+#[tokio::test]
+async fn who_has_the_answer_already_is_told_so_without_it() {
+    let (_topic, database, api) = set_up().await;
+    for (path, user) in [
+        ("/v1/products/p1/likes", &[][..]),
+        ("/v1/likes?ids=p1,p2", &[]),
+        ("/v1/products/p1/likes", &[("X-User-Id", "u1")]),
+        ("/v1/likes?ids=p1,p2", &[("X-User-Id", "u1")]),
+    ] {
+        let full = api.send(Method::GET, path, user).await;
+        let tag = full.header("etag").to_owned();
+        let weak = format!("\"other\", W/{tag}");
+        for named in [&tag, &weak, "*"] {
+            let answer = api.send(Method::GET, path, &[user, &[("If-None-Match", named)]].concat()).await;
+            assert_eq!((answer.status.as_u16(), answer.length), (304, 0), "{named}");
+            for same in ["etag", "cache-control", "vary"] {
+                assert_eq!(answer.header(same), full.header(same), "{path}");
+            }
+            assert!(!answer.headers.contains_key("content-type"));
+        }
+        let answer = api.send(Method::GET, path, &[user, &[("If-None-Match", "\"other\"")]].concat()).await;
+        assert_eq!((answer.status.as_u16(), answer.json), (200, full.json.clone()));
+
+        let head = api.send(Method::HEAD, path, user).await;
+        assert_eq!((head.status.as_u16(), head.length), (200, 0));
+        for same in ["etag", "cache-control", "vary", "content-type", "content-length"] {
+            assert_eq!(head.header(same), full.header(same), "{path}");
+        }
+        let head = api.send(Method::HEAD, path, &[user, &[("If-None-Match", &tag)]].concat()).await;
+        assert_eq!((head.status.as_u16(), head.header("etag")), (304, &*tag));
+    }
+    // Another count is another answer.
+    let asked = ["/v1/products/p1/likes", "/v1/likes?ids=p1"];
+    let read =
+        async |path, named: &str| api.send(Method::GET, path, &[("X-User-Id", "u1"), ("If-None-Match", named)]).await;
+    let before = [read(asked[0], "").await, read(asked[1], "").await];
+    sqlx::query("UPDATE product_like_count SET like_count = 8").execute(&database.pool).await.unwrap();
+    for (path, before) in asked.into_iter().zip(before) {
+        let after = read(path, before.header("etag")).await;
+        assert_eq!(after.status, 200);
+        assert_ne!(after.header("etag"), before.header("etag"));
+    }
+}
+
+#[tokio::test]
+async fn answers_that_differ_have_different_tags_on_every_replica_the_same() {
+    let (topic, database, api) = set_up().await;
+    let replica = Api::ready(&topic, &database).await;
+    let mut seen = std::collections::HashSet::new();
+    for (path, user) in [
+        ("/v1/likes?ids=p1,p2", &[][..]),
+        ("/v1/likes?ids=p2,p1", &[]),
+        ("/v1/likes?ids=p1,p2", &[("X-User-Id", "u1")]),
+        ("/v1/likes?ids=p1,p2", &[("X-User-Id", "u2")]),
+    ] {
+        let tag = api.send(Method::GET, path, user).await.header("etag").to_owned();
+        assert_eq!(replica.send(Method::GET, path, user).await.header("etag"), tag);
+        assert!(seen.insert(tag), "{path} {user:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_refusal_has_no_tag_and_takes_no_notice_of_one() {
+    let (_topic, _database, api) = set_up().await;
+    let answer = api.send(Method::GET, "/v1/likes?ids=a%20b", &[("If-None-Match", "*")]).await;
+    answer.assert_problem(400, "invalid-request");
+    assert!(!answer.headers.contains_key("etag"));
 }

@@ -1,0 +1,103 @@
+//! Answers that a caller may have already: an `ETag` over the body, and `304` without one to who
+//! names it in `If-None-Match` (RFC 9110, section 13).
+//!
+//! The tag is a strong one: the same tag, the same bytes, whichever replica answers. It is a hash
+//! because that costs less than anything that would have to be kept or asked for.
+
+use std::hash::{DefaultHasher, Hasher};
+
+use axum::body::Body;
+use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use serde::Serialize;
+
+/// `value` as JSON under `headers`, or 304 with the same headers if the request says that the
+/// caller has just that.
+pub fn json(
+    request: &HeaderMap,
+    headers: impl IntoIterator<Item = (HeaderName, HeaderValue)>,
+    value: &impl Serialize,
+) -> Response {
+    let body = serde_json::to_vec(value).expect("text, numbers and lists always serialise");
+    let tag = tag(&body);
+    let mut response = if names(request, &tag) {
+        StatusCode::NOT_MODIFIED.into_response()
+    } else {
+        ([(header::CONTENT_TYPE, HeaderValue::from_static("application/json"))], Body::from(body)).into_response()
+    };
+    response.headers_mut().extend(headers);
+    response.headers_mut().insert(header::ETAG, HeaderValue::try_from(tag).expect("quotes and hexadecimal digits"));
+    response
+}
+
+/// With its quotes. Another build's hash may differ: then an answer is sent once more.
+fn tag(body: &[u8]) -> String {
+    let mut hash = DefaultHasher::new();
+    hash.write(body);
+    format!("\"{:016x}\"", hash.finish())
+}
+
+/// Whether `If-None-Match` has `tag`, or `*`, which stands for whatever there is.
+fn names(request: &HeaderMap, tag: &str) -> bool {
+    let mut fields = request.get_all(header::IF_NONE_MATCH).iter().filter_map(|value| value.to_str().ok());
+    fields.any(|field| field.trim() == "*" || tags(field).any(|named| named == tag))
+}
+
+/// The tags of a list, with their quotes and without `W/`: a cache may have weakened ours, and
+/// whether to send a body is decided by weak comparison. Ends where the list isn't one any more.
+fn tags(field: &str) -> impl Iterator<Item = &str> {
+    let mut rest = field;
+    std::iter::from_fn(move || {
+        rest = rest.trim_start_matches([' ', '\t', ',']);
+        let text = rest.strip_prefix("W/").unwrap_or(rest);
+        let end = text.strip_prefix('"')?.find('"')? + 2;
+        rest = &text[end..];
+        Some(&text[..end])
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn answered(if_none_match: &[&str]) -> StatusCode {
+        let request = if_none_match.iter().map(|value| (header::IF_NONE_MATCH, HeaderValue::from_str(value).unwrap()));
+        json(&request.collect(), [], &[1]).status()
+    }
+
+    #[test]
+    fn who_names_the_tag_or_any_gets_no_body() {
+        let tag = tag(b"[1]");
+        for field in [
+            "*".to_owned(),
+            tag.clone(),
+            format!("W/{tag}"),
+            format!("\"a,b\", W/\"\" ,,\t{tag}"),
+            format!("{tag},\"other\""),
+        ] {
+            assert_eq!(answered(&[&field]), StatusCode::NOT_MODIFIED, "{field}");
+            assert_eq!(answered(&["\"other\"", &field]), StatusCode::NOT_MODIFIED, "{field}");
+        }
+    }
+
+    #[test]
+    fn who_names_others_or_nothing_that_is_a_tag_gets_it() {
+        let tag = tag(b"[1]");
+        let bare = tag.trim_matches('"');
+        for field in [
+            "",
+            "\"other\"",
+            "\"*\"",
+            bare,
+            &format!("{bare}\""),
+            &format!("\"{bare}"),
+            &format!("w/{tag}"),
+            &format!("\"a{tag}"),
+            &format!("x, {tag}"),
+            "*, \"a\"",
+        ] {
+            assert_eq!(answered(&[field]), StatusCode::OK, "{field}");
+        }
+        assert_eq!(answered(&[]), StatusCode::OK);
+    }
+}

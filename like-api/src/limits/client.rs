@@ -1,0 +1,171 @@
+//! Who sends a request. The other end of the connection, unless that is one of our own proxies:
+//! then whom the proxy names.
+//!
+//! A caller can write anything into `X-Forwarded-For`, and each proxy adds to its right end the
+//! address that it was reached from. So the list is read from the right, as long as the one who has
+//! written an entry is trusted. The first address that isn't a trusted proxy's is the client's; what
+//! stands left of it is the client's own invention.
+
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+
+use axum::http::{HeaderMap, HeaderName, header};
+use ipnet::IpNet;
+
+use crate::config::{LimitSettings, ProxyHeader};
+
+const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+
+/// Whom to believe.
+pub struct Proxies {
+    trusted: Vec<IpNet>,
+    header: ProxyHeader,
+}
+
+impl Proxies {
+    /// By settings.
+    pub fn new(settings: &LimitSettings) -> Self {
+        Self { trusted: settings.trusted_proxies.clone(), header: settings.trusted_proxies_header }
+    }
+
+    /// The client's address: the last one that can be believed.
+    pub fn client(&self, peer: IpAddr, headers: &HeaderMap) -> IpAddr {
+        let mut client = peer.to_canonical();
+        if !self.trusts(client) {
+            return client;
+        }
+        let name = if self.header == ProxyHeader::Forwarded { header::FORWARDED } else { X_FORWARDED_FOR };
+        // Several headers of one name are one list.
+        for value in headers.get_all(name).iter().rev() {
+            let list = String::from_utf8_lossy(value.as_bytes());
+            for entry in list.rsplit(',') {
+                let named = match self.header {
+                    ProxyHeader::XForwardedFor => address(entry.trim()),
+                    ProxyHeader::Forwarded => forwarded_for(entry).and_then(address),
+                };
+                // Not an address: nobody to be held to, but who has written it is known.
+                let Some(named) = named else { return client };
+                client = named;
+                if !self.trusts(client) {
+                    return client;
+                }
+            }
+        }
+        client
+    }
+
+    fn trusts(&self, address: IpAddr) -> bool {
+        self.trusted.iter().any(|network| network.contains(&address))
+    }
+}
+
+/// What a limit is for: an IPv4 address, or the /64 that an IPv6 client has to itself; whoever has
+/// one has 2⁶⁴ addresses.
+pub fn held_to(client: IpAddr) -> IpAddr {
+    match client.to_canonical() {
+        IpAddr::V6(v6) => Ipv6Addr::from_bits(v6.to_bits() & !u128::from(u64::MAX)).into(),
+        v4 @ IpAddr::V4(_) => v4,
+    }
+}
+
+/// An address, perhaps with a port, IPv6 perhaps in brackets.
+fn address(text: &str) -> Option<IpAddr> {
+    let bare = text.strip_prefix('[').and_then(|text| text.strip_suffix(']')).unwrap_or(text);
+    let address = bare.parse().ok().or_else(|| text.parse::<SocketAddr>().ok().map(|at| at.ip()));
+    address.map(|address| address.to_canonical())
+}
+
+/// The value of `for` in an element of `Forwarded`. One with quoted commas or semicolons is cut in
+/// the wrong places, and then it is no address.
+fn forwarded_for(element: &str) -> Option<&str> {
+    let mut pairs = element.split(';').filter_map(|pair| pair.split_once('='));
+    let (_, value) = pairs.find(|(name, _)| name.trim().eq_ignore_ascii_case("for"))?;
+    let value = value.trim();
+    Some(value.strip_prefix('"').and_then(|value| value.strip_suffix('"')).unwrap_or(value))
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::http::HeaderValue;
+
+    use super::*;
+
+    fn client(header: ProxyHeader, peer: &str, headers: &[(&'static str, &str)]) -> String {
+        let trusted = ["10.0.0.0/8", "fd00::/8", "127.0.0.1/32"].map(|network| network.parse().unwrap()).to_vec();
+        let headers = headers
+            .iter()
+            .map(|(name, value)| (HeaderName::from_static(name), HeaderValue::from_bytes(value.as_bytes()).unwrap()));
+        Proxies { trusted, header }.client(peer.parse().unwrap(), &headers.collect()).to_string()
+    }
+
+    fn by_xff(peer: &str, lists: &[&str]) -> String {
+        let headers: Vec<_> = lists.iter().map(|list| ("x-forwarded-for", *list)).collect();
+        client(ProxyHeader::XForwardedFor, peer, &headers)
+    }
+
+    #[test]
+    fn a_caller_who_is_no_trusted_proxy_is_who_it_is_whatever_it_writes() {
+        assert_eq!(by_xff("192.0.2.1", &["198.51.100.1"]), "192.0.2.1");
+        assert_eq!(by_xff("192.0.2.1", &["10.0.0.1"]), "192.0.2.1");
+        assert_eq!(by_xff("2001:db8::1", &["::1"]), "2001:db8::1");
+    }
+
+    #[test]
+    fn what_a_client_writes_left_of_the_proxys_entry_is_not_believed() {
+        assert_eq!(by_xff("10.0.0.1", &["198.51.100.1"]), "198.51.100.1");
+        assert_eq!(by_xff("10.0.0.1", &["203.0.113.9, 198.51.100.1"]), "198.51.100.1");
+        // Pretending to be behind a proxy of ours.
+        assert_eq!(by_xff("10.0.0.1", &["203.0.113.9, 10.0.0.7, 198.51.100.1"]), "198.51.100.1");
+        // A header of one's own before the proxy's.
+        assert_eq!(by_xff("10.0.0.1", &["203.0.113.9", "198.51.100.1"]), "198.51.100.1");
+        // The other way to say it, which the proxy passes on.
+        let both = [("forwarded", "for=203.0.113.9"), ("x-forwarded-for", "198.51.100.1")];
+        assert_eq!(client(ProxyHeader::XForwardedFor, "10.0.0.1", &both), "198.51.100.1");
+        assert_eq!(client(ProxyHeader::Forwarded, "10.0.0.1", &both), "203.0.113.9");
+    }
+
+    #[test]
+    fn several_proxies_of_ours_are_looked_through() {
+        assert_eq!(by_xff("10.0.0.1", &["198.51.100.1, fd00::2, 10.9.9.9"]), "198.51.100.1");
+        assert_eq!(by_xff("10.0.0.1", &["198.51.100.1", "fd00::2"]), "198.51.100.1");
+        assert_eq!(by_xff("::ffff:10.0.0.1", &["::ffff:198.51.100.1"]), "198.51.100.1");
+        // All are ours: a request from inside.
+        assert_eq!(by_xff("10.0.0.1", &["10.0.0.3, 10.0.0.2"]), "10.0.0.3");
+        assert_eq!(by_xff("10.0.0.1", &[]), "10.0.0.1");
+    }
+
+    #[test]
+    fn ports_and_brackets_are_understood_and_from_what_is_malformed_on_nothing_is_believed() {
+        for (entry, expected) in [
+            ("198.51.100.1:4711", "198.51.100.1"),
+            ("[2001:db8::1]:4711", "2001:db8::1"),
+            ("[2001:db8::1]", "2001:db8::1"),
+            ("2001:db8::1", "2001:db8::1"),
+        ] {
+            assert_eq!(by_xff("10.0.0.1", &[entry]), expected);
+        }
+        for malformed in ["", "unknown", "198.51.100.1 198.51.100.2", "198.51.100.256", "[10.0.0.1", "é", "1"] {
+            assert_eq!(by_xff("10.0.0.1", &[malformed]), "10.0.0.1", "{malformed}");
+            assert_eq!(by_xff("10.0.0.1", &[&format!("198.51.100.1, {malformed}, 10.0.0.2")]), "10.0.0.2");
+        }
+    }
+
+    #[test]
+    fn forwarded_is_read_by_its_own_rules() {
+        let by = |list: &str| client(ProxyHeader::Forwarded, "10.0.0.1", &[("forwarded", list)]);
+        assert_eq!(by("for=203.0.113.9, for=198.51.100.1;proto=https;by=10.0.0.1"), "198.51.100.1");
+        assert_eq!(by("by=10.0.0.2; FOR=\"[2001:db8::1]:4711\""), "2001:db8::1");
+        assert_eq!(by("for=198.51.100.1, for=fd00::2"), "198.51.100.1");
+        for malformed in ["for=unknown", "for=_hidden", "proto=https", "", "for=\"1,2\"", "for"] {
+            assert_eq!(by(malformed), "10.0.0.1", "{malformed}");
+        }
+    }
+
+    #[test]
+    fn an_ipv6_client_is_held_to_its_64_and_a_mapped_one_to_its_ipv4_address() {
+        let held = |address: &str| held_to(address.parse().unwrap()).to_string();
+        assert_eq!(held("2001:db8:1:2:3:4:5:6"), "2001:db8:1:2::");
+        assert_eq!(held("2001:db8:1:2:ffff::"), held("2001:db8:1:2::1"));
+        assert_ne!(held("2001:db8:1:3::1"), held("2001:db8:1:2::1"));
+        assert_eq!(held("::ffff:192.0.2.1"), "192.0.2.1");
+    }
+}

@@ -1,0 +1,178 @@
+//! How often each user or address may ask: governor's arithmetic (GCRA) on a table of fixed size.
+//!
+//! A table with an entry per caller grows with the callers, and whoever makes up addresses or
+//! accounts decides how large it gets. Here every key has [`PLACES`] places in a table of 65,536
+//! numbers (half a MiB), chosen by a hash whose seed nobody outside knows. A place holds the time up
+//! to which its callers have used their rate; a key's own is the *least* of its places. All of a
+//! key's places are at least as far as the key itself, so nobody ever gets more than the rate; and
+//! a caller is held up by others only if every one of its places belongs to one who is over the
+//! rate. With a thousand callers at their limit at the same time that befalls one in 70,000 others,
+//! with ten thousand (who together already send ten times what a replica can answer, at 10 a
+//! second) one in 23: as the table fills, callers come to share rates, and neither does everybody
+//! pass nor nobody.
+
+use std::hash::{BuildHasher, Hash, RandomState};
+use std::num::NonZeroU32;
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use governor::clock::{Clock, DefaultClock};
+use governor::middleware::NoOpMiddleware;
+use governor::nanos::Nanos;
+use governor::state::StateStore;
+use governor::{Quota, RateLimiter};
+
+/// Parts of the table, with a lock each.
+const SHARDS: usize = 64;
+/// Numbers in a part, 8 bytes each.
+const SHARD_SLOTS: usize = 1024;
+/// Places of a key, all in one shard.
+const PLACES: usize = 4;
+
+/// One rate for each key.
+pub struct Rate<C: Clock = DefaultClock> {
+    limiter: RateLimiter<u64, Table, C, NoOpMiddleware<C::Instant>>,
+    seed: RandomState,
+    /// What it is, for those who are over it.
+    shown: String,
+}
+
+impl Rate {
+    /// So many a second, after `burst` at once. None for a rate of 0: no limit.
+    pub fn new(per_second: f64, burst: NonZeroU32) -> Option<Self> {
+        Self::with_clock(per_second, burst, DefaultClock::default())
+    }
+}
+
+impl<C: Clock> Rate<C> {
+    fn with_clock(per_second: f64, burst: NonZeroU32, clock: C) -> Option<Self> {
+        let quota = Quota::with_period(Duration::try_from_secs_f64(1.0 / per_second).ok()?)?.allow_burst(burst);
+        let limiter = RateLimiter::new(quota, Table::default(), clock);
+        Some(Self { limiter, seed: RandomState::new(), shown: format!("{per_second} a second, {burst} at once") })
+    }
+
+    /// Takes one request of `key`, or says in how many seconds it may be sent again.
+    pub fn take(&self, key: &(impl Hash + ?Sized)) -> Result<(), u64> {
+        self.limiter.check_key(&self.seed.hash_one(key)).map_err(|refused| {
+            let wait = refused.wait_time_from(self.limiter.clock().now());
+            // Rounded up: by then it is let in.
+            wait.as_secs() + u64::from(wait.subsec_nanos() > 0).max(u64::from(wait.is_zero()))
+        })
+    }
+
+    /// What the rate is.
+    pub fn shown(&self) -> &str {
+        &self.shown
+    }
+}
+
+/// For each place, the time up to which the rate is used, in nanoseconds since the start.
+struct Table(Box<[Mutex<[u64; SHARD_SLOTS]>]>);
+
+impl Default for Table {
+    fn default() -> Self {
+        Self((0..SHARDS).map(|_| Mutex::new([0; SHARD_SLOTS])).collect())
+    }
+}
+
+impl StateStore for Table {
+    /// A hash.
+    type Key = u64;
+
+    fn measure_and_replace<T, F, E>(&self, hash: &u64, decide: F) -> Result<T, E>
+    where
+        F: Fn(Option<Nanos>) -> Result<(T, Nanos), E>,
+    {
+        let shard = &self.0[(hash >> 58) as usize % SHARDS];
+        // A lock and no atomics: two requests of one key at once must both be counted.
+        let mut slots = shard.lock().unwrap_or_else(PoisonError::into_inner);
+        let places: [usize; PLACES] = std::array::from_fn(|n| (hash >> (10 * n)) as usize % SHARD_SLOTS);
+        let used = places.iter().map(|place| slots[*place]).min().unwrap_or_default();
+        let (decision, next) = decide((used > 0).then(|| used.into()))?;
+        for place in places {
+            slots[place] = slots[place].max(next.as_u64());
+        }
+        Ok(decision)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use governor::clock::FakeRelativeClock;
+
+    use super::*;
+
+    fn rate(per_second: f64, burst: u32) -> (Rate<FakeRelativeClock>, FakeRelativeClock) {
+        let clock = FakeRelativeClock::default();
+        let burst = NonZeroU32::new(burst).unwrap();
+        (Rate::with_clock(per_second, burst, clock.clone()).unwrap(), clock)
+    }
+
+    fn taken(rate: &Rate<FakeRelativeClock>, key: &str, times: usize) -> usize {
+        (0..times).filter(|_| rate.take(key).is_ok()).count()
+    }
+
+    #[test]
+    fn a_caller_gets_the_burst_and_then_the_rate_and_others_are_not_concerned() {
+        let (rate, clock) = rate(10.0, 50);
+        assert_eq!(taken(&rate, "a", 100), 50);
+        assert_eq!(taken(&rate, "b", 100), 50);
+        clock.advance(Duration::from_secs(1));
+        assert_eq!(taken(&rate, "a", 100), 10);
+        clock.advance(Duration::from_hours(1));
+        assert_eq!(taken(&rate, "a", 100), 50);
+        assert!(Rate::new(0.0, NonZeroU32::MIN).is_none());
+    }
+
+    #[test]
+    fn a_wait_is_whole_seconds_rounded_up_and_true() {
+        for (per_second, after_ms, wait) in
+            [(10.0, 0, 1), (0.25, 0, 4), (0.25, 1, 4), (0.25, 1_000, 3), (0.25, 3_999, 1)]
+        {
+            let (rate, clock) = rate(per_second, 1);
+            rate.take("a").unwrap();
+            clock.advance(Duration::from_millis(after_ms));
+            assert_eq!(rate.take("a"), Err(wait), "{per_second} a second, {after_ms} ms later");
+            clock.advance(Duration::from_secs(wait));
+            assert_eq!(rate.take("a"), Ok(()));
+        }
+    }
+
+    /// Three million users in ten minutes, and among them hundreds who never stop.
+    #[test]
+    fn millions_of_callers_take_no_more_memory_and_the_limits_go_on_holding() {
+        const BUSY: u32 = 300;
+        let (rate, clock) = rate(10.0, 50);
+        let (mut refused, mut busy) = (0, 0);
+        for second in 0..600_u64 {
+            for user in 0..5_000_u64 {
+                refused += u32::from(rate.take(&(second * 5_000 + user)).is_err());
+            }
+            for user in 0..BUSY {
+                busy += (0..20).filter(|_| rate.take(&("busy", user)).is_ok()).count() as u32;
+            }
+            clock.advance(Duration::from_secs(1));
+        }
+        let Table(shards) = rate.limiter.into_state_store();
+        let bytes: usize = shards.iter().map(|shard| size_of_val(&*shard.lock().unwrap())).sum();
+        assert_eq!(bytes, 512 * 1024);
+        // Nobody is over the rate by others' places, and nearly nobody is held up by them.
+        assert!(busy <= BUSY * (50 + 600 * 10), "{busy}");
+        assert!(busy > BUSY * 600 * 9, "{busy}");
+        assert!(refused < 300, "{refused} of three million");
+    }
+
+    #[test]
+    fn a_full_table_neither_lets_everybody_through_nor_locks_everybody_out() {
+        let (rate, clock) = rate(10.0, 50);
+        // As many attackers as would fill it several times, all at their limit.
+        for attacker in 0..40_000_u32 {
+            while rate.take(&("attacker", attacker)).is_ok() {}
+        }
+        let passed = (0..10_000_u32).filter(|user| rate.take(&("user", *user)).is_ok()).count();
+        assert!(passed < 10_000, "somebody shares a rate with them");
+        clock.advance(Duration::from_secs(1));
+        let passed = (0..10_000_u32).filter(|user| rate.take(&("user", *user)).is_ok()).count();
+        assert!(passed > 9_000, "{passed} of 10,000 a second later");
+    }
+}

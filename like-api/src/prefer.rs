@@ -1,0 +1,105 @@
+//! The `Prefer` header (RFC 7240), as far as anything here honours it: `wait`.
+
+use std::time::Duration;
+
+use axum::http::{HeaderMap, HeaderName};
+
+/// How long a caller may have its answer wait, in seconds: longer than any like takes to be counted
+/// when all is well, and short enough for what stands between us and the caller.
+pub const WAIT_MAX: u64 = 10;
+
+/// The header.
+pub const PREFER: HeaderName = HeaderName::from_static("prefer");
+/// Says which preferences were honoured.
+pub const PREFERENCE_APPLIED: HeaderName = HeaderName::from_static("preference-applied");
+
+/// How many seconds the caller would wait for a better answer, at most [`WAIT_MAX`]. None: it
+/// doesn't say so in a form that can be read, which the RFC has ignored.
+pub fn wait(headers: &HeaderMap) -> Option<Duration> {
+    // A header that is there twice is one list.
+    let fields = headers.get_all(PREFER).iter().filter_map(|value| value.to_str().ok());
+    let mut preferences = fields.flat_map(|field| split(field, ',')).map(|preference| {
+        // What follows a semicolon are a preference's parameters; wait has none.
+        let preference = split(preference, ';').next().unwrap_or_default();
+        let (name, value) = preference.split_once('=').unwrap_or((preference, ""));
+        (name.trim(), value.trim())
+    });
+    // Of several only the first counts, whatever it says.
+    let (_, value) = preferences.find(|(name, _)| name.eq_ignore_ascii_case("wait"))?;
+    let digits = value.strip_prefix('"').and_then(|value| value.strip_suffix('"')).unwrap_or(value);
+    let is_number = !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit());
+    // More than fits is a lot.
+    is_number.then(|| Duration::from_secs(digits.parse().unwrap_or(WAIT_MAX).min(WAIT_MAX)))
+}
+
+/// The parts between separators, but for those within quotes.
+fn split(field: &str, separator: char) -> impl Iterator<Item = &str> {
+    let (mut quoted, mut escaped) = (false, false);
+    field.split(move |c| {
+        (quoted, escaped) = match c {
+            '"' if !escaped => (!quoted, false),
+            '\\' if quoted && !escaped => (true, true),
+            _ => (quoted, false),
+        };
+        c == separator && !quoted
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::http::HeaderValue;
+
+    use super::*;
+
+    fn seconds(sent: &[&str]) -> Option<u64> {
+        let sent = sent.iter().map(|value| (PREFER, HeaderValue::from_bytes(value.as_bytes()).unwrap()));
+        wait(&sent.collect()).map(|wait| wait.as_secs())
+    }
+
+    #[test]
+    fn wait_is_found_among_other_preferences_and_capped() {
+        for (sent, found) in [
+            (&["wait=5"][..], 5),
+            (&["wait=0"], 0),
+            (&["WAIT = 007"], 7),
+            (&["wait=10"], 10),
+            (&["wait=11"], 10),
+            (&["wait=99999999999999999999999"], 10),
+            (&["wait=\"3\""], 3),
+            (&["respond-async, wait=5"], 5),
+            (&["return=minimal; foo=\"a, wait=1; \\\" wait=2\" , wait=5;x=y, handling=lenient"], 5),
+            (&["respond-async", "wait=5"], 5),
+            (&[", ,=,wait=5,"], 5),
+            (&["é", "wait=5"], 5),
+            // The first of several.
+            (&["wait=5, wait=6"], 5),
+            (&["wait=5", "wait=6"], 5),
+        ] {
+            assert_eq!(seconds(sent), Some(found), "{sent:?}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_wait_is_ignored() {
+        for sent in [
+            &[][..],
+            &[""],
+            &["wait"],
+            &["wait="],
+            &["wait=\"\""],
+            &["wait=-1"],
+            &["wait=+1"],
+            &["wait=1.5"],
+            &["wait=5s"],
+            &["wait=5 6"],
+            &["wait=\"5"],
+            &["wait 5"],
+            &["waits=5"],
+            &["x=\"wait=5"],
+            &["x;wait=5"],
+            &["wait=x, wait=5"],
+        ] {
+            assert_eq!(seconds(sent), None, "{sent:?}");
+        }
+    }
+}

@@ -1,0 +1,168 @@
+//! What a browser is told that runs another site's page.
+
+use std::num::NonZeroU32;
+
+use clap::Parser;
+use like_api::config::Config;
+use like_testkit::{TestDatabase, TestTopic};
+use reqwest::Method;
+
+use crate::common::{Answer, Api, config};
+use crate::limits::NO_DATABASE;
+
+const SHOP: &str = "https://shop.example";
+const EVIL: &str = "https://evil.example";
+const LIKE: &str = "/v1/products/p1/like";
+
+/// These settings, with those origins.
+fn allowing(origins: &str, mut settings: Config) -> Config {
+    let args = ["x", "--auth-mode=trusted-header", "--kafka-bootstrap-servers=k", "--database-url", NO_DATABASE];
+    settings.browser = Config::parse_from(args.into_iter().chain(["--cors-allowed-origins", origins])).browser;
+    settings
+}
+
+async fn start(origins: &str) -> Api {
+    Api::start(allowing(origins, config("t", NO_DATABASE))).await
+}
+
+impl Api {
+    async fn preflight(&self, origin: &str, method: &str) -> Answer {
+        let asked = [("Origin", origin), ("Access-Control-Request-Method", method)];
+        self.send(Method::OPTIONS, LIKE, &asked).await
+    }
+}
+
+#[tokio::test]
+async fn a_preflight_of_a_listed_origin_is_answered_before_anybody_asks_who_it_is() {
+    let api = start(&format!("{SHOP},http://localhost:3000")).await;
+    let answer = api.preflight(SHOP, "PUT").await;
+    assert_eq!(answer.status, 204);
+    assert_eq!(answer.header("access-control-allow-origin"), SHOP);
+    let list = |name| answer.header(name).split(", ").collect::<Vec<_>>();
+    for method in ["GET", "PUT", "DELETE"] {
+        assert!(list("access-control-allow-methods").contains(&method), "{answer:?}");
+    }
+    for header in ["authorization", "idempotency-key", "prefer", "if-none-match", "x-request-id", "traceparent"] {
+        assert!(list("access-control-allow-headers").contains(&header), "{answer:?}");
+    }
+    assert!(!list("access-control-allow-headers").contains(&"x-user-id"), "a gateway's own");
+    assert_eq!(answer.header("access-control-max-age"), "7200");
+    assert_eq!(answer.header("vary"), "origin");
+    assert_eq!(answer.header("x-request-id").len(), 36);
+    assert!(!answer.headers.contains_key("access-control-allow-credentials"));
+}
+
+#[tokio::test]
+async fn a_preflight_of_another_origin_is_answered_without_permission() {
+    let api = start(SHOP).await;
+    for origin in [EVIL, "null", "https://shop.example.evil.example", "http://shop.example"] {
+        let answer = api.preflight(origin, "PUT").await;
+        assert_eq!((answer.status.as_u16(), answer.header("vary")), (204, "origin"), "{origin}");
+        let permits = |name: &reqwest::header::HeaderName| name.as_str().starts_with("access-control-");
+        assert!(!answer.headers.keys().any(permits), "{origin}: {answer:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_star_lets_pages_read_what_is_anonymous_and_nothing_else() {
+    let api = start("*").await;
+    let answer = api.preflight(EVIL, "PUT").await;
+    assert_eq!((answer.status.as_u16(), answer.header("access-control-allow-origin")), (204, "*"));
+    assert_eq!(answer.header("access-control-allow-methods"), "GET, HEAD");
+    for header in ["authorization", "idempotency-key", "x-user-id"] {
+        assert!(!answer.header("access-control-allow-headers").contains(header), "{answer:?}");
+    }
+    assert!(!answer.headers.contains_key("access-control-allow-credentials"));
+
+    let mixed = start(&format!("*,{SHOP}")).await;
+    let answer = mixed.preflight(SHOP, "PUT").await;
+    assert_eq!(answer.header("access-control-allow-origin"), SHOP);
+    assert!(answer.header("access-control-allow-methods").contains("PUT"), "{answer:?}");
+    let answer = mixed.preflight(EVIL, "GET").await;
+    assert_eq!((answer.header("access-control-allow-origin"), answer.header("vary")), ("*", "origin"));
+    assert!(!answer.header("access-control-allow-methods").contains("PUT"), "{answer:?}");
+}
+
+#[tokio::test]
+async fn a_page_may_read_every_answer_that_its_origin_gets_refusals_included() {
+    let mut settings = config("t", NO_DATABASE);
+    settings.limits.rate_limit_user = 0.001;
+    settings.limits.rate_limit_user_burst = NonZeroU32::new(1).unwrap();
+    let api = Api::start(allowing(SHOP, settings)).await;
+    for (method, path, user, status) in [
+        (Method::PUT, LIKE, "", 401),
+        (Method::GET, "/v1/products/p1/likes", "a b", 401),
+        (Method::GET, "/nowhere", "", 404),
+        (Method::GET, LIKE, "", 405),
+        (Method::GET, "/v1/likes", "", 400),
+        (Method::PUT, LIKE, "u1", 503),
+        (Method::PUT, LIKE, "u1", 429),
+        (Method::GET, "/v1/products/p1/likes", "u1", 429),
+        // No preflight: it asks for nothing.
+        (Method::OPTIONS, LIKE, "", 405),
+    ] {
+        for origin in [SHOP, EVIL, ""] {
+            if status == 503 && origin != SHOP {
+                continue;
+            }
+            let sent = [("X-User-Id", user), ("Origin", origin)];
+            let sent: Vec<_> = sent.into_iter().filter(|(_, value)| !value.is_empty()).collect();
+            let answer = api.send(method.clone(), path, &sent).await;
+            let what = format!("{method} {path} of '{user}' from '{origin}': {answer:?}");
+            assert_eq!(answer.status, status, "{what}");
+            assert_eq!(answer.header("vary"), "origin", "{what}");
+            assert_eq!(answer.header("x-content-type-options"), "nosniff", "{what}");
+            let allowed = if origin == SHOP { SHOP } else { "" };
+            assert_eq!(answer.header("access-control-allow-origin"), allowed, "{what}");
+            for exposed in ["location", "etag", "retry-after", "x-request-id", "preference-applied"] {
+                let exposes = answer.header("access-control-expose-headers").split(", ").any(|name| name == exposed);
+                assert_eq!(exposes, origin == SHOP, "{what}");
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn what_an_answer_depends_on_is_named_in_one_line() {
+    let (topic, database) = (TestTopic::create(1).await, TestDatabase::create().await);
+    database.lay_out(&topic.name, 1).await;
+    let api = Api::start(allowing(SHOP, config(&topic.name, &database.url))).await;
+    api.wait_until_ready().await;
+    for path in ["/v1/products/p1/likes", "/v1/likes?ids=p1"] {
+        for origin in [SHOP, EVIL] {
+            let answer = api.send(Method::GET, path, &[("Origin", origin)]).await;
+            let vary: Vec<_> = answer.headers.get_all("vary").iter().collect();
+            assert_eq!(vary, ["x-user-id, origin"], "{path} {origin}");
+            assert_eq!(answer.status, 200, "{path} {origin}");
+        }
+    }
+    let liked = api.send(Method::PUT, LIKE, &[("X-User-Id", "u1"), ("Origin", SHOP)]).await;
+    assert_eq!((liked.status.as_u16(), liked.header("access-control-allow-origin")), (202, SHOP));
+}
+
+#[tokio::test]
+async fn preflights_are_no_ones_requests_and_limits_are_not_for_them() {
+    let mut settings = config("t", NO_DATABASE);
+    settings.limits.rate_limit_address = 0.001;
+    settings.limits.rate_limit_address_burst = NonZeroU32::MIN;
+    let api = Api::start(allowing(SHOP, settings)).await;
+    for _ in 0..5 {
+        assert_eq!(api.preflight(SHOP, "PUT").await.status, 204);
+    }
+    // None of them has used the only one.
+    assert_eq!(api.get("/nowhere").await.status, 404);
+    let refused = api.send(Method::GET, "/nowhere", &[("Origin", SHOP)]).await;
+    refused.assert_problem(429, "too-many-requests");
+    assert_eq!(refused.header("access-control-allow-origin"), SHOP);
+    assert_eq!(api.preflight(SHOP, "PUT").await.status, 204);
+}
+
+#[tokio::test]
+async fn without_the_setting_no_page_of_another_site_may_do_anything() {
+    let api = Api::start(config("t", NO_DATABASE)).await;
+    let answers = [api.preflight(SHOP, "PUT").await, api.send(Method::GET, "/nowhere", &[("Origin", SHOP)]).await];
+    for answer in answers {
+        assert!(!answer.headers.keys().any(|name| name.as_str().starts_with("access-control-")), "{answer:?}");
+        assert_eq!(answer.header("x-content-type-options"), "nosniff");
+    }
+}

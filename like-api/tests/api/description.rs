@@ -1,0 +1,192 @@
+//! The description says what the service does: each answer that any of these tests gets is one that
+//! it names, its examples are answered as it says, and it is served together with a page that shows
+//! it. `make contract` asks for more than examples.
+
+use std::sync::LazyLock;
+
+use like_testkit::{TestDatabase, TestTopic};
+use reqwest::Method;
+use serde_json::{Value, json};
+
+use crate::common::{Answer, Api};
+
+/// That the code says the same is a test of the library.
+static DESCRIPTION: LazyLock<Value> =
+    LazyLock::new(|| serde_json::from_str(include_str!("../../../docs/openapi.json")).expect("docs/openapi.json"));
+
+/// Asserts that the description has this answer, if it has the route: its status, the type of its
+/// body, the kind of its problem, and the headers that come with it.
+pub fn assert_described(method: &Method, path: &str, answer: &Answer) {
+    let path = path.split('?').next().unwrap_or_default();
+    let is_of = |template: &str| {
+        let same = |(part, place): (&str, &str)| part == place || (place.starts_with('{') && !part.is_empty());
+        path.split('/').count() == template.split('/').count() && path.split('/').zip(template.split('/')).all(same)
+    };
+    let paths = DESCRIPTION["paths"].as_object().expect("paths");
+    // One with a parameter in its place is only meant where none is spelled out.
+    let Some(route) = paths.get(path).or_else(|| paths.iter().find(|(template, _)| is_of(template)).map(|(_, of)| of))
+    else {
+        return;
+    };
+    let Some(operation) = route.get(method.as_str().to_ascii_lowercase()) else { return };
+
+    let status = answer.status.as_str();
+    let response = &operation["responses"][status];
+    assert!(response.is_object(), "docs/openapi.json: {method} {path} is never answered {status}: {answer:?}");
+    let required = response["headers"].as_object().into_iter().flatten().filter(|(_, header)| {
+        let place = header["$ref"].as_str().expect("headers are referred to").trim_start_matches('#');
+        DESCRIPTION.pointer(place).expect("leads to a header")["required"] == true
+    });
+    for (name, _) in required {
+        assert!(
+            answer.headers.contains_key(name),
+            "docs/openapi.json: {status} of {method} {path} has {name}: {answer:?}"
+        );
+    }
+    let Some(bodies) = response["content"].as_object() else { return };
+    let kind = answer.header("content-type").split(';').next().unwrap_or_default();
+    let body = bodies.get(kind).unwrap_or_else(|| panic!("docs/openapi.json: {method} {path}, {status} in {kind:?}"));
+    if kind == "application/problem+json" {
+        let kinds = &body["schema"]["allOf"][1]["properties"]["type"]["enum"];
+        let named = kinds.as_array().expect("kinds").contains(&answer.json["type"]);
+        assert!(named, "docs/openapi.json: {method} {path}, {status} is one of {kinds}: {answer:?}");
+    }
+}
+
+/// A system in which the examples are true: product `p42` has 7 likes, one of them `ada`'s, and the
+/// first record of its partition is counted.
+async fn exemplary() -> (TestTopic, TestDatabase, Api) {
+    let (topic, database) = (TestTopic::create(32).await, TestDatabase::create().await);
+    database.lay_out(&topic.name, 32).await;
+    let key = like_events::pair_key("p42", "ada");
+    let liked = "INSERT INTO product_like VALUES ($1, now(), true, 'p42', 'ada')";
+    sqlx::query(liked).bind(key).execute(&database.pool).await.unwrap();
+    for sql in [
+        "INSERT INTO product_like_count VALUES ('p42', 7, 0, '2026-11-22T10:00:00.123Z')",
+        "UPDATE kafka_offset SET next_offset = 1 WHERE partition = 21",
+    ] {
+        sqlx::query(sql).execute(&database.pool).await.unwrap();
+    }
+    let api = Api::ready(&topic, &database).await;
+    (topic, database, api)
+}
+
+#[tokio::test]
+async fn each_example_is_answered_as_its_example_says() {
+    let (_topic, _database, api) = exemplary().await;
+    let mut operations = Vec::new();
+    for (path, route) in DESCRIPTION["paths"].as_object().unwrap() {
+        for (method, operation) in route.as_object().unwrap() {
+            operations.push((method, path, operation));
+        }
+    }
+    // What is taken back has been said before, in the examples too.
+    operations.sort_by_key(|(method, ..)| *method == "delete");
+    for (method, path, operation) in operations {
+        let responses = operation["responses"].as_object().unwrap();
+        let (status, success) = responses.iter().find(|(status, _)| status.starts_with('2')).unwrap();
+        let (path, headers) = request(path, operation);
+        let mut headers: Vec<_> = headers.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
+        headers.push(("X-User-Id", "ada"));
+        let method = Method::from_bytes(method.to_ascii_uppercase().as_bytes()).unwrap();
+        let answer = api.send(method.clone(), &path, &headers).await;
+        assert_eq!(answer.status.as_str(), status, "{method} {path}: {answer:?}");
+        let example = &success["content"]["application/json"]["example"];
+        assert!(!example.is_null(), "{method} {path} has no example");
+        assert_eq!(&answer.json, example, "{method} {path}: left is the answer, right docs/openapi.json's example");
+    }
+}
+
+/// The path and the headers that a route's examples give.
+fn request(path: &str, operation: &Value) -> (String, Vec<(String, String)>) {
+    let (mut path, mut headers) = (path.to_owned(), Vec::new());
+    for parameter in operation["parameters"].as_array().unwrap() {
+        let place = parameter["$ref"].as_str().map(|place| place.trim_start_matches('#'));
+        let parameter = place.map_or(parameter, |place| DESCRIPTION.pointer(place).unwrap());
+        let name = parameter["name"].as_str().unwrap();
+        let example = match &parameter["example"] {
+            Value::String(example) => example.clone(),
+            Value::Array(examples) => examples.iter().map(|e| e.as_str().unwrap()).collect::<Vec<_>>().join(","),
+            _ => {
+                assert_ne!(parameter["required"], true, "{path}: {name} has no example");
+                continue;
+            }
+        };
+        match parameter["in"].as_str().unwrap() {
+            "path" => path = path.replace(&format!("{{{name}}}"), &example),
+            "query" => path = format!("{path}?{name}={example}"),
+            "header" => headers.push((name.to_owned(), example)),
+            other => panic!("{name} is in {other}"),
+        }
+    }
+    (path, headers)
+}
+
+async fn anywhere() -> (TestTopic, TestDatabase, Api) {
+    let (topic, database) = (TestTopic::create(1).await, TestDatabase::create().await);
+    let api = Api::start(crate::common::config(&topic.name, &database.url)).await;
+    (topic, database, api)
+}
+
+#[tokio::test]
+async fn the_description_is_served_with_the_credentials_that_this_service_takes() {
+    let (topic, database) = (TestTopic::create(1).await, TestDatabase::create().await);
+    let mut config = crate::common::config(&topic.name, &database.url);
+    config.auth.auth_user_header = "X-Gateway-User".to_owned();
+    let api = Api::start(config).await;
+    let answer = api.get("/openapi.json").await;
+    assert_eq!((answer.status.as_u16(), answer.header("content-type")), (200, "application/json"));
+    let schemes = answer.json["components"]["securitySchemes"].as_object().unwrap();
+    assert_eq!(schemes.len(), 1, "{schemes:?}");
+    assert_eq!(schemes["trustedHeader"]["name"], "X-Gateway-User");
+    assert_eq!(
+        answer.json["paths"]["/v1/products/{productId}/like"]["put"]["security"],
+        json!([{ "trustedHeader": [] }])
+    );
+    assert_eq!(answer.json["paths"]["/v1/likes"]["get"]["security"], json!([{}, { "trustedHeader": [] }]));
+    // All else is as it is in the repository.
+    assert_eq!(answer.json["components"]["schemas"], DESCRIPTION["components"]["schemas"]);
+
+    let etag = answer.header("etag");
+    let again = api.send(Method::GET, "/openapi.json", &[("If-None-Match", etag)]).await;
+    assert_eq!((again.status.as_u16(), again.header("etag"), &again.json), (304, etag, &Value::Null));
+    let changed = api.send(Method::GET, "/openapi.json", &[("If-None-Match", "\"other\"")]).await;
+    assert_eq!(changed.status, 200);
+}
+
+#[tokio::test]
+async fn the_page_that_shows_it_needs_no_other_host_and_says_so_to_the_browser() {
+    let (_topic, _database, api) = anywhere().await;
+    let page = api.get("/docs").await;
+    assert_eq!((page.status.as_u16(), page.header("content-type")), (200, "text/html; charset=utf-8"));
+    let policy = page.header("content-security-policy");
+    assert!(policy.starts_with("default-src 'none';"), "{policy}");
+    for loose in ["http", "unsafe", "*"] {
+        assert!(!policy.contains(loose), "{policy}");
+    }
+    let html = api.http.get(format!("{}/docs", api.url)).send().await.unwrap().text().await.unwrap();
+    let mut files: Vec<_> = html.split(['"', '\'']).filter(|text| text.starts_with("docs/")).collect();
+    files.push("openapi.json");
+    assert!(files.len() > 3, "{files:?}");
+    for file in files {
+        let answer = api.get(&format!("/{file}")).await;
+        assert_eq!(answer.status, 200, "{file}");
+        assert!(!answer.header("etag").is_empty(), "{file}");
+    }
+    assert!(!html.contains("//"), "{html}");
+}
+
+#[tokio::test]
+async fn the_type_of_each_problem_leads_to_a_page_that_explains_it() {
+    let (_topic, _database, api) = anywhere().await;
+    for kind in like_api::problem::ALL {
+        let page = api.http.get(format!("{}{}", api.url, kind.uri())).send().await.unwrap();
+        assert_eq!(page.status(), 200, "{}", kind.name);
+        assert_eq!(page.headers()["content-type"], "text/html; charset=utf-8");
+        let html = page.text().await.unwrap();
+        assert!(html.contains(kind.name) && html.contains(kind.title), "{html}");
+        let all = api.http.get(format!("{}/problems", api.url)).send().await.unwrap().text().await.unwrap();
+        assert!(all.contains(kind.name), "{all}");
+    }
+    api.get("/problems/unheard-of").await.assert_problem(404, "not-found");
+}

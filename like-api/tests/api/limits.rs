@@ -1,0 +1,162 @@
+//! How much is taken: from a user, from an address, from all together.
+
+use std::num::NonZeroU32;
+use std::time::Duration;
+
+use like_api::config::Config;
+use like_testkit::{TestDatabase, TestTopic, eventually};
+use reqwest::Method;
+
+use crate::common::{Answer, Api, config};
+
+/// Nothing of what is tried here gets as far as the database.
+pub const NO_DATABASE: &str = "postgres://nobody@127.0.0.1:1/none";
+/// No route has it, so nothing but limits is in the way.
+const NOWHERE: &str = "/nowhere";
+
+async fn start(change: impl FnOnce(&mut Config)) -> Api {
+    let mut config = config("t", NO_DATABASE);
+    change(&mut config);
+    Api::start(config).await
+}
+
+impl Api {
+    /// The values of a metric.
+    pub async fn metric(&self, series: &str) -> Option<f64> {
+        let text = self.http.get(format!("{}/metrics", self.admin)).send().await.unwrap().text().await.unwrap();
+        let line = text.lines().find_map(|line| line.strip_prefix(series)?.strip_prefix(' '));
+        line.map(|value| value.parse().unwrap())
+    }
+
+    /// Asks for nothing, as the client that this header names.
+    async fn nothing(&self, forwarded_for: &str) -> Answer {
+        self.send(Method::GET, NOWHERE, &[("X-Forwarded-For", forwarded_for)]).await
+    }
+}
+
+#[tokio::test]
+async fn a_user_over_the_rate_is_told_when_to_come_back_and_that_is_true() {
+    let api = start(|config| {
+        config.limits.rate_limit_user = 0.5;
+        config.limits.rate_limit_user_burst = NonZeroU32::new(3).unwrap();
+    })
+    .await;
+    let ask = async |user| api.send(Method::PUT, "/v1/products/a%20b/like", &[("X-User-Id", user)]).await;
+    let mut taken = 0;
+    let refused = eventually("too many", async || {
+        let answer = ask("u1").await;
+        taken += u32::from(answer.status == 400);
+        (answer.status != 400).then_some(answer)
+    })
+    .await;
+    assert!(taken >= 3, "{taken}");
+    refused.assert_problem(429, "too-many-requests");
+    assert_eq!(refused.json["detail"], "this user may send 0.5 a second, 3 at once");
+    assert!(api.metric("likes_rate_limited_total{limit=\"user\"}").await.unwrap() >= 1.0);
+    // Nobody else is concerned, and who isn't known has no rate.
+    assert_eq!(ask("u2").await.status, 400);
+    assert_eq!(api.get(NOWHERE).await.status, 404);
+
+    let wait: u64 = refused.header("retry-after").parse().unwrap();
+    assert!((1..=2).contains(&wait), "{wait}");
+    tokio::time::sleep(Duration::from_secs(wait)).await;
+    assert_eq!(ask("u1").await.status, 400);
+}
+
+#[tokio::test]
+async fn every_route_that_knows_the_user_counts_for_the_same_rate() {
+    let api = start(|config| {
+        config.limits.rate_limit_user = 0.001;
+        config.limits.rate_limit_user_burst = NonZeroU32::new(4).unwrap();
+    })
+    .await;
+    let user = [("X-User-Id", "u1")];
+    // Two are answered without the router, the others with it; all get past the rate.
+    for (method, path, status) in [
+        (Method::PUT, "/v1/products/p1/like", 503),
+        (Method::DELETE, "/v1/products/p1/like", 503),
+        (Method::PUT, "/v1/products/a%20b/like", 400),
+        (Method::GET, "/v1/likes", 400),
+        (Method::PUT, "/v1/products/p1/like", 429),
+        (Method::GET, "/v1/likes", 429),
+        (Method::GET, "/v1/products/p1/likes", 429),
+    ] {
+        assert_eq!(api.send(method.clone(), path, &user).await.status, status, "{method} {path}");
+    }
+}
+
+#[tokio::test]
+async fn an_address_over_the_rate_is_refused_and_no_header_makes_it_another() {
+    let api = start(|config| {
+        config.limits.rate_limit_address = 0.001;
+        config.limits.rate_limit_address_burst = NonZeroU32::new(2).unwrap();
+    })
+    .await;
+    for (spoofed, status) in [("198.51.100.1", 404), ("198.51.100.2", 404), ("198.51.100.3", 429), ("127.0.0.1", 429)] {
+        assert_eq!(api.nothing(spoofed).await.status, status, "{spoofed}");
+    }
+    let refused = api.send(Method::PUT, "/v1/products/p1/like", &[("X-User-Id", "u1")]).await;
+    refused.assert_problem(429, "too-many-requests");
+    assert_eq!(refused.json["detail"], "this address may send 0.001 a second, 2 at once");
+    let wait: u64 = refused.header("retry-after").parse().unwrap();
+    assert!((1..=1_000).contains(&wait), "{wait}");
+    assert_eq!(api.metric("likes_rate_limited_total{limit=\"address\"}").await, Some(3.0));
+}
+
+#[tokio::test]
+async fn behind_a_trusted_proxy_each_client_has_its_own_rate() {
+    let api = start(|config| {
+        config.limits.rate_limit_address = 0.001;
+        config.limits.rate_limit_address_burst = NonZeroU32::new(2).unwrap();
+        config.limits.trusted_proxies = vec!["127.0.0.0/8".parse().unwrap()];
+    })
+    .await;
+    for (forwarded_for, status) in [
+        ("198.51.100.1", 404),
+        ("198.51.100.2", 404),
+        ("198.51.100.1", 404),
+        ("198.51.100.1", 429),
+        // Left of what the proxy has written, and so not believed.
+        ("203.0.113.7, 198.51.100.1", 429),
+        ("203.0.113.7, 198.51.100.2", 404),
+        // One /64.
+        ("2001:db8::1", 404),
+        ("2001:db8::2", 404),
+        ("2001:db8::3", 429),
+        ("2001:db8:0:1::3", 404),
+    ] {
+        assert_eq!(api.nothing(forwarded_for).await.status, status, "{forwarded_for}");
+    }
+}
+
+#[tokio::test]
+async fn likes_that_cannot_be_answered_in_time_are_refused_before_anything_is_done() {
+    let (topic, database) = (TestTopic::create(1).await, TestDatabase::create().await);
+    database.lay_out(&topic.name, 1).await;
+    let mut config = config(&topic.name, &database.url);
+    // Below what an acknowledgement takes at all: few may be in progress soon.
+    config.limits.shed_above = Duration::from_nanos(1);
+    let api = Api::start(config).await;
+    api.wait_until_ready().await;
+    let (mut acknowledged, mut refused) = (0, 0);
+    eventually("a like is refused", async || {
+        let users: Vec<_> = (0..100).map(|n| format!("u{acknowledged}-{n}")).collect();
+        for answer in futures::future::join_all(users.iter().map(|user| api.like("p1", user))).await {
+            if answer.status == 202 {
+                acknowledged += 1;
+            } else {
+                answer.assert_problem(503, "overloaded");
+                assert_eq!(answer.header("retry-after"), "1");
+                refused += 1;
+            }
+        }
+        (refused > 0).then_some(())
+    })
+    .await;
+    assert_eq!(api.metric("likes_shed_total{of=\"likes\"}").await, Some(f64::from(refused)));
+    assert_eq!(api.metric("likes_shed_total{of=\"counts\"}").await, Some(0.0));
+    assert_eq!(api.metric("likes_shed_limit{of=\"likes\"}").await, Some(32.0));
+    // What was refused was not written, and one at a time is always taken.
+    assert_eq!(topic.end_offsets(), [i64::from(acknowledged)]);
+    assert_eq!(api.like("p1", "u1").await.status, 202);
+}

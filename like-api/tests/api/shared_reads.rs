@@ -1,0 +1,83 @@
+//! Counts that many ask for at once: how many queries that takes, and how old an answer may be.
+
+use std::time::Instant;
+
+use futures::FutureExt;
+use futures::future::join_all;
+use like_api::counts::{CACHE_AGE, Counts};
+use like_api::reads;
+use like_events::{ProductId, UserId};
+use like_testkit::{AdminPort, TestDatabase, TestTopic};
+use prometheus::Registry;
+use reqwest::Method;
+
+use crate::common::{Answer, Api, config, histogram};
+
+async fn count(database: &TestDatabase, product: &str, count: i64) {
+    let sql = "INSERT INTO product_like_count VALUES ($1, $2, 0, clock_timestamp())
+               ON CONFLICT (product_id) DO UPDATE SET like_count = $2, updated_at = clock_timestamp()";
+    sqlx::query(sql).bind(product).bind(count).execute(&database.pool).await.unwrap();
+}
+
+#[tokio::test]
+async fn reads_that_come_together_take_a_few_queries() {
+    let database = TestDatabase::create().await;
+    count(&database, "p1", 7).await;
+    let registry = Registry::new();
+    let counts = Counts::new(reads::pool(&config("t", &database.url).database), &registry).unwrap();
+    let product = [ProductId::parse("p1").unwrap()];
+    let users: Vec<UserId> = (0..100).map(|n| UserId::parse(&format!("u{n}")).unwrap()).collect();
+    // PostgreSQL answers once all have come.
+    let mut holder = database.pool.begin().await.unwrap();
+    sqlx::query("LOCK TABLE product_like_count").execute(&mut *holder).await.unwrap();
+    let anonymous = (0..100).map(|_| counts.read(&product, None).boxed());
+    let known = users.iter().map(|user| counts.read(&product, Some(user)).boxed());
+    let mut reads: Vec<_> = anonymous.chain(known).collect();
+    for read in &mut reads {
+        assert!(read.now_or_never().is_none());
+    }
+    holder.rollback().await.unwrap();
+    for read in join_all(reads).await {
+        assert_eq!(read.unwrap()[0].count, 7);
+    }
+    let (queries, read) = histogram(&registry, "likes_count_query_reads");
+    assert_eq!(read as u64, 200);
+    assert!(queries <= 5, "{queries} queries");
+}
+
+#[tokio::test]
+async fn a_known_caller_is_never_told_what_was_asked_for_earlier_and_others_nothing_old() {
+    let (topic, database) = (TestTopic::create(1).await, TestDatabase::create().await);
+    database.lay_out(&topic.name, 1).await;
+    count(&database, "p1", 1).await;
+    let api = Api::ready(&topic, &database).await;
+    let (one, many) = ("/v1/products/p1/likes", "/v1/likes?ids=p1,p1");
+    let counted = |answer: &Answer| {
+        assert_eq!(answer.status, 200, "{answer:?}");
+        let json = if answer.json.is_array() { &answer.json[1] } else { &answer.json };
+        json["count"].as_i64().unwrap()
+    };
+    for now in 2..10 {
+        // Kept from just before.
+        for path in [one, many] {
+            counted(&api.get(path).await);
+        }
+        count(&database, "p1", now).await;
+        let changed = Instant::now();
+        for path in [one, many] {
+            assert_eq!(counted(&api.send(Method::GET, path, &[("X-User-Id", "u1")]).await), now);
+        }
+        // Those who ask all the time make it no older.
+        let mut path = [one, many].into_iter().cycle();
+        loop {
+            let asked = Instant::now();
+            let told = counted(&api.get(path.next().unwrap()).await);
+            assert!(told == now || told == now - 1 && asked < changed + CACHE_AGE, "{told} instead of {now}");
+            if told == now {
+                break;
+            }
+        }
+    }
+    let hits = AdminPort::new(api.admin.clone()).metric("likes_count_cache_requests_total", "hit").await;
+    assert!(hits > 0.0, "nothing was kept, so this test shows nothing");
+}

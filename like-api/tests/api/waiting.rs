@@ -1,0 +1,213 @@
+//! `Prefer: wait` on a receipt: those who wait, and what it takes to tell them.
+
+use std::io::Write;
+use std::net::TcpStream;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use futures::FutureExt;
+use like_api::error::ApiError;
+use like_api::reads::{self, Standing};
+use like_api::receipts::{INTERVAL, Receipts, WAITERS_MAX, Waited};
+use like_events::Receipt;
+use like_testkit::{AdminPort, TestDatabase, TestTopic, eventually};
+use prometheus::Registry;
+use reqwest::Method;
+use serde_json::json;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use crate::common::{Api, config, histogram};
+use crate::readiness::through_a_proxy;
+
+/// Longer than any test takes: whoever is told is told for another reason.
+const LONG: Duration = Duration::from_hours(1);
+
+struct Scene {
+    receipts: Arc<Receipts>,
+    registry: Registry,
+    shutdown: CancellationToken,
+    waiting: JoinSet<Result<Waited, ApiError>>,
+}
+
+impl Scene {
+    fn new(database_url: &str) -> Self {
+        let (registry, shutdown) = (Registry::new(), CancellationToken::new());
+        let pool = reads::pool(&config("t", database_url).database);
+        let receipts = Arc::new(Receipts::new(pool, &registry, shutdown.clone()).unwrap());
+        Self { receipts, registry, shutdown, waiting: JoinSet::new() }
+    }
+
+    fn wait(&mut self, partition: i32, offset: i64) {
+        let receipts = Arc::clone(&self.receipts);
+        let receipt = receipt(partition, offset);
+        self.waiting.spawn(async move { receipts.wait(receipt, LONG).await });
+    }
+
+    fn waiters(&self) -> f64 {
+        let families = self.registry.gather();
+        let gauge = families.iter().find(|family| family.name() == "likes_receipt_waiters").unwrap();
+        gauge.get_metric()[0].get_gauge().get_value()
+    }
+
+    async fn waiters_become(&self, number: f64) {
+        eventually(&format!("{number} wait"), async || (self.waiters() == number).then_some(())).await;
+    }
+}
+
+fn receipt(partition: i32, offset: i64) -> Receipt {
+    Receipt { sequence: 1, partition, offset }
+}
+
+/// Folds partition 0 up to there.
+async fn fold(database: &TestDatabase, next_offset: i64) {
+    let sql = "UPDATE kafka_offset SET next_offset = $1 WHERE partition = 0";
+    sqlx::query(sql).bind(next_offset).execute(&database.pool).await.unwrap();
+}
+
+#[tokio::test]
+async fn all_who_wait_cost_one_query_per_interval_and_are_told_together() {
+    let database = TestDatabase::create().await;
+    database.lay_out("t", 2).await;
+    let dead = "INSERT INTO dead_letter VALUES ('t', 0, 3, NULL, NULL, 'tombstone', now())";
+    sqlx::query(dead).execute(&database.pool).await.unwrap();
+    let mut scene = Scene::new(&database.url);
+    // Two for each receipt, half of these of another partition.
+    for n in 0..1_000 {
+        scene.wait(n % 2, i64::from(n / 4));
+    }
+    scene.waiters_become(1_000.0).await;
+    let queries = || histogram(&scene.registry, "likes_receipt_query_reads");
+    let (start, before) = (Instant::now(), queries());
+    let after = eventually("twenty looks", async || Some(queries()).filter(|now| now.0 >= before.0 + 20)).await;
+    let looks = after.0 - before.0;
+    assert!(start.elapsed() >= INTERVAL * (looks as u32 - 1), "{looks} looks in {:?}", start.elapsed());
+    assert_eq!((after.1 - before.1) as u64, looks * 1_000);
+
+    fold(&database, 250).await;
+    let mut told = Vec::new();
+    for _ in 0..500 {
+        told.push(scene.waiting.join_next().await.unwrap().unwrap().unwrap());
+    }
+    let dead = told.iter().filter(|told| **told == Waited::Settled(Standing::DeadLetter)).count();
+    let counted = told.iter().filter(|told| **told == Waited::Settled(Standing::Counted)).count();
+    assert_eq!((dead, counted), (2, 498));
+
+    // The others are of the partition that isn't folded; the service ends.
+    scene.shutdown.cancel();
+    while let Some(told) = scene.waiting.join_next().await {
+        assert_eq!(told.unwrap().unwrap(), Waited::Pending);
+    }
+    assert!(scene.waiters() == 0.0);
+}
+
+#[tokio::test]
+async fn whoever_comes_when_all_have_been_told_is_told_too() {
+    let database = TestDatabase::create().await;
+    database.lay_out("t", 1).await;
+    let mut scene = Scene::new(&database.url);
+    for offset in 0..3 {
+        scene.wait(0, offset);
+        scene.waiters_become(1.0).await;
+        fold(&database, offset + 1).await;
+        let told = scene.waiting.join_next().await.unwrap().unwrap().unwrap();
+        assert_eq!(told, Waited::Settled(Standing::Counted));
+    }
+}
+
+#[tokio::test]
+async fn only_so_many_wait_and_whoever_hangs_up_makes_room() {
+    let scene = Scene::new("postgres://nobody@127.0.0.1:1/none");
+    let wait = |offset| {
+        let mut waiting = Box::pin(scene.receipts.wait(receipt(0, offset), LONG));
+        let told = (&mut waiting).now_or_never();
+        told.map_or_else(|| Ok(waiting), Err)
+    };
+    let mut waiting: Vec<_> = (0..WAITERS_MAX).map(|n| wait(n as i64).ok().unwrap()).collect();
+    assert!(matches!(wait(0), Err(Ok(Waited::NoPlace))));
+    waiting.pop();
+    let last = wait(0).ok().unwrap();
+    assert!(matches!(wait(0), Err(Ok(Waited::NoPlace))));
+    assert!(scene.waiters() as usize == WAITERS_MAX);
+    drop((waiting, last));
+    assert!(scene.waiters() == 0.0);
+}
+
+#[tokio::test]
+async fn waiting_outlasts_an_outage_and_says_so_if_it_does_not() {
+    let database = TestDatabase::create().await;
+    database.lay_out("t", 1).await;
+    let (proxy, through) = through_a_proxy(&database).await;
+    let mut scene = Scene::new(&through);
+    scene.wait(0, 0);
+    let soon = Duration::from_millis(10);
+    let receipts = Arc::clone(&scene.receipts);
+    assert!(matches!(receipts.wait(receipt(0, 0), soon).await, Ok(Waited::Pending)));
+
+    proxy.cut();
+    eventually("nobody knows", async || receipts.wait(receipt(0, 0), soon).await.err()).await;
+    fold(&database, 1).await;
+    proxy.restore();
+    let told = scene.waiting.join_next().await.unwrap().unwrap().unwrap();
+    assert_eq!(told, Waited::Settled(Standing::Counted));
+}
+
+/// A topic with one event that isn't folded, its receipt's path, and a service.
+async fn with_a_like() -> (TestTopic, TestDatabase, Api, String) {
+    let (topic, database) = (TestTopic::create(1).await, TestDatabase::create().await);
+    database.lay_out(&topic.name, 1).await;
+    let api = Api::ready(&topic, &database).await;
+    let path = api.like("p1", "u1").await.header("location").to_owned();
+    (topic, database, api, path)
+}
+
+#[tokio::test]
+async fn a_caller_waits_as_long_as_it_prefers_and_is_told_how_long_that_is() {
+    let (_topic, database, api, path) = with_a_like().await;
+    let asked = Instant::now();
+    let answer = api.send(Method::GET, &path, &[("Prefer", "respond-async"), ("Prefer", "wait=1")]).await;
+    assert!(asked.elapsed() >= Duration::from_secs(1));
+    assert_eq!((answer.status.as_u16(), &answer.json), (200, &json!({"status": "pending"})));
+    assert_eq!((answer.header("preference-applied"), answer.header("cache-control")), ("wait=1", "no-store"));
+
+    // Nothing is waited for that isn't in the log.
+    let beyond = api.send(Method::GET, "/v1/receipts/1-0-1", &[("Prefer", "wait=10")]).await;
+    beyond.assert_problem(404, "receipt-unknown");
+
+    let port = AdminPort::new(api.admin.clone());
+    let wait = async {
+        loop {
+            let answer = api.send(Method::GET, &path, &[("Prefer", "wait=10")]).await;
+            assert_eq!((answer.status.as_u16(), answer.header("preference-applied")), (200, "wait=10"));
+            if answer.json == json!({"status": "counted"}) {
+                break;
+            }
+        }
+    };
+    let fold = async {
+        eventually("it waits", async || (port.metric("likes_receipt_waiters", "").await > 0.0).then_some(())).await;
+        fold(&database, 1).await;
+    };
+    tokio::join!(wait, fold);
+
+    for (prefer, applied) in [("wait=5", "wait=5"), ("wait=11", "wait=10"), ("wait=0", "wait=0"), ("wait=x", "")] {
+        let answer = api.send(Method::GET, &path, &[("Prefer", prefer)]).await;
+        assert_eq!(answer.json, json!({"status": "counted"}));
+        assert_eq!(answer.header("preference-applied"), applied, "{prefer}");
+    }
+}
+
+#[tokio::test]
+async fn a_caller_who_hangs_up_waits_no_more() {
+    let (_topic, _database, api, path) = with_a_like().await;
+    let port = AdminPort::new(api.admin.clone());
+    let waiters = async || port.metric("likes_receipt_waiters", "").await;
+    let answered = async || port.metric("http_server_request_duration_seconds_count", "/v1/receipts/{receipt}").await;
+    let mut caller = TcpStream::connect(api.url.trim_start_matches("http://")).unwrap();
+    write!(caller, "GET {path} HTTP/1.1\r\nHost: h\r\nPrefer: wait=10\r\n\r\n").unwrap();
+    eventually("it waits", async || (waiters().await > 0.0).then_some(())).await;
+    drop(caller);
+    eventually("it no longer waits", async || (waiters().await == 0.0).then_some(())).await;
+    // It was not its time that was up.
+    assert!(answered().await == 0.0);
+}
