@@ -16,6 +16,7 @@ pub mod publisher;
 pub mod reads;
 pub mod request;
 pub mod routes;
+pub mod traces;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -23,6 +24,7 @@ use std::time::Duration;
 use anyhow::anyhow;
 use like_service::admin;
 use like_service::health::Health;
+use like_service::traces::Traces;
 use prometheus::Registry;
 use sqlx::PgPool;
 use tokio::net::TcpListener;
@@ -61,6 +63,8 @@ pub struct AppState {
     pub pool: PgPool,
     /// What is counted.
     pub metrics: Metrics,
+    /// Where spans are made.
+    pub traces: Traces,
 }
 
 impl AppState {
@@ -72,14 +76,17 @@ impl AppState {
         metrics: Metrics,
         registry: &Registry,
     ) -> anyhow::Result<Self> {
+        let pool = reads::pool(&config.database);
+        metrics::pool::register(registry, &pool)?;
         Ok(Self {
             auth: Auth::new(config).map_err(|refusal| anyhow!(refusal))?,
             limits: Limits::new(&config.limits, registry)?,
             browser: Browser::new(&config.browser),
             gate: Gate::closed(),
             publisher,
-            pool: reads::pool(&config.database),
+            pool,
             metrics,
+            traces: Traces::start("like-api", env!("CARGO_PKG_VERSION"), registry)?,
         })
     }
 }
@@ -102,6 +109,7 @@ pub async fn serve(config: Config, listeners: Listeners, shutdown: CancellationT
     let publisher = Arc::new(Publisher::new(kafka.clone(), topic, metrics.publishing.clone())?);
     let state = Arc::new(AppState::new(&config, Arc::clone(&publisher), metrics, &registry)?);
     state.auth.log(&config);
+    let traces = state.traces.clone();
     let watch = Watch {
         gate: state.gate.clone(),
         health: health.clone(),
@@ -147,8 +155,11 @@ pub async fn serve(config: Config, listeners: Listeners, shutdown: CancellationT
     admin_stop.cancel();
     // Its callers may keep their connections open; and closing a client waits for threads of its
     // own, which may be waiting for a name server. The process needn't.
-    let _ = tokio::time::timeout(CLOSE_TIMEOUT, admin).await;
-    let _ = tokio::time::timeout(CLOSE_TIMEOUT, tokio::task::spawn_blocking(move || drop(publisher))).await;
+    let close = async {
+        let _ = tokio::time::timeout(CLOSE_TIMEOUT, admin).await;
+        let _ = tokio::time::timeout(CLOSE_TIMEOUT, tokio::task::spawn_blocking(move || drop(publisher))).await;
+    };
+    tokio::join!(close, traces.end());
     info!("like-api ends");
     served
 }

@@ -3,6 +3,7 @@
 
 pub mod broker;
 mod client;
+mod collector;
 mod crowd;
 mod database;
 mod events;
@@ -15,6 +16,7 @@ mod wait;
 
 pub use broker::{Scram, TestBroker};
 pub use client::{Acknowledged, TestClient};
+pub use collector::{TestCollector, TestSpan};
 pub use crowd::{Clicking, Crowd, Differences, Record, Wish};
 pub use database::TestDatabase;
 pub use events::event;

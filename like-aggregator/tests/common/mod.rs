@@ -5,6 +5,7 @@
 
 pub mod crowd;
 pub mod drill;
+mod sources;
 
 use std::ops::Deref;
 use std::time::Duration;
@@ -17,6 +18,8 @@ use like_testkit::process::free_addr;
 use like_testkit::{AdminPort, TestDatabase, TestSystem, TestTopic, event, eventually};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
+
+pub use self::sources::sources;
 
 /// Intervals of moments in place of half minutes.
 pub const QUICK: Timing = Timing {
