@@ -23,17 +23,20 @@ pub struct Links(Vec<(i32, SpanContext)>);
 impl Links {
     /// Looks at the headers of a record that is in the batch now.
     pub fn add(&mut self, message: &BorrowedMessage<'_>) {
-        if self.0.len() < LINKS_MAX
-            && let Some(headers) = message.headers()
-        {
+        self.add_from(message.partition(), || {
+            let headers = message.headers()?;
             let first = |name: &str| headers.iter().find(|header| header.key == name).and_then(|header| header.value);
-            self.add_context(message.partition(), first(TRACEPARENT), first(TRACESTATE));
-        }
+            Some((first(TRACEPARENT)?, first(TRACESTATE)))
+        });
     }
 
-    fn add_context(&mut self, partition: i32, traceparent: Option<&[u8]>, tracestate: Option<&[u8]>) {
-        if let Some(parent) = traceparent.and_then(TraceParent::parse).filter(|parent| parent.sampled) {
-            let state = tracestate.filter(|state| may_pass_state(state)).and_then(|state| str::from_utf8(state).ok());
+    /// Headers are looked at only while there is room: reading them costs.
+    fn add_from<'h>(&mut self, partition: i32, headers: impl FnOnce() -> Option<(&'h [u8], Option<&'h [u8]>)>) {
+        if self.0.len() < LINKS_MAX
+            && let Some((parent, state)) = headers()
+            && let Some(parent) = TraceParent::parse(parent).filter(|parent| parent.sampled)
+        {
+            let state = state.filter(|state| may_pass_state(state)).and_then(|state| str::from_utf8(state).ok());
             self.0.push((partition, parent.span_context(state)));
         }
     }
@@ -126,17 +129,32 @@ fn failed(context: &Context, kind: &'static str, text: String) {
 mod tests {
     use super::*;
 
+    fn parent(flags: &str) -> String {
+        format!("00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-{flags}")
+    }
+
     #[test]
     fn links_lead_to_recorded_spans_of_the_batch_alone() {
-        let parent = |flags: &str| format!("00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-{flags}");
         let mut links = Links::default();
         for (partition, parent) in [(0, parent("01")), (1, parent("00")), (1, parent("01")), (2, "x".to_owned())] {
-            links.add_context(partition, Some(parent.as_bytes()), Some(b"a=1"));
+            links.add_from(partition, || Some((parent.as_bytes(), Some(b"a=1"))));
         }
-        links.add_context(0, None, Some(b"a=1"));
+        links.add_from(0, || None);
         assert_eq!(links.0.iter().map(|(partition, _)| *partition).collect::<Vec<_>>(), [0, 1]);
         assert_eq!(links.0[0].1.trace_state().header(), "a=1");
         links.forget(0);
         assert_eq!(links.0.len(), 1);
+    }
+
+    #[test]
+    fn a_batch_has_so_many_links_and_looks_at_no_headers_beyond_them() {
+        let (mut links, mut looked, parent) = (Links::default(), 0, parent("01"));
+        for _ in 0..LINKS_MAX + 5 {
+            links.add_from(0, || {
+                looked += 1;
+                Some((parent.as_bytes(), None))
+            });
+        }
+        assert_eq!((links.0.len(), looked), (LINKS_MAX, LINKS_MAX));
     }
 }
