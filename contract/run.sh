@@ -53,6 +53,22 @@ ask() {
     die "schemathesis has complaints ($who, seed $SEED)"
 }
 
+# A token of user ada, good for an hour.
+token() {
+  "$LOCAL/python/bin/python" - <<'PYTHON'
+import base64, hashlib, hmac, json, os, time
+
+def part(data):
+    return base64.urlsafe_b64encode(data).rstrip(b"=")
+
+env = os.environ
+claims = {"sub": "ada", "iss": env["JWT_ISSUER"], "aud": env["JWT_AUDIENCE"], "exp": int(time.time()) + 3600}
+signed = b".".join(part(json.dumps(json_part).encode()) for json_part in ({"alg": "HS256", "typ": "JWT"}, claims))
+signature = hmac.new(env["JWT_SECRET"].encode(), signed, hashlib.sha256).digest()
+print((signed + b"." + part(signature)).decode())
+PYTHON
+}
+
 install_packages contract
 check_asyncapi
 ready_made "$LOCAL/python" "$HERE/requirements.txt" -- make_python
@@ -62,3 +78,8 @@ start_whole contract
 cd "$PLACE" # where it leaves what it found
 # In this mode there are no wrong credentials: whoever the header names is believed.
 ask 'callers named by a gateway' -H 'X-User-Id: ada' --exclude-checks ignored_auth
+
+stop like-api TERM 12
+export AUTH_MODE=jwt JWT_SECRET=contract-contract-contract-contract JWT_ISSUER=https://issuer.example JWT_AUDIENCE=likes
+start_api
+ask 'callers with a token' -H "Authorization: Bearer $(token)"

@@ -43,6 +43,8 @@ start_service() { # NAME ADMIN_PORT PUBLIC_PORT_OR_NONE [ARG…]
   printf ' ready\n'
 }
 
+start_api() { LISTEN_ADDR=127.0.0.1:$LIKE_API_PORT start_service like-api "$LIKE_API_ADMIN_PORT" "$LIKE_API_PORT"; }
+
 start_services() {
   export KAFKA_BOOTSTRAP_SERVERS DATABASE_URL AUTH_MODE=trusted-header
   # Both refuse to go on where the topic, the tables or their versions aren't as
@@ -50,7 +52,7 @@ start_services() {
   quietly "$STATE/like-aggregator-setup.log" 'like-aggregator: setup (topic, tables)' \
     "$BIN/like-aggregator" setup
   start_service like-aggregator "$LIKE_AGGREGATOR_ADMIN_PORT" none run
-  LISTEN_ADDR=127.0.0.1:$LIKE_API_PORT start_service like-api "$LIKE_API_ADMIN_PORT" "$LIKE_API_PORT"
+  start_api
 }
 
 # field NAME: the string of that name in the JSON on standard input.

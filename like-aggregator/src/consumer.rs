@@ -17,6 +17,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, anyhow, bail};
 use like_service::health::{Health, Heartbeat};
+use like_service::traces::Traces;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use tokio::sync::mpsc::UnboundedSender;
 use tokio_util::sync::CancellationToken;
@@ -29,6 +30,7 @@ use self::position::Position;
 use crate::batch::Batch;
 use crate::metrics::Metrics;
 use crate::timing::Timing;
+use crate::traces::Links;
 use crate::worker::{Answer, Order};
 
 /// The condition under which `/readyz` reports that this member has joined its group.
@@ -70,6 +72,8 @@ pub struct ConsumerThread {
     pub orders: UnboundedSender<Order>,
     /// From the worker.
     pub answers: Receiver<Answer>,
+    /// Whether anybody wants to know which spans published the records.
+    pub traces: Traces,
     /// Lag is told per owned partition.
     pub metrics: Metrics,
     /// Told when the group was joined.
@@ -105,6 +109,8 @@ struct State {
     to_copy: BTreeMap<i32, i64>,
     copied: Option<Instant>,
     collecting: Batch,
+    /// Of what is being collected.
+    links: Links,
     first_at: Option<Instant>,
     in_flight: Option<InFlight>,
     /// Partitions that are looked at for the first time behind a hole.
@@ -167,7 +173,7 @@ impl ConsumerThread {
     }
 
     fn send_off(&self, state: &mut State) -> anyhow::Result<()> {
-        let batch = mem::take(&mut state.collecting);
+        let (batch, links) = (mem::take(&mut state.collecting), mem::take(&mut state.links));
         state.first_at = None;
         if batch.is_empty() {
             return Ok(());
@@ -175,7 +181,7 @@ impl ConsumerThread {
         let give_up = CancellationToken::new();
         let partitions = batch.spans().keys().copied().collect();
         state.in_flight = Some(InFlight { partitions, since: Instant::now(), give_up: give_up.clone() });
-        self.order(Order::Apply(batch, give_up))
+        self.order(Order::Apply(batch, links, give_up))
     }
 
     fn order(&self, order: Order) -> anyhow::Result<()> {
@@ -242,6 +248,7 @@ impl State {
     fn forget(&mut self, partition: i32) {
         self.positions.remove(&partition);
         self.collecting.remove_partition(partition);
+        self.links.forget(partition);
         if self.collecting.is_empty() {
             self.first_at = None;
         }

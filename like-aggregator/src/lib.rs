@@ -24,6 +24,7 @@ pub mod scratch;
 pub mod store;
 mod tables;
 pub mod timing;
+pub mod traces;
 pub mod turn;
 pub mod upkeep;
 pub mod worker;

@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use like_aggregator::commands::{self, Outcome};
 use like_aggregator::config::{Cli, Command};
 use like_aggregator::timing::Timing;
-use like_service::{admin, cli, shutdown, telemetry};
+use like_service::{admin, cli, shutdown, telemetry, traces};
 
 /// See the crate.
 pub fn main() -> ExitCode {
@@ -15,6 +15,9 @@ pub fn main() -> ExitCode {
         Ok(settings) => settings,
         Err(status) => return status,
     };
+    if let (Command::Run(_), Err(refusal)) = (&settings.command, traces::check()) {
+        return cli::usage_error(&refusal);
+    }
     let speaks_by_logs = matches!(settings.command, Command::Run(_) | Command::Setup(_));
     if speaks_by_logs {
         telemetry::init(&settings.log);

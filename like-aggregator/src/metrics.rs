@@ -3,10 +3,7 @@
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use prometheus::{
-    Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
-    process_collector::ProcessCollector,
-};
+use prometheus::{Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry};
 
 use crate::batch::Batch;
 use crate::store::Applied;
@@ -36,7 +33,7 @@ pub struct Metrics {
 }
 
 impl Metrics {
-    /// Registers all metrics, and those of the process.
+    /// Registers all metrics, and those of the process and its runtime.
     pub fn register(registry: &Registry) -> prometheus::Result<Self> {
         let events = IntCounterVec::new(
             Opts::new("likes_events_total", "Events whose transaction committed, by what became of them"),
@@ -120,7 +117,7 @@ impl Metrics {
         registry.register(Box::new(metrics.gaps.clone()))?;
         registry.register(Box::new(metrics.gap_records.clone()))?;
         registry.register(Box::new(stopped))?;
-        registry.register(Box::new(ProcessCollector::for_self()))?;
+        like_service::metrics::register(registry, "like-aggregator", env!("CARGO_PKG_VERSION"))?;
         Ok(metrics)
     }
 

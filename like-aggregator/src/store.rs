@@ -118,6 +118,18 @@ impl ApplyError {
         }
     }
 
+    /// Its name in traces.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::Fenced { .. } => "fenced",
+            Self::FoldVersion { .. } => "fold_version",
+            Self::OutOfTurn { .. } => "out_of_turn",
+            Self::Sql(_) => "sql",
+            Self::Raced => "raced",
+            Self::Deadline => "deadline",
+        }
+    }
+
     /// Whether the batch may be too large for the database as it is now: it took too long (57014 is
     /// the server's deadline) or too much memory.
     pub fn may_be_of_size(&self) -> bool {

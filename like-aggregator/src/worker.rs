@@ -14,6 +14,7 @@ use crate::batch::{Batch, Span};
 use crate::fault::{self, Point};
 use crate::metrics::Metrics;
 use crate::store::{ApplyError, Store, StoredOffset};
+use crate::traces::{BatchSpan, BatchTraces, Links};
 
 /// The condition under which `/readyz` reports the database.
 pub const DATABASE: &str = "postgresql";
@@ -41,8 +42,9 @@ enum Refused {
 pub enum Order {
     /// The stored offsets of these partitions.
     Offsets(Vec<i32>),
-    /// Apply the batch; once the token is cancelled, don't try again.
-    Apply(Batch, CancellationToken),
+    /// Apply the batch, which spans of these links published; once the token is cancelled, don't
+    /// try again.
+    Apply(Batch, Links, CancellationToken),
     /// Record that retention removed these offsets unfolded, and move the stored one behind them.
     Skip {
         /// The partition.
@@ -91,6 +93,8 @@ pub struct Worker {
     heartbeat: Heartbeat,
     /// To the consumer thread.
     answers: Sender<Answer>,
+    /// A span for each batch, where spans are wanted.
+    traces: BatchTraces,
     /// The most events that are tried at once: all, until that was too much.
     largest: usize,
 }
@@ -99,7 +103,14 @@ impl Worker {
     /// A worker that counts in `store` and tells the consumer thread through `answers`.
     pub fn new(store: Store, metrics: Metrics, health: Health, answers: Sender<Answer>) -> Self {
         let heartbeat = health.heartbeat("worker", HEARTBEAT_LIMIT);
-        Self { store, metrics, health, heartbeat, answers, largest: usize::MAX }
+        let traces = BatchTraces::default();
+        Self { store, metrics, health, heartbeat, answers, traces, largest: usize::MAX }
+    }
+
+    /// The same, with a span for each batch.
+    #[must_use]
+    pub fn traced(self, traces: BatchTraces) -> Self {
+        Self { traces, ..self }
     }
 
     /// Works until the consumer thread hangs up.
@@ -123,7 +134,14 @@ impl Worker {
             let answer = match order {
                 None => return,
                 Some(Order::Offsets(partitions)) => self.offsets(partitions).await,
-                Some(Order::Apply(batch, given_up)) => self.apply(batch, &given_up).await,
+                Some(Order::Apply(batch, links, given_up)) => {
+                    let span = self.traces.batch(&batch, links);
+                    let answer = self.apply(batch, span.as_ref(), &given_up).await;
+                    if let Some(span) = span {
+                        span.end(&answer);
+                    }
+                    answer
+                }
                 Some(Order::Skip { partition, from, to }) => self.skip(partition, from, to).await,
             };
             if self.answers.send(answer).is_err() {
@@ -179,7 +197,7 @@ impl Worker {
 
     /// Applies the batch, in one piece if it can be. Once a part of it is committed the offsets
     /// believed in are another's, so whatever comes between the parts starts the partitions anew.
-    async fn apply(&mut self, batch: Batch, given_up: &CancellationToken) -> Answer {
+    async fn apply(&mut self, batch: Batch, span: Option<&BatchSpan>, given_up: &CancellationToken) -> Answer {
         let spans: Vec<_> = batch.spans().iter().map(|(&p, &span)| (p, span)).collect();
         let start_anew = || Answer::StartAnew(spans.iter().map(|(partition, _)| *partition).collect());
         let mut parts = vec![batch];
@@ -190,7 +208,7 @@ impl Worker {
             {
                 parts.push(rest);
             }
-            match self.apply_part(&part, given_up).await {
+            match self.apply_part(&part, span, given_up).await {
                 Ok(()) => self.largest = self.largest.saturating_add(self.largest / 8 + 1),
                 Err(Refused::TooLarge) => {
                     self.largest = (part.len() / 2).max(1);
@@ -204,12 +222,22 @@ impl Worker {
         Answer::Applied(spans)
     }
 
-    async fn apply_part(&mut self, batch: &Batch, given_up: &CancellationToken) -> Result<(), Refused> {
+    async fn apply_part(
+        &mut self,
+        batch: &Batch,
+        span: Option<&BatchSpan>,
+        given_up: &CancellationToken,
+    ) -> Result<(), Refused> {
         let mut backoff = Backoff::new(PAUSES.0, PAUSES.1);
         let start = Instant::now();
         let mut too_large = 0;
         loop {
-            match self.store.apply(batch).await {
+            let attempt = span.and_then(|span| span.attempt(batch));
+            let result = self.store.apply(batch).await;
+            if let Some(attempt) = attempt {
+                attempt.end(result.as_ref().err());
+            }
+            match result {
                 Ok(applied) => {
                     fault::reached(Point::AfterCommit);
                     self.database_answers();

@@ -5,12 +5,11 @@
 mod common;
 
 use std::collections::BTreeSet;
-use std::fs;
-use std::path::Path;
 
 use clap::Parser;
 use clap::error::ErrorKind;
 use common::drill::section;
+use common::sources;
 use like_aggregator::config::Cli;
 
 const PAGE: &str = include_str!("../../docs/OPERATIONS.md");
@@ -20,27 +19,6 @@ const COMMANDS: [&str; 6] = ["curl ", "kafka-", "kill ", "ulimit ", "SELECT ", "
 
 /// Names that belong to others.
 const FOREIGN: [&str; 6] = ["HOST:8081", "HOST:8082", "work_mem", "max_connections", "retention.ms", "process_…"];
-
-/// All sources that make the two services, with strings that go over several lines made one.
-fn sources() -> String {
-    fn read(folder: &Path, all: &mut String) {
-        for entry in fs::read_dir(folder).unwrap() {
-            let path = entry.unwrap().path();
-            if path.is_dir() {
-                read(&path, all);
-            } else {
-                all.push_str(&fs::read_to_string(&path).unwrap());
-            }
-        }
-    }
-    let mut all = String::new();
-    for part in ["like-aggregator", "like-api", "like-service", "like-events"] {
-        read(&Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(part).join("src"), &mut all);
-    }
-    let mut lines = all.split("\\\n");
-    let first = lines.next().unwrap().to_owned();
-    lines.fold(first, |all, line| all + line.trim_start())
-}
 
 /// What stands in backticks, blocks left out.
 fn spans(text: &str) -> Vec<String> {

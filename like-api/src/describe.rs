@@ -171,9 +171,15 @@ fn security_schemes(auth: Option<&Auth>) -> Value {
                             the user's id, of 1 to 255 visible ASCII characters. It strips the header from what callers send.",
         })
     };
+    let bearer = json!({
+        "type": "http", "scheme": "bearer", "bearerFormat": "JWT",
+        "description": "`AUTH_MODE=jwt`: a token that the issuer of the operators' choice has signed; the user is its `sub`, \
+                        of 1 to 255 visible ASCII characters.",
+    });
     match auth {
-        Some(Auth::TrustedHeader { shown, .. }) => json!({ "trustedHeader": header(shown) }),
-        None => json!({ "trustedHeader": header("X-User-Id") }),
+        Some(Auth::TrustedHeader(trusted)) => json!({ "trustedHeader": header(trusted.shown()) }),
+        Some(Auth::Jwt(_)) => json!({ "bearer": bearer }),
+        None => json!({ "bearer": bearer, "trustedHeader": header("X-User-Id") }),
     }
 }
 

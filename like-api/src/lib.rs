@@ -7,22 +7,23 @@ pub mod browser;
 mod caller;
 mod conditional;
 pub mod config;
-pub mod describe;
 pub mod counts;
+pub mod describe;
 pub mod error;
 mod extract;
 pub mod gate;
 pub mod limits;
 pub mod loader;
 pub mod metrics;
-pub mod problem;
 mod prefer;
+pub mod problem;
 mod public;
 pub mod publisher;
 pub mod reads;
 pub mod receipts;
 pub mod request;
 pub mod routes;
+pub mod traces;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -30,6 +31,7 @@ use std::time::Duration;
 use anyhow::anyhow;
 use like_service::admin;
 use like_service::health::Health;
+use like_service::traces::Traces;
 use prometheus::Registry;
 use sqlx::PgPool;
 use tokio::net::TcpListener;
@@ -74,6 +76,8 @@ pub struct AppState {
     pub receipts: Receipts,
     /// What is counted.
     pub metrics: Metrics,
+    /// Where spans are made.
+    pub traces: Traces,
 }
 
 impl AppState {
@@ -89,6 +93,7 @@ impl AppState {
         let pool = reads::pool(&config.database);
         let auth = Auth::new(config).map_err(|refusal| anyhow!(refusal))?;
         auth.register(registry)?;
+        metrics::pool::register(registry, &pool)?;
         Ok(Self {
             auth,
             limits: Limits::new(&config.limits, registry)?,
@@ -99,6 +104,7 @@ impl AppState {
             receipts: Receipts::new(pool.clone(), registry, shutdown.clone())?,
             pool,
             metrics,
+            traces: Traces::start("like-api", env!("CARGO_PKG_VERSION"), registry)?,
         })
     }
 }
@@ -124,6 +130,7 @@ pub async fn serve(config: Config, listeners: Listeners, shutdown: CancellationT
     if let Some(condition) = state.auth.condition() {
         health.unmet(condition, "not there yet");
     }
+    let traces = state.traces.clone();
     let watch = Watch {
         gate: state.gate.clone(),
         health: health.clone(),
@@ -171,8 +178,11 @@ pub async fn serve(config: Config, listeners: Listeners, shutdown: CancellationT
     admin_stop.cancel();
     // Its callers may keep their connections open; and closing a client waits for threads of its
     // own, which may be waiting for a name server. The process needn't.
-    let _ = tokio::time::timeout(CLOSE_TIMEOUT, admin).await;
-    let _ = tokio::time::timeout(CLOSE_TIMEOUT, tokio::task::spawn_blocking(move || drop(publisher))).await;
+    let close = async {
+        let _ = tokio::time::timeout(CLOSE_TIMEOUT, admin).await;
+        let _ = tokio::time::timeout(CLOSE_TIMEOUT, tokio::task::spawn_blocking(move || drop(publisher))).await;
+    };
+    tokio::join!(close, traces.end());
     info!("like-api ends");
     served
 }

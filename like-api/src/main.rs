@@ -8,7 +8,7 @@ use anyhow::Context;
 use like_api::auth::Auth;
 use like_api::config::{Cli, Config};
 use like_api::{Listeners, serve};
-use like_service::{admin, cli, shutdown, telemetry};
+use like_service::{admin, cli, shutdown, telemetry, traces};
 use rustix::process::{Resource, getrlimit, setrlimit};
 use tokio::net::TcpListener;
 
@@ -21,7 +21,7 @@ fn main() -> ExitCode {
     };
     if let Cli::Serve(config) = &cli {
         let usable = Auth::new(config).and(config.kafka.client_config("like-api").map_err(|e| format!("{e:#}")));
-        if let Err(refusal) = usable {
+        if let Err(refusal) = usable.map(drop).and_then(|()| traces::check()) {
             return cli::usage_error(&refusal);
         }
     }

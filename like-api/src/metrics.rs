@@ -2,11 +2,12 @@
 //! once where that is possible; where a label's value comes with the request it is borrowed text
 //! out of a fixed few, never formatted and never the caller's own.
 
+pub mod pool;
+
 use std::time::Duration;
 
 use anyhow::Context;
 use axum::http::{Method, StatusCode};
-use prometheus::process_collector::ProcessCollector;
 use prometheus::{Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, Opts, Registry};
 
 /// Upper bounds in seconds: OpenTelemetry's for HTTP, and finer where our answers are.
@@ -17,6 +18,7 @@ const SECONDS: [f64; 16] =
 #[derive(Clone)]
 pub struct Metrics {
     requests: HistogramVec,
+    in_progress: IntGauge,
     /// Of the publisher.
     pub publishing: Publishing,
 }
@@ -34,7 +36,7 @@ pub struct Publishing {
 }
 
 impl Metrics {
-    /// Makes them known to `registry`, the process's own (CPU, memory, files) included.
+    /// Makes them known to `registry`, the process's own (CPU, memory, files, runtime) included.
     pub fn register(registry: &Registry) -> anyhow::Result<Self> {
         let requests = HistogramVec::new(
             HistogramOpts::new(
@@ -44,6 +46,8 @@ impl Metrics {
             .buckets(SECONDS.to_vec()),
             &["http_request_method", "http_route", "http_response_status_code"],
         )?;
+        let in_progress =
+            IntGauge::new("http_server_active_requests", "requests that have come and whose answer has not begun")?;
         let sent = IntCounterVec::new(
             Opts::new(
                 "messaging_client_sent_messages_total",
@@ -76,15 +80,22 @@ impl Metrics {
         };
         let collectors: [Box<dyn prometheus::core::Collector>; 5] = [
             Box::new(requests.clone()),
+            Box::new(in_progress.clone()),
             Box::new(sent),
             Box::new(duration),
             Box::new(in_flight),
-            Box::new(ProcessCollector::for_self()),
         ];
         for collector in collectors {
             registry.register(collector).context("metrics")?;
         }
-        Ok(Self { requests, publishing })
+        like_service::metrics::register(registry, "like-api", env!("CARGO_PKG_VERSION")).context("metrics")?;
+        Ok(Self { requests, in_progress, publishing })
+    }
+
+    /// One request has come; it is in progress until the value goes.
+    pub fn in_progress(&self) -> InProgress {
+        self.in_progress.inc();
+        InProgress(self.in_progress.clone())
     }
 
     /// One request was answered. `route` is a route's template, or empty.
@@ -93,8 +104,17 @@ impl Metrics {
     }
 }
 
+/// Held while a request is handled, also when its caller hangs up meanwhile.
+pub struct InProgress(IntGauge);
+
+impl Drop for InProgress {
+    fn drop(&mut self) {
+        self.0.dec();
+    }
+}
+
 /// A method that a caller made up is `_OTHER`, as OpenTelemetry has it: labels must stay few.
-fn method_label(method: &Method) -> &str {
+pub(crate) fn method_label(method: &Method) -> &str {
     match *method {
         Method::GET | Method::HEAD | Method::PUT | Method::DELETE | Method::POST | Method::PATCH | Method::OPTIONS => {
             method.as_str()

@@ -14,6 +14,7 @@ use like_service::backoff::Backoff;
 use like_service::health::Health;
 use rdkafka::ClientConfig;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::message::OwnedHeaders;
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer as _};
 use tokio::sync::{Notify, oneshot};
 use tracing::{error, info, warn};
@@ -93,6 +94,17 @@ pub enum PublishError {
     PerhapsWritten(String),
 }
 
+impl PublishError {
+    /// Its name in metrics and traces.
+    pub fn outcome(&self) -> &'static str {
+        match self {
+            Self::QueueFull => "queue_full",
+            Self::TooLarge | Self::NotWritten(_) => "rejected",
+            Self::PerhapsWritten(_) => "unknown",
+        }
+    }
+}
+
 type Producer = BaseProducer<Deliveries>;
 
 /// Publishes to one topic.
@@ -133,21 +145,37 @@ impl Publisher {
         })
     }
 
+    /// Where events go.
+    pub fn topic(&self) -> &str {
+        &self.topic
+    }
+
     /// Publishes one event and waits for what becomes of it, at most some six seconds. Dropping
     /// the future doesn't take the event back.
-    pub async fn publish(&self, key: &str, value: &[u8]) -> Result<Position, PublishError> {
-        let settled = self.hand_over(key, value).inspect_err(|error| self.metrics.count(Err(error)))?;
+    pub async fn publish(
+        &self,
+        key: &str,
+        value: &[u8],
+        headers: Option<OwnedHeaders>,
+    ) -> Result<Position, PublishError> {
+        let settled = self.hand_over(key, value, headers).inspect_err(|error| self.metrics.count(Err(error)))?;
         // The producer settles everything that it took, its own end included.
         settled.await.unwrap_or_else(|_| Err(PublishError::PerhapsWritten("the producer gave no report".to_owned())))
     }
 
-    fn hand_over(&self, key: &str, value: &[u8]) -> Result<oneshot::Receiver<delivery::Settled>, PublishError> {
+    fn hand_over(
+        &self,
+        key: &str,
+        value: &[u8],
+        headers: Option<OwnedHeaders>,
+    ) -> Result<oneshot::Receiver<delivery::Settled>, PublishError> {
         if value.len() > MAX_VALUE_BYTES {
             return Err(PublishError::TooLarge);
         }
         let (settle, settled) = oneshot::channel();
         let pending = Box::new(Pending { settle, since: Instant::now() });
-        let record = BaseRecord::with_opaque_to(&self.topic, pending).key(key).payload(value);
+        let mut record = BaseRecord::with_opaque_to(&self.topic, pending).key(key).payload(value);
+        record.headers = headers;
         let producer = self.current.read().unwrap_or_else(PoisonError::into_inner);
         self.metrics.in_flight.inc();
         match producer.send(record) {

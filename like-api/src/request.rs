@@ -1,10 +1,15 @@
 //! What is done for every request, in one place because each layer of its own costs a few percent
-//! of a request: its id, its metric, its line in the log (at debug: at info it costs as much as
-//! the request), the body of a problem, and a panic that ends one request and not the connection.
+//! of a request: its id, its metric, its span if spans are wanted, its line in the log, the body of
+//! a problem, and a panic that ends one request and not the connection.
+//!
+//! The line is of target [`ACCESS`] at level debug, and so is off unless `RUST_LOG` asks for it
+//! (`info,like_api::access=debug`): it costs about as much as the request. It says nothing of who
+//! asks: no user, no address, no token, no query.
 
 use std::any::Any;
 use std::net::{IpAddr, Ipv4Addr};
 use std::panic::AssertUnwindSafe;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -13,17 +18,23 @@ use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, Request, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use futures::FutureExt;
-use tracing::debug;
+use opentelemetry::trace::TraceId;
+use tracing::{Level, debug, enabled};
 use uuid::Uuid;
 
 use crate::AppState;
 use crate::error::{ApiError, finish};
+use crate::metrics::InProgress;
+use crate::traces::{Incoming, ServerSpan, within};
 
 /// The header of the request's id, from the caller or made here, on every answer.
 pub const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
 /// Longest id that is taken, in characters.
 pub const REQUEST_ID_MAX: usize = 128;
+
+/// The target of the line that each request may have in the log.
+pub const ACCESS: &str = "like_api::access";
 
 /// The layer around all routes.
 pub async fn observe(State(app): State<Arc<AppState>>, request: axum::extract::Request, next: Next) -> Response {
@@ -49,28 +60,45 @@ pub struct Observed {
     method: Method,
     client: IpAddr,
     origin: Option<HeaderValue>,
+    span: Option<ServerSpan>,
+    /// For the log; None: no trace, or no line.
+    trace: Option<TraceId>,
+    in_progress: InProgress,
 }
 
 impl Observed {
     /// Looks at it before it is handled.
     pub fn new<B>(app: &AppState, request: &Request<B>, peer: IpAddr) -> Self {
         let headers = request.headers();
+        let span = ServerSpan::begin(&app.traces, request);
+        let trace = || match &span {
+            Some(span) => Some(span.trace_id()),
+            None => Incoming::of(headers).map(|incoming| incoming.trace_id()),
+        };
+        let trace = if enabled!(target: ACCESS, Level::DEBUG) { trace() } else { None };
         Self {
             started: Instant::now(),
             id: request_id(headers),
             method: request.method().clone(),
             client: app.limits.client(peer, headers),
             origin: headers.get(header::ORIGIN).cloned(),
+            span,
+            trace,
+            in_progress: app.metrics.in_progress(),
         }
     }
 
     /// Has it handled by `handle`, if the limits let it in. `route` is a route's template, or empty.
     pub async fn answer(self, app: &AppState, route: &str, handle: impl Future<Output = Response>) -> Response {
+        if let Some(span) = &self.span {
+            span.route(&self.method, route);
+        }
         let answer = match app.limits.admit(self.client, route, self.started) {
             Ok(permit) => {
                 // Unwind safe: nothing of the request is used afterwards, and what handlers share
                 // keeps its locks for a few instructions that don't panic.
-                let answer = AssertUnwindSafe(handle).catch_unwind().await;
+                let handle = pin!(AssertUnwindSafe(handle).catch_unwind());
+                let answer = within(self.span.as_ref(), handle).await;
                 let answer = answer.unwrap_or_else(|panic| ApiError::Internal(panic_text(&*panic)).into_response());
                 permit.answered(answer.status());
                 answer
@@ -82,13 +110,26 @@ impl Observed {
 
     /// Completes the answer, counts and logs it.
     fn finish(self, app: &AppState, route: &str, mut response: Response) -> Response {
-        let Self { started, id, method, origin, .. } = self;
+        let Self { started, id, method, origin, span, trace, in_progress, .. } = self;
         finish(&mut response, &id);
         app.browser.finish(origin.as_ref(), &mut response);
 
         let (status, took) = (response.status(), started.elapsed());
         app.metrics.answered(&method, route, status, took);
-        debug!(request_id = id.to_str().unwrap_or_default(), %method, route, status = status.as_u16(), ?took, "answered");
+        drop(in_progress);
+        if let Some(span) = span {
+            span.end(status);
+        }
+        debug!(
+            target: ACCESS,
+            request_id = id.to_str().unwrap_or_default(),
+            trace_id = trace.map(display),
+            %method,
+            route,
+            status = status.as_u16(),
+            duration_us = took.as_micros() as u64,
+            "answered"
+        );
         response.headers_mut().insert(REQUEST_ID, id);
         response
     }

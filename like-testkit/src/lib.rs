@@ -3,6 +3,7 @@
 
 pub mod broker;
 mod client;
+mod collector;
 mod crowd;
 mod database;
 mod events;
@@ -17,6 +18,7 @@ mod wait;
 
 pub use broker::{Scram, TestBroker};
 pub use client::{Acknowledged, TestClient};
+pub use collector::{TestCollector, TestSpan};
 pub use crowd::{Clicking, Crowd};
 pub use database::TestDatabase;
 pub use events::event;

@@ -10,6 +10,7 @@ use like_service::backoff::Backoff;
 use like_service::database::SCHEMA;
 use like_service::health::Health;
 use like_service::layout::{self, Layout};
+use like_service::traces::Traces;
 use like_service::{admin, topic_check};
 use prometheus::Registry;
 use rdkafka::ClientConfig;
@@ -27,6 +28,7 @@ use crate::late;
 use crate::metrics::Metrics;
 use crate::store::Store;
 use crate::timing::Timing;
+use crate::traces::BatchTraces;
 use crate::turn;
 use crate::upkeep::Upkeep;
 use crate::worker::{DATABASE, HEARTBEAT_LIMIT, Worker};
@@ -54,6 +56,7 @@ pub async fn run(settings: RunSettings, timing: Timing, shutdown: CancellationTo
         TcpListener::bind(admin_addr).await.with_context(|| format!("ADMIN_ADDR={admin_addr} can't be bound"))?;
     let registry = Registry::new();
     let metrics = Metrics::register(&registry)?;
+    let traces = Traces::start("like-aggregator", env!("CARGO_PKG_VERSION"), &registry)?;
     let health = Health::waiting_for(&[TOPIC, GROUP, DATABASE]);
     let admin_stop = CancellationToken::new();
     let admin = tokio::spawn(admin::serve(listener, health.clone(), registry, admin_stop.clone()));
@@ -69,7 +72,7 @@ pub async fn run(settings: RunSettings, timing: Timing, shutdown: CancellationTo
             Ok(layout) => layout,
             Err(error) => break Err(error),
         };
-        match count(&settings, &timing, &client, &layout, &metrics, &health, &shutdown).await {
+        match count(&settings, &timing, &client, &layout, &metrics, &traces, &health, &shutdown).await {
             Ok(()) if !shutdown.is_cancelled() => info!(topic = layout.topic, "the topic is folded to its end"),
             Err(error) if turn::is_over(&error) => info!(topic = layout.topic, "the topic was closed"),
             ended => break ended,
@@ -78,6 +81,7 @@ pub async fn run(settings: RunSettings, timing: Timing, shutdown: CancellationTo
     };
     late.abort();
     health.unmet(TOPIC, "shutting down");
+    traces.end().await;
     admin_stop.cancel();
     admin.abort();
     result
@@ -129,19 +133,25 @@ async fn read_turn(settings: &RunSettings) -> anyhow::Result<Layout> {
 }
 
 /// Folds a topic until told to stop, or until its turn is over.
+#[expect(clippy::too_many_arguments, reason = "the parts of `run`, each once")]
 async fn count(
     settings: &RunSettings,
     timing: &Timing,
     client: &ClientConfig,
     layout: &Layout,
     metrics: &Metrics,
+    traces: &Traces,
     health: &Health,
     shutdown: &CancellationToken,
 ) -> anyhow::Result<()> {
     let (orders, worker_orders) = channel::unbounded_channel();
     let (worker_answers, answers) = mpsc::channel();
     let store = Store::new(&settings.database.database_url, SCHEMA, &layout.topic, settings.fold.dedup());
-    let worker = Worker::new(store, metrics.clone(), health.clone(), worker_answers);
+    let worker = Worker::new(store, metrics.clone(), health.clone(), worker_answers).traced(BatchTraces {
+        traces: traces.clone(),
+        topic: layout.topic.clone(),
+        group: settings.fold.kafka_group_id.clone(),
+    });
     tokio::spawn(worker.run(worker_orders));
     let url = &settings.database.database_url;
     let upkeep = Upkeep::new(url, SCHEMA, client.clone(), settings.fold.dedup(), settings.fold.dedup_window);
@@ -159,6 +169,7 @@ async fn count(
         timing: *timing,
         orders,
         answers,
+        traces: traces.clone(),
         metrics: metrics.clone(),
         health: health.clone(),
         heartbeat: health.heartbeat("consumer", HEARTBEAT_LIMIT),

@@ -83,6 +83,9 @@ impl ConsumerThread {
             }
             Step::Take => {
                 state.collecting.push(&record, position.next);
+                if self.traces.tracer().is_some() {
+                    state.links.add(message);
+                }
                 position.taken(offset);
                 state.first_at.get_or_insert_with(Instant::now);
             }

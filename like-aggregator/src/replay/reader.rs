@@ -20,6 +20,7 @@ use super::progress::Progress;
 use crate::batch::Batch;
 use crate::consumer::position::{Position, Step};
 use crate::consumer::{GroupContext, record};
+use crate::traces::Links;
 use crate::worker::{Answer, Order};
 
 const POLL: Duration = Duration::from_millis(50);
@@ -97,7 +98,7 @@ impl Reader {
                     return Ok(true);
                 }
                 // With our own token: a replay that is stopped doesn't wait for a database.
-                self.order(Order::Apply(mem::take(&mut collecting), self.stop.clone()))?;
+                self.order(Order::Apply(mem::take(&mut collecting), Links::default(), self.stop.clone()))?;
                 in_flight = true;
                 continue;
             }

@@ -4,6 +4,7 @@
 #![allow(dead_code, reason = "each test file takes what it needs")]
 
 pub mod drill;
+mod sources;
 
 use std::ops::Deref;
 use std::time::Duration;
@@ -16,6 +17,8 @@ use like_testkit::process::free_addr;
 use like_testkit::{AdminPort, Clicking, Crowd, TestClient, TestDatabase, TestSystem, TestTopic, event, eventually};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
+
+pub use self::sources::sources;
 
 /// Intervals of moments in place of half minutes.
 pub const QUICK: Timing = Timing {

@@ -40,6 +40,11 @@ impl TrustedHeader {
         Ok(Self { vary: HeaderValue::from_name(name.clone()), name, shown, listen_addr, allow_public })
     }
 
+    /// The header's name as it was set.
+    pub fn shown(&self) -> &str {
+        &self.shown
+    }
+
     /// Says in the log what is trusted.
     pub fn log(&self) {
         info!(

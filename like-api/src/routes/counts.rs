@@ -12,9 +12,9 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use crate::AppState;
+use crate::counts::CACHE_AGE;
 use crate::describe::refusals::refusals;
 use crate::describe::schemas;
-use crate::counts::CACHE_AGE;
 use crate::error::ApiError;
 use crate::{conditional, extract};
 

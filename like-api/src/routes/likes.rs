@@ -19,6 +19,7 @@ use crate::describe::schemas;
 use crate::error::{ApiError, Fault};
 use crate::extract;
 use crate::request::Observed;
+use crate::traces::{Incoming, Sending};
 
 /// The path of both.
 pub const ROUTE: &str = "/v1/products/{productId}/like";
@@ -28,6 +29,7 @@ const KEY: &str = "Names this click: a repeat with the same key, by the same use
 
 /// Who, which product, and the name of the click if it has one.
 pub struct Wish {
+    trace: Option<Incoming>,
     user: UserId,
     product: ProductId,
     key: Option<String>,
@@ -47,7 +49,11 @@ impl Wish {
     async fn new(app: &AppState, headers: &HeaderMap, product: Result<ProductId, Fault>) -> Result<Self, ApiError> {
         let user = app.known_caller(headers).await?;
         match (product, extract::idempotency_key(headers)) {
-            (Ok(product), Ok(key)) => Ok(Self { user, product, key }),
+            (Ok(product), Ok(key)) => {
+                // Where spans are made, the one of the request has it.
+                let trace = if app.traces.tracer().is_none() { Incoming::of(headers) } else { None };
+                Ok(Self { trace, user, product, key })
+            }
             (product, key) => Err(ApiError::Invalid([product.err(), key.err()].into_iter().flatten().collect())),
         }
     }
@@ -148,14 +154,17 @@ pub async fn directly<B>(app: &AppState, peer: IpAddr, request: &Request<B>) -> 
 }
 
 async fn publish(app: &AppState, wish: Wish, liked: bool) -> Result<Response, ApiError> {
-    let Wish { user, product, key } = wish;
+    let Wish { trace, user, product, key } = wish;
     let sequence = app.gate.sequence()?;
     let event_id = match key {
         Some(key) => EventId::from_idempotency_key(&user, &product, liked, &key),
         None => EventId::random(),
     };
     let event = LikeEvent { event_id, liked, product_id: product, user_id: Some(user), occurred_at: Utc::now() };
-    let published = app.publisher.publish(event.product_id.as_str(), &event.to_json()).await;
+    let product = event.product_id.as_str();
+    let sending = Sending::begin(&app.traces, app.publisher.topic(), product, || trace);
+    let published = app.publisher.publish(product, &event.to_json(), sending.headers()).await;
+    sending.end(&published);
     let position = published.map_err(ApiError::NotPublished)?;
 
     let receipt = Receipt { sequence, partition: position.partition, offset: position.offset }.to_string();

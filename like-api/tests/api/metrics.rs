@@ -37,7 +37,14 @@ async fn requests_are_measured_by_route_and_events_by_outcome() {
         );
         assert!(text.contains(&line), "{line} is not in {text}");
     }
-    for name in ["messaging_client_operation_duration_seconds_count", "likes_producer_queued_events 0", "process_cpu"] {
+    for name in [
+        "messaging_client_operation_duration_seconds_count",
+        "likes_producer_queued_events 0",
+        // All have their answers.
+        "http_server_active_requests 0",
+        "db_client_connection_max{db_client_connection_pool_name=\"likes\"} ",
+        "process_cpu",
+    ] {
         assert!(text.contains(name), "{name} is not in {text}");
     }
     // What callers make up is no label.

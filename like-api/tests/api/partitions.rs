@@ -17,7 +17,7 @@ async fn a_key_goes_to_the_partition_that_java_chooses() {
         let (hex, partition) = line.split_once('\t').unwrap();
         let byte = |at: usize| u8::from_str_radix(&hex[at..at + 2], 16).unwrap();
         let key = String::from_utf8((0..hex.len()).step_by(2).map(byte).collect()).unwrap();
-        let position = it.publisher.publish(&key, b"{}").await.unwrap();
+        let position = it.publisher.publish(&key, b"{}", None).await.unwrap();
         assert_eq!(position.partition, partition.parse::<i32>().unwrap(), "{key}");
         compared += 1;
     }

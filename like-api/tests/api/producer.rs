@@ -49,7 +49,7 @@ async fn each_event_in_flight_when_the_producer_fails_for_good_gets_its_true_ans
     mock.broker_round_trip_time(-1, Duration::from_secs(1)).unwrap();
     mock.request_errors(RDKafkaApiKey::Produce, &[OUT_OF_ORDER]);
     mock.request_errors(RDKafkaApiKey::InitProducerId, &NO_IDS);
-    let publish = async |n: usize| it.publisher.publish("p1", format!("event {n}").as_bytes()).await;
+    let publish = async |n: usize| it.publisher.publish("p1", format!("event {n}").as_bytes(), None).await;
     let outcomes = join_all((0..20).map(publish)).await;
 
     not_ready(&it, "its id").await;
@@ -73,7 +73,7 @@ async fn each_event_in_flight_when_the_producer_fails_for_good_gets_its_true_ans
 
     mock.clear_request_errors(RDKafkaApiKey::InitProducerId);
     it.warm().await;
-    let next = it.publisher.publish("p1", b"next").await;
+    let next = it.publisher.publish("p1", b"next", None).await;
     assert_eq!(next, Ok(Position { partition: 0, offset: log.len() as i64 }));
 }
 
@@ -88,7 +88,7 @@ async fn likes_go_on_while_the_failed_producer_still_waits_for_answers() {
     let mut keys = [None, None];
     for product in 0.. {
         let key = format!("p{product}");
-        let partition = it.publisher.publish(&key, b"where?").await.unwrap().partition;
+        let partition = it.publisher.publish(&key, b"where?", None).await.unwrap().partition;
         keys[partition as usize] = Some(key);
         if keys.iter().all(Option::is_some) {
             break;
@@ -101,14 +101,14 @@ async fn likes_go_on_while_the_failed_producer_still_waits_for_answers() {
         // With this broker nobody gets any further, and no new producer gets through to it.
         mock.broker_round_trip_time(1, Duration::from_secs(60)).unwrap();
         let (publisher, of_stuck) = (Arc::clone(&it.publisher), stuck_key.clone());
-        let stuck = tokio::spawn(async move { publisher.publish(&of_stuck, b"stuck").await });
-        it.publisher.publish(&key, b"before").await.unwrap();
+        let stuck = tokio::spawn(async move { publisher.publish(&of_stuck, b"stuck", None).await });
+        it.publisher.publish(&key, b"before", None).await.unwrap();
         // For each of them, whichever comes first.
         mock.request_errors(RDKafkaApiKey::Produce, &[OUT_OF_ORDER; 2]);
-        let failed = it.publisher.publish(&key, b"failed").await;
+        let failed = it.publisher.publish(&key, b"failed", None).await;
         mock.clear_request_errors(RDKafkaApiKey::Produce);
         assert!(matches!(failed, Err(PublishError::PerhapsWritten(_))), "{failed:?}");
-        eventually("the new one takes likes", async || it.publisher.publish(&key, b"after").await.ok()).await;
+        eventually("the new one takes likes", async || it.publisher.publish(&key, b"after", None).await.ok()).await;
         let overtaken = !stuck.is_finished();
         let outcome = stuck.await.unwrap();
         if overtaken {
@@ -117,7 +117,7 @@ async fn likes_go_on_while_the_failed_producer_still_waits_for_answers() {
             return;
         }
         mock.broker_round_trip_time(1, Duration::ZERO).unwrap();
-        eventually("both brokers answer", async || it.publisher.publish(&stuck_key, b"again").await.ok()).await;
+        eventually("both brokers answer", async || it.publisher.publish(&stuck_key, b"again", None).await.ok()).await;
     }
     panic!("no like was ever taken before the failed producer had all its answers");
 }
@@ -130,13 +130,13 @@ async fn without_a_broker_that_answers_the_service_is_not_ready_until_there_is_o
     let takes_likes = async || {
         it.warm().await;
         // The partition's leader may have to be connected to anew.
-        eventually("a like is taken", async || it.publisher.publish("p1", b"1").await.ok()).await;
+        eventually("a like is taken", async || it.publisher.publish("p1", b"1", None).await.ok()).await;
     };
     takes_likes().await;
 
     mock.broker_down(1).unwrap();
     not_ready(&it, "Kafka doesn't describe topic t").await;
-    let outcome = it.publisher.publish("p1", b"1").await;
+    let outcome = it.publisher.publish("p1", b"1", None).await;
     assert!(matches!(outcome, Err(PublishError::NotWritten(_))), "{outcome:?}");
     mock.broker_up(1).unwrap();
     takes_likes().await;

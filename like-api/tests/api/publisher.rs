@@ -73,7 +73,7 @@ async fn the_real_broker_says_where_an_event_stands() {
     assert_eq!(topic.end_offsets(), [0], "no record is sent to warm up");
     for offset in 0..3 {
         let value = format!("event {offset}");
-        let position = it.publisher.publish("p1", value.as_bytes()).await;
+        let position = it.publisher.publish("p1", value.as_bytes(), None).await;
         assert_eq!(position, Ok(Position { partition: 0, offset }));
         assert_eq!(record_at(&topic.name, 0, offset).payload().unwrap(), value.as_bytes());
     }
@@ -97,7 +97,7 @@ async fn a_producer_is_warm_once_it_has_its_id_and_not_before() {
 #[tokio::test]
 async fn a_full_queue_refuses_at_once_and_what_waited_is_certainly_not_written() {
     let it = publisher(NOBODY, "t", &[("queue.buffering.max.messages", "1")]);
-    let (first, second) = tokio::join!(it.publisher.publish("p1", b"1"), it.publisher.publish("p1", b"2"));
+    let (first, second) = tokio::join!(it.publisher.publish("p1", b"1", None), it.publisher.publish("p1", b"2", None));
     assert_eq!(second, Err(PublishError::QueueFull));
     assert!(matches!(first, Err(PublishError::NotWritten(_))), "{first:?}");
     assert_eq!((it.counted("queue_full"), it.counted("rejected"), it.counted("queued")), (1, 1, 0));
@@ -110,7 +110,7 @@ async fn an_event_whose_answer_never_came_is_perhaps_written() {
     it.warm().await;
     // From here on each answer takes longer than an event may.
     mock.broker_round_trip_time(-1, Duration::from_secs(60)).unwrap();
-    let outcome = it.publisher.publish("p1", b"1").await;
+    let outcome = it.publisher.publish("p1", b"1", None).await;
     assert!(matches!(outcome, Err(PublishError::PerhapsWritten(_))), "{outcome:?}");
     assert_eq!((it.counted("unknown"), it.counted("queued")), (1, 0));
 }
@@ -121,9 +121,9 @@ async fn an_event_that_the_broker_refused_is_certainly_not_written() {
     let it = publisher(&mock.bootstrap_servers(), "t", &[]);
     it.warm().await;
     mock.request_errors(RDKafkaApiKey::Produce, &[RDKafkaRespErr::RD_KAFKA_RESP_ERR_MSG_SIZE_TOO_LARGE]);
-    assert_eq!(it.publisher.publish("p1", b"1").await, Err(PublishError::TooLarge));
+    assert_eq!(it.publisher.publish("p1", b"1", None).await, Err(PublishError::TooLarge));
     mock.request_errors(RDKafkaApiKey::Produce, &[RDKafkaRespErr::RD_KAFKA_RESP_ERR_TOPIC_AUTHORIZATION_FAILED]);
-    let outcome = it.publisher.publish("p1", b"1").await;
+    let outcome = it.publisher.publish("p1", b"1", None).await;
     assert!(matches!(outcome, Err(PublishError::NotWritten(_))), "{outcome:?}");
     assert_eq!(it.counted("rejected"), 2);
 }
@@ -133,11 +133,11 @@ async fn an_event_that_would_be_a_dead_letter_for_its_size_is_not_published() {
     let topic = TestTopic::create(1).await;
     let it = publisher(&like_testkit::kafka(), &topic.name, &[]);
     let largest = vec![b'x'; like_events::topic::MAX_VALUE_BYTES];
-    assert!(it.publisher.publish("p1", &largest).await.is_ok());
+    assert!(it.publisher.publish("p1", &largest, None).await.is_ok());
     let larger = [largest, vec![b'x']].concat();
-    assert_eq!(it.publisher.publish("p1", &larger).await, Err(PublishError::TooLarge));
+    assert_eq!(it.publisher.publish("p1", &larger, None).await, Err(PublishError::TooLarge));
     // And what the client itself refuses, were the contract ever to allow more than a topic does.
     let small = publisher(&like_testkit::kafka(), &topic.name, &[("message.max.bytes", "1000")]);
-    assert_eq!(small.publisher.publish("p1", &[b'x'; 2000]).await, Err(PublishError::TooLarge));
+    assert_eq!(small.publisher.publish("p1", &[b'x'; 2000], None).await, Err(PublishError::TooLarge));
     assert_eq!(topic.end_offsets(), [1]);
 }

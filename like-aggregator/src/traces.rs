@@ -1,0 +1,160 @@
+//! Spans of batches, by OpenTelemetry's messaging conventions 1.42.0: one per batch, linked to the
+//! spans that published its records, and below it one per attempt at the transaction. Only where a
+//! collector is set (`OTEL_EXPORTER_OTLP_ENDPOINT`): else no record's headers are looked at.
+
+use like_service::trace_context::{TRACEPARENT, TRACESTATE, TraceParent, may_pass_state};
+use like_service::traces::Traces;
+use opentelemetry::trace::{Link, SpanContext, SpanKind, Status, TraceContextExt as _, Tracer as _};
+use opentelemetry::{Context, KeyValue};
+use rdkafka::message::{BorrowedMessage, Headers as _, Message as _};
+
+use crate::batch::Batch;
+use crate::store::ApplyError;
+use crate::worker::Answer;
+
+/// A batch has links to so many spans at most: as many as the SDK keeps of one span by default.
+const LINKS_MAX: usize = 128;
+
+/// The spans that published a batch's records, by partition: the first ones that are recorded. A
+/// link to one that isn't would lead nowhere.
+#[derive(Debug, Default)]
+pub struct Links(Vec<(i32, SpanContext)>);
+
+impl Links {
+    /// Looks at the headers of a record that is in the batch now.
+    pub fn add(&mut self, message: &BorrowedMessage<'_>) {
+        self.add_from(message.partition(), || {
+            let headers = message.headers()?;
+            let first = |name: &str| headers.iter().find(|header| header.key == name).and_then(|header| header.value);
+            Some((first(TRACEPARENT)?, first(TRACESTATE)))
+        });
+    }
+
+    /// Headers are looked at only while there is room: reading them costs.
+    fn add_from<'h>(&mut self, partition: i32, headers: impl FnOnce() -> Option<(&'h [u8], Option<&'h [u8]>)>) {
+        if self.0.len() < LINKS_MAX
+            && let Some((parent, state)) = headers()
+            && let Some(parent) = TraceParent::parse(parent).filter(|parent| parent.sampled)
+        {
+            let state = state.filter(|state| may_pass_state(state)).and_then(|state| str::from_utf8(state).ok());
+            self.0.push((partition, parent.span_context(state)));
+        }
+    }
+
+    /// The batch has lost what it had of this partition.
+    pub fn forget(&mut self, partition: i32) {
+        self.0.retain(|(of, _)| *of != partition);
+    }
+}
+
+/// Whose batches they are.
+#[derive(Default)]
+pub struct BatchTraces {
+    /// Where spans are made, if they are.
+    pub traces: Traces,
+    /// The topic.
+    pub topic: String,
+    /// The consumer group.
+    pub group: String,
+}
+
+/// The span of a batch. Ends with the value at the latest.
+pub struct BatchSpan {
+    context: Context,
+    traces: Traces,
+}
+
+impl BatchTraces {
+    /// None: nobody wants spans.
+    pub fn batch(&self, batch: &Batch, links: Links) -> Option<BatchSpan> {
+        let tracer = self.traces.tracer()?;
+        let attributes = [
+            KeyValue::new("messaging.system", "kafka"),
+            KeyValue::new("messaging.operation.name", "process"),
+            KeyValue::new("messaging.operation.type", "process"),
+            KeyValue::new("messaging.destination.name", self.topic.clone()),
+            KeyValue::new("messaging.consumer.group.name", self.group.clone()),
+            KeyValue::new("messaging.batch.message_count", batch.len() as i64),
+        ];
+        let links = links.0.into_iter().map(|(_, context)| Link::with_context(context)).collect();
+        let span = tracer.span_builder(format!("process {}", self.topic)).with_kind(SpanKind::Consumer);
+        let span = tracer.build_with_context(span.with_attributes(attributes).with_links(links), &Context::new());
+        Some(BatchSpan { context: Context::new().with_span(span), traces: self.traces.clone() })
+    }
+}
+
+impl BatchSpan {
+    /// An attempt at a part of the batch, which may be all of it.
+    pub fn attempt(&self, part: &Batch) -> Option<Attempt> {
+        let tracer = self.traces.tracer()?;
+        let attributes = [
+            KeyValue::new("db.system.name", "postgresql"),
+            KeyValue::new("db.operation.name", "transaction"),
+            KeyValue::new("messaging.batch.message_count", part.len() as i64),
+        ];
+        let span = tracer.span_builder("transaction").with_kind(SpanKind::Client).with_attributes(attributes);
+        Some(Attempt(Context::new().with_span(tracer.build_with_context(span, &self.context))))
+    }
+
+    /// What became of the batch is known.
+    pub fn end(self, answer: &Answer) {
+        match answer {
+            Answer::Fatal(error) => failed(&self.context, "fatal", format!("{error:#}")),
+            Answer::StartAnew(_) => failed(&self.context, "start_anew", "its partitions start anew".to_owned()),
+            _ => {}
+        }
+        self.context.span().end();
+    }
+}
+
+/// The span of one attempt.
+pub struct Attempt(Context);
+
+impl Attempt {
+    /// What became of it is known.
+    pub fn end(self, error: Option<&ApplyError>) {
+        if let Some(error) = error {
+            failed(&self.0, error.kind(), error.to_string());
+        }
+        self.0.span().end();
+    }
+}
+
+fn failed(context: &Context, kind: &'static str, text: String) {
+    context.span().set_attribute(KeyValue::new("error.type", kind));
+    context.span().set_status(Status::error(text));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parent(flags: &str) -> String {
+        format!("00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-{flags}")
+    }
+
+    #[test]
+    fn links_lead_to_recorded_spans_of_the_batch_alone() {
+        let mut links = Links::default();
+        for (partition, parent) in [(0, parent("01")), (1, parent("00")), (1, parent("01")), (2, "x".to_owned())] {
+            links.add_from(partition, || Some((parent.as_bytes(), Some(b"a=1"))));
+        }
+        links.add_from(0, || None);
+        assert_eq!(links.0.iter().map(|(partition, _)| *partition).collect::<Vec<_>>(), [0, 1]);
+        assert_eq!(links.0[0].1.trace_state().header(), "a=1");
+        links.forget(0);
+        assert_eq!(links.0.len(), 1);
+    }
+
+    #[test]
+    fn a_batch_has_so_many_links_and_looks_at_no_headers_beyond_them() {
+        let (mut links, mut looked, parent) = (Links::default(), 0, parent("01"));
+        for _ in 0..LINKS_MAX + 5 {
+            links.add_from(0, || {
+                looked += 1;
+                Some((parent.as_bytes(), None))
+            });
+        }
+        assert_eq!((links.0.len(), looked), (LINKS_MAX, LINKS_MAX));
+    }
+}

@@ -1,0 +1,71 @@
+//! Logs as a log store reads them: one JSON object per line, and what is in it.
+
+use like_testkit::{TestService, TestSystem, eventually};
+use serde_json::Value;
+
+const TRACE: &str = "0af7651916cd43dd8448eb211c80319c";
+
+/// All complete lines so far. Serde takes the last of two fields of one name, so the line must be
+/// as long as what it was read as.
+fn lines(service: &TestService) -> Vec<Value> {
+    let log = service.process.log();
+    let complete = &log[..log.rfind('\n').map_or(0, |end| end + 1)];
+    let read = |line: &str| {
+        let value: Value = serde_json::from_str(line).unwrap_or_else(|e| panic!("{e}: {line}"));
+        assert_eq!(value.to_string().len(), line.len(), "a name is there twice: {line}");
+        for field in ["timestamp", "level", "target"] {
+            assert!(value[field].is_string(), "{field} in {line}");
+        }
+        value
+    };
+    complete.lines().map(read).collect()
+}
+
+#[tokio::test]
+async fn each_line_is_one_json_object_and_a_request_has_one_if_it_is_asked_for() {
+    let mut system = TestSystem::set_up(1).await;
+    system.set("LOG_FORMAT", "json");
+    system.set("RUST_LOG", "info,like_api::access=debug,like_aggregator=debug");
+    let (api, aggregator) = (system.api(&[]).await, system.aggregator(&[]).await);
+    let request = |path: &str, id: &'static str| {
+        let request = api.http.put(format!("{}{path}", api.url)).header("X-Request-Id", id);
+        request.header("X-User-Id", "hidden-user").header("traceparent", format!("00-{TRACE}-b7ad6b7169203331-01"))
+    };
+    // Directly, by the router, and nowhere. Whoever makes up an id can't end a line.
+    for (path, id, status) in [
+        ("/v1/products/p1/like?hidden=query", "plain", 202),
+        ("/v1/products/p%32/like", "quote\"d\\n", 202),
+        ("/hidden/path", "r3", 404),
+    ] {
+        let answer = request(path, id).send().await.unwrap();
+        assert_eq!(answer.status().as_u16(), status);
+        assert_eq!(answer.headers()["x-request-id"], id);
+        let line = eventually("the line of the request", async || {
+            lines(&api).into_iter().find(|line| line["request_id"] == id)
+        })
+        .await;
+        assert_eq!(line["target"], "like_api::access");
+        assert_eq!(line["method"], "PUT");
+        assert_eq!(line["route"], if status == 202 { "/v1/products/{productId}/like" } else { "" });
+        assert_eq!(line["status"], status);
+        assert_eq!(line["trace_id"], TRACE);
+        assert!(line["duration_us"].as_u64().is_some_and(|took| took > 0), "{line}");
+        assert_eq!(line.as_object().unwrap().len(), 10, "no more than that: {line}");
+    }
+    assert!(!api.process.log().contains("hidden"), "{}", api.process.log());
+
+    system.folded(2).await;
+    let committed = |line: &Value| line["message"] == "batch committed" && line["events"].is_u64();
+    eventually("the line of a batch", async || lines(&aggregator).iter().any(committed).then_some(())).await;
+}
+
+#[tokio::test]
+async fn a_request_that_goes_well_has_no_line_by_default() {
+    let mut system = TestSystem::set_up(1).await;
+    system.unset("RUST_LOG");
+    let mut api = system.api(&[]).await;
+    api.client().wish("u1", "p1", true, "k1").await;
+    let (status, _) = api.stop().await;
+    assert!(status.success());
+    assert!(!api.process.log().contains("answered"), "{}", api.process.log());
+}

@@ -1,0 +1,256 @@
+//! Traces of requests and of the events that they become, by OpenTelemetry's semantic conventions
+//! 1.42.0. Without a collector no span is made, and the trace that a caller names is passed on with
+//! the record as it came; with one, the request is a span of that trace, the publishing a span below
+//! it, and the record names the latter. No span has a user's id, an address, a token or a query.
+
+use std::pin::Pin;
+use std::task::Poll;
+use std::time::SystemTime;
+
+use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, Request, StatusCode};
+use like_service::trace_context::{TRACEPARENT, TRACESTATE, TraceParent, may_pass_state, traceparent};
+use like_service::traces::Traces;
+use opentelemetry::trace::{SpanContext, SpanKind, Status, TraceContextExt as _, TraceId, Tracer as _};
+use opentelemetry::{Context, KeyValue};
+use rdkafka::message::{Header, OwnedHeaders};
+
+use crate::metrics::method_label;
+use crate::publisher::{Position, PublishError};
+
+/// Looked for in every like: twice as fast as by the text alone.
+const PARENT_HEADER: HeaderName = HeaderName::from_static(TRACEPARENT);
+const STATE_HEADER: HeaderName = HeaderName::from_static(TRACESTATE);
+
+/// The trace that a caller names, as it came.
+#[derive(Debug, Clone)]
+pub struct Incoming {
+    parent: TraceParent,
+    traceparent: HeaderValue,
+    tracestate: Option<HeaderValue>,
+}
+
+impl Incoming {
+    /// None: none, several, or one that breaks a rule, which counts for nothing.
+    pub fn of(headers: &HeaderMap) -> Option<Self> {
+        let mut all = headers.get_all(PARENT_HEADER).iter();
+        let (Some(traceparent), None) = (all.next(), all.next()) else { return None };
+        let parent = TraceParent::parse(traceparent.as_bytes())?;
+        Some(Self { parent, traceparent: traceparent.clone(), tracestate: state(headers) })
+    }
+
+    /// The trace.
+    pub fn trace_id(&self) -> TraceId {
+        self.parent.trace_id
+    }
+
+    fn span_context(&self) -> SpanContext {
+        self.parent.span_context(self.tracestate.as_ref().and_then(|state| state.to_str().ok()))
+    }
+
+    fn headers(&self) -> OwnedHeaders {
+        let state = self.tracestate.as_ref().map(HeaderValue::as_bytes);
+        record_headers(self.traceparent.as_bytes(), state)
+    }
+}
+
+/// A list may come in several headers; its order is theirs.
+fn state(headers: &HeaderMap) -> Option<HeaderValue> {
+    let mut all = headers.get_all(STATE_HEADER).iter();
+    let first = all.next()?;
+    let rest: Vec<_> = all.map(HeaderValue::as_bytes).collect();
+    let joined = match rest[..] {
+        [] => first.clone(),
+        _ => HeaderValue::from_bytes(&[&[first.as_bytes()], &rest[..]].concat().join(&b','))
+            .expect("parts of headers, and commas"),
+    };
+    may_pass_state(joined.as_bytes()).then_some(joined)
+}
+
+fn record_headers(traceparent: &[u8], tracestate: Option<&[u8]>) -> OwnedHeaders {
+    let headers = OwnedHeaders::new_with_capacity(2).insert(Header { key: TRACEPARENT, value: Some(traceparent) });
+    match tracestate {
+        Some(state) => headers.insert(Header { key: TRACESTATE, value: Some(state) }),
+        None => headers,
+    }
+}
+
+/// The span of a request. Ends with the value at the latest, as when its caller hangs up.
+pub struct ServerSpan(Context);
+
+impl ServerSpan {
+    /// None: nobody wants spans.
+    pub fn begin<B>(traces: &Traces, request: &Request<B>) -> Option<Self> {
+        let tracer = traces.tracer()?;
+        let method = method_label(request.method());
+        let mut attributes = vec![
+            KeyValue::new("http.request.method", method.to_owned()),
+            KeyValue::new("url.scheme", "http"),
+            KeyValue::new("url.path", request.uri().path().to_owned()),
+        ];
+        if method == "_OTHER" {
+            attributes.push(KeyValue::new("http.request.method_original", request.method().to_string()));
+        }
+        let parent = match Incoming::of(request.headers()) {
+            Some(incoming) => Context::new().with_remote_span_context(incoming.span_context()),
+            None => Context::new(),
+        };
+        let span = tracer.span_builder(name(request.method(), "")).with_kind(SpanKind::Server);
+        let span = tracer.build_with_context(span.with_attributes(attributes), &parent);
+        Some(Self(Context::new().with_span(span)))
+    }
+
+    /// Where the request belongs, once that is known.
+    pub fn route(&self, method: &Method, route: &str) {
+        if !route.is_empty() {
+            let span = self.0.span();
+            span.update_name(name(method, route));
+            span.set_attribute(KeyValue::new("http.route", route.to_owned()));
+        }
+    }
+
+    /// Its trace.
+    pub fn trace_id(&self) -> TraceId {
+        self.0.span().span_context().trace_id()
+    }
+
+    /// The head of the answer is there. An answer of the 400s is the caller's error and not ours.
+    pub fn end(&self, status: StatusCode) {
+        let span = self.0.span();
+        span.set_attribute(KeyValue::new("http.response.status_code", i64::from(status.as_u16())));
+        if status.is_server_error() {
+            span.set_attribute(KeyValue::new("error.type", status.as_str().to_owned()));
+            span.set_status(Status::error(""));
+        }
+        span.end();
+    }
+}
+
+fn name(method: &Method, route: &str) -> String {
+    let method = match method_label(method) {
+        "_OTHER" => "HTTP",
+        method => method,
+    };
+    if route.is_empty() { method.to_owned() } else { format!("{method} {route}") }
+}
+
+/// Handles a request within its span, if it has one: spans made meanwhile are below it. Pinned by
+/// the caller: moved in here, each connection would have room for it once more.
+pub async fn within<T>(span: Option<&ServerSpan>, mut handle: Pin<&mut impl Future<Output = T>>) -> T {
+    std::future::poll_fn(|task| -> Poll<T> {
+        let _current = span.map(|span| span.0.clone().attach());
+        handle.as_mut().poll(task)
+    })
+    .await
+}
+
+/// An event on its way, and the trace that goes with it.
+pub enum Sending {
+    /// The caller named none.
+    Untraced,
+    /// That of the caller, as it came.
+    Passed(Incoming),
+    /// A span of its own, below the one of the request.
+    Span(Context),
+}
+
+impl Sending {
+    /// `incoming` is what the request named; asked for only where no span is made.
+    pub fn begin(traces: &Traces, topic: &str, key: &str, incoming: impl FnOnce() -> Option<Incoming>) -> Self {
+        let Some(tracer) = traces.tracer() else {
+            return incoming().map_or(Self::Untraced, Self::Passed);
+        };
+        let attributes = [
+            KeyValue::new("messaging.system", "kafka"),
+            KeyValue::new("messaging.operation.name", "send"),
+            KeyValue::new("messaging.operation.type", "send"),
+            KeyValue::new("messaging.destination.name", topic.to_owned()),
+            KeyValue::new("messaging.kafka.message.key", key.to_owned()),
+        ];
+        // Its context goes with the record, which makes it a producer's and not a client's.
+        let span = tracer.span_builder(format!("send {topic}")).with_kind(SpanKind::Producer);
+        let span = span.with_start_time(SystemTime::now()).with_attributes(attributes);
+        Self::Span(Context::current_with_span(tracer.build(span)))
+    }
+
+    /// What the record is to carry.
+    pub fn headers(&self) -> Option<OwnedHeaders> {
+        match self {
+            Self::Untraced => None,
+            Self::Passed(incoming) => Some(incoming.headers()),
+            Self::Span(context) => {
+                let span = context.span();
+                let state = span.span_context().trace_state().header();
+                let state = Some(state.as_bytes()).filter(|state| !state.is_empty());
+                Some(record_headers(traceparent(span.span_context()).as_bytes(), state))
+            }
+        }
+    }
+
+    /// What became of it is known.
+    pub fn end(self, published: &Result<Position, PublishError>) {
+        let Self::Span(context) = self else { return };
+        let span = context.span();
+        match published {
+            Ok(Position { partition, offset }) => {
+                span.set_attribute(KeyValue::new("messaging.destination.partition.id", partition.to_string()));
+                span.set_attribute(KeyValue::new("messaging.kafka.offset", *offset));
+            }
+            Err(error) => {
+                span.set_attribute(KeyValue::new("error.type", error.outcome()));
+                span.set_status(Status::error(error.to_string()));
+            }
+        }
+        span.end();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rdkafka::message::Headers as _;
+
+    use super::*;
+
+    const VALID: &str = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
+
+    fn passed(sent: &[(&'static str, &str)]) -> Option<Vec<(String, String)>> {
+        let mut headers = HeaderMap::new();
+        for (name, value) in sent {
+            headers.append(*name, HeaderValue::from_bytes(value.as_bytes()).unwrap());
+        }
+        let sending = Sending::begin(&Traces::default(), "t", "p1", || Incoming::of(&headers));
+        let headers = sending.headers()?;
+        let text = |header: Header<'_, &[u8]>| {
+            (header.key.to_owned(), String::from_utf8(header.value.unwrap().to_vec()).unwrap())
+        };
+        Some(headers.iter().map(text).collect())
+    }
+
+    #[test]
+    fn a_callers_trace_is_passed_on_as_it_came() {
+        let pair = |name: &str, value: &str| (name.to_owned(), value.to_owned());
+        assert_eq!(passed(&[(TRACEPARENT, VALID)]).unwrap(), [pair(TRACEPARENT, VALID)]);
+        assert_eq!(
+            passed(&[(TRACESTATE, "a=1"), (TRACEPARENT, VALID), (TRACESTATE, "b=2, c=3")]).unwrap(),
+            [pair(TRACEPARENT, VALID), pair(TRACESTATE, "a=1,b=2, c=3")]
+        );
+        let later = format!("42-{}-and-more", &VALID[3..]);
+        assert_eq!(passed(&[(TRACEPARENT, &later)]).unwrap(), [pair(TRACEPARENT, &later)]);
+    }
+
+    #[test]
+    fn a_trace_that_breaks_a_rule_is_not_passed_on() {
+        for sent in [
+            &[][..],
+            &[(TRACEPARENT, "nonsense")],
+            &[(TRACEPARENT, VALID), (TRACEPARENT, VALID)],
+            // Without the other it says nothing.
+            &[(TRACESTATE, "a=1")],
+        ] {
+            assert_eq!(passed(sent), None, "{sent:?}");
+        }
+        let long = "x".repeat(513);
+        for state in ["", "é=1", &long] {
+            assert_eq!(passed(&[(TRACEPARENT, VALID), (TRACESTATE, state)]).unwrap().len(), 1, "{state}");
+        }
+    }
+}

@@ -1,0 +1,193 @@
+//! What becomes of spans, told truly: the SDK drops them in silence when its queue is full, and
+//! says at each failed export that it failed.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Duration;
+
+use opentelemetry::Context;
+use opentelemetry_sdk::Resource;
+use opentelemetry_sdk::error::OTelSdkResult;
+use opentelemetry_sdk::trace::{Span, SpanData, SpanExporter, SpanProcessor};
+use prometheus::{IntCounter, IntCounterVec, Opts, Registry};
+use tracing::{info, warn};
+
+/// Counted by outcome, and those that wait.
+#[derive(Debug, Clone)]
+pub struct Spans {
+    exported: IntCounter,
+    failed: IntCounter,
+    queue_full: IntCounter,
+    waiting: Arc<AtomicUsize>,
+}
+
+impl Spans {
+    pub fn register(registry: &Registry) -> prometheus::Result<Self> {
+        let help = "spans by what became of them: exported, failed (the collector was away or refused them), \
+                    queue_full (never sent)";
+        let spans = IntCounterVec::new(Opts::new("likes_trace_spans_total", help), &["outcome"])?;
+        let of = |outcome: &str| spans.with_label_values(&[outcome]);
+        let counted = Self {
+            exported: of("exported"),
+            failed: of("failed"),
+            queue_full: of("queue_full"),
+            waiting: Arc::default(),
+        };
+        registry.register(Box::new(spans))?;
+        Ok(counted)
+    }
+}
+
+/// In front of the queue: as many spans as it takes.
+#[derive(Debug)]
+pub struct Bounded<P> {
+    processor: P,
+    spans: Spans,
+    most: usize,
+}
+
+impl<P> Bounded<P> {
+    pub fn new(processor: P, spans: Spans, most: usize) -> Self {
+        Self { processor, spans, most }
+    }
+}
+
+impl<P: SpanProcessor> SpanProcessor for Bounded<P> {
+    fn on_start(&self, span: &mut Span, context: &Context) {
+        self.processor.on_start(span, context);
+    }
+
+    fn on_end(&self, span: SpanData) {
+        if !span.span_context.is_sampled() {
+            return;
+        }
+        if self.spans.waiting.fetch_add(1, Ordering::Relaxed) >= self.most {
+            self.spans.waiting.fetch_sub(1, Ordering::Relaxed);
+            self.spans.queue_full.inc();
+            return;
+        }
+        self.processor.on_end(span);
+    }
+
+    fn force_flush(&self) -> OTelSdkResult {
+        self.processor.force_flush()
+    }
+
+    fn shutdown_with_timeout(&self, timeout: Duration) -> OTelSdkResult {
+        self.processor.shutdown_with_timeout(timeout)
+    }
+
+    fn set_resource(&mut self, resource: &Resource) {
+        self.processor.set_resource(resource);
+    }
+}
+
+/// Behind the queue: one line when the collector goes, and one when it is back.
+#[derive(Debug)]
+pub struct Counted<E> {
+    exporter: E,
+    spans: Spans,
+    away: AtomicBool,
+}
+
+impl<E> Counted<E> {
+    pub fn new(exporter: E, spans: Spans) -> Self {
+        Self { exporter, spans, away: AtomicBool::new(false) }
+    }
+}
+
+impl<E: SpanExporter> SpanExporter for Counted<E> {
+    async fn export(&self, batch: Vec<SpanData>) -> OTelSdkResult {
+        let count = batch.len();
+        let result = self.exporter.export(batch).await;
+        self.spans.waiting.fetch_sub(count, Ordering::Relaxed);
+        match &result {
+            Ok(()) => {
+                self.spans.exported.inc_by(count as u64);
+                if self.away.swap(false, Ordering::Relaxed) {
+                    info!("the collector takes spans again");
+                }
+            }
+            Err(error) => {
+                self.spans.failed.inc_by(count as u64);
+                if !self.away.swap(true, Ordering::Relaxed) {
+                    warn!(%error, "the collector takes no spans: they are dropped until it does");
+                }
+            }
+        }
+        result
+    }
+
+    fn shutdown_with_timeout(&self, timeout: Duration) -> OTelSdkResult {
+        self.exporter.shutdown_with_timeout(timeout)
+    }
+
+    fn shutdown(&self) -> OTelSdkResult {
+        self.exporter.shutdown()
+    }
+
+    fn force_flush(&self) -> OTelSdkResult {
+        self.exporter.force_flush()
+    }
+
+    fn set_resource(&mut self, resource: &Resource) {
+        self.exporter.set_resource(resource);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use opentelemetry::trace::{Tracer as _, TracerProvider as _};
+    use opentelemetry_sdk::error::OTelSdkError;
+    use opentelemetry_sdk::trace::SdkTracerProvider;
+
+    use super::*;
+
+    /// Keeps what it is given, as a queue would whose collector is slow.
+    #[derive(Debug)]
+    struct Slow;
+
+    impl SpanProcessor for Slow {
+        fn on_start(&self, _: &mut Span, _: &Context) {}
+        fn on_end(&self, _: SpanData) {}
+        fn force_flush(&self) -> OTelSdkResult {
+            Ok(())
+        }
+        fn shutdown_with_timeout(&self, _: Duration) -> OTelSdkResult {
+            Ok(())
+        }
+    }
+
+    #[derive(Debug)]
+    struct Refuses;
+
+    impl SpanExporter for Refuses {
+        async fn export(&self, _: Vec<SpanData>) -> OTelSdkResult {
+            Err(OTelSdkError::InternalFailure("no".to_owned()))
+        }
+    }
+
+    #[test]
+    fn spans_that_do_not_fit_into_the_queue_are_counted_and_dropped() {
+        let spans = Spans::register(&Registry::new()).unwrap();
+        let bounded = Bounded::new(Slow, spans.clone(), 3);
+        let provider = SdkTracerProvider::builder().with_span_processor(bounded).build();
+        for _ in 0..5 {
+            drop(provider.tracer("t").start("s"));
+        }
+        assert_eq!((spans.queue_full.get(), spans.waiting.load(Ordering::Relaxed)), (2, 3));
+    }
+
+    #[test]
+    fn spans_that_the_collector_refuses_make_room_and_are_counted() {
+        let spans = Spans::register(&Registry::new()).unwrap();
+        let exporter = Counted::new(Refuses, spans.clone());
+        let processor = opentelemetry_sdk::trace::SimpleSpanProcessor::new(exporter);
+        let bounded = Bounded::new(processor, spans.clone(), 1);
+        let provider = SdkTracerProvider::builder().with_span_processor(bounded).build();
+        for _ in 0..5 {
+            drop(provider.tracer("t").start("s"));
+        }
+        assert_eq!((spans.failed.get(), spans.queue_full.get(), spans.exported.get()), (5, 0, 0));
+    }
+}
