@@ -11,6 +11,7 @@ mod likes;
 mod limits;
 mod metrics;
 mod outcomes;
+mod page;
 mod partitions;
 mod process;
 mod producer;
