@@ -14,11 +14,6 @@ use crate::AppState;
 use crate::error::ApiError;
 use crate::{extract, reads};
 
-/// The path of one product's.
-pub const ROUTE: &str = "/v1/products/{productId}/likes";
-/// The path of several products'.
-pub const MANY_ROUTE: &str = "/v1/likes";
-
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
 struct Likes {

@@ -1,7 +1,7 @@
 //! The public routes, a file per resource: what is asked, what is answered. What is common to all
 //! of them is around them, in [`crate::request`].
 
-pub(crate) mod counts;
+mod counts;
 pub(crate) mod likes;
 mod receipts;
 
@@ -19,8 +19,8 @@ use crate::request::observe;
 pub fn router(app: Arc<AppState>) -> Router {
     Router::new()
         .route(likes::ROUTE, put(likes::like).delete(likes::unlike))
-        .route(counts::ROUTE, get(counts::one))
-        .route(counts::MANY_ROUTE, get(counts::many))
+        .route("/v1/products/{productId}/likes", get(counts::one))
+        .route("/v1/likes", get(counts::many))
         .route("/v1/receipts/{receipt}", get(receipts::standing))
         .fallback(async || ApiError::NotFound)
         .method_not_allowed_fallback(async || ApiError::MethodNotAllowed)

@@ -12,6 +12,7 @@ pub mod memory;
 pub mod prefill;
 pub mod publish;
 pub mod sender;
+pub mod shedding;
 pub mod steps;
 pub mod summary;
 pub mod targets;
@@ -98,7 +99,13 @@ impl<'a> Site<'a> {
 
     /// A like-api, ready.
     pub async fn api(&self) -> anyhow::Result<Api> {
-        Api::start(&self.lab.programs.join("like-api"), &self.env(), &self.lab.out.join("bench-api.log")).await
+        self.api_with(&[]).await
+    }
+
+    /// The same with settings of its own.
+    pub async fn api_with(&self, settings: &[(&str, &str)]) -> anyhow::Result<Api> {
+        let env = [&self.env()[..], settings].concat();
+        Api::start(&self.lab.programs.join("like-api"), &env, &self.lab.out.join("bench-api.log")).await
     }
 
     /// A like-aggregator.

@@ -23,6 +23,11 @@ pub fn tables(ledger: &Ledger) -> String {
         ("Memory of both services, idle and under likes", "memory/likes", &MEMORY),
         ("Freshness: from the 202 to the first read that shows the like counted", "freshness", &FRESHNESS),
         ("Publishing: like-api beside a bare axum route", "publish", &PUBLISH),
+        (
+            "Shedding: once, twice and three times the likes that can be borne, and the same without",
+            "shedding",
+            &SHEDDING,
+        ),
     ];
     for (title, prefix, columns) in sections {
         rows(&mut text, title, &ledger.rows(prefix), columns);
@@ -66,6 +71,17 @@ const PUBLISH: [&str; 12] = [
     "bare_p99_ms",
     "api_rss_mib",
     "failed",
+];
+const SHEDDING: [&str; 9] = [
+    "shedding",
+    "load",
+    "offered_per_second",
+    "accepted_per_second",
+    "accepted_percent_of_bearable",
+    "shed_per_second",
+    "accepted_p50_ms",
+    "accepted_p99_ms",
+    "other_failures",
 ];
 const GROWTH: [&str; 7] = ["events", "products", "partitions", "seconds", RATE, "cpu_seconds_per_million", "peak_mib"];
 
