@@ -15,6 +15,7 @@ SERVERS=(postgres kafka)
 # What of the settings for running would change what is measured.
 unset POSTGRES_PORT KAFKA_PORT KAFKA_CONTROLLER_PORT KAFKA_PROXIED_PORT KAFKA_PROXY_PORT
 unset KAFKA_CONFIG_FILE DEDUP_WINDOW RUST_LOG LOG_FORMAT
+unset RATE_LIMIT_USER RATE_LIMIT_ADDRESS TRUSTED_PROXIES MAX_CONNECTIONS SHED_ABOVE CORS_ALLOWED_ORIGINS
 
 # shellcheck disable=SC2317 # called by a trap too
 drop_stack() {

@@ -11,14 +11,14 @@ use std::time::Instant;
 
 use axum::http::{HeaderMap, StatusCode};
 use like_events::UserId;
-use prometheus::{IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry};
+use prometheus::{IntCounter, IntCounterVec, IntGauge, Opts, Registry};
 
 use self::client::{Proxies, held_to};
 use self::rate::Rate;
 use self::shed::{InProgress, Shed};
 use crate::config::LimitSettings;
 use crate::error::ApiError;
-use crate::routes::{counts, likes};
+use crate::routes::likes;
 
 /// All limits.
 pub struct Limits {
@@ -26,7 +26,6 @@ pub struct Limits {
     users: Option<Limited>,
     addresses: Option<Limited>,
     likes: Arc<Shed>,
-    counts: Arc<Shed>,
     /// As many connections as there may be.
     pub connections: usize,
     /// What is counted of connections.
@@ -58,13 +57,10 @@ impl Limits {
             Opts::new("likes_rate_limited_total", "requests over the rate of their user or address, answered 429"),
             &["limit"],
         )?;
-        let shed = IntCounterVec::new(
-            Opts::new("likes_shed_total", "requests refused with 503 because the service is at its limit, by what for"),
-            &["of"],
-        )?;
-        let in_progress = IntGaugeVec::new(
-            Opts::new("likes_shed_limit", "requests in progress above which further ones are refused, by what for"),
-            &["of"],
+        let shed = IntCounter::new("likes_shed_total", "likes refused with 503 because too many are in progress")?;
+        let in_progress = IntGauge::new(
+            "likes_in_progress_limit",
+            "likes in progress above which further ones are refused; 0: none ever is",
         )?;
         let open = IntGauge::new("likes_open_connections", "connections to the public port")?;
         let refused =
@@ -79,16 +75,11 @@ impl Limits {
             let refused = limited.with_label_values(&[whose]);
             Rate::new(per_second, burst).map(|rate| Limited { rate, whose, refused })
         };
-        let shed = |of| {
-            let (refused, limit) = (shed.with_label_values(&[of]), in_progress.with_label_values(&[of]));
-            Shed::new(settings.shed_above, refused, limit)
-        };
         Ok(Self {
             proxies: Proxies::new(settings),
             users: rate(settings.rate_limit_user, settings.rate_limit_user_burst, "user"),
             addresses: rate(settings.rate_limit_address, settings.rate_limit_address_burst, "address"),
-            likes: shed("likes"),
-            counts: shed("counts"),
+            likes: Shed::new(settings.shed_above, shed, in_progress),
             connections: settings.max_connections(),
             connection_metrics: ConnectionMetrics { open, refused },
         })
@@ -105,13 +96,11 @@ impl Limits {
         if let Some(addresses) = &self.addresses {
             addresses.take(&held_to(client))?;
         }
-        // Receipts may wait by their callers' wish, and the rest costs as little as a refusal.
-        let shed = match route {
-            likes::ROUTE => &self.likes,
-            counts::ROUTE | counts::MANY_ROUTE => &self.counts,
-            _ => return Ok(Permit(None)),
-        };
-        shed.enter(now).map(|entered| Permit(Some(entered))).ok_or(ApiError::Overloaded)
+        // Reads that arrive together share their queries, so they don't make each other slow.
+        if route != likes::ROUTE {
+            return Ok(Permit(None));
+        }
+        self.likes.enter(now).map(|entered| Permit(Some(entered))).ok_or(ApiError::Overloaded)
     }
 
     /// Lets a request of this user pass, or says that there were too many.
@@ -134,7 +123,7 @@ impl Permit {
     /// The request has an answer of this status.
     pub fn answered(self, status: StatusCode) {
         // A refusal says nothing of how long those take that are let in; one without an outcome does.
-        if status.is_success() || matches!(status, StatusCode::NOT_MODIFIED | StatusCode::GATEWAY_TIMEOUT) {
+        if status.is_success() || status == StatusCode::GATEWAY_TIMEOUT {
             self.0.into_iter().for_each(InProgress::settled);
         }
     }

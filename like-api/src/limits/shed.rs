@@ -6,7 +6,8 @@
 //! are in progress together. So that number has a limit, and the limit follows the time: at a given
 //! rate the one is proportional to the other. It shrinks while likes take longer than they should,
 //! and grows while they don't and it is what holds likes back. Above it a like is refused before
-//! anything is done for it. Counts have a limit of their own: what they wait for is PostgreSQL.
+//! anything is done for it. Only likes are limited: reads that arrive together share their queries and
+//! don't make each other slow, and receipts and streams wait by their callers' wish.
 //!
 //! Refusals are fast and say nothing of what the others wait for: only what was settled counts.
 

@@ -12,6 +12,7 @@ pub mod memory;
 pub mod prefill;
 pub mod publish;
 pub mod sender;
+pub mod shedding;
 pub mod steps;
 pub mod summary;
 pub mod targets;

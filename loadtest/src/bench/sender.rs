@@ -78,6 +78,8 @@ pub struct Sent {
     pub per_second: f64,
     /// Other answers, and none.
     pub failed: u64,
+    /// Of them, answers of 503.
+    pub shed: u64,
     /// Milliseconds from being due to the 202, sorted.
     pub times_ms: Vec<f64>,
 }
@@ -112,11 +114,11 @@ pub async fn send(
     for mut connection in connections {
         let (next, shared) = (Arc::clone(&next), Arc::clone(&shared));
         senders.spawn(async move {
-            let (mut times, mut failed) = (Vec::new(), 0);
+            let (mut times, mut failed, mut shed) = (Vec::new(), 0, 0);
             loop {
                 let number = next.fetch_add(1, Ordering::Relaxed);
                 if number >= total {
-                    return (times, failed);
+                    return (times, failed, shed);
                 }
                 let due = start + Duration::from_secs_f64(number as f64 / plan.rate);
                 tokio::time::sleep_until(due.into()).await;
@@ -127,12 +129,15 @@ pub async fn send(
                         times.push(due.elapsed().as_secs_f64() * 1e3);
                         (shared.1)(number);
                     }
-                    Ok(_) => failed += 1,
+                    Ok((status, _)) => {
+                        failed += 1;
+                        shed += u64::from(status == 503);
+                    }
                     Err(_) => {
                         failed += 1;
                         match Connection::open(plan.addr).await {
                             Ok(new) => connection = new,
-                            Err(_) => return (times, failed),
+                            Err(_) => return (times, failed, shed),
                         }
                     }
                 }
@@ -141,9 +146,10 @@ pub async fn send(
     }
     let mut sent = Sent::default();
     while let Some(joined) = senders.join_next().await {
-        let (times, failed) = joined?;
+        let (times, failed, shed) = joined?;
         sent.times_ms.extend(times);
         sent.failed += failed;
+        sent.shed += shed;
     }
     sent.per_second = sent.times_ms.len() as f64 / start.elapsed().as_secs_f64();
     sent.times_ms.sort_by(f64::total_cmp);

@@ -3,7 +3,7 @@
 use anyhow::Context;
 
 use super::logs::{LogKey, Logs};
-use super::{Figures, Lab, draining, floors, freshness, memory, prefill, publish, tokens};
+use super::{Figures, Lab, draining, floors, freshness, memory, prefill, publish, shedding, tokens};
 use crate::backlog::Mode;
 use crate::drain::{Clock, Plan};
 
@@ -35,6 +35,8 @@ pub enum What {
     Idle,
     /// like-api beside a bare route.
     Publish,
+    /// More likes than can be borne.
+    Shedding,
     /// From the acknowledgement to the count.
     Freshness,
     /// Both services' memory under likes.
@@ -92,6 +94,7 @@ pub fn all(quick: bool) -> Vec<Step> {
     add("freshness".to_owned(), None, What::Freshness);
     add("publish".to_owned(), None, What::Publish);
     add("tokens".to_owned(), None, What::Tokens);
+    add("shedding".to_owned(), None, What::Shedding);
     // Last: a database of several gigabytes.
     let base = if quick { 300 } else { 10_000 };
     for round in 1..=rounds {
@@ -117,6 +120,7 @@ impl Bench {
     pub async fn take(&mut self, step: &Step) -> anyhow::Result<Vec<Figures>> {
         match step.what {
             What::Publish => return publish::publish(&self.lab).await,
+            What::Shedding => return shedding::shedding(&self.lab).await,
             What::Freshness => return freshness::freshness(&self.lab).await,
             What::Memory => return memory::memory(&self.lab).await,
             What::Tokens => return tokens::tokens(self.lab.quick).await,
@@ -138,7 +142,9 @@ impl Bench {
             What::FromMemory(mode) => floors::from_memory(place, backlog, mode).await,
             What::OneByOne(events) => floors::one_by_one(place, backlog, events).await,
             What::Idle => draining::idle(place, backlog).await,
-            What::Publish | What::Freshness | What::Memory | What::Tokens => unreachable!("answered above"),
+            What::Publish | What::Shedding | What::Freshness | What::Memory | What::Tokens => {
+                unreachable!("answered above")
+            }
         }
     }
 }

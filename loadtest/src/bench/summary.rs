@@ -24,6 +24,11 @@ pub fn tables(ledger: &Ledger) -> String {
         ("Freshness: from the 202 to the first read that shows the like counted", "freshness", &FRESHNESS),
         ("Publishing: like-api beside a bare axum route, by turns", "publish", &PUBLISH),
         ("Tokens: verifying one, and finding it verified", "tokens", &TOKENS),
+        (
+            "Shedding: once, twice and three times the likes that can be borne, and the same without",
+            "shedding",
+            &SHEDDING,
+        ),
     ];
     for (title, prefix, columns) in sections {
         rows(&mut text, title, &ledger.rows(prefix), columns);
@@ -57,6 +62,17 @@ const FRESHNESS: [&str; 8] = [
 const PUBLISH: [&str; 9] =
     ["load", "service", "per_second", "cpu_us", "cpu_ratio", "p50_ms", "p99_ms", "rss_mib", "failed"];
 const TOKENS: [&str; 4] = ["algorithm", "token_bytes", "verify_us", "cached_us"];
+const SHEDDING: [&str; 9] = [
+    "shedding",
+    "load",
+    "offered_per_second",
+    "accepted_per_second",
+    "accepted_percent_of_bearable",
+    "shed_per_second",
+    "accepted_p50_ms",
+    "accepted_p99_ms",
+    "other_failures",
+];
 const GROWTH: [&str; 7] = ["events", "products", "partitions", "seconds", RATE, "cpu_seconds_per_million", "peak_mib"];
 
 /// The four modes beside their floors; medians of the rounds.
