@@ -83,11 +83,9 @@ async fn the_page_lists_what_both_services_tell_and_nothing_else() {
     topic.flush();
     let acknowledged = api.client().wish("u1", "p1", true, "k1").await;
     api.client().wait_until_counted(&acknowledged.receipt).await;
-    eventually("the lag is known", async || {
-        let series = aggregator.series("likes_consumer_lag_records", "").await;
-        (!series.is_empty()).then_some(())
-    })
-    .await;
+    for name in ["likes_consumer_lag_records", "likes_dead_letters_total"] {
+        eventually(name, async || (!aggregator.series(name, "").await.is_empty()).then_some(())).await;
+    }
 
     // Some are there in one mode alone. Keys that can't be had: it serves, and isn't ready.
     let tokens = system.start_api(&[
