@@ -11,6 +11,7 @@ use sqlx::{Connection, PgPool, Row};
 use uuid::Uuid;
 
 use crate::error::ApiError;
+use crate::metrics::pool::acquire;
 
 /// Enough to keep several cores of PostgreSQL busy with look-ups by primary key.
 const CONNECTIONS: u32 = 8;
@@ -90,7 +91,8 @@ pub async fn counts(pool: &PgPool, asked: &[Asked]) -> Result<Vec<Count>, ApiErr
          LEFT JOIN product_like l ON l.pair_key = asked.pair_key
          ORDER BY asked.place",
     );
-    let rows = bounded(query.bind(ids).bind(pairs).fetch_all(pool)).await?;
+    let query = query.bind(ids).bind(pairs);
+    let rows = bounded(async { query.fetch_all(&mut *acquire(pool).await?).await }).await?;
     let count = |row: PgRow| {
         // greatest() skips null: a product without a row has 0.
         Ok(Count { count: row.try_get(0)?, updated_at: row.try_get(1)?, liked: row.try_get(2)? })
@@ -123,7 +125,8 @@ pub async fn standings(pool: &PgPool, receipts: &[Receipt]) -> Result<Vec<Standi
                LEFT JOIN kafka_offset o ON o.topic = t.topic AND o.partition = a.partition) asked
          ORDER BY place",
     );
-    let rows = bounded(query.bind(sequences).bind(partitions).bind(offsets).fetch_all(pool)).await?;
+    let query = query.bind(sequences).bind(partitions).bind(offsets);
+    let rows = bounded(async { query.fetch_all(&mut *acquire(pool).await?).await }).await?;
     let standings = rows.iter().zip(receipts).map(|(row, receipt)| standing(row, receipt.offset));
     standings.collect::<sqlx::Result<_>>().map_err(|error| unavailable(&error))
 }

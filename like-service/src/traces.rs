@@ -15,7 +15,7 @@ use opentelemetry::{InstrumentationScope, KeyValue};
 use opentelemetry_sdk::Resource;
 use opentelemetry_sdk::trace::{BatchConfigBuilder, BatchSpanProcessor, SdkTracer, SdkTracerProvider};
 use prometheus::Registry;
-use tracing::info;
+use tracing::{info, warn};
 
 use self::export::{Bounded, Counted, Spans};
 use self::settings::Export;
@@ -76,6 +76,8 @@ impl Traces {
     pub async fn end(&self) {
         let Some(on) = self.0.clone() else { return };
         let flush = tokio::task::spawn_blocking(move || on.provider.shutdown_with_timeout(FLUSH));
-        let _ = tokio::time::timeout(FLUSH, flush).await;
+        if !matches!(tokio::time::timeout(FLUSH, flush).await, Ok(Ok(Ok(())))) {
+            warn!("the last spans were not exported in time");
+        }
     }
 }

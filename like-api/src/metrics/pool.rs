@@ -1,9 +1,27 @@
-//! The pool of connections to PostgreSQL, read when somebody asks.
+//! The pool of connections to PostgreSQL, read when somebody asks; and who waits for one of them.
+
+use std::sync::LazyLock;
 
 use prometheus::core::{Collector, Desc};
 use prometheus::proto::MetricFamily;
-use prometheus::{IntGauge, IntGaugeVec, Opts, Registry};
-use sqlx::PgPool;
+use prometheus::{IntCounter, IntGauge, IntGaugeVec, Opts, Registry};
+use sqlx::pool::PoolConnection;
+use sqlx::{PgPool, Postgres};
+
+/// Of the process, which has one pool: sqlx doesn't tell, so all who read count here.
+static WAITING: LazyLock<IntGauge> = LazyLock::new(|| {
+    let opts = of_pool("db_client_connection_pending_requests", "reads that wait for a connection");
+    IntGauge::with_opts(opts).expect("a valid name")
+});
+static TIMEOUTS: LazyLock<IntCounter> = LazyLock::new(|| {
+    let opts = of_pool("db_client_connection_timeouts_total", "reads that waited in vain for a connection");
+    IntCounter::with_opts(opts).expect("a valid name")
+});
+
+fn of_pool(name: &str, help: &str) -> Opts {
+    // By OpenTelemetry's conventions each has the pool's name.
+    Opts::new(name, help).const_label("db_client_connection_pool_name", "likes")
+}
 
 struct PoolUse {
     pool: PgPool,
@@ -15,16 +33,40 @@ struct PoolUse {
 
 /// Makes its use known to `registry`.
 pub fn register(registry: &Registry, pool: &PgPool) -> prometheus::Result<()> {
-    let of_pool = |name: &str, help: &str| {
-        // By OpenTelemetry's conventions each has the pool's name.
-        Opts::new(name, help).const_label("db_client_connection_pool_name", "likes")
-    };
     let count = of_pool("db_client_connection_count", "connections to PostgreSQL, by state: idle or used");
     let count = IntGaugeVec::new(count, &["db_client_connection_state"])?;
     let max = IntGauge::with_opts(of_pool("db_client_connection_max", "connections that there may be at most"))?;
     max.set(i64::from(pool.options().get_max_connections()));
     let (idle, used) = (count.with_label_values(&["idle"]), count.with_label_values(&["used"]));
+    registry.register(Box::new(WAITING.clone()))?;
+    registry.register(Box::new(TIMEOUTS.clone()))?;
     registry.register(Box::new(PoolUse { pool: pool.clone(), count, idle, used, max }))
+}
+
+/// A connection, for a read that may have to wait for it.
+pub async fn acquire(pool: &PgPool) -> sqlx::Result<PoolConnection<Postgres>> {
+    let _waiting = Waiting::begin();
+    pool.acquire().await.inspect_err(|error| {
+        if matches!(error, sqlx::Error::PoolTimedOut) {
+            TIMEOUTS.inc();
+        }
+    })
+}
+
+/// Ends with the value: whoever waits may be dropped meanwhile.
+struct Waiting;
+
+impl Waiting {
+    fn begin() -> Self {
+        WAITING.inc();
+        Self
+    }
+}
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        WAITING.dec();
+    }
 }
 
 impl Collector for PoolUse {

@@ -1,9 +1,9 @@
 //! What the admin port tells Prometheus.
 
-use like_testkit::{TestDatabase, TestTopic};
+use like_testkit::{TestDatabase, TestTopic, eventually};
 use reqwest::Method;
 
-use crate::common::Api;
+use crate::common::{Api, config};
 
 #[tokio::test]
 async fn requests_are_measured_by_route_and_events_by_outcome() {
@@ -51,4 +51,19 @@ async fn requests_are_measured_by_route_and_events_by_outcome() {
     for made_up in ["p1", "p3", "nowhere", "BREW"] {
         assert!(!text.contains(made_up), "{made_up} is in {text}");
     }
+}
+
+#[tokio::test]
+async fn a_read_that_gets_no_connection_is_counted_and_waits_no_longer() {
+    let api = Api::start(config("test-nowhere", "postgres://nobody@127.0.0.1:1/nowhere")).await;
+    api.get("/v1/products/p1/likes").await.assert_problem(503, "reads-unavailable");
+    let pool = "{db_client_connection_pool_name=\"likes\"}";
+    let none = format!("db_client_connection_timeouts_total{pool} 0\n");
+    // Of the process, in which other tests may be waiting.
+    let waiting = format!("db_client_connection_pending_requests{pool} ");
+    eventually("it is counted", async || {
+        let text = api.http.get(format!("{}/metrics", api.admin)).send().await.unwrap().text().await.unwrap();
+        (!text.contains(&none) && text.contains(&waiting)).then_some(())
+    })
+    .await;
 }
