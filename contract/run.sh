@@ -4,13 +4,13 @@
 # and a PostgreSQL of its own (deploy/local/whole.sh), by schemathesis: thousands of
 # requests made from the description, right and wrong ones, each answer checked against
 # it; once for each way to say who is calling. Fails on the first complaint.
-#   SEED=7 make contract        the same requests as a run that printed this seed
-#   MAX_EXAMPLES=500 make contract   more of them
+#   SEED=7 make contract              other requests than the usual ones
+#   MAX_EXAMPLES=500 make contract    more of them
 set -euo pipefail
 # shellcheck source=deploy/local/whole.sh
 . "$(dirname -- "${BASH_SOURCE[0]}")/../deploy/local/whole.sh"
 HERE=$ROOT/contract
-SEED=${SEED:-$RANDOM$RANDOM}
+SEED=${SEED:-1}
 
 # ready_made FOLDER FILE… -- COMMAND…: COMMAND made what is in FOLDER from just these
 # FILEs, now or earlier.
@@ -42,14 +42,20 @@ make_python() {
   "$LOCAL/python/bin/pip" install --disable-pip-version-check --no-input -r "$LOCAL/python/requirements.txt"
 }
 
+# All checks but use_after_free: it looks for a GET of what a DELETE has removed,
+# `…/like` has no GET, and it takes `…/likes` for it, by its name. A product has a count
+# whether or not somebody likes it.
+WITHOUT=use_after_free
+
 # ask WHO ARG…: with the credentials in ARGs.
 ask() {
   local who=$1
   shift
-  say "schemathesis asks $LIKE_API_URL, $who, seed $SEED (SEED=$SEED make contract repeats it):"
+  say "schemathesis asks $LIKE_API_URL, $who, seed $SEED:"
   trial timeout 300 "$LOCAL/python/bin/schemathesis" --config-file "$HERE/schemathesis.toml" \
-    run "$LIKE_API_URL/openapi.json" --checks all --max-examples "${MAX_EXAMPLES:-60}" --seed "$SEED" \
-    --continue-on-failure --generation-database none --no-color "$@" ||
+    run "$LIKE_API_URL/openapi.json" --checks all --exclude-checks "$WITHOUT" \
+    --max-examples "${MAX_EXAMPLES:-60}" --seed "$SEED" --continue-on-failure --generation-database none \
+    --suppress-health-check all --request-timeout 60 --no-color "$@" ||
     die "schemathesis has complaints ($who, seed $SEED)"
 }
 
@@ -77,7 +83,7 @@ export RATE_LIMIT_USER=0 RATE_LIMIT_ADDRESS=0 SHED_ABOVE=0s
 start_whole contract
 cd "$PLACE" # where it leaves what it found
 # In this mode there are no wrong credentials: whoever the header names is believed.
-ask 'callers named by a gateway' -H 'X-User-Id: ada' --exclude-checks ignored_auth
+WITHOUT=$WITHOUT,ignored_auth ask 'callers named by a gateway' -H 'X-User-Id: ada'
 
 stop like-api TERM 12
 export AUTH_MODE=jwt JWT_SECRET=contract-contract-contract-contract JWT_ISSUER=https://issuer.example JWT_AUDIENCE=likes

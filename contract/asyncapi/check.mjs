@@ -1,5 +1,5 @@
-// Reads docs/asyncapi.yaml with AsyncAPI's own parser, which validates the document, its references
-// and its examples. Anything it complains of, down to a hint, fails.
+// Reads docs/asyncapi.yaml with AsyncAPI's own parser, which validates the document and its references;
+// any complaint of it fails. Examples and limits are held to the code by like-events/tests/asyncapi.rs.
 import { readFileSync } from "node:fs";
 import { createRequire } from "node:module";
 

@@ -77,8 +77,8 @@ start_whole() { # NAME
   say "starting a system for this trial ($1)"
   start_postgres local
   start_kafka
-  KAFKA_BOOTSTRAP_SERVERS=127.0.0.1:$KAFKA_PORT
-  DATABASE_URL=postgres://likes:$POSTGRES_PASSWORD@127.0.0.1:$POSTGRES_PORT/likes
+  export KAFKA_BOOTSTRAP_SERVERS=127.0.0.1:$KAFKA_PORT
+  export DATABASE_URL=postgres://likes:$POSTGRES_PASSWORD@127.0.0.1:$POSTGRES_PORT/likes
   start_services
   export LIKE_API_URL=http://127.0.0.1:$LIKE_API_PORT
   export LIKE_API_ADMIN_URL=http://127.0.0.1:$LIKE_API_ADMIN_PORT
