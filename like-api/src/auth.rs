@@ -46,12 +46,14 @@ impl Auth {
         }
     }
 
-    /// Makes known what it counts.
+    /// Makes known what it counts: in either mode the same metrics, so that a page about them holds.
     pub fn register(&self, registry: &Registry) -> anyhow::Result<()> {
-        match self {
-            Self::TrustedHeader(_) => Ok(()),
-            Self::Jwt(jwt) => jwt.register(registry),
-        }
+        let (checks, fetches) = match self {
+            Self::TrustedHeader(_) => (jwt::checks(), jwks::fetches()),
+            Self::Jwt(jwt) => jwt.counted(),
+        };
+        registry.register(Box::new(checks))?;
+        Ok(registry.register(Box::new(fetches))?)
     }
 
     /// Says in the log what is trusted, so that nobody has to guess it from the settings.

@@ -16,7 +16,7 @@ use axum::http::header;
 use jsonwebtoken::Algorithm;
 use like_service::backoff::Backoff;
 use like_service::health::Health;
-use prometheus::{IntCounterVec, Opts, Registry};
+use prometheus::{IntCounterVec, Opts};
 use reqwest::redirect::Policy;
 use reqwest::{Client, Url};
 use tokio::sync::{Notify, watch};
@@ -47,7 +47,8 @@ pub struct Jwks {
     /// [`KeySet::version`] of what is known: read for every request.
     version: AtomicU64,
     asked: Notify,
-    fetches: IntCounterVec,
+    /// See [`fetches`].
+    pub fetches: IntCounterVec,
 }
 
 #[derive(Debug, Clone, Default)]
@@ -68,22 +69,9 @@ impl Jwks {
             .user_agent(concat!("like-api/", env!("CARGO_PKG_VERSION")));
         let client = if url.scheme() == "http" { client.no_proxy() } else { client };
         let client = client.build().map_err(|e| format!("JWT_JWKS_URL={url} can't be fetched: {}", whole(e)))?;
-        let fetches = IntCounterVec::new(
-            Opts::new("likes_jwks_fetches_total", "fetches of the issuer's keys, by outcome: fetched, failed"),
-            &["outcome"],
-        );
-        let fetches = fetches.expect("a valid name");
-        for outcome in ["fetched", "failed"] {
-            fetches.with_label_values(&[outcome]);
-        }
         let known = watch::Sender::new(Known::default());
         let version = AtomicU64::new(0);
-        Ok(Self { accepted, url, rules, timing, client, known, version, asked: Notify::new(), fetches })
-    }
-
-    /// Makes known what it counts.
-    pub fn register(&self, registry: &Registry) -> anyhow::Result<()> {
-        Ok(registry.register(Box::new(self.fetches.clone()))?)
+        Ok(Self { accepted, url, rules, timing, client, known, version, asked: Notify::new(), fetches: fetches() })
     }
 
     /// Where the keys come from.
@@ -199,6 +187,16 @@ impl Jwks {
             fetched => Ok(fetched),
         }
     }
+}
+
+/// Counts fetches.
+pub fn fetches() -> IntCounterVec {
+    let help = "fetches of the issuer's keys, by outcome: fetched, failed";
+    let fetches = IntCounterVec::new(Opts::new("likes_jwks_fetches_total", help), &["outcome"]).expect("a valid name");
+    for outcome in ["fetched", "failed"] {
+        fetches.with_label_values(&[outcome]);
+    }
+    fetches
 }
 
 /// Without the URL, with the causes that reqwest leaves out.

@@ -10,13 +10,13 @@ use jsonwebtoken::errors::ErrorKind;
 use jsonwebtoken::{Algorithm, Header, decode, decode_header};
 use like_events::UserId;
 use like_service::health::Health;
-use prometheus::{IntCounter, IntCounterVec, Opts, Registry};
+use prometheus::{IntCounter, IntCounterVec, Opts};
 use serde::Deserialize;
 use serde_json::Value;
 use tracing::info;
 
 use super::bearer::{self, Refusal};
-use super::jwks::Jwks;
+use super::jwks::{self, Jwks};
 use super::keys::{Key, Rules};
 use super::verified::{Entry, Verified};
 use crate::config::{JwtAlgorithm, JwtSettings};
@@ -79,27 +79,18 @@ impl Jwt {
             Keys::One(key) => one_algorithm(settings, key.algorithm, sources[0])?,
             Keys::Published(jwks) => jwks.accepted.clone(),
         };
-        let checks = IntCounterVec::new(
-            Opts::new(
-                "likes_token_checks_total",
-                "tokens by what became of them: cached (verified before), verified, refused, no_keys (the issuer's \
-                 keys could not be had)",
-            ),
-            &["outcome"],
-        );
-        let checks = checks.expect("a valid name");
-        let [cached, checked, refused, no_keys] =
-            ["cached", "verified", "refused", "no_keys"].map(|outcome| checks.with_label_values(&[outcome]));
+        let checks = checks();
+        let [cached, checked, refused, no_keys] = OUTCOMES.map(|outcome| checks.with_label_values(&[outcome]));
         Ok(Self { keys, rules, accepted, verified: Verified::default(), checks, cached, checked, refused, no_keys })
     }
 
-    /// Makes known what it counts.
-    pub fn register(&self, registry: &Registry) -> anyhow::Result<()> {
-        registry.register(Box::new(self.checks.clone()))?;
-        match &self.keys {
-            Keys::One(_) => Ok(()),
-            Keys::Published(jwks) => jwks.register(registry),
-        }
+    /// What it counts: tokens, and fetches of keys.
+    pub fn counted(&self) -> (IntCounterVec, IntCounterVec) {
+        let fetches = match &self.keys {
+            Keys::One(_) => jwks::fetches(),
+            Keys::Published(jwks) => jwks.fetches.clone(),
+        };
+        (self.checks.clone(), fetches)
     }
 
     /// Says in the log what is trusted.
@@ -186,6 +177,19 @@ impl Jwt {
         self.verified.keep(token, Entry { user: user.clone(), keys: version, until });
         Ok(user)
     }
+}
+
+const OUTCOMES: [&str; 4] = ["cached", "verified", "refused", "no_keys"];
+
+/// Counts tokens.
+pub fn checks() -> IntCounterVec {
+    let help = "tokens by what became of them: cached (verified before), verified, refused, no_keys (the issuer's keys \
+                could not be had)";
+    let checks = IntCounterVec::new(Opts::new("likes_token_checks_total", help), &["outcome"]).expect("a valid name");
+    for outcome in OUTCOMES {
+        checks.with_label_values(&[outcome]);
+    }
+    checks
 }
 
 const MALFORMED: Refusal = Refusal::token("isn't well formed");
