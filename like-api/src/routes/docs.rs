@@ -2,7 +2,6 @@
 //! pages that a problem's `type` leads to. Nothing of it asks another host.
 
 use std::borrow::Cow;
-use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 
 use axum::Router;
@@ -15,6 +14,7 @@ use serde_json::Value;
 use utoipa_swagger_ui::Config;
 
 use crate::AppState;
+use crate::conditional;
 use crate::error::ApiError;
 use crate::problem::{self, Kind};
 
@@ -64,10 +64,7 @@ struct File {
 impl File {
     fn new(content_type: HeaderValue, content: impl Into<Bytes>) -> Self {
         let content = content.into();
-        let mut hash = DefaultHasher::new();
-        content.hash(&mut hash);
-        let etag = HeaderValue::try_from(format!("\"{:016x}\"", hash.finish())).expect("digits in quotes");
-        Self { content_type, etag, content }
+        Self { content_type, etag: conditional::tag(&content), content }
     }
 
     fn route(self) -> axum::routing::MethodRouter<Arc<AppState>> {
@@ -78,11 +75,7 @@ impl File {
     fn answer(&self, headers: &HeaderMap) -> Response {
         let caching: [(HeaderName, HeaderValue); 2] =
             [(header::ETAG, self.etag.clone()), (header::CACHE_CONTROL, HeaderValue::from_static("public, no-cache"))];
-        let known = headers.get(header::IF_NONE_MATCH).and_then(|tags| tags.to_str().ok());
-        let etag = self.etag.to_str().expect("digits in quotes");
-        if known.is_some_and(|tags| {
-            tags.split(',').any(|tag| matches!(tag.trim(), "*") || tag.trim().trim_start_matches("W/") == etag)
-        }) {
+        if conditional::names(headers, &self.etag) {
             return (StatusCode::NOT_MODIFIED, caching).into_response();
         }
         (caching, [(header::CONTENT_TYPE, self.content_type.clone())], self.content.clone()).into_response()

@@ -41,7 +41,7 @@ refusals!(Refusals: INVALID_REQUEST, RECEIPT_UNKNOWN, READS_UNAVAILABLE);
 
 /// Ask what became of a like
 ///
-/// This is how a client reads its own write: once the answer is `counted`, counts include the like.
+/// This is how a client reads its own write: once the answer is `counted`, what the same user reads includes the like.
 #[utoipa::path(
     get, path = "/v1/receipts/{receipt}", operation_id = "getReceipt", tag = "receipts", security(()),
     params(
