@@ -21,8 +21,10 @@ use prometheus::{IntCounter, IntGauge};
 const EVERY: Duration = Duration::from_millis(100);
 /// if so many were settled meanwhile: one slow like is no overload.
 const ENOUGH: u32 = 16;
-/// It never falls below: with so few in progress it isn't they who make each other slow.
-const LEAST: usize = 32;
+/// It never falls below: that many keep processors and brokers busy. Where likes take long with so
+/// few in progress it is for another reason (a distant broker, a machine that others use), and
+/// refusing more of them would only lose them.
+const LEAST: usize = 256;
 /// It never rises above, which is what the producer's queue takes.
 const MOST: usize = 20_000;
 /// How much smaller and larger it becomes at once, at most.
