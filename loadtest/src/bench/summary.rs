@@ -24,6 +24,7 @@ pub fn tables(ledger: &Ledger) -> String {
         ("Freshness: from the 202 to the first read that shows the like counted", "freshness", &FRESHNESS),
         ("Publishing: like-api beside a bare axum route, by turns", "publish", &PUBLISH),
         ("Tokens: verifying one, and finding it verified", "tokens", &TOKENS),
+        ("Live counts: open streams on one replica, each of 10 products, 1 second between looks", "streams", &STREAMS),
     ];
     for (title, prefix, columns) in sections {
         rows(&mut text, title, &ledger.rows(prefix), columns);
@@ -57,6 +58,19 @@ const FRESHNESS: [&str; 8] = [
 const PUBLISH: [&str; 9] =
     ["load", "service", "per_second", "cpu_us", "cpu_ratio", "p50_ms", "p99_ms", "rss_mib", "failed"];
 const TOKENS: [&str; 4] = ["algorithm", "token_bytes", "verify_us", "cached_us"];
+const STREAMS: [&str; 11] = [
+    "streams",
+    "products",
+    "changes_per_second",
+    "sent_per_second",
+    "queries_per_second",
+    "statements_per_second",
+    "api_cpu_percent",
+    "query_ms",
+    "api_idle_mib",
+    "api_mib",
+    "kib_per_stream",
+];
 const GROWTH: [&str; 7] = ["events", "products", "partitions", "seconds", RATE, "cpu_seconds_per_million", "peak_mib"];
 
 /// The four modes beside their floors; medians of the rounds.
