@@ -66,6 +66,8 @@ start_stack() { # NAME
 run_measured() { # PROGRAM ARG…
   local program=$1 status=0
   shift
+  # Thousands of connections, at both ends.
+  ulimit -n "$(ulimit -Hn)"
   set -m
   "$ROOT/target/release/$program" "$@" </dev/null &
   measured=$!

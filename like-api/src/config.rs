@@ -5,6 +5,7 @@ mod auth;
 mod browser;
 mod jwt;
 mod limits;
+mod stream;
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -19,6 +20,7 @@ pub use self::auth::{AuthMode, AuthSettings};
 pub use self::browser::{AllowedOrigin, BrowserSettings};
 pub use self::jwt::{JwksTiming, JwtAlgorithm, JwtSettings};
 pub use self::limits::{LimitSettings, ProxyHeader};
+pub use self::stream::StreamSettings;
 
 /// Takes likes over HTTP and publishes them to Kafka; answers counts from PostgreSQL.
 #[derive(Parser, Debug, Clone)]
@@ -40,6 +42,10 @@ pub struct Config {
     #[command(flatten)]
     pub limits: LimitSettings,
 
+    /// Live counts.
+    #[command(flatten)]
+    pub streams: StreamSettings,
+
     /// Which sites may use it from a browser.
     #[command(flatten)]
     pub browser: BrowserSettings,
@@ -60,6 +66,11 @@ pub struct Config {
     /// be less patient.
     #[arg(skip = topic_check::INTERVAL)]
     pub topic_check_interval: Duration,
+
+    /// For how long what is sent to a caller may wait for it to take a byte. No setting, for the
+    /// same reason.
+    #[arg(skip = Duration::from_secs(30))]
+    pub stall_limit: Duration,
 }
 
 /// Where `/livez`, `/readyz` and `/metrics` are.

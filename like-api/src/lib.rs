@@ -23,6 +23,7 @@ pub mod reads;
 pub mod receipts;
 pub mod request;
 pub mod routes;
+pub mod stream;
 pub mod traces;
 
 use std::sync::Arc;
@@ -45,8 +46,10 @@ use crate::counts::Counts;
 use crate::gate::{Gate, LAYOUT_READ, TOPIC_CHECKED, Watch};
 use crate::limits::Limits;
 use crate::metrics::Metrics;
+use crate::public::StallLimit;
 use crate::publisher::{PRODUCER_WARM, Publisher};
 use crate::receipts::Receipts;
+use crate::stream::Streams;
 
 /// Requests in progress get this long after a signal: a like is settled in some six seconds.
 const FINISH_TIMEOUT: Duration = Duration::from_millis(6_500);
@@ -74,6 +77,8 @@ pub struct AppState {
     pub counts: Counts,
     /// What became of likes.
     pub receipts: Receipts,
+    /// Live counts.
+    pub streams: Streams,
     /// What is counted.
     pub metrics: Metrics,
     /// Where spans are made.
@@ -102,6 +107,7 @@ impl AppState {
             publisher,
             counts: Counts::new(pool.clone(), registry)?,
             receipts: Receipts::new(pool.clone(), registry, shutdown.clone())?,
+            streams: Streams::new(&config.streams, pool.clone(), registry)?,
             pool,
             metrics,
             traces: Traces::start("like-api", env!("CARGO_PKG_VERSION"), registry)?,
@@ -139,6 +145,7 @@ pub async fn serve(config: Config, listeners: Listeners, shutdown: CancellationT
         topic: topic.clone(),
         interval: config.topic_check_interval,
     };
+    let stall = StallLimit::new(config.stall_limit, &registry)?;
     let (public_addr, admin_addr) = (listeners.public.local_addr()?, listeners.admin.local_addr()?);
     info!(%public_addr, %admin_addr, topic, "like-api listens");
 
@@ -151,15 +158,19 @@ pub async fn serve(config: Config, listeners: Listeners, shutdown: CancellationT
     let watch = tokio::spawn(watch.run());
     let (app, knowing) = (Arc::clone(&state), health.clone());
     let auth = tokio::spawn(async move { app.auth.keep_current(&knowing).await });
+    let streams = tokio::spawn(state.streams.keep_reading());
 
     let router = routes::router(Arc::clone(&state));
-    let public = public::serve(listeners.public, state, router, shutdown.clone());
+    let ending = Arc::clone(&state);
+    let public = public::serve(listeners.public, state, router, stall, shutdown.clone());
     let overtime = async {
         shutdown.cancelled().await;
         health.unmet("shutdown", "shutting down");
+        // They would go on for ever.
+        ending.streams.close();
         tokio::time::sleep(FINISH_TIMEOUT).await;
     };
-    let tasks = [producer.abort_handle(), watch.abort_handle(), auth.abort_handle()];
+    let tasks = [producer.abort_handle(), watch.abort_handle(), auth.abort_handle(), streams.abort_handle()];
     let served = tokio::select! {
         biased;
         // First, so that it has said "not ready" before anything ends.
@@ -172,6 +183,7 @@ pub async fn serve(config: Config, listeners: Listeners, shutdown: CancellationT
         ended = producer => Err(anyhow!("the producer's task ended: {ended:?}")),
         ended = watch => Err(anyhow!("the topic's watch ended: {ended:?}")),
         ended = auth => Err(anyhow!("the task that keeps the issuer's keys ended: {ended:?}")),
+        ended = streams => Err(anyhow!("the streams' task ended: {ended:?}")),
     };
     tasks.iter().for_each(|task| task.abort());
     publisher.flush(FLUSH_TIMEOUT).await;

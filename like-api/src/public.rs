@@ -5,6 +5,7 @@
 mod body;
 mod full;
 mod patience;
+mod stalled;
 
 use std::convert::Infallible;
 use std::io;
@@ -29,6 +30,8 @@ use tracing::{debug, warn};
 
 use self::full::Refusals;
 use self::patience::{Patient, Phase};
+pub use self::stalled::StallLimit;
+use self::stalled::Unstalled;
 use crate::AppState;
 use crate::request::{Observed, Peer};
 use crate::routes::likes;
@@ -43,7 +46,13 @@ const IDLE_TIMEOUT: Duration = Duration::from_secs(75);
 const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
 
 /// Serves until `shutdown`, then until the last request in progress is answered.
-pub async fn serve(listener: TcpListener, app: Arc<AppState>, router: Router, shutdown: CancellationToken) {
+pub async fn serve(
+    listener: TcpListener,
+    app: Arc<AppState>,
+    router: Router,
+    stall: StallLimit,
+    shutdown: CancellationToken,
+) {
     let mut http = http1::Builder::new();
     http.max_buf_size(HEAD_MAX).timer(TokioTimer::new()).header_read_timeout(IDLE_TIMEOUT);
     let (connections, refusals) = (TaskTracker::new(), Refusals::default());
@@ -62,7 +71,7 @@ pub async fn serve(listener: TcpListener, app: Arc<AppState>, router: Router, sh
         let open = metrics.open.clone();
         open.inc();
         let phase = Phase::new();
-        let stream = TokioIo::new(Patient::new(stream, phase.clone()));
+        let stream = TokioIo::new(Unstalled::new(Patient::new(stream, phase.clone()), stall.clone()));
         let (app, router) = (Arc::clone(&app), router.clone());
         let service = service_fn(move |request| {
             phase.handling();

@@ -62,6 +62,16 @@ pub struct Count {
     pub liked: bool,
 }
 
+/// A product's count that is another than the one that was known.
+pub struct Change {
+    /// The product's place among those asked for, from 0.
+    pub place: usize,
+    /// Likes, at least 0.
+    pub count: i64,
+    /// When that changed last; None: never liked.
+    pub updated_at: Option<DateTime<Utc>>,
+}
+
 /// What is known of the event at a receipt's position.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Standing {
@@ -98,6 +108,30 @@ pub async fn counts(pool: &PgPool, asked: &[Asked]) -> Result<Vec<Count>, ApiErr
         Ok(Count { count: row.try_get(0)?, updated_at: row.try_get(1)?, liked: row.try_get(2)? })
     };
     rows.into_iter().map(count).collect::<sqlx::Result<_>>().map_err(|error| unavailable(&error))
+}
+
+/// Those of `products` of which something else is known than this count and time (None and None:
+/// nothing). Thousands are asked for again and again: what hasn't changed is not sent.
+pub async fn changes(
+    pool: &PgPool,
+    products: Vec<&str>,
+    counts: Vec<Option<i64>>,
+    times: Vec<Option<DateTime<Utc>>>,
+) -> Result<Vec<Change>, ApiError> {
+    let query = sqlx::query(
+        "SELECT place, count, updated_at
+         FROM (SELECT place, known_count, known_time, updated_at, greatest(like_count, 0) AS count
+               FROM unnest($1::text[], $2::bigint[], $3::timestamptz[])
+                    WITH ORDINALITY AS asked (product_id, known_count, known_time, place)
+               LEFT JOIN product_like_count USING (product_id)) compared
+         WHERE count IS DISTINCT FROM known_count OR updated_at IS DISTINCT FROM known_time",
+    );
+    let rows = bounded(query.bind(products).bind(counts).bind(times).fetch_all(pool)).await?;
+    let change = |row: sqlx::postgres::PgRow| {
+        let place: i64 = row.try_get(0)?;
+        Ok(Change { place: place as usize - 1, count: row.try_get(1)?, updated_at: row.try_get(2)? })
+    };
+    rows.into_iter().map(change).collect::<sqlx::Result<_>>().map_err(|error| unavailable(&error))
 }
 
 /// Where the events of receipts stand, in their order, from one statement: its parts are of one moment.

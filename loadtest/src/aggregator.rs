@@ -77,10 +77,7 @@ impl Aggregator {
 
     /// The values of metrics by name and labels, as they are written; 0 where one isn't there.
     pub fn metrics<const N: usize>(&self, names: [&str; N]) -> anyhow::Result<[f64; N]> {
-        let (status, text) = request(self.admin, "GET /metrics", "")?;
-        ensure!(status == 200, "/metrics answers {status}");
-        let value = |name: &str| text.lines().find_map(|line| line.strip_prefix(name)?.trim().parse().ok());
-        Ok(names.map(|name| value(name).unwrap_or_default()))
+        metrics(self.admin, names)
     }
 
     /// Asks it to end and waits until it has.
@@ -105,6 +102,15 @@ impl Drop for Aggregator {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+/// The values of metrics on an admin port, by name and labels, as they are written; 0 where one
+/// isn't there.
+pub fn metrics<const N: usize>(admin: SocketAddr, names: [&str; N]) -> anyhow::Result<[f64; N]> {
+    let (status, text) = request(admin, "GET /metrics", "")?;
+    ensure!(status == 200, "/metrics answers {status}");
+    let value = |name: &str| text.lines().find_map(|line| line.strip_prefix(name)?.trim().parse().ok());
+    Ok(names.map(|name| value(name).unwrap_or_default()))
 }
 
 /// One HTTP request, `line` being its method and path, `headers` each ending in CR LF; answers

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail, ensure};
 
-use crate::aggregator::request;
+use crate::aggregator::{self, request};
 
 /// Kafka and PostgreSQL are there already, so that it is ready at once, or never.
 const READY_WITHIN: Duration = Duration::from_secs(20);
@@ -19,6 +19,8 @@ pub struct Api {
     child: Child,
     /// Where it takes likes.
     pub addr: SocketAddr,
+    /// Its admin port; the bare route has none.
+    admin: Option<SocketAddr>,
 }
 
 impl Api {
@@ -29,21 +31,21 @@ impl Api {
         let mut command = Command::new(program);
         command.envs(env.iter().copied());
         command.env("LISTEN_ADDR", addr.to_string()).env("ADMIN_ADDR", admin.to_string());
-        let api = Self::spawn(command.stdout(log.try_clone()?).stderr(log), addr)?;
+        let api = Self::spawn(command.stdout(log.try_clone()?).stderr(log), addr, Some(admin))?;
         api.wait(|| request(admin, "GET /readyz", "").is_ok_and(|(status, _)| status == 200)).await
     }
 
     /// Starts the route that like-api is compared with.
     pub async fn start_bare(program: &Path) -> anyhow::Result<Self> {
         let addr = free_addr()?;
-        let bare = Self::spawn(Command::new(program).arg(addr.to_string()), addr)?;
+        let bare = Self::spawn(Command::new(program).arg(addr.to_string()), addr, None)?;
         bare.wait(|| request(addr, "GET /", "").is_ok()).await
     }
 
-    fn spawn(command: &mut Command, addr: SocketAddr) -> anyhow::Result<Self> {
+    fn spawn(command: &mut Command, addr: SocketAddr, admin: Option<SocketAddr>) -> anyhow::Result<Self> {
         let program = command.get_program().to_owned();
         let child = command.stdin(Stdio::null()).spawn().with_context(|| program.display().to_string())?;
-        Ok(Self { child, addr })
+        Ok(Self { child, addr, admin })
     }
 
     async fn wait(mut self, ready: impl Fn() -> bool) -> anyhow::Result<Self> {
@@ -56,6 +58,11 @@ impl Api {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
         Ok(self)
+    }
+
+    /// The values of its metrics, see [`aggregator::metrics`].
+    pub fn metrics<const N: usize>(&self, names: [&str; N]) -> anyhow::Result<[f64; N]> {
+        aggregator::metrics(self.admin.context("it has no admin port")?, names)
     }
 
     /// Its process id.

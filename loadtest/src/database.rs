@@ -139,6 +139,16 @@ impl Database {
         Ok(sqlx::query_scalar(sql).fetch_all(&mut self.connection).await?)
     }
 
+    /// Adds one to the counts of these products, as a batch would.
+    pub async fn count(&mut self, products: &[String]) -> anyhow::Result<()> {
+        let sql = "INSERT INTO product_like_count AS old (product_id, like_count, delta_count, updated_at)
+                   SELECT id, 1, 1, now() FROM unnest($1::text[]) id
+                   ON CONFLICT (product_id) DO UPDATE
+                   SET like_count = old.like_count + 1, delta_count = old.delta_count + 1, updated_at = now()";
+        sqlx::query(sql).bind(products).execute(&mut self.connection).await?;
+        Ok(())
+    }
+
     /// All counts, in product order.
     pub async fn counts(&mut self) -> anyhow::Result<Vec<Counted>> {
         let sql = "SELECT product_id, coalesce(like_count, 0), coalesce(delta_count, 0), coalesce(likers, 0)

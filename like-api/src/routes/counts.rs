@@ -6,7 +6,7 @@ use std::sync::Arc;
 use axum::extract::{Request, State};
 use axum::http::{HeaderName, HeaderValue, header};
 use axum::response::Response;
-use chrono::SecondsFormat;
+use chrono::{DateTime, SecondsFormat, Utc};
 use like_events::{ProductId, UserId};
 use serde::Serialize;
 use utoipa::ToSchema;
@@ -27,9 +27,10 @@ pub const ROUTE: &str = "/v1/products/{productId}/likes";
 /// The path of several products'.
 pub const MANY_ROUTE: &str = "/v1/likes";
 
+/// A product's count as it is answered.
 #[derive(Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
-struct Likes {
+pub struct Likes {
     #[schema(value_type = schemas::ProductId)]
     product_id: ProductId,
     /// How many users like it.
@@ -42,6 +43,14 @@ struct Likes {
     #[schema(nullable = false)]
     #[serde(skip_serializing_if = "Option::is_none")]
     liked: Option<bool>,
+}
+
+impl Likes {
+    /// For a caller who isn't known.
+    pub fn of_anybody(product_id: ProductId, count: i64, updated_at: Option<DateTime<Utc>>) -> Self {
+        let updated_at = updated_at.map(|at| at.to_rfc3339_opts(SecondsFormat::Millis, true));
+        Self { product_id, count, updated_at, liked: None }
+    }
 }
 
 refusals!(Refusals: INVALID_REQUEST, UNAUTHENTICATED, KEYS_UNAVAILABLE, READS_UNAVAILABLE);
@@ -110,11 +119,9 @@ pub async fn many(State(app): State<Arc<AppState>>, request: Request) -> Result<
 
 async fn read(app: &AppState, products: Vec<ProductId>, user: Option<&UserId>) -> Result<Vec<Likes>, ApiError> {
     let counts = app.counts.read(&products, user).await?;
-    let likes = products.into_iter().zip(counts).map(|(product_id, count)| Likes {
-        product_id,
-        count: count.count,
-        updated_at: count.updated_at.map(|at| at.to_rfc3339_opts(SecondsFormat::Millis, true)),
-        liked: user.is_some().then_some(count.liked),
+    let likes = products.into_iter().zip(counts).map(|(product_id, count)| {
+        let liked = user.is_some().then_some(count.liked);
+        Likes { liked, ..Likes::of_anybody(product_id, count.count, count.updated_at) }
     });
     Ok(likes.collect())
 }

@@ -5,6 +5,7 @@ pub(crate) mod counts;
 mod docs;
 pub(crate) mod likes;
 mod receipts;
+mod stream;
 
 use std::sync::Arc;
 
@@ -24,6 +25,7 @@ pub(crate) fn described() -> OpenApiRouter<Arc<AppState>> {
         .routes(routes!(likes::like, likes::unlike))
         .routes(routes!(counts::one))
         .routes(routes!(counts::many))
+        .routes(routes!(stream::stream))
         .routes(routes!(receipts::standing))
 }
 

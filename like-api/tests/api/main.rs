@@ -21,6 +21,7 @@ mod reads;
 mod receipts;
 mod secrets;
 mod shared_reads;
+mod stream;
 mod tokens;
 mod waiting;
 mod wire;

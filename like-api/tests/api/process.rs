@@ -278,3 +278,26 @@ async fn whoever_waits_for_a_receipt_is_answered_before_the_end() {
     assert_eq!(status, Some(0), "{log}");
     assert!(!log.contains("still in progress"), "{log}");
 }
+
+#[tokio::test]
+async fn streams_end_as_they_should_at_the_end_and_do_not_hold_it_up() {
+    let database = TestDatabase::create().await;
+    let running = Running::start(&settings(&[("DATABASE_URL", &database.url)]));
+    let http = reqwest::Client::builder().no_proxy().build().unwrap();
+    let mut streams = Vec::new();
+    for ids in ["p1", "p1,p2"] {
+        let url = format!("http://{}/v1/likes/stream?ids={ids}", running.public);
+        let mut stream = http.get(url).send().await.unwrap();
+        assert_eq!(stream.status(), StatusCode::OK);
+        assert!(stream.chunk().await.unwrap().unwrap().starts_with(b"retry: "));
+        streams.push(stream);
+    }
+    running.signal();
+    for stream in &mut streams {
+        // An error if the connection were only cut.
+        while stream.chunk().await.unwrap().is_some() {}
+    }
+    let (status, log) = tokio::task::spawn_blocking(|| running.end()).await.unwrap();
+    assert_eq!(status, Some(0), "{log}");
+    assert!(!log.contains("still in progress"), "{log}");
+}

@@ -14,6 +14,7 @@ pub mod publish;
 pub mod sender;
 pub mod shedding;
 pub mod steps;
+pub mod streams;
 pub mod summary;
 pub mod targets;
 pub mod tokens;
@@ -109,6 +110,11 @@ impl<'a> Site<'a> {
         let env = [&self.env()[..], settings].concat();
         let log = self.lab.out.join(format!("bench-{name}.log"));
         Api::start(&self.lab.programs.join("like-api"), &env, &log).await
+    }
+
+    /// The database.
+    pub fn database(&mut self) -> &mut Database {
+        &mut self.database
     }
 
     /// A like-aggregator.

@@ -3,7 +3,7 @@
 use anyhow::Context;
 
 use super::logs::{LogKey, Logs};
-use super::{Figures, Lab, draining, floors, freshness, memory, prefill, publish, shedding, tokens};
+use super::{Figures, Lab, draining, floors, freshness, memory, prefill, publish, shedding, streams, tokens};
 use crate::backlog::Mode;
 use crate::drain::{Clock, Plan};
 
@@ -43,6 +43,8 @@ pub enum What {
     Memory,
     /// Verifying tokens, and finding them verified.
     Tokens,
+    /// Open streams of live counts.
+    Streams,
 }
 
 /// All steps. A quick run has one round and smaller logs; it shows that everything works, and
@@ -95,6 +97,7 @@ pub fn all(quick: bool) -> Vec<Step> {
     add("publish".to_owned(), None, What::Publish);
     add("tokens".to_owned(), None, What::Tokens);
     add("shedding".to_owned(), None, What::Shedding);
+    add("streams".to_owned(), None, What::Streams);
     // Last: a database of several gigabytes.
     let base = if quick { 300 } else { 10_000 };
     for round in 1..=rounds {
@@ -124,6 +127,7 @@ impl Bench {
             What::Freshness => return freshness::freshness(&self.lab).await,
             What::Memory => return memory::memory(&self.lab).await,
             What::Tokens => return tokens::tokens(self.lab.quick).await,
+            What::Streams => return streams::streams(&self.lab).await,
             _ => {}
         }
         let place = &self.lab.place();
@@ -142,7 +146,7 @@ impl Bench {
             What::FromMemory(mode) => floors::from_memory(place, backlog, mode).await,
             What::OneByOne(events) => floors::one_by_one(place, backlog, events).await,
             What::Idle => draining::idle(place, backlog).await,
-            What::Publish | What::Shedding | What::Freshness | What::Memory | What::Tokens => {
+            What::Publish | What::Shedding | What::Freshness | What::Memory | What::Tokens | What::Streams => {
                 unreachable!("answered above")
             }
         }

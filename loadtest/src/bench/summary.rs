@@ -29,6 +29,7 @@ pub fn tables(ledger: &Ledger) -> String {
             "shedding",
             &SHEDDING,
         ),
+        ("Live counts: open streams on one replica, each of 10 products, 1 second between looks", "streams", &STREAMS),
     ];
     for (title, prefix, columns) in sections {
         rows(&mut text, title, &ledger.rows(prefix), columns);
@@ -72,6 +73,19 @@ const SHEDDING: [&str; 9] = [
     "accepted_p50_ms",
     "accepted_p99_ms",
     "other_failures",
+];
+const STREAMS: [&str; 11] = [
+    "streams",
+    "products",
+    "changes_per_second",
+    "sent_per_second",
+    "queries_per_second",
+    "statements_per_second",
+    "api_cpu_percent",
+    "query_ms",
+    "api_idle_mib",
+    "api_mib",
+    "kib_per_stream",
 ];
 const GROWTH: [&str; 7] = ["events", "products", "partitions", "seconds", RATE, "cpu_seconds_per_million", "peak_mib"];
 

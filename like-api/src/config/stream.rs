@@ -1,0 +1,32 @@
+//! Settings of the streams of live counts.
+
+use std::time::Duration;
+
+use clap::Args;
+use like_service::cli;
+
+/// How often, and for how many.
+#[derive(Args, Debug, Clone)]
+pub struct StreamSettings {
+    /// streams of live counts that may be open at once, on this replica; 0: none. Each is a
+    /// connection, and likes need some too
+    #[arg(long, env = "MAX_STREAMS", value_name = "NUMBER", default_value_t = 8_000)]
+    #[arg(value_parser = clap::value_parser!(u32).range(0..=1_000_000))]
+    pub max_streams: u32,
+
+    /// how often the products of all streams are looked at, in one query: 100ms to 1m. A change is
+    /// seen this much later at most
+    #[arg(long, env = "STREAM_INTERVAL", value_name = "DURATION", default_value = "1s", value_parser = interval)]
+    pub stream_interval: Duration,
+
+    /// How long a stream is silent at most. No setting: gateways that give up on a silent answer
+    /// take 30 s or more to do so, and only tests have a reason to be less patient.
+    #[arg(skip = Duration::from_secs(15))]
+    pub stream_heartbeat: Duration,
+}
+
+fn interval(text: &str) -> Result<Duration, String> {
+    let interval = cli::duration(text)?;
+    let allowed = Duration::from_millis(100)..=Duration::from_mins(1);
+    if allowed.contains(&interval) { Ok(interval) } else { Err("it must be from 100ms to 1m".to_owned()) }
+}

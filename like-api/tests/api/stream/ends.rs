@@ -1,0 +1,88 @@
+//! How streams are refused, interrupted and ended.
+
+use std::time::Duration;
+
+use like_testkit::{AdminPort, TestDatabase, TestProxy, eventually};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpSocket;
+
+use super::{Events, NEVER, SHORT, count, set_up, start};
+
+const OPEN: &str = "likes_open_streams";
+
+#[tokio::test]
+async fn without_postgresql_none_opens_and_those_that_are_open_go_on_afterwards() {
+    let database = TestDatabase::create().await;
+    let (server, name) = database.url.split_once('@').unwrap().1.split_once('/').unwrap();
+    let proxy = TestProxy::start(server).await;
+    let through = database.url.replace(&format!("{server}/{name}"), &format!("{}/{name}", proxy.addr));
+    let api = start(&through, SHORT, |config| config.streams.stream_heartbeat = Duration::from_millis(200)).await;
+    count(&database, &["p1", "p2"], 1).await;
+    let mut events = Events::open(&api, "p1,p2").await;
+    assert_eq!((events.count().await.1, events.count().await.1), (1, 1));
+    for frozen in [false, true] {
+        if frozen {
+            proxy.freeze()
+        } else {
+            proxy.cut()
+        }
+        let refused = api.get("/v1/likes/stream?ids=p1").await;
+        refused.assert_problem(503, "reads-unavailable");
+        assert!(refused.header("retry-after").parse::<u32>().is_ok_and(|seconds| seconds > 0));
+        let comments = events.comments;
+        events.until_comments(comments + 2).await;
+        let number = 2 + i64::from(frozen);
+        count(&database, &["p2"], number).await;
+        proxy.restore();
+        assert_eq!(events.count().await, ("p2".to_owned(), number));
+        assert_eq!(Events::open(&api, "p2").await.count().await.1, number);
+    }
+}
+
+#[tokio::test]
+async fn no_more_streams_open_than_allowed() {
+    let (_database, api) = set_up(NEVER, |config| config.streams.max_streams = 2).await;
+    let first = Events::open(&api, "p1").await;
+    let _second = Events::open(&api, "p2").await;
+    let refused = api.get("/v1/likes/stream?ids=p3").await;
+    refused.assert_problem(503, "overloaded");
+    assert!(refused.header("retry-after").parse::<u32>().is_ok_and(|seconds| seconds > 0));
+    drop(first);
+    eventually("its place is free", async || {
+        (AdminPort::new(api.admin.clone()).metric(OPEN, "").await == 1.0).then_some(())
+    })
+    .await;
+    Events::open(&api, "p3").await.count().await;
+}
+
+#[tokio::test]
+async fn a_reader_that_takes_nothing_is_dropped_and_holds_up_nobody() {
+    let (database, api) = set_up(SHORT, |config| config.stall_limit = Duration::from_secs(1)).await;
+    let ids: Vec<_> = (0..40).map(|number| format!("{number:0>128}")).collect();
+    let ids: Vec<_> = ids.iter().map(String::as_str).collect();
+    let list = ids.join(",");
+
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.set_recv_buffer_size(4096).unwrap();
+    let mut slow = socket.connect(api.url.strip_prefix("http://").unwrap().parse().unwrap()).await.unwrap();
+    let head = format!("GET /v1/likes/stream?ids={list} HTTP/1.1\r\nHost: h\r\n\r\n");
+    slow.write_all(head.as_bytes()).await.unwrap();
+    let mut begin = [0; 12];
+    slow.read_exact(&mut begin).await.unwrap();
+    assert_eq!(&begin, b"HTTP/1.1 200");
+
+    let mut quick = Events::open(&api, &list).await;
+    let admin = AdminPort::new(api.admin.clone());
+    eventually("both are open", async || (admin.metric(OPEN, "").await == 2.0).then_some(())).await;
+    let mut number = 0;
+    eventually("the slow one is dropped", async || {
+        number += 1;
+        count(&database, &ids, number).await;
+        // The other one has all of it, meanwhile.
+        quick.until(ids[39], number).await;
+        (admin.metric(OPEN, "").await == 1.0).then_some(())
+    })
+    .await;
+    assert_eq!(admin.metric("likes_stalled_connections_total", "").await, 1.0);
+    drop(slow);
+}
