@@ -26,8 +26,8 @@ pub mod routes;
 pub mod stream;
 pub mod traces;
 
-use std::sync::Arc;
-use std::time::Duration;
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant};
 
 use anyhow::anyhow;
 use like_service::admin;
@@ -53,7 +53,7 @@ use crate::stream::Streams;
 
 /// Requests in progress get this long after a signal: a like is settled in some six seconds.
 const FINISH_TIMEOUT: Duration = Duration::from_millis(6_500);
-/// And then events whose requests have ended before them.
+/// And then events whose requests have ended before them: so long, and what requests have left.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// And each of what is left to close.
@@ -163,8 +163,10 @@ pub async fn serve(config: Config, listeners: Listeners, shutdown: CancellationT
     let router = routes::router(Arc::clone(&state));
     let ending = Arc::clone(&state);
     let public = public::serve(listeners.public, state, router, stall, shutdown.clone());
+    let signalled = OnceLock::new();
     let overtime = async {
         shutdown.cancelled().await;
+        let _ = signalled.set(Instant::now());
         health.unmet("shutdown", "shutting down");
         // They would go on for ever.
         ending.streams.close();
@@ -186,7 +188,8 @@ pub async fn serve(config: Config, listeners: Listeners, shutdown: CancellationT
         ended = streams => Err(anyhow!("the streams' task ended: {ended:?}")),
     };
     tasks.iter().for_each(|task| task.abort());
-    publisher.flush(FLUSH_TIMEOUT).await;
+    let left = signalled.get().map_or(Duration::ZERO, |at| FINISH_TIMEOUT.saturating_sub(at.elapsed()));
+    publisher.flush(FLUSH_TIMEOUT + left).await;
     admin_stop.cancel();
     // Its callers may keep their connections open; and closing a client waits for threads of its
     // own, which may be waiting for a name server. The process needn't.
