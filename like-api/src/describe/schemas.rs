@@ -47,6 +47,12 @@ schemas! {
     /// with `\"` and `\\` for quote and backslash). Bare and quoted name the same key.
     IdempotencyKey = text().pattern(Some(extract::KEY_PATTERN)).examples(["8e03978e-40d5-43dd-bc93-6894a57f9324"]);
 
+    /// One event of a stream: its `data` is a count as JSON. The first one says in milliseconds when to come back.
+    LikesEvent = ObjectBuilder::new()
+        .property("data", text().content_media_type("application/json").content_schema(Some(Ref::from_schema_name("Likes"))))
+        .property("retry", ObjectBuilder::new().schema_type(Type::Integer))
+        .required("data");
+
     /// Products, separated by commas; 6,000 characters at most in all.
     ProductIds = ArrayBuilder::new().items(Ref::from_schema_name("ProductId"))
         .min_items(Some(1)).max_items(Some(extract::IDS_MAX));

@@ -30,6 +30,15 @@ const HEADERS: [(HeaderName, &str); 3] = [
     (HeaderName::from_static("x-accel-buffering"), "no"),
 ];
 
+/// Of two products; the second has no likes yet.
+const EXAMPLE: &str = concat!(
+    "retry: 2718\n",
+    r#"data: {"productId":"p42","count":7,"updatedAt":"2026-11-22T10:00:00.123Z"}"#,
+    "\n\n",
+    r#"data: {"productId":"p7","count":0,"updatedAt":null}"#,
+    "\n\n",
+);
+
 refusals!(Refusals: INVALID_REQUEST, READS_UNAVAILABLE);
 
 /// Watch the likes of several products
@@ -44,8 +53,8 @@ refusals!(Refusals: INVALID_REQUEST, READS_UNAVAILABLE);
     params(("ids" = schemas::ProductIds, Query, style = Form, explode = false, example = json!(["p42", "p7"]))),
     responses(
         (
-            status = 200, description = "The counts, and then their changes.", body = String,
-            content_type = "text/event-stream", headers(("Cache-Control")),
+            status = 200, description = "The counts, and then their changes.", body = schemas::LikesEvent,
+            content_type = "text/event-stream", headers(("Cache-Control")), example = json!(EXAMPLE),
         ),
         Refusals,
     ),
