@@ -8,6 +8,7 @@ use std::time::Duration;
 use like_aggregator::batch::{Batch, Dedup, FOLD_VERSION, Record};
 use like_aggregator::metrics::Metrics;
 use like_aggregator::store::Store;
+use like_aggregator::traces::Links;
 use like_aggregator::worker::{Answer, Order, Worker};
 use like_service::database::{DatabaseUrl, SCHEMA};
 use like_service::health::Health;
@@ -75,7 +76,7 @@ async fn a_batch_that_is_too_large_is_applied_in_parts() {
         let worker = Worker::new(store, Metrics::register(&registry).unwrap(), Health::default(), answers);
         let (orders, ordered) = tokio::sync::mpsc::unbounded_channel();
         tokio::spawn(worker.run(ordered));
-        assert!(orders.send(Order::Apply(batch(), CancellationToken::new())).is_ok());
+        assert!(orders.send(Order::Apply(batch(), Links::default(), CancellationToken::new())).is_ok());
         let spans = tokio::task::spawn_blocking(move || {
             loop {
                 match answered.recv_timeout(Duration::from_secs(60)).expect("an answer") {

@@ -5,7 +5,7 @@ mod common;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use common::sources;
+use common::sources::sources;
 use like_testkit::process::free_addr;
 use like_testkit::{TestService, TestSystem, eventually};
 

@@ -9,7 +9,7 @@ use std::collections::BTreeSet;
 use clap::Parser;
 use clap::error::ErrorKind;
 use common::drill::section;
-use common::sources;
+use common::sources::sources;
 use like_aggregator::config::Cli;
 
 const PAGE: &str = include_str!("../../docs/OPERATIONS.md");

@@ -102,7 +102,7 @@ impl Browser {
         // What is kept for one origin mustn't be answered to another: also where nothing is allowed,
         // and where nobody asked. Only where all are answered alike it makes no difference.
         if !self.exact.is_empty() {
-            vary(headers, header::ORIGIN);
+            vary(headers, &header::ORIGIN);
         }
         if let Some(allowed) = allowed {
             headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, allowed);
@@ -137,7 +137,7 @@ fn page(headers: &mut HeaderMap) {
 }
 
 /// Adds a name to `Vary`, which becomes one line: caches that read only one are not rare.
-fn vary(headers: &mut HeaderMap, name: HeaderName) {
+fn vary(headers: &mut HeaderMap, name: &HeaderName) {
     let mut names: Vec<&str> = Vec::new();
     for line in headers.get_all(header::VARY) {
         names.extend(line.to_str().unwrap_or_default().split(',').map(str::trim).filter(|name| !name.is_empty()));

@@ -151,9 +151,8 @@ fn common_parameters() -> Value {
         })
     };
     let id = format!(
-        "An id for this request, of 1 to {} visible ASCII characters: comes back on the answer and is in our log. \
-         Another one is made if it is absent or not fit for a log.",
-        REQUEST_ID_MAX
+        "An id for this request, of 1 to {REQUEST_ID_MAX} visible ASCII characters: comes back on the answer and is in our log. \
+         Another one is made if it is absent or not fit for a log."
     );
     let trace =
         "The caller's place in a trace (W3C Trace Context); goes on in the event. Ignored if malformed.".to_owned();

@@ -3,9 +3,9 @@
 //!
 //! Nothing is queued for a stream: a product has one event, the newest, and a stream remembers
 //! which of a product's it has sent. A reader that is slow skips what was overtaken meanwhile, one
-//! that takes no bytes at all loses its connection ([`crate::public`]).
+//! that takes no bytes at all loses its connection (`public.rs`).
 //!
-//! [`table`] is what is watched and by whom, [`hub`] the task that asks the database, [`body`] one
+//! `table` is what is watched and by whom, `hub` the task that asks the database, `body` one
 //! stream's answer.
 
 mod body;

@@ -4,7 +4,7 @@
 #![allow(dead_code, reason = "each test file takes what it needs")]
 
 pub mod drill;
-mod sources;
+pub mod sources;
 
 use std::ops::Deref;
 use std::time::Duration;
@@ -17,8 +17,6 @@ use like_testkit::process::free_addr;
 use like_testkit::{AdminPort, Clicking, Crowd, TestClient, TestDatabase, TestSystem, TestTopic, event, eventually};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
-
-pub use self::sources::sources;
 
 /// Intervals of moments in place of half minutes.
 pub const QUICK: Timing = Timing {

@@ -41,7 +41,7 @@ enum Keys {
     /// The one that was set, whatever a token calls it.
     One(Box<Key>),
     /// Those that the issuer publishes.
-    Published(Jwks),
+    Published(Box<Jwks>),
 }
 
 /// What is read of a token once it is verified. Any JSON: that they are there and of their types is
@@ -63,7 +63,8 @@ impl Jwt {
             (Some(secret), None, None) => Keys::One(Box::new(Key::of_secret(secret.expose(), &rules)?)),
             (None, Some(pem), None) => Keys::One(Box::new(Key::of_pem(pem.expose(), &rules)?)),
             (None, None, Some(url)) => {
-                Keys::Published(Jwks::new(url, published_algorithms(settings)?, rules.clone(), settings.jwks_timing)?)
+                let algorithms = published_algorithms(settings)?;
+                Keys::Published(Box::new(Jwks::new(url, algorithms, rules.clone(), settings.jwks_timing)?))
             }
             (None, None, None) => {
                 return Err("AUTH_MODE=jwt needs the key that tokens are verified with: set one of JWT_SECRET, \

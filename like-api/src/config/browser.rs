@@ -6,7 +6,7 @@ use clap::Args;
 /// Which sites may use it from a browser.
 #[derive(Args, Debug, Clone)]
 pub struct BrowserSettings {
-    /// origins whose pages may call, such as https://shop.example,http://localhost:3000; * lets the
+    /// origins whose pages may call, such as `https://shop.example,http://localhost:3000`; * lets the
     /// pages of all others read what is anonymous. Without it no page of another site may
     #[arg(long, env = "CORS_ALLOWED_ORIGINS", value_name = "ORIGIN,…", value_delimiter = ',', value_parser = origin)]
     pub cors_allowed_origins: Vec<AllowedOrigin>,

@@ -167,7 +167,7 @@ mod tests {
         let (rate, clock) = rate(10.0, 50);
         // As many attackers as would fill it several times, all at their limit.
         for attacker in 0..40_000_u32 {
-            (0..51).for_each(|_| drop(rate.take(&("attacker", attacker))));
+            (0..51).for_each(|_| _ = rate.take(&("attacker", attacker)));
         }
         let passed = (0..10_000_u32).filter(|user| rate.take(&("user", *user)).is_ok()).count();
         assert!(passed < 10_000, "somebody shares a rate with them");

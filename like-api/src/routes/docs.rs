@@ -2,6 +2,7 @@
 //! pages that a problem's `type` leads to. Nothing of it asks another host.
 
 use std::borrow::Cow;
+use std::fmt::Write as _;
 use std::sync::Arc;
 
 use axum::Router;
@@ -100,7 +101,7 @@ fn problems(kinds: &[&Kind]) -> String {
             if code { part.to_owned() } else { format!("<code>{part}</code>") }
         });
         let meaning: String = meaning.collect();
-        page += &format!("<h1><code>{name}</code></h1><p><b>{title}</b> ({status})<p>{meaning}");
+        let _ = write!(page, "<h1><code>{name}</code></h1><p><b>{title}</b> ({status})<p>{meaning}");
     }
     page + "<p><a href=\"/problems\">All problems</a> · <a href=\"/docs\">The API</a>"
 }

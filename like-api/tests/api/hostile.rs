@@ -362,7 +362,7 @@ fn usable_or_closed(mut stream: TcpStream, addr: &str) -> TcpStream {
 async fn api() -> (TestTopic, TestDatabase, Api) {
     let (topic, database) = (TestTopic::create(1).await, TestDatabase::create().await);
     database.lay_out(&topic.name, 1).await;
-    let mut config = with_tokens(|jwt| jwt.jwt_secret = secret(SECRET));
+    let mut config = with_tokens(|jwt| jwt.jwt_secret = Some(secret(SECRET)));
     config.kafka.kafka_topic.clone_from(&topic.name);
     config.database.database_url = database.url.parse().unwrap();
     let api = Api::start(config).await;

@@ -1,5 +1,7 @@
 //! The service as its callers see it: the real routes, on a real Kafka and a real PostgreSQL.
 
+#![expect(clippy::float_cmp, reason = "what metrics count is whole")]
+
 mod bad_input;
 mod browser;
 mod common;

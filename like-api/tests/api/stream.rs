@@ -21,7 +21,7 @@ async fn set_up(interval: Duration, change: impl FnOnce(&mut Config)) -> (TestDa
 
 async fn start(database_url: &str, interval: Duration, change: impl FnOnce(&mut Config)) -> Api {
     let mut config = common::config("none", database_url);
-    config.kafka.kafka_bootstrap_servers = "127.0.0.1:1".to_owned();
+    "127.0.0.1:1".clone_into(&mut config.kafka.kafka_bootstrap_servers);
     config.streams.stream_interval = interval;
     change(&mut config);
     Api::start(config).await

@@ -32,8 +32,8 @@ pub fn with_tokens(set: impl FnOnce(&mut JwtSettings)) -> Config {
     config
 }
 
-pub fn secret(text: &str) -> Option<Secret> {
-    Some(Secret::from_str(text).unwrap())
+pub fn secret(text: &str) -> Secret {
+    Secret::from_str(text).unwrap()
 }
 
 /// A like with this `Authorization`.
@@ -66,13 +66,13 @@ impl Answer {
 }
 
 async fn of_secret() -> (Api, TestKey) {
-    let api = Api::start(with_tokens(|jwt| jwt.jwt_secret = secret(SECRET))).await;
+    let api = Api::start(with_tokens(|jwt| jwt.jwt_secret = Some(secret(SECRET)))).await;
     (api, TestKey::of_secret(SECRET))
 }
 
 async fn of_key(algorithm: Algorithm) -> (Api, TestKey) {
     let key = TestKey::generate("k1", algorithm);
-    let api = Api::start(with_tokens(|jwt| jwt.jwt_public_key = secret(&key.public_pem))).await;
+    let api = Api::start(with_tokens(|jwt| jwt.jwt_public_key = Some(secret(&key.public_pem)))).await;
     (api, key)
 }
 
@@ -92,7 +92,7 @@ fn but(changes: &Value) -> Value {
 async fn a_like_is_its_tokens_subjects_also_when_the_token_comes_again() {
     let (topic, database) = (TestTopic::create(1).await, TestDatabase::create().await);
     database.lay_out(&topic.name, 1).await;
-    let mut config = with_tokens(|jwt| jwt.jwt_secret = secret(SECRET));
+    let mut config = with_tokens(|jwt| jwt.jwt_secret = Some(secret(SECRET)));
     config.kafka.kafka_topic.clone_from(&topic.name);
     config.database.database_url = database.url.parse().unwrap();
     let api = Api::start(config).await;
@@ -245,7 +245,7 @@ async fn attack_an_expired_token() {
 #[tokio::test]
 async fn attack_a_token_that_was_taken_before_it_expired() {
     let api = Api::start(with_tokens(|jwt| {
-        jwt.jwt_secret = secret(SECRET);
+        jwt.jwt_secret = Some(secret(SECRET));
         jwt.jwt_leeway = Duration::ZERO;
     }))
     .await;
@@ -267,7 +267,7 @@ async fn attack_a_token_that_is_not_valid_yet() {
 #[tokio::test]
 async fn clocks_may_differ_by_the_leeway() {
     let api = Api::start(with_tokens(|jwt| {
-        jwt.jwt_secret = secret(SECRET);
+        jwt.jwt_secret = Some(secret(SECRET));
         jwt.jwt_leeway = Duration::from_secs(300);
     }))
     .await;

@@ -160,7 +160,7 @@ async fn read(addr: SocketAddr, head: &str, events: &AtomicU64) -> std::io::Resu
             return Ok(());
         }
         // Each event is one object, and there is none within another.
-        let begun = bytes[..length].iter().filter(|byte| **byte == b'{').count();
+        let begun: usize = bytes[..length].iter().map(|byte| usize::from(*byte == b'{')).sum();
         events.fetch_add(begun as u64, Ordering::Relaxed);
     }
 }

@@ -22,9 +22,9 @@ async fn without_postgresql_none_opens_and_those_that_are_open_go_on_afterwards(
     assert_eq!((events.count().await.1, events.count().await.1), (1, 1));
     for frozen in [false, true] {
         if frozen {
-            proxy.freeze()
+            proxy.freeze();
         } else {
-            proxy.cut()
+            proxy.cut();
         }
         let refused = api.get("/v1/likes/stream?ids=p1").await;
         refused.assert_problem(503, "reads-unavailable");
