@@ -6,8 +6,9 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 use like_events::{ProductId, Receipt};
 use like_service::database::{DatabaseSettings, SCHEMA, is_transient, sqlstate};
-use sqlx::postgres::{PgPoolOptions, PgRow};
-use sqlx::{Connection, PgPool, Row};
+use sqlx::postgres::{PgArguments, PgPoolOptions, PgRow};
+use sqlx::query::Query;
+use sqlx::{Connection, PgPool, Postgres, Row};
 use uuid::Uuid;
 
 use crate::error::ApiError;
@@ -102,7 +103,7 @@ pub async fn counts(pool: &PgPool, asked: &[Asked]) -> Result<Vec<Count>, ApiErr
          ORDER BY asked.place",
     );
     let query = query.bind(ids).bind(pairs);
-    let rows = bounded(async { query.fetch_all(&mut *acquire(pool).await?).await }).await?;
+    let rows = rows(pool, query).await?;
     let count = |row: PgRow| {
         // greatest() skips null: a product without a row has 0.
         Ok(Count { count: row.try_get(0)?, updated_at: row.try_get(1)?, liked: row.try_get(2)? })
@@ -126,8 +127,8 @@ pub async fn changes(
                LEFT JOIN product_like_count USING (product_id)) compared
          WHERE count IS DISTINCT FROM known_count OR updated_at IS DISTINCT FROM known_time",
     );
-    let rows = bounded(query.bind(products).bind(counts).bind(times).fetch_all(pool)).await?;
-    let change = |row: sqlx::postgres::PgRow| {
+    let rows = rows(pool, query.bind(products).bind(counts).bind(times)).await?;
+    let change = |row: PgRow| {
         let place: i64 = row.try_get(0)?;
         Ok(Change { place: place as usize - 1, count: row.try_get(1)?, updated_at: row.try_get(2)? })
     };
@@ -160,7 +161,7 @@ pub async fn standings(pool: &PgPool, receipts: &[Receipt]) -> Result<Vec<Standi
          ORDER BY place",
     );
     let query = query.bind(sequences).bind(partitions).bind(offsets);
-    let rows = bounded(async { query.fetch_all(&mut *acquire(pool).await?).await }).await?;
+    let rows = rows(pool, query).await?;
     let standings = rows.iter().zip(receipts).map(|(row, receipt)| standing(row, receipt.offset));
     standings.collect::<sqlx::Result<_>>().map_err(|error| unavailable(&error))
 }
@@ -181,8 +182,10 @@ fn standing(row: &PgRow, offset: i64) -> sqlx::Result<Standing> {
     })
 }
 
-async fn bounded<T>(query: impl Future<Output = sqlx::Result<T>>) -> Result<T, ApiError> {
-    match tokio::time::timeout(READ_TIMEOUT, query).await {
+/// Every read goes through here: its wait for a connection is counted, and all of it is bounded.
+async fn rows(pool: &PgPool, query: Query<'_, Postgres, PgArguments>) -> Result<Vec<PgRow>, ApiError> {
+    let read = async { query.fetch_all(&mut *acquire(pool).await?).await };
+    match tokio::time::timeout(READ_TIMEOUT, read).await {
         Ok(result) => result.map_err(|error| unavailable(&error)),
         Err(_) => Err(ApiError::ReadsUnavailable(format!("no answer within {READ_TIMEOUT:?}"))),
     }

@@ -94,10 +94,7 @@ impl Hub {
             }
             Err(error) => {
                 for newcomer in newcomers.into_iter().chain(self.table.newcomers()) {
-                    let _ = newcomer.read.send(Err(match &error {
-                        ApiError::Internal(bug) => ApiError::Internal(bug.clone()),
-                        error => ApiError::ReadsUnavailable(text(error)),
-                    }));
+                    let _ = newcomer.read.send(Err(error.clone()));
                 }
             }
         }
