@@ -11,7 +11,6 @@ use std::net::{Shutdown, TcpStream};
 use std::time::Duration;
 
 use like_testkit::tokens::{TestKey, claims};
-use like_testkit::{TestDatabase, TestTopic};
 use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::sample::select;
@@ -19,9 +18,7 @@ use proptest::test_runner::TestRunner;
 use serde_json::Value;
 
 use crate::common::Api;
-use crate::tokens::{AUDIENCE, ISSUER, secret, with_tokens};
-
-const SECRET: &str = "a secret of thirty-two bytes or more";
+use crate::tokens::{AUDIENCE, ISSUER, SECRET, of_secret_taking_likes};
 
 /// An answer that takes longer is none.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -359,17 +356,6 @@ fn usable_or_closed(mut stream: TcpStream, addr: &str) -> TcpStream {
     }
 }
 
-async fn api() -> (TestTopic, TestDatabase, Api) {
-    let (topic, database) = (TestTopic::create(1).await, TestDatabase::create().await);
-    database.lay_out(&topic.name, 1).await;
-    let mut config = with_tokens(|jwt| jwt.jwt_secret = Some(secret(SECRET)));
-    config.kafka.kafka_topic.clone_from(&topic.name);
-    config.database.database_url = database.url.parse().unwrap();
-    let api = Api::start(config).await;
-    api.wait_until_ready().await;
-    (topic, database, api)
-}
-
 fn addr(api: &Api) -> String {
     api.url.strip_prefix("http://").unwrap().to_owned()
 }
@@ -382,7 +368,7 @@ fn runner() -> TestRunner {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn whatever_is_asked_is_answered_by_the_rules() {
-    let (_topic, _database, api) = api().await;
+    let (_topic, _database, api) = of_secret_taking_likes().await;
     let addr = addr(&api);
     let tried = tokio::task::spawn_blocking(move || {
         runner().run(&vec(sent(), 1..6), |all| {
@@ -396,7 +382,7 @@ async fn whatever_is_asked_is_answered_by_the_rules() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn bytes_that_are_no_http_are_refused_and_close_the_connection() {
-    let (_topic, _database, api) = api().await;
+    let (_topic, _database, api) = of_secret_taking_likes().await;
     let addr = addr(&api);
     let tried = tokio::task::spawn_blocking(move || {
         runner().run(&vec(any::<u8>(), 1..400), |bytes| {

@@ -18,7 +18,7 @@ use crate::common::{Answer, Api, config, record_at};
 
 pub const ISSUER: &str = "https://issuer.example/";
 pub const AUDIENCE: &str = "likes";
-const SECRET: &str = "a secret of thirty-two bytes or more";
+pub const SECRET: &str = "a secret of thirty-two bytes or more";
 const LIKE: &str = "/v1/products/p1/like";
 
 /// Settings of a service that takes tokens by these rules. It has no topic: it says who may not
@@ -70,6 +70,18 @@ async fn of_secret() -> (Api, TestKey) {
     (api, TestKey::of_secret(SECRET))
 }
 
+/// One that is ready, with what it needs for that.
+pub async fn of_secret_taking_likes() -> (TestTopic, TestDatabase, Api) {
+    let (topic, database) = (TestTopic::create(1).await, TestDatabase::create().await);
+    database.lay_out(&topic.name, 1).await;
+    let mut config = with_tokens(|jwt| jwt.jwt_secret = Some(secret(SECRET)));
+    config.kafka.kafka_topic.clone_from(&topic.name);
+    config.database.database_url = database.url.parse().unwrap();
+    let api = Api::start(config).await;
+    api.wait_until_ready().await;
+    (topic, database, api)
+}
+
 async fn of_key(algorithm: Algorithm) -> (Api, TestKey) {
     let key = TestKey::generate("k1", algorithm);
     let api = Api::start(with_tokens(|jwt| jwt.jwt_public_key = Some(secret(&key.public_pem)))).await;
@@ -90,13 +102,7 @@ fn but(changes: &Value) -> Value {
 
 #[tokio::test]
 async fn a_like_is_its_tokens_subjects_also_when_the_token_comes_again() {
-    let (topic, database) = (TestTopic::create(1).await, TestDatabase::create().await);
-    database.lay_out(&topic.name, 1).await;
-    let mut config = with_tokens(|jwt| jwt.jwt_secret = Some(secret(SECRET)));
-    config.kafka.kafka_topic.clone_from(&topic.name);
-    config.database.database_url = database.url.parse().unwrap();
-    let api = Api::start(config).await;
-    api.wait_until_ready().await;
+    let (topic, _database, api) = of_secret_taking_likes().await;
     let token = |user| TestKey::of_secret(SECRET).sign(&claims(ISSUER, AUDIENCE, user));
     let (ada, bob) = (token("auth0|ada"), token("bob"));
     for (offset, (token, user)) in (0..).zip([(&ada, "auth0|ada"), (&bob, "bob"), (&ada, "auth0|ada")]) {
