@@ -117,7 +117,7 @@ fn secrets(command: &Command) -> Vec<Declared> {
 }
 
 /// What a file holds, without the one newline that editors and `echo` put at its end.
-fn read(path: &Path) -> Result<String, String> {
+pub(crate) fn read(path: &Path) -> Result<String, String> {
     let mut held = String::new();
     let file = File::open(path).map_err(|error| format!("it can't be read: {error}"))?;
     // The text of this error could hold a part of the file only if it were UTF-8.

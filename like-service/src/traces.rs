@@ -12,6 +12,7 @@ use std::time::Duration;
 use anyhow::Context as _;
 use opentelemetry::trace::TracerProvider as _;
 use opentelemetry::{InstrumentationScope, KeyValue};
+use opentelemetry_otlp::WithHttpConfig;
 use opentelemetry_sdk::Resource;
 use opentelemetry_sdk::trace::{BatchConfigBuilder, BatchSpanProcessor, SdkTracer, SdkTracerProvider};
 use prometheus::Registry;
@@ -45,7 +46,10 @@ impl Traces {
         let Some(export) = Export::from_env().map_err(anyhow::Error::msg)? else {
             return Ok(Self::default());
         };
-        let exporter = opentelemetry_otlp::SpanExporter::builder().with_http().build().context("OTLP exporter")?;
+        let exporter = opentelemetry_otlp::SpanExporter::builder().with_http();
+        // An empty list would take the place of the environment's.
+        let exporter = if export.headers.is_empty() { exporter } else { exporter.with_headers(export.headers) };
+        let exporter = exporter.build().context("OTLP exporter")?;
         let exporter = Counted::new(exporter, spans.clone());
         let batches = BatchConfigBuilder::default().with_max_queue_size(export.queue).build();
         let processor = BatchSpanProcessor::builder(exporter).with_batch_config(batches).build();

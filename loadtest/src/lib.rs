@@ -6,6 +6,7 @@ pub mod api;
 pub mod backlog;
 pub mod bench;
 pub mod claims;
+pub mod cores;
 pub mod database;
 pub mod drain;
 pub mod generate;

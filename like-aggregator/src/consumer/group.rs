@@ -38,6 +38,9 @@ pub struct Report {
     pub brokers_up: bool,
 }
 
+/// The id of a topic that librdkafka sees for the first time, in base64.
+const FROM_NONE: &str = "changed id from AAAAAAAAAAAAAAAAAAAAAA ";
+
 /// Notes of the callbacks.
 #[derive(Default)]
 pub struct GroupContext {
@@ -76,7 +79,7 @@ impl ClientContext for GroupContext {
     /// librdkafka goes on at the same offset when a topic was deleted and made anew, without an
     /// error if the new log is long enough; that it noticed is only said in this line.
     fn log(&self, level: RDKafkaLogLevel, facility: &str, text: &str) {
-        if facility == "METADATA" && text.contains("changed id from") {
+        if facility == "METADATA" && text.contains("changed id from") && !text.contains(FROM_NONE) {
             self.topic_changed.store(true, Ordering::Relaxed);
         }
         match level {

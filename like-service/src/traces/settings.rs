@@ -2,10 +2,17 @@
 //! it doesn't understand for unset, and an operator would look for spans that never come. What is
 //! understood the SDK reads by itself, so that it means what OpenTelemetry says it means.
 
+use std::collections::HashMap;
+use std::path::Path;
+
 use axum::http::{HeaderName, Uri};
+use percent_encoding::percent_decode_str;
+
+use crate::secrets;
 
 /// Spans are wanted.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(PartialEq, Eq)]
+#[cfg_attr(test, derive(Debug))]
 pub struct Export {
     /// The collector's host and port, for the log.
     pub collector: String,
@@ -15,6 +22,8 @@ pub struct Export {
     pub version_named: bool,
     /// Spans that wait for being exported, at most.
     pub queue: usize,
+    /// Headers for the collector that came from a file; those of the environment the SDK reads.
+    pub headers: HashMap<String, String>,
 }
 
 /// The SDK's own, and OpenTelemetry's.
@@ -91,11 +100,20 @@ impl Export {
                 return Err(format!("{name} {SYSTEM_CERTIFICATES}"));
             }
         }
-        if let Some((name, headers)) = of_traces("HEADERS")
-            && !is_list(&headers, |name| HeaderName::try_from(name).is_ok())
-        {
-            return Err(format!("{name} can't be used: expected name=value, separated by commas, percent-encoded"));
-        }
+        let headers = match (of_traces("HEADERS"), of_traces("HEADERS_FILE")) {
+            (Some((name, _)), Some((file, _))) => {
+                return Err(format!("{name} and {file} are both set: leave one of them out"));
+            }
+            (Some((name, list)), None) => {
+                headers(&name, &list)?;
+                HashMap::new()
+            }
+            (None, Some((name, file))) => {
+                let list = secrets::read(Path::new(&file)).map_err(|error| format!("{name}={file}: {error}"))?;
+                headers(&name, &list)?
+            }
+            (None, None) => HashMap::new(),
+        };
         for name in NUMBERS {
             if let Some(value) = get(name).filter(|value| !value.parse::<u32>().is_ok_and(|number| number > 0)) {
                 return Err(format!("{name} can't be '{value}': expected a whole number above 0"));
@@ -118,6 +136,7 @@ impl Export {
             service_named: get("OTEL_SERVICE_NAME").is_some() || names("service.name"),
             version_named: names("service.version"),
             queue,
+            headers,
         }))
     }
 }
@@ -145,12 +164,26 @@ fn host(endpoint: &str) -> Option<String> {
     Some(url.port_u16().map_or_else(|| host.to_owned(), |port| format!("{host}:{port}")))
 }
 
+/// Names and values of a list of headers, as `OTEL_EXPORTER_OTLP_HEADERS` has them.
+fn headers(setting: &str, list: &str) -> Result<HashMap<String, String>, String> {
+    let pair = |pair: &str| {
+        let (name, value) = pair.split_once('=')?;
+        let name = HeaderName::try_from(name.trim()).ok()?;
+        let value = percent_decode_str(value.trim()).decode_utf8().ok()?;
+        Some((name.to_string(), value.into_owned()))
+    };
+    let headers = list.split_terminator(',').map(pair).collect::<Option<_>>();
+    headers.ok_or_else(|| format!("{setting} can't be used: expected name=value, separated by commas, percent-encoded"))
+}
+
 fn is_list(text: &str, is_name: impl Fn(&str) -> bool) -> bool {
     text.split_terminator(',').all(|pair| pair.split_once('=').is_some_and(|(name, _)| is_name(name.trim())))
 }
 
 #[cfg(test)]
 mod tests {
+    use std::io::Write;
+
     use super::*;
 
     fn from(settings: &[(&str, &str)]) -> Result<Option<Export>, String> {
@@ -171,8 +204,13 @@ mod tests {
     #[test]
     fn an_endpoint_is_enough_and_the_log_does_not_learn_its_password() {
         let export = from(&[ENDPOINT]).unwrap().unwrap();
-        let expected =
-            Export { collector: "collector:4318".to_owned(), service_named: false, version_named: false, queue: QUEUE };
+        let expected = Export {
+            collector: "collector:4318".to_owned(),
+            service_named: false,
+            version_named: false,
+            queue: QUEUE,
+            headers: HashMap::new(),
+        };
         assert_eq!(export, expected);
         let named = [ENDPOINT, ("OTEL_RESOURCE_ATTRIBUTES", "a=b, service.name=x"), ("OTEL_BSP_MAX_QUEUE_SIZE", "9")];
         let export = from(&named).unwrap().unwrap();
@@ -186,6 +224,24 @@ mod tests {
             ("OTEL_METRICS_EXPORTER", "prometheus"),
         ] {
             assert!(from(&[ENDPOINT, fine]).unwrap().is_some(), "{fine:?}");
+        }
+    }
+
+    #[test]
+    fn headers_for_the_collector_come_from_a_file_too() {
+        let mut file = tempfile::NamedTempFile::new().unwrap();
+        writeln!(file, "api-key=s3cret, x=a%20b").unwrap();
+        let name = "OTEL_EXPORTER_OTLP_HEADERS_FILE";
+        let path = file.path().to_str().unwrap();
+        let export = from(&[ENDPOINT, (name, path)]).unwrap().unwrap();
+        let expected = [("api-key", "s3cret"), ("x", "a b")].map(|(name, value)| (name.to_owned(), value.to_owned()));
+        assert_eq!(export.headers, expected.into());
+        let both = from(&[ENDPOINT, (name, path), ("OTEL_EXPORTER_OTLP_HEADERS", "secret=x")]).unwrap_err();
+        assert_eq!(both, format!("OTEL_EXPORTER_OTLP_HEADERS and {name} are both set: leave one of them out"));
+        writeln!(file, "secret").unwrap();
+        for unusable in [path, "/nowhere"] {
+            let refusal = from(&[ENDPOINT, (name, unusable)]).unwrap_err();
+            assert!(refusal.starts_with(name) && !refusal.contains("secret"), "{refusal}");
         }
     }
 

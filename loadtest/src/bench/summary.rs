@@ -63,15 +63,17 @@ const FRESHNESS: [&str; 8] = [
 const PUBLISH: [&str; 9] =
     ["load", "service", "per_second", "cpu_us", "cpu_ratio", "p50_ms", "p99_ms", "rss_mib", "failed"];
 const TOKENS: [&str; 4] = ["algorithm", "token_bytes", "verify_us", "cached_us"];
-const SHEDDING: [&str; 9] = [
-    "shedding",
+const SHEDDING: [&str; 11] = [
     "load",
+    "shedding",
     "offered_per_second",
+    "sent_per_second",
     "accepted_per_second",
     "accepted_percent_of_bearable",
     "shed_per_second",
     "accepted_p50_ms",
     "accepted_p99_ms",
+    "api_cpu_percent",
     "other_failures",
 ];
 const STREAMS: [&str; 11] = [
