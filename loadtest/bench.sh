@@ -1,9 +1,11 @@
 #!/usr/bin/env bash
 # `make bench`: the services measured against what limits them (src/bench), on a
-# Kafka and a PostgreSQL of its own (stack.sh). Ends with tables and a chart; a full
-# run writes them into docs/PERFORMANCE.md. Interrupted, it goes on where it was when
-# it is started again on the same version.
+# Kafka and a PostgreSQL of its own (stack.sh). Ends with tables and a chart; where all
+# of a service was measured they are written into docs/PERFORMANCE.md. Interrupted, it
+# goes on where it was when it is started again on the same version.
 #   QUICK=1 make bench            within five minutes
+#   make bench ARGS="--only memory/likes,freshness,publish,tokens,shedding,streams"
+#                                 all of like-api, a quarter of an hour
 #   make bench ARGS="--only drain,growth/events"
 #   make bench ARGS=--fresh       measure again what was measured before
 set -euo pipefail

@@ -1,6 +1,7 @@
 //! A like's trace, from the caller's request to the batch that counts it: real services, and a
 //! collector that remembers what it is sent.
 
+use std::io::Write as _;
 use std::time::Duration;
 
 use like_testkit::process::free_addr;
@@ -61,7 +62,12 @@ fn is_batch(span: &TestSpan) -> bool {
 async fn a_like_is_followed_from_the_callers_trace_to_the_batch_that_counts_it() {
     let collector = TestCollector::start().await;
     let system = traced(&collector.url).await;
-    let (api, aggregator) = (system.api(&[]).await, system.aggregator(&[]).await);
+    // What is secret in them may come from a file.
+    let mut file = tempfile::NamedTempFile::new().unwrap();
+    writeln!(file, "x-api-key=k%201").unwrap();
+    let of_file =
+        [("OTEL_EXPORTER_OTLP_HEADERS", ""), ("OTEL_EXPORTER_OTLP_HEADERS_FILE", file.path().to_str().unwrap())];
+    let (api, aggregator) = (system.api(&[]).await, system.aggregator(&of_file).await);
     assert!(exports(&api) && exports(&aggregator));
     let topic = &system.topic;
 

@@ -15,7 +15,7 @@ use prometheus::{IntCounter, IntCounterVec, IntGauge, Opts, Registry};
 
 use self::client::{Proxies, held_to};
 use self::rate::Rate;
-use self::shed::{InProgress, Shed};
+use self::shed::{InProgress, REFUSED_AFTER, Shed};
 use crate::config::LimitSettings;
 use crate::error::ApiError;
 use crate::routes::likes;
@@ -92,7 +92,7 @@ impl Limits {
 
     /// Lets a request of this address in that has come at `now`, or says why not. `route` is a
     /// route's template, or empty.
-    pub fn admit(&self, client: IpAddr, route: &str, now: Instant) -> Result<Permit, ApiError> {
+    pub async fn admit(&self, client: IpAddr, route: &str, now: Instant) -> Result<Permit, ApiError> {
         if let Some(addresses) = &self.addresses {
             addresses.take(&held_to(client))?;
         }
@@ -100,7 +100,11 @@ impl Limits {
         if route != likes::ROUTE {
             return Ok(Permit(None));
         }
-        self.likes.enter(now).map(|entered| Permit(Some(entered))).ok_or(ApiError::Overloaded)
+        let Some(entered) = self.likes.enter(now) else {
+            Box::pin(tokio::time::sleep(REFUSED_AFTER)).await;
+            return Err(ApiError::Overloaded);
+        };
+        Ok(Permit(Some(entered)))
     }
 
     /// Lets a request of this user pass, or says that there were too many.

@@ -106,7 +106,7 @@ pub async fn serve(
     connections.wait().await;
 }
 
-async fn answer(app: Arc<AppState>, mut router: Router, peer: IpAddr, mut request: Request<Incoming>) -> Response {
+async fn answer(app: Arc<AppState>, router: Router, peer: IpAddr, mut request: Request<Incoming>) -> Response {
     if let Err(refusal) = body::discard(&mut request).await {
         let observed = Observed::new(&app, &request, peer);
         let mut answer = observed.answer(&app, "", async { refusal.into_response() }).await;
@@ -117,6 +117,11 @@ async fn answer(app: Arc<AppState>, mut router: Router, peer: IpAddr, mut reques
     if let Some(response) = likes::directly(&app, peer, &request).await {
         return response;
     }
+    // In a box of its own: a request's future is moved about, and most are of likes.
+    Box::pin(routed(router, peer, request)).await
+}
+
+async fn routed(mut router: Router, peer: IpAddr, mut request: Request<Incoming>) -> Response {
     request.extensions_mut().insert(Peer(peer));
     let Ok(answer) = router.call(request.map(Body::new)).await;
     answer

@@ -93,7 +93,7 @@ impl Observed {
         if let Some(span) = &self.span {
             span.route(&self.method, route);
         }
-        let answer = match app.limits.admit(self.client, route, self.started) {
+        let answer = match app.limits.admit(self.client, route, self.started).await {
             Ok(permit) => {
                 // Unwind safe: nothing of the request is used afterwards, and what handlers share
                 // keeps its locks for a few instructions that don't panic.

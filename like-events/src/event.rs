@@ -47,7 +47,10 @@ impl LikeEvent {
             user_id: self.user_id.as_ref(),
             occurred_at: self.occurred_at.to_rfc3339_opts(SecondsFormat::Millis, true),
         };
-        serde_json::to_vec(&wire).expect("strings and ids always serialise")
+        // Most fit; growing step by step would take a third of the time.
+        let mut json = Vec::with_capacity(256);
+        serde_json::to_writer(&mut json, &wire).expect("strings and ids always serialise");
+        json
     }
 }
 

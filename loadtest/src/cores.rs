@@ -26,26 +26,24 @@ impl Halves {
     }
 
     /// What is measured: a process, with all its threads.
-    pub fn measured(&self, pid: i32) -> anyhow::Result<()> {
+    pub fn measured(&mut self, pid: i32) -> anyhow::Result<()> {
+        self.moved.push(pid);
         keep_to(pid, &self.first)
     }
 
-    /// What it needs, and this process, until this is dropped.
-    pub fn others(&mut self, pids: impl IntoIterator<Item = i32>) -> anyhow::Result<()> {
-        for pid in pids.into_iter().chain([process::id() as i32]) {
-            keep_to(pid, &self.second)?;
-            self.moved.push(pid);
-        }
-        Ok(())
+    /// This process, which is the load, until this is dropped.
+    pub fn load(&mut self) -> anyhow::Result<()> {
+        let pid = process::id() as i32;
+        self.moved.push(pid);
+        keep_to(pid, &self.second)
     }
 }
 
 impl Drop for Halves {
     fn drop(&mut self) {
         for pid in &self.moved {
-            if let Err(error) = keep_to(*pid, &self.all) {
-                eprintln!("process {pid} keeps to processors {}: {error:#}", self.second);
-            }
+            // One that has ended is in nobody's way.
+            let _ = keep_to(*pid, &self.all);
         }
     }
 }

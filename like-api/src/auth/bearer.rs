@@ -50,8 +50,8 @@ impl From<Refusal> for ApiError {
     }
 }
 
-/// The token; None: the header is absent.
-pub fn token(headers: &HeaderMap) -> Result<Option<&str>, Refusal> {
+/// What stands where the token should, not yet looked at; None: the header is absent.
+pub fn presented(headers: &HeaderMap) -> Result<Option<&str>, Refusal> {
     let mut values = headers.get_all(header::AUTHORIZATION).iter();
     let Some(value) = values.next() else {
         return Ok(None);
@@ -59,16 +59,23 @@ pub fn token(headers: &HeaderMap) -> Result<Option<&str>, Refusal> {
     if values.next().is_some() {
         return Err(Refusal::Header("is there more than once"));
     }
-    let token = value.to_str().ok().and_then(|text| text.split_once(' ')).and_then(|(scheme, token)| {
-        let token = token.trim_start_matches(' ');
-        (scheme.eq_ignore_ascii_case("bearer") && is_token(token)).then_some(token)
-    });
-    let token = token.ok_or(Refusal::Header("must be Bearer, a space and one token"))?;
-    if token.len() > TOKEN_MAX {
+    let presented = value.to_str().ok().and_then(|text| text.split_once(' '));
+    let presented = presented.filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"));
+    presented.map(|(_, token)| Some(token.trim_start_matches(' '))).ok_or(NO_TOKEN)
+}
+
+/// Whether it may be a token. A pass over all of it, which one that was verified before doesn't need.
+pub fn check(presented: &str) -> Result<(), Refusal> {
+    if !is_token(presented) {
+        return Err(NO_TOKEN);
+    }
+    if presented.len() > TOKEN_MAX {
         return Err(Refusal::token("has more than 8192 characters"));
     }
-    Ok(Some(token))
+    Ok(())
 }
+
+const NO_TOKEN: Refusal = Refusal::Header("must be Bearer, a space and one token");
 
 /// `b64token` of section 2.1. Two headers that a proxy has joined have a comma between them.
 fn is_token(text: &str) -> bool {
@@ -85,7 +92,9 @@ mod tests {
 
     fn of(sent: &[&str]) -> Result<Option<String>, Refusal> {
         let sent = sent.iter().map(|v| (header::AUTHORIZATION, HeaderValue::from_bytes(v.as_bytes()).unwrap()));
-        token(&sent.collect()).map(|token| token.map(str::to_owned))
+        let headers = sent.collect();
+        let presented = presented(&headers)?;
+        presented.map(|token| check(token).map(|()| token.to_owned())).transpose()
     }
 
     #[test]

@@ -127,7 +127,7 @@ impl Jwt {
 
     /// The caller; None without credentials.
     pub async fn caller(&self, headers: &HeaderMap) -> Result<Option<UserId>, ApiError> {
-        let Some(token) = bearer::token(headers)? else {
+        let Some(token) = bearer::presented(headers)? else {
             return Ok(None);
         };
         let keys = match &self.keys {
@@ -138,6 +138,7 @@ impl Jwt {
             self.cached.inc();
             return Ok(Some(user));
         }
+        bearer::check(token)?;
         // On the heap, and only now: it would make every request's future larger.
         let verified = Box::pin(self.verify(token)).await;
         let counter = match &verified {

@@ -42,9 +42,9 @@ pub struct LimitSettings {
     #[arg(long, env = "MAX_CONNECTIONS", value_name = "CONNECTIONS")]
     pub max_connections: Option<NonZeroUsize>,
 
-    /// how long likes may take on average before further ones are refused with 503, such as 50ms;
+    /// how long likes may take on average before further ones are refused with 503, such as 100ms;
     /// well above what the brokers' acknowledgement takes. 0s never refuses
-    #[arg(long, env = "SHED_ABOVE", value_name = "DURATION", default_value = "50ms", value_parser = duration)]
+    #[arg(long, env = "SHED_ABOVE", value_name = "DURATION", default_value = "100ms", value_parser = duration)]
     pub shed_above: Duration,
 }
 

@@ -9,7 +9,11 @@
 //! anything is done for it. Only likes are limited: reads that arrive together share their queries and
 //! don't make each other slow, and receipts and streams wait by their callers' wish.
 //!
-//! Refusals are fast and say nothing of what the others wait for: only what was settled counts.
+//! To refuse a like costs a third to a half of what it costs to take it, nearly all of it in the
+//! kernel. Where processors are what is short, refusing at once would spend them on those who ask
+//! again at once. So a refusal waits ([`REFUSED_AFTER`]): whoever waits for it asks nothing.
+//!
+//! Refusals say nothing of what the others wait for: only what was settled counts.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -21,6 +25,9 @@ use prometheus::{IntCounter, IntGauge};
 const EVERY: Duration = Duration::from_millis(100);
 /// if so many were settled meanwhile: one slow like is no overload.
 const ENOUGH: u32 = 16;
+/// A like that isn't let in is refused after so long; it holds a connection meanwhile, and those
+/// are bounded.
+pub const REFUSED_AFTER: Duration = Duration::from_millis(500);
 /// It never falls below: that many keep processors and brokers busy. Where likes take long with so
 /// few in progress it is for another reason (a distant broker, a machine that others use), and
 /// refusing more of them would only lose them.

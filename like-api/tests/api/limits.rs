@@ -1,7 +1,7 @@
 //! How much is taken: from a user, from an address, from all together.
 
 use std::num::NonZeroU32;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use like_api::config::Config;
 use like_testkit::{TestDatabase, TestTopic, eventually};
@@ -145,10 +145,16 @@ async fn likes_that_cannot_be_answered_in_time_are_refused_before_anything_is_do
     let (mut acknowledged, mut refused) = (0, 0);
     eventually("a like is refused", async || {
         let users: Vec<_> = (0..600).map(|n| format!("u{acknowledged}-{n}")).collect();
-        for answer in futures::future::join_all(users.iter().map(|user| api.like("p1", user))).await {
+        let likes = users.iter().map(|user| async {
+            let began = Instant::now();
+            (api.like("p1", user).await, began.elapsed())
+        });
+        for (answer, took) in futures::future::join_all(likes).await {
             if answer.status == 202 {
                 acknowledged += 1;
             } else {
+                // Who repeats at once is kept from it for a while.
+                assert!(took >= Duration::from_millis(500), "{took:?}");
                 answer.assert_problem(503, "overloaded");
                 assert_eq!(answer.header("retry-after"), "1");
                 refused += 1;

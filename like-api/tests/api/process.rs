@@ -53,7 +53,7 @@ fn settings_that_cannot_be_used_are_refused_in_one_line_that_names_them() {
         (&[("TRUSTED_PROXIES", "10.0.0.0/8,10.1.2.3/8")], &["TRUSTED_PROXIES", "write 10.0.0.0/8 or 10.1.2.3"]),
         (&[("TRUSTED_PROXIES_HEADER", "x-real-ip")], &["TRUSTED_PROXIES_HEADER", "x-forwarded-for or forwarded"]),
         (&[("MAX_CONNECTIONS", "0")], &["MAX_CONNECTIONS", "'0'"]),
-        (&[("SHED_ABOVE", "soon")], &["SHED_ABOVE", "'soon'", "50ms"]),
+        (&[("SHED_ABOVE", "soon")], &["SHED_ABOVE", "'soon'", "100ms"]),
         (&[("CORS_ALLOWED_ORIGINS", "https://a.example/")], &["CORS_ALLOWED_ORIGINS", "write https://a.example"]),
         // Anybody who reaches the listener could be anybody.
         (&[("LISTEN_ADDR", "0.0.0.0:0")], &["LISTEN_ADDR=0.0.0.0:0", "AUTH_HEADER_ALLOW_PUBLIC=true", "X-User-Id"]),

@@ -232,14 +232,14 @@ mod tests {
         let mut file = tempfile::NamedTempFile::new().unwrap();
         writeln!(file, "api-key=s3cret, x=a%20b").unwrap();
         let name = "OTEL_EXPORTER_OTLP_HEADERS_FILE";
-        let path = file.path().to_str().unwrap();
-        let export = from(&[ENDPOINT, (name, path)]).unwrap().unwrap();
+        let path = file.path().to_str().unwrap().to_owned();
+        let export = from(&[ENDPOINT, (name, path.as_str())]).unwrap().unwrap();
         let expected = [("api-key", "s3cret"), ("x", "a b")].map(|(name, value)| (name.to_owned(), value.to_owned()));
         assert_eq!(export.headers, expected.into());
-        let both = from(&[ENDPOINT, (name, path), ("OTEL_EXPORTER_OTLP_HEADERS", "secret=x")]).unwrap_err();
+        let both = from(&[ENDPOINT, (name, path.as_str()), ("OTEL_EXPORTER_OTLP_HEADERS", "secret=x")]).unwrap_err();
         assert_eq!(both, format!("OTEL_EXPORTER_OTLP_HEADERS and {name} are both set: leave one of them out"));
         writeln!(file, "secret").unwrap();
-        for unusable in [path, "/nowhere"] {
+        for unusable in [path.as_str(), "/nowhere"] {
             let refusal = from(&[ENDPOINT, (name, unusable)]).unwrap_err();
             assert!(refusal.starts_with(name) && !refusal.contains("secret"), "{refusal}");
         }

@@ -55,7 +55,7 @@ async fn at_rate(
     duration: Duration,
     run: u64,
 ) -> anyhow::Result<Figures> {
-    let plan = Plan { addr: api.addr, rate: rate as f64, duration, connections: CONNECTIONS };
+    let plan = Plan { addr: api.addr, rate: rate as f64, duration, connections: CONNECTIONS, latest: None };
     let every = rate / WATCHED;
     let waiting = Arc::new(Waiting::default());
     let like = move |number: u64| {

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 
-use super::sender::{self, Plan, user_header};
+use super::sender::{self, Plan, Sent, user_header};
 use super::users::Users;
 use super::wrk::{self, Run};
 use super::{Figures, Lab, Site, median, rounded};
@@ -18,7 +18,7 @@ use crate::figures;
 const CONNECTIONS: [u32; 3] = [64, 256, 1000];
 const PRODUCTS: u32 = 1_000;
 /// Open at a fixed rate: more than are ever in use at half of what the service can do.
-const OPEN_CONNECTIONS: u32 = 256;
+const OPEN_CONNECTIONS: u32 = 1_000;
 /// All of their tokens are in the cache after the first second.
 const USERS: u32 = 2_000;
 
@@ -46,7 +46,7 @@ async fn measure(lab: &Lab, site: &Site<'_>) -> anyhow::Result<Vec<Figures>> {
     let limited = [("RATE_LIMIT_USER", "100000")];
     let whole = [&tokens.settings()[..], &limited].concat();
     let logged = [&whole[..], &[("RUST_LOG", "info,like_api::access=debug"), ("LOG_FORMAT", "json")]].concat();
-    let plain = [("AUTH_MODE", "trusted-header"), ("RATE_LIMIT_USER", "0")];
+    let plain = [("AUTH_MODE", "trusted-header"), ("RATE_LIMIT_USER", "0"), ("SHED_ABOVE", "0s")];
     let subject = async |name, settings: &[(&str, &str)], tokens| {
         let service = site.api_with(name, settings).await.with_context(|| format!("like-api ({name})"))?;
         anyhow::Ok(Subject { name, service, tokens })
@@ -97,7 +97,7 @@ async fn measure(lab: &Lab, site: &Site<'_>) -> anyhow::Result<Vec<Figures>> {
             });
         }
     }
-    figures.extend(at_rate(&subjects, most / 2.0, Duration::from_secs(if lab.quick { 3 } else { 10 })).await?);
+    figures.extend(at_rate(&subjects, most / 2.0, rounds, duration).await?);
     Ok(figures)
 }
 
@@ -115,6 +115,23 @@ impl Subject<'_> {
         let tokens = self.tokens.map(Users::file);
         wrk::run(&self.service, connections, products, tokens, duration).await
     }
+
+    /// In an open model. Answers the processor time of a like too, in microseconds.
+    async fn run_at(&self, rate: f64, duration: Duration) -> anyhow::Result<(f64, Sent)> {
+        let pid = self.service.pid();
+        let plan = Plan { addr: self.service.addr, rate, duration, connections: OPEN_CONNECTIONS, latest: None };
+        let tokens = self.tokens.cloned();
+        let like = move |number: u64| {
+            let headers = tokens.as_ref().map_or_else(|| user_header(&format!("u{number}")), |t| t.header(number));
+            // A multiplier for products, so that neighbours in time aren't neighbours in the log.
+            (format!("p{}", number * 7_919 % u64::from(PRODUCTS)), headers)
+        };
+        let before = cpu(pid).context("/proc")?;
+        let sent = sender::send(plan, like, |_| ()).await?;
+        let used = cpu(pid).context("/proc")? - before;
+        let us = (used.user + used.system) * 1e6 / sent.times_ms.len().max(1) as f64;
+        Ok((us, sent))
+    }
 }
 
 /// Of each round, so that both have seen the same machine; then the median.
@@ -124,40 +141,38 @@ fn ratio(runs: &[Run], bare: &[Run]) -> f64 {
 
 /// All at the same rate, in an open model: a service that isn't at its limit sleeps and wakes,
 /// which is what most of its time goes into then.
-async fn at_rate(subjects: &[Subject<'_>], rate: f64, duration: Duration) -> anyhow::Result<Vec<Figures>> {
-    let mut figures = Vec::new();
-    let mut bare_us = 0.0;
-    for subject in subjects {
-        let target = &subject.service;
-        let plan = Plan { addr: target.addr, rate, duration, connections: OPEN_CONNECTIONS };
-        let before = cpu(target.pid()).context("/proc")?;
-        let tokens = subject.tokens.cloned();
-        let like = move |number: u64| {
-            let headers = tokens.as_ref().map_or_else(|| user_header(&format!("u{number}")), |t| t.header(number));
-            // A multiplier for products, so that neighbours in time aren't neighbours in the log.
-            (format!("p{}", number * 7_919 % u64::from(PRODUCTS)), headers)
-        };
-        let sent = sender::send(plan, like, |_| ()).await?;
-        let used = cpu(target.pid()).context("/proc")? - before;
-        let us = (used.user + used.system) * 1e6 / sent.times_ms.len().max(1) as f64;
-        if subject.name == BARE {
-            bare_us = us;
+async fn at_rate(
+    subjects: &[Subject<'_>],
+    rate: f64,
+    rounds: usize,
+    duration: Duration,
+) -> anyhow::Result<Vec<Figures>> {
+    let mut runs: [Vec<(f64, Sent)>; 4] = Default::default();
+    for round in 0..rounds {
+        for turn in 0..subjects.len() {
+            let number = (turn + round) % subjects.len();
+            runs[number].push(subjects[number].run_at(rate, duration).await?);
         }
-        figures.push(figures! {
+    }
+    let figures = |subject: &Subject<'_>, of_it: &[(f64, Sent)]| {
+        let of = |what: fn(&(f64, Sent)) -> f64| rounded(median(of_it.iter().map(what)));
+        let ratios = of_it.iter().zip(&runs[0]).map(|((us, _), (bare_us, _))| us / bare_us);
+        figures! {
             "part": "publish",
             "load": "open model, half of the highest closed-loop rate",
             "service": subject.name,
             "connections": OPEN_CONNECTIONS,
             "products": PRODUCTS,
             "rate": rate.round(),
-            "per_second": rounded(sent.per_second),
-            "cpu_us": rounded(us),
-            "cpu_ratio": rounded(us / bare_us),
-            "p50_ms": rounded(sent.percentile(50.0)),
-            "p99_ms": rounded(sent.percentile(99.0)),
-            "failed": sent.failed,
+            "per_second": of(|(_, sent)| sent.per_second),
+            "cpu_us": of(|(us, _)| *us),
+            "cpu_ratio": rounded(median(ratios)),
+            "p50_ms": of(|(_, sent)| sent.percentile(50.0)),
+            "p99_ms": of(|(_, sent)| sent.percentile(99.0)),
+            "failed": of_it.iter().map(|(_, sent)| sent.failed).sum::<u64>(),
+            "runs": rounds,
             "seconds": duration.as_secs(),
-        });
-    }
-    Ok(figures)
+        }
+    };
+    Ok(subjects.iter().zip(&runs).map(|(subject, of_it)| figures(subject, of_it)).collect())
 }

@@ -69,6 +69,8 @@ pub struct Plan {
     pub duration: Duration,
     /// As many likes may be on their way at once; more wait, and their time runs.
     pub connections: u32,
+    /// A like that is later than this isn't sent, as by a proxy that has no connection left for it.
+    pub latest: Option<Duration>,
 }
 
 /// What became of it.
@@ -80,6 +82,8 @@ pub struct Sent {
     pub failed: u64,
     /// Of them, answers of 503.
     pub shed: u64,
+    /// Not sent, see [`Plan::latest`].
+    pub unsent: u64,
     /// Milliseconds from being due to the 202, sorted.
     pub times_ms: Vec<f64>,
 }
@@ -114,14 +118,18 @@ pub async fn send(
     for mut connection in connections {
         let (next, shared) = (Arc::clone(&next), Arc::clone(&shared));
         senders.spawn(async move {
-            let (mut times, mut failed, mut shed) = (Vec::new(), 0, 0);
+            let (mut times, mut failed, mut shed, mut unsent) = (Vec::new(), 0, 0, 0);
             loop {
                 let number = next.fetch_add(1, Ordering::Relaxed);
                 if number >= total {
-                    return (times, failed, shed);
+                    return (times, failed, shed, unsent);
                 }
                 let due = start + Duration::from_secs_f64(number as f64 / plan.rate);
                 tokio::time::sleep_until(due.into()).await;
+                if plan.latest.is_some_and(|latest| due.elapsed() > latest) {
+                    unsent += 1;
+                    continue;
+                }
                 let (product, headers) = (shared.0)(number);
                 let line = format!("PUT /v1/products/{product}/like");
                 match connection.ask(&line, &headers).await {
@@ -137,7 +145,7 @@ pub async fn send(
                         failed += 1;
                         match Connection::open(plan.addr).await {
                             Ok(new) => connection = new,
-                            Err(_) => return (times, failed, shed),
+                            Err(_) => return (times, failed, shed, unsent),
                         }
                     }
                 }
@@ -146,10 +154,11 @@ pub async fn send(
     }
     let mut sent = Sent::default();
     while let Some(joined) = senders.join_next().await {
-        let (times, failed, shed) = joined?;
+        let (times, failed, shed, unsent) = joined?;
         sent.times_ms.extend(times);
         sent.failed += failed;
         sent.shed += shed;
+        sent.unsent += unsent;
     }
     sent.per_second = sent.times_ms.len() as f64 / start.elapsed().as_secs_f64();
     sent.times_ms.sort_by(f64::total_cmp);

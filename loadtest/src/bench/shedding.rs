@@ -1,11 +1,11 @@
 //! More likes than can be borne, in an open model: what becomes of them with load shedding, and
-//! without. like-api has half of the machine's processors to itself, and the client and the broker
-//! the other half, so that what is offered costs the service nothing but what it costs a service.
+//! without. like-api and the broker have half of the machine's processors to themselves, and the
+//! client has the other half: what is offered takes nothing from what is measured.
 //! First how many likes there can be: as fast as the same client can send them. Then once, twice
 //! and three times as many are offered, with and without shedding by turns.
 //!
-//! A like's time counts from when it was due; the client has so many connections that hardly one
-//! waits for a connection to become free.
+//! A like's time counts from when it was due. One that finds no free connection isn't sent, as by a
+//! proxy that has so many and answers 503 itself.
 
 use std::time::Duration;
 
@@ -21,8 +21,10 @@ use crate::figures;
 const PRODUCTS: u64 = 1_000;
 /// In the search: the most likes at once that a service does well with.
 const SEARCH_CONNECTIONS: u32 = 256;
-/// And above: so many that it isn't they who bound what waits in the service.
+/// And above.
 const CONNECTIONS: u32 = 8_000;
+/// The client's own grain: what is due in the same moment is sent one after the other.
+const LATEST: Duration = Duration::from_millis(20);
 /// More than can be sent: nobody waits for the time at which a like is due.
 const UNBOUNDED: f64 = 1e6;
 
@@ -39,8 +41,11 @@ pub async fn shedding(lab: &Lab) -> anyhow::Result<Vec<Figures>> {
 async fn measure(lab: &Lab, site: &Site<'_>) -> anyhow::Result<Vec<Figures>> {
     let seconds = if lab.quick { 4 } else { 15 };
     let mut halves = Halves::new()?;
-    halves.others(lab.kafka_pid)?;
-    let start = async |name: &str, settings: &[(&str, &str)]| {
+    halves.load()?;
+    if let Some(kafka) = lab.kafka_pid {
+        halves.measured(kafka)?;
+    }
+    let mut start = async |name: &str, settings: &[(&str, &str)]| {
         let api = site.api_with(name, settings).await.context("like-api")?;
         halves.measured(api.pid())?;
         anyhow::Ok(api)
@@ -72,7 +77,7 @@ async fn measure(lab: &Lab, site: &Site<'_>) -> anyhow::Result<Vec<Figures>> {
                 "load": format!("{times}x"),
                 "shedding": shedding,
                 "offered_per_second": rounded(rate),
-                "sent_per_second": rounded((sent.times_ms.len() as f64 + sent.failed as f64) / took),
+                "unsent_per_second": rounded(sent.unsent as f64 / took),
                 "accepted_per_second": rounded(sent.per_second),
                 "accepted_percent_of_bearable": rounded(sent.per_second / bearable * 100.0),
                 "shed_per_second": rounded(sent.shed as f64 / took),
@@ -90,7 +95,8 @@ async fn measure(lab: &Lab, site: &Site<'_>) -> anyhow::Result<Vec<Figures>> {
 }
 
 async fn send(api: &Api, rate: f64, duration: Duration, connections: u32) -> anyhow::Result<Sent> {
-    let plan = Plan { addr: api.addr, rate, duration, connections };
+    let latest = (rate < UNBOUNDED).then_some(LATEST);
+    let plan = Plan { addr: api.addr, rate, duration, connections, latest };
     let like = |number: u64| (format!("p{}", number * 7_919 % PRODUCTS), user_header(&format!("u{number}")));
     sender::send(plan, like, |_| ()).await
 }

@@ -10,18 +10,46 @@ use super::{Figures, targets};
 
 const RATE: &str = "events_per_second";
 
-/// All tables of what the ledger holds.
-pub fn tables(ledger: &Ledger) -> String {
+/// The two halves of the page, each about a service and written once all of its steps are done.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Half {
+    /// Draining, and what limits it.
+    Aggregator,
+    /// Likes and reads over HTTP.
+    Api,
+}
+
+impl Half {
+    /// Both.
+    pub const ALL: [Self; 2] = [Self::Aggregator, Self::Api];
+
+    /// Whose it is.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Aggregator => "like-aggregator",
+            Self::Api => "like-api",
+        }
+    }
+
+    /// That a step belongs to.
+    pub fn of(step: &str) -> Self {
+        let api = ["memory/likes", "freshness", "publish", "tokens", "shedding", "streams"];
+        if api.iter().any(|prefix| step.starts_with(prefix)) { Self::Api } else { Self::Aggregator }
+    }
+}
+
+/// A half's tables of what the ledger holds.
+pub fn tables(ledger: &Ledger, half: Half) -> String {
     let mut text = String::new();
-    drains(&mut text, ledger);
+    if half == Half::Aggregator {
+        drains(&mut text, ledger);
+    }
     let sections = [
         ("Two workers on these two cores (the clock starts when both have a batch ready)", "workers", &WORKERS[..]),
         ("Nine tenths of the likes on one product", "hot", &BRIEF),
         ("Into a database that holds 10 million likes and their history", "prefilled", &BRIEF),
         ("Growth: history-user, one worker", "growth", &GROWTH),
         ("Memory of like-aggregator with nothing to do", "memory/idle", &["aggregator_idle_mib"]),
-        ("Memory of both services, idle and under likes", "memory/likes", &MEMORY),
-        ("Freshness: from the 202 to the first read that shows the like counted", "freshness", &FRESHNESS),
         ("Publishing: like-api beside a bare axum route, by turns", "publish", &PUBLISH),
         ("Tokens: verifying one, and finding it verified", "tokens", &TOKENS),
         (
@@ -30,11 +58,13 @@ pub fn tables(ledger: &Ledger) -> String {
             &SHEDDING,
         ),
         ("Live counts: open streams on one replica, each of 10 products, 1 second between looks", "streams", &STREAMS),
+        ("Freshness: from the 202 to the first read that shows the like counted", "freshness", &FRESHNESS),
+        ("Memory of both services, idle and under likes", "memory/likes", &MEMORY),
     ];
-    for (title, prefix, columns) in sections {
+    for (title, prefix, columns) in sections.into_iter().filter(|(_, prefix, _)| Half::of(prefix) == half) {
         rows(&mut text, title, &ledger.rows(prefix), columns);
     }
-    wanted(&mut text, ledger);
+    wanted(&mut text, ledger, half);
     text
 }
 
@@ -67,7 +97,7 @@ const SHEDDING: [&str; 11] = [
     "load",
     "shedding",
     "offered_per_second",
-    "sent_per_second",
+    "unsent_per_second",
     "accepted_per_second",
     "accepted_percent_of_bearable",
     "shed_per_second",
@@ -80,7 +110,7 @@ const STREAMS: [&str; 11] = [
     "streams",
     "products",
     "changes_per_second",
-    "sent_per_second",
+    "unsent_per_second",
     "queries_per_second",
     "statements_per_second",
     "api_cpu_percent",
@@ -151,8 +181,8 @@ fn rows(text: &mut String, title: &str, rows: &[&Figures], columns: &[&str]) {
     markdown(text, &table);
 }
 
-fn wanted(text: &mut String, ledger: &Ledger) {
-    let all = targets::all(ledger);
+fn wanted(text: &mut String, ledger: &Ledger, half: Half) {
+    let all = targets::of(ledger, half);
     if all.iter().all(|target| target.measured.is_none()) {
         return;
     }

@@ -4,6 +4,7 @@ use serde_json::Value;
 
 use super::ledger::Ledger;
 use super::publish::{PLAIN, WHOLE};
+use super::summary::Half;
 
 /// One target.
 pub struct Target {
@@ -35,8 +36,15 @@ const RATE: &str = "events_per_second";
 const MODES: [(&str, f64); 4] =
     [("history-user", 100e3), ("batch-user", 130e3), ("history-delta", 220e3), ("batch-delta", 600e3)];
 
-/// All targets, with what this run has measured.
-pub fn all(ledger: &Ledger) -> Vec<Target> {
+/// Those of a half, with what this run has measured.
+pub fn of(ledger: &Ledger, half: Half) -> Vec<Target> {
+    match half {
+        Half::Aggregator => aggregator(ledger),
+        Half::Api => api(ledger),
+    }
+}
+
+fn aggregator(ledger: &Ledger) -> Vec<Target> {
     let mut targets = Vec::new();
     for (mode, least) in MODES {
         let drain = format!("drain/{mode}");
@@ -65,6 +73,11 @@ pub fn all(ledger: &Ledger) -> Vec<Target> {
         Wanted::AtLeast(800e3),
         "events/s",
     ));
+    targets
+}
+
+fn api(ledger: &Ledger) -> Vec<Target> {
+    let mut targets = Vec::new();
     let publish = |load: &str, service: &str, name: &str| {
         let row = ledger.rows("publish").into_iter().find(|row| {
             let text = |name: &str| row.get(name).and_then(Value::as_str).unwrap_or_default();
@@ -73,8 +86,13 @@ pub fn all(ledger: &Ledger) -> Vec<Target> {
         });
         row?.get(name)?.as_f64()
     };
-    for (load, shown) in [("64 connections", "64 connections"), ("256", "256"), ("half", "at half of the highest rate")]
-    {
+    let loads = [
+        ("half", "at half of the highest rate"),
+        (" 1000 connections", "1,000 connections"),
+        (" 256", "256"),
+        (" 64", "64"),
+    ];
+    for (load, shown) in loads {
         targets.push(target(
             format!("CPU a like over a bare route's, the whole route (token from the cache, limits, metrics), {shown}"),
             publish(load, WHOLE, "cpu_ratio"),

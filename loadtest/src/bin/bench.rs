@@ -10,6 +10,7 @@ use clap::Parser;
 use loadtest::bench::ledger::Ledger;
 use loadtest::bench::logs::Logs;
 use loadtest::bench::steps::{Bench, Step, all};
+use loadtest::bench::summary::Half;
 use loadtest::bench::{Lab, chart, summary};
 use loadtest::database::Database;
 use loadtest::marked;
@@ -99,18 +100,24 @@ async fn run(settings: &Settings) -> anyhow::Result<()> {
         ledger.add(&step.name, began.elapsed().as_secs_f64(), rows)?;
         bench.logs.keep(|log| open[done + 1..].iter().any(|later| later.log == Some(*log))).await;
     }
-    let tables = format!("Measured on {machine}.\n\n{}", summary::tables(&ledger));
-    println!("\n{tables}");
-    std::fs::write(settings.out.join("bench.md"), &tables)?;
-    let picture = chart::drains(&ledger);
-    if let Some(picture) = &picture {
-        std::fs::write(settings.out.join("bench.svg"), picture)?;
+    let tables = Half::ALL.map(|half| (half, format!("Measured on {machine}.\n\n{}", summary::tables(&ledger, half))));
+    for (half, tables) in &tables {
+        println!("\n# {}\n\n{tables}", half.name());
     }
-    println!("raw results: {}; tables and chart: bench.md, bench.svg beside it", path.display());
-    if settings.only.is_empty() && !settings.quick {
-        marked::replace(Path::new(&settings.page), "make bench", &tables)?;
-        std::fs::write(&settings.picture, picture.unwrap_or_default())?;
-        println!("written into {} and {}", settings.page.display(), settings.picture.display());
+    let picture = chart::drains(&ledger);
+    println!("raw results: {}", path.display());
+    for (half, tables) in tables {
+        let done =
+            all(settings.quick).iter().filter(|step| Half::of(&step.name) == half).all(|step| ledger.has(&step.name));
+        if settings.quick || !done {
+            continue;
+        }
+        marked::replace(Path::new(&settings.page), &format!("make bench ({})", half.name()), &tables)?;
+        println!("{}'s tables are written into {}", half.name(), settings.page.display());
+        if let (Half::Aggregator, Some(picture)) = (half, &picture) {
+            std::fs::write(&settings.picture, picture)?;
+            println!("and the chart into {}", settings.picture.display());
+        }
     }
     Ok(())
 }
