@@ -22,6 +22,9 @@ const OPEN_CONNECTIONS: u32 = 1_000;
 /// All of their tokens are in the cache after the first second.
 const USERS: u32 = 2_000;
 
+const HALF: &str = "open model, half of the highest closed-loop rate";
+const QUARTER: &str = "open model, a quarter of it";
+
 /// One of those that are compared.
 struct Subject<'a> {
     name: &'static str,
@@ -30,8 +33,8 @@ struct Subject<'a> {
     tokens: Option<&'a Users>,
 }
 
-/// Closed loop at three numbers of connections and with one hot product, then a fixed rate of half
-/// of the most that was reached.
+/// Closed loop at three numbers of connections and with one hot product, then fixed rates of
+/// half and a quarter of the most that was reached.
 pub async fn publish(lab: &Lab) -> anyhow::Result<Vec<Figures>> {
     let site = Site::create(lab, "publish").await?;
     let result = measure(lab, &site).await;
@@ -97,7 +100,9 @@ async fn measure(lab: &Lab, site: &Site<'_>) -> anyhow::Result<Vec<Figures>> {
             });
         }
     }
-    figures.extend(at_rate(&subjects, most / 2.0, rounds, duration).await?);
+    for (part, load) in [(0.5, HALF), (0.25, QUARTER)] {
+        figures.extend(at_rate(&subjects, load, most * part, rounds, duration).await?);
+    }
     Ok(figures)
 }
 
@@ -143,6 +148,7 @@ fn ratio(runs: &[Run], bare: &[Run]) -> f64 {
 /// which is what most of its time goes into then.
 async fn at_rate(
     subjects: &[Subject<'_>],
+    load: &str,
     rate: f64,
     rounds: usize,
     duration: Duration,
@@ -159,7 +165,7 @@ async fn at_rate(
         let ratios = of_it.iter().zip(&runs[0]).map(|((us, _), (bare_us, _))| us / bare_us);
         figures! {
             "part": "publish",
-            "load": "open model, half of the highest closed-loop rate",
+            "load": load,
             "service": subject.name,
             "connections": OPEN_CONNECTIONS,
             "products": PRODUCTS,
