@@ -48,7 +48,7 @@ fn exports(service: &TestService) -> bool {
 async fn traced(collector: &str) -> TestSystem {
     let mut system = TestSystem::set_up(1).await;
     system.set("OTEL_EXPORTER_OTLP_ENDPOINT", collector);
-    system.set("OTEL_EXPORTER_OTLP_HEADERS", "x-api-key=k%201");
+    system.set("OTEL_EXPORTER_OTLP_HEADERS", "x-api-key=k%2541");
     system.set("OTEL_RESOURCE_ATTRIBUTES", "deployment.environment.name=test");
     system.set("OTEL_BSP_SCHEDULE_DELAY", "100");
     system
@@ -64,7 +64,7 @@ async fn a_like_is_followed_from_the_callers_trace_to_the_batch_that_counts_it()
     let system = traced(&collector.url).await;
     // What is secret in them may come from a file.
     let mut file = tempfile::NamedTempFile::new().unwrap();
-    writeln!(file, "x-api-key=k%201").unwrap();
+    writeln!(file, "x-api-key=k%2541").unwrap();
     let of_file =
         [("OTEL_EXPORTER_OTLP_HEADERS", ""), ("OTEL_EXPORTER_OTLP_HEADERS_FILE", file.path().to_str().unwrap())];
     let (api, aggregator) = (system.api(&[]).await, system.aggregator(&of_file).await);
@@ -121,7 +121,7 @@ async fn a_like_is_followed_from_the_callers_trace_to_the_batch_that_counts_it()
         assert_eq!((transaction.name.as_str(), transaction.status), ("transaction", 0));
     }
     for head in collector.requests() {
-        assert!(head.starts_with("POST /v1/traces ") && head.to_lowercase().contains("x-api-key: k 1"), "{head}");
+        assert!(head.starts_with("POST /v1/traces ") && head.to_lowercase().contains("x-api-key: k%41"), "{head}");
     }
     let all = format!("{:?}", collector.spans());
     assert!(!all.contains("hidden-user") && !all.contains("hidden-query"), "{all}");

@@ -16,7 +16,7 @@ use crate::reads::{self, Asked, Count, READ_TIMEOUT};
 
 /// An anonymous reader is told no count that was asked for longer ago. With the same again as
 /// `max-age` of the answer, so that caches on the way keep it as long, what such a reader sees is
-/// about two seconds behind the database at most.
+/// about two seconds behind the database at most, and what the query took, 3 s at most.
 pub const CACHE_AGE: Duration = Duration::from_secs(1);
 /// Products whose counts are kept, some 400 bytes each.
 const CACHE_PRODUCTS: u64 = 10_000;

@@ -216,6 +216,16 @@ impl IntoResponse for ApiError {
     }
 }
 
+/// Whether a like was handed over, and failed there.
+pub fn waited_for_brokers(response: &Response) -> bool {
+    let problem = response.extensions().get::<Problem>();
+    problem.is_some_and(|problem| {
+        let name = problem.kind.name;
+        let failed = name == problem::NOT_ACCEPTED.name && !matches!(problem.cause, Some(Cause::Quiet(_)));
+        failed || name == problem::OUTCOME_UNKNOWN.name
+    })
+}
+
 /// Writes the document into a response made from an [`ApiError`], and its cause into the log.
 /// Other responses pass unchanged.
 pub fn finish(response: &mut Response, request_id: &HeaderValue) {

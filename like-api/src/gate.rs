@@ -15,6 +15,7 @@ use sqlx::PgPool;
 use tracing::{error, info, warn};
 
 use crate::error::ApiError;
+use crate::metrics::pool::acquire;
 
 /// Condition of readiness: `topic_layout` was read and lets this topic be written to.
 pub const LAYOUT_READ: &str = "topic_layout";
@@ -24,6 +25,8 @@ pub const TOPIC_CHECKED: &str = "topic";
 /// Longest wait for the layout: a network that swallows the answer must not end the watch.
 const READ_TIMEOUT: Duration = Duration::from_secs(5);
 
+const NO_LAYOUT: &str = "the topic's layout has not been read yet";
+
 /// Open or closed; what writes look at.
 #[derive(Clone)]
 pub struct Gate(Arc<RwLock<Result<i32, String>>>);
@@ -31,7 +34,7 @@ pub struct Gate(Arc<RwLock<Result<i32, String>>>);
 impl Gate {
     /// Closed until the first look.
     pub fn closed() -> Self {
-        Self(Arc::new(RwLock::new(Err("the topic's layout has not been read yet".to_owned()))))
+        Self(Arc::new(RwLock::new(Err(NO_LAYOUT.to_owned()))))
     }
 
     /// The sequence of the topic in `topic_layout`, or why no like can be taken.
@@ -39,7 +42,7 @@ impl Gate {
         self.0.read().unwrap_or_else(PoisonError::into_inner).clone().map_err(ApiError::WritesUnavailable)
     }
 
-    /// Opens it with the topic's sequence, or closes it with the reason.
+    /// Opens it with the topic's sequence, or closes it with the reason, which callers are told.
     pub fn set(&self, state: Result<i32, String>) {
         let mut now = self.0.write().unwrap_or_else(PoisonError::into_inner);
         if *now != state {
@@ -80,10 +83,11 @@ impl Watch {
                 // The last one stays in force, unless a newer one says otherwise.
                 Err(Unread::Refused(why)) => {
                     layout = None;
-                    self.not_yet(LAYOUT_READ, &why);
+                    self.not_yet(LAYOUT_READ, &why, &why);
                 }
-                Err(Unread::Away(why)) if layout.is_none() => self.not_yet(LAYOUT_READ, &why),
-                Err(Unread::Away(_)) => {}
+                Err(Unread::Away(why)) if layout.is_none() => self.not_yet(LAYOUT_READ, &why, NO_LAYOUT),
+                Err(Unread::Missing(why)) if layout.is_none() => self.not_yet(LAYOUT_READ, &why, &why),
+                Err(Unread::Away(_) | Unread::Missing(_)) => {}
             }
             let settled = match &layout {
                 Some(layout) => {
@@ -104,15 +108,21 @@ impl Watch {
 
     /// The layout of our topic, if it may be written to.
     async fn read(&self) -> Result<Layout, Unread> {
-        let read = tokio::time::timeout(READ_TIMEOUT, layout::read_all(&self.pool)).await;
+        let read = async {
+            let mut connection = acquire(&self.pool).await?;
+            let layouts = layout::read_all(&mut *connection).await;
+            connection.give_back();
+            layouts
+        };
+        let read = tokio::time::timeout(READ_TIMEOUT, read).await;
         let layouts =
             read.unwrap_or(Err(sqlx::Error::PoolTimedOut)).map_err(|error| match sqlstate(&error).as_deref() {
-                Some("42P01") => Unread::Away("the tables are not there: run like-aggregator setup".to_owned()),
+                Some("42P01") => Unread::Missing("the tables are not there: run like-aggregator setup".to_owned()),
                 _ => Unread::Away(format!("PostgreSQL can't be asked: {error}")),
             })?;
         let topic = &self.topic;
         let Some(own) = layouts.iter().find(|layout| layout.topic == *topic) else {
-            return Err(Unread::Away(format!("topic {topic} has no layout: run like-aggregator setup")));
+            return Err(Unread::Missing(format!("topic {topic} has no layout: run like-aggregator setup")));
         };
         if own.end_offsets.is_some() {
             return Err(Unread::Refused(format!("topic {topic} is closed: likes go to the one after it")));
@@ -134,7 +144,8 @@ impl Watch {
             Err(error) => {
                 let open = self.gate.sequence().is_ok();
                 if !open {
-                    self.not_yet(TOPIC_CHECKED, &format!("Kafka can't be asked about the topic: {error:#}"));
+                    let why = format!("Kafka can't be asked about the topic: {error:#}");
+                    self.not_yet(TOPIC_CHECKED, &why, "Kafka can't be asked about the topic");
                 }
                 return open;
             }
@@ -158,17 +169,20 @@ impl Watch {
         true
     }
 
-    fn not_yet(&self, condition: &'static str, why: &str) {
+    /// `told` is what callers learn of it: what servers say may hold names and addresses.
+    fn not_yet(&self, condition: &'static str, why: &str, told: &str) {
         if self.health.unmet(condition, why) {
             info!(awaiting = condition, why, "not ready");
         }
-        self.gate.set(Err(why.to_owned()));
+        self.gate.set(Err(told.to_owned()));
     }
 }
 
 enum Unread {
     /// There is nothing to be read now.
     Away(String),
+    /// `setup` has not been run yet.
+    Missing(String),
     /// What was read says that nobody may write to the topic.
     Refused(String),
 }

@@ -188,6 +188,8 @@ pub async fn serve(config: Config, listeners: Listeners, shutdown: CancellationT
         ended = streams => Err(anyhow!("the streams' task ended: {ended:?}")),
     };
     tasks.iter().for_each(|task| task.abort());
+    // It holds the publisher, whose last owner waits for its end.
+    drop(ending);
     let left = signalled.get().map_or(Duration::ZERO, |at| FINISH_TIMEOUT.saturating_sub(at.elapsed()));
     publisher.flush(FLUSH_TIMEOUT + left).await;
     admin_stop.cancel();

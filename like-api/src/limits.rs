@@ -9,7 +9,8 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
-use axum::http::{HeaderMap, StatusCode};
+use axum::http::HeaderMap;
+use axum::response::Response;
 use like_events::UserId;
 use prometheus::{IntCounter, IntCounterVec, IntGauge, Opts, Registry};
 
@@ -17,7 +18,7 @@ use self::client::{Proxies, held_to};
 use self::rate::Rate;
 use self::shed::{InProgress, REFUSED_AFTER, Shed};
 use crate::config::LimitSettings;
-use crate::error::ApiError;
+use crate::error::{self, ApiError};
 use crate::routes::likes;
 
 /// All limits.
@@ -101,7 +102,10 @@ impl Limits {
             return Ok(Permit(None));
         }
         let Some(entered) = self.likes.enter(now) else {
-            Box::pin(tokio::time::sleep(REFUSED_AFTER)).await;
+            // Others need connections too.
+            if self.connection_metrics.open.get() < self.connections as i64 / 4 * 3 {
+                Box::pin(tokio::time::sleep(REFUSED_AFTER)).await;
+            }
             return Err(ApiError::Overloaded);
         };
         Ok(Permit(Some(entered)))
@@ -124,10 +128,10 @@ impl Limited {
 }
 
 impl Permit {
-    /// The request has an answer of this status.
-    pub fn answered(self, status: StatusCode) {
-        // A refusal says nothing of how long those take that are let in; one without an outcome does.
-        if status.is_success() || status == StatusCode::GATEWAY_TIMEOUT {
+    /// The request has this answer.
+    pub fn answered(self, answer: &Response) {
+        // An early refusal says nothing of how long those take that are let in.
+        if answer.status().is_success() || error::waited_for_brokers(answer) {
             self.0.into_iter().for_each(InProgress::settled);
         }
     }

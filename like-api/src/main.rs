@@ -28,9 +28,10 @@ fn main() -> ExitCode {
             return cli::usage_error(&refusal);
         }
     }
-    let runtime = match runtime() {
-        Ok(runtime) => runtime,
-        Err(error) => return failed(&error.into()),
+    let runtime = match threads().map(runtime) {
+        Ok(Ok(runtime)) => runtime,
+        Ok(Err(error)) => return failed(&error.into()),
+        Err(refusal) => return cli::usage_error(&refusal),
     };
     let result = runtime.block_on(async {
         match cli {
@@ -44,15 +45,23 @@ fn main() -> ExitCode {
 }
 
 /// Half as many threads as processors, unless `TOKIO_WORKER_THREADS` says how many: librdkafka's
-/// thread and the kernel have use for the rest, and threads that wake each other for every like
-/// take a tenth of its time.
-fn runtime() -> io::Result<Runtime> {
-    let mut runtime = tokio::runtime::Builder::new_multi_thread();
-    if env::var_os("TOKIO_WORKER_THREADS").is_none() {
-        let processors = thread::available_parallelism().map_or(1, NonZero::get);
-        runtime.worker_threads(processors.div_ceil(2));
+/// thread and the kernel have use for the rest, and on two processors threads that wake each other
+/// for every like take a tenth of its time. The error is for whoever set it.
+fn threads() -> Result<usize, String> {
+    let processors = || thread::available_parallelism().map_or(1, NonZero::get);
+    match env::var(THREADS) {
+        Ok(number) if !number.is_empty() => number
+            .parse::<NonZero<usize>>()
+            .map(NonZero::get)
+            .map_err(|_| format!("{THREADS} can't be '{number}': expected a whole number above 0")),
+        _ => Ok(processors().div_ceil(2)),
     }
-    runtime.enable_all().build()
+}
+
+const THREADS: &str = "TOKIO_WORKER_THREADS";
+
+fn runtime(threads: usize) -> io::Result<Runtime> {
+    tokio::runtime::Builder::new_multi_thread().worker_threads(threads).enable_all().build()
 }
 
 /// librdkafka takes some 100 KB for each batch that it compresses, and glibc would give them back

@@ -11,7 +11,7 @@ use std::convert::Infallible;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use axum::Router;
 use axum::body::Body;
@@ -33,7 +33,7 @@ use self::patience::{Patient, Phase};
 pub use self::stalled::StallLimit;
 use self::stalled::Unstalled;
 use crate::AppState;
-use crate::request::{Observed, Peer};
+use crate::request::{Arrival, Observed};
 use crate::routes::likes;
 
 /// A head, URL included, may have this many bytes; a larger one is answered 431. The longest that
@@ -107,22 +107,23 @@ pub async fn serve(
 }
 
 async fn answer(app: Arc<AppState>, router: Router, peer: IpAddr, mut request: Request<Incoming>) -> Response {
+    let arrival = Arrival { peer, at: Instant::now() };
     if let Err(refusal) = body::discard(&mut request).await {
-        let observed = Observed::new(&app, &request, peer);
+        let observed = Observed::new(&app, &request, arrival);
         let mut answer = observed.answer(&app, "", async { refusal.into_response() }).await;
         // What is left of the body stands where the next request would.
         answer.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
         return answer;
     }
-    if let Some(response) = likes::directly(&app, peer, &request).await {
+    if let Some(response) = likes::directly(&app, arrival, &request).await {
         return response;
     }
     // In a box of its own: a request's future is moved about, and most are of likes.
-    Box::pin(routed(router, peer, request)).await
+    Box::pin(routed(router, arrival, request)).await
 }
 
-async fn routed(mut router: Router, peer: IpAddr, mut request: Request<Incoming>) -> Response {
-    request.extensions_mut().insert(Peer(peer));
+async fn routed(mut router: Router, arrival: Arrival, mut request: Request<Incoming>) -> Response {
+    request.extensions_mut().insert(arrival);
     let Ok(answer) = router.call(request.map(Body::new)).await;
     answer
 }

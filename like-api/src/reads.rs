@@ -184,7 +184,12 @@ fn standing(row: &PgRow, offset: i64) -> sqlx::Result<Standing> {
 
 /// Every read goes through here: its wait for a connection is counted, and all of it is bounded.
 async fn rows(pool: &PgPool, query: Query<'_, Postgres, PgArguments>) -> Result<Vec<PgRow>, ApiError> {
-    let read = async { query.fetch_all(&mut *acquire(pool).await?).await };
+    let read = async {
+        let mut connection = acquire(pool).await?;
+        let rows = query.fetch_all(&mut *connection).await;
+        connection.give_back();
+        rows
+    };
     match tokio::time::timeout(READ_TIMEOUT, read).await {
         Ok(result) => result.map_err(|error| unavailable(&error)),
         Err(_) => Err(ApiError::ReadsUnavailable(format!("no answer within {READ_TIMEOUT:?}"))),

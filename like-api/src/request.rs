@@ -39,8 +39,9 @@ pub const ACCESS: &str = "like_api::access";
 /// The layer around all routes.
 pub async fn observe(State(app): State<Arc<AppState>>, request: axum::extract::Request, next: Next) -> Response {
     // Without a connection, as in a test of the router, nobody is asking.
-    let peer = request.extensions().get().map_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED), |Peer(peer)| *peer);
-    let observed = Observed::new(&app, &request, peer);
+    let nobody = || Arrival { peer: IpAddr::V4(Ipv4Addr::UNSPECIFIED), at: Instant::now() };
+    let arrival = request.extensions().get().copied().unwrap_or_else(nobody);
+    let observed = Observed::new(&app, &request, arrival);
     if let Some(answer) = app.browser.preflight(request.method(), request.headers()) {
         return observed.finish(&app, "", answer);
     }
@@ -49,9 +50,14 @@ pub async fn observe(State(app): State<Arc<AppState>>, request: axum::extract::R
     observed.answer(&app, route, next.run(request)).await
 }
 
-/// The other end of the connection.
+/// Where a request comes from.
 #[derive(Debug, Clone, Copy)]
-pub struct Peer(pub IpAddr);
+pub struct Arrival {
+    /// The other end of the connection.
+    pub peer: IpAddr,
+    /// When its head was there.
+    pub at: Instant,
+}
 
 /// A request that has just come.
 pub struct Observed {
@@ -68,7 +74,7 @@ pub struct Observed {
 
 impl Observed {
     /// Looks at it before it is handled.
-    pub fn new<B>(app: &AppState, request: &Request<B>, peer: IpAddr) -> Self {
+    pub fn new<B>(app: &AppState, request: &Request<B>, arrival: Arrival) -> Self {
         let headers = request.headers();
         let span = ServerSpan::begin(&app.traces, request);
         let trace = || match &span {
@@ -77,10 +83,10 @@ impl Observed {
         };
         let trace = if enabled!(target: ACCESS, Level::DEBUG) { trace() } else { None };
         Self {
-            started: Instant::now(),
+            started: arrival.at,
             id: request_id(headers),
             method: request.method().clone(),
-            client: app.limits.client(peer, headers),
+            client: app.limits.client(arrival.peer, headers),
             origin: headers.get(header::ORIGIN).cloned(),
             span,
             trace,
@@ -93,14 +99,14 @@ impl Observed {
         if let Some(span) = &self.span {
             span.route(&self.method, route);
         }
-        let answer = match app.limits.admit(self.client, route, self.started).await {
+        let answer = match app.limits.admit(self.client, route, Instant::now()).await {
             Ok(permit) => {
                 // Unwind safe: nothing of the request is used afterwards, and what handlers share
                 // keeps its locks for a few instructions that don't panic.
                 let handle = pin!(AssertUnwindSafe(handle).catch_unwind());
                 let answer = within(self.span.as_ref(), handle).await;
                 let answer = answer.unwrap_or_else(|panic| ApiError::Internal(panic_text(&*panic)).into_response());
-                permit.answered(answer.status());
+                permit.answered(&answer);
                 answer
             }
             Err(refusal) => refusal.into_response(),

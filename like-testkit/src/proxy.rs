@@ -19,6 +19,7 @@ pub struct TestProxy {
     line: watch::Sender<Line>,
     taken: Arc<AtomicUsize>,
     trap: Arc<Trap>,
+    moved: watch::Sender<()>,
     accepting: JoinHandle<()>,
 }
 
@@ -60,13 +61,15 @@ impl TestProxy {
         let line = watch::Sender::new(Line::Up);
         let (state, taken, trap) = (line.subscribe(), Arc::<AtomicUsize>::default(), Arc::<Trap>::default());
         let (count, set) = (Arc::clone(&taken), Arc::clone(&trap));
+        let moved = watch::Sender::new(());
+        let moves = moved.clone();
         let accepting = tokio::spawn(async move {
             while let Ok((client, _)) = listener.accept().await {
                 count.fetch_add(1, Ordering::Relaxed);
-                tokio::spawn(connection(client, server.clone(), state.clone(), Arc::clone(&set)));
+                tokio::spawn(connection(client, server.clone(), state.clone(), moves.subscribe(), Arc::clone(&set)));
             }
         });
-        Self { addr, line, taken, trap, accepting }
+        Self { addr, line, taken, trap, moved, accepting }
     }
 
     /// How many connections were made to it, whatever became of them.
@@ -105,6 +108,12 @@ impl TestProxy {
         self.line.send_replace(Line::Up);
     }
 
+    /// The connections that are there hear nothing more, ever; new ones work: the server has died
+    /// without a word, and its address belongs to another one.
+    pub fn move_server(&self) {
+        self.moved.send_replace(());
+    }
+
     /// The next time that `request` is sent, the server gets it, and once it has answered, the
     /// connection ends and the answer with it.
     pub fn lose_answer_to(&self, request: &'static [u8]) {
@@ -132,7 +141,13 @@ impl Trap {
     }
 }
 
-async fn connection(mut client: TcpStream, server: String, mut line: watch::Receiver<Line>, trap: Arc<Trap>) {
+async fn connection(
+    mut client: TcpStream,
+    server: String,
+    mut line: watch::Receiver<Line>,
+    mut moved: watch::Receiver<()>,
+    trap: Arc<Trap>,
+) {
     if !matches!(*line.borrow(), Line::Cut | Line::Frozen | Line::Held) {
         let Ok(mut upstream) = TcpStream::connect(&server).await else { return };
         let ((from_client, to_client), (from_server, to_server)) = (client.split(), upstream.split());
@@ -153,6 +168,10 @@ async fn connection(mut client: TcpStream, server: String, mut line: watch::Rece
         tokio::select! {
             _ = async { tokio::try_join!(requests, answers) } => return,
             () = broken(line.clone()) => {}
+            _ = moved.changed() => {
+                let _ = tokio::time::timeout(Duration::from_mins(5), line.wait_for(|line| *line == Line::Cut)).await;
+                return;
+            }
         }
     }
     if *line.borrow_and_update() == Line::Frozen {

@@ -127,7 +127,8 @@ impl Jwt {
 
     /// The caller; None without credentials.
     pub async fn caller(&self, headers: &HeaderMap) -> Result<Option<UserId>, ApiError> {
-        let Some(token) = bearer::presented(headers)? else {
+        let refused = |_: &Refusal| self.refused.inc();
+        let Some(token) = bearer::presented(headers).inspect_err(refused)? else {
             return Ok(None);
         };
         let keys = match &self.keys {
@@ -138,7 +139,7 @@ impl Jwt {
             self.cached.inc();
             return Ok(Some(user));
         }
-        bearer::check(token)?;
+        bearer::check(token).inspect_err(refused)?;
         // On the heap, and only now: it would make every request's future larger.
         let verified = Box::pin(self.verify(token)).await;
         let counter = match &verified {

@@ -1,4 +1,4 @@
-//! Refusing early what can't be answered in time, so that the rest is.
+//! Refusing what can't be answered in time, before anything is done for it, so that the rest is.
 //!
 //! Under more load than it can bear a service gets slower and not faster: everything is taken, and
 //! everything waits. What a like waits for (processors, the producer's queue, the brokers) shows in
@@ -25,8 +25,8 @@ use prometheus::{IntCounter, IntGauge};
 const EVERY: Duration = Duration::from_millis(100);
 /// if so many were settled meanwhile: one slow like is no overload.
 const ENOUGH: u32 = 16;
-/// A like that isn't let in is refused after so long; it holds a connection meanwhile, and those
-/// are bounded.
+/// A like that isn't let in is refused after so long, or at once where connections are scarce: it
+/// holds one meanwhile.
 pub const REFUSED_AFTER: Duration = Duration::from_millis(500);
 /// It never falls below: that many keep processors and brokers busy. Where likes take long with so
 /// few in progress it is for another reason (a distant broker, a machine that others use), and

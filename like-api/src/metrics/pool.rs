@@ -1,20 +1,21 @@
 //! The pool of connections to PostgreSQL, read when somebody asks; and who waits for one of them.
 
+use std::ops::{Deref, DerefMut};
 use std::sync::LazyLock;
 
 use prometheus::core::{Collector, Desc};
 use prometheus::proto::MetricFamily;
 use prometheus::{IntCounter, IntGauge, IntGaugeVec, Opts, Registry};
 use sqlx::pool::PoolConnection;
-use sqlx::{PgPool, Postgres};
+use sqlx::{PgConnection, PgPool, Postgres};
 
 /// Of the process, which has one pool: sqlx doesn't tell, so all who read count here.
 static WAITING: LazyLock<IntGauge> = LazyLock::new(|| {
-    let opts = of_pool("db_client_connection_pending_requests", "reads that wait for a connection");
+    let opts = of_pool("db_client_connection_pending_requests", "queries that wait for a connection");
     IntGauge::with_opts(opts).expect("a valid name")
 });
 static TIMEOUTS: LazyLock<IntCounter> = LazyLock::new(|| {
-    let opts = of_pool("db_client_connection_timeouts_total", "reads that waited in vain for a connection");
+    let opts = of_pool("db_client_connection_timeouts_total", "queries that waited in vain for a connection");
     IntCounter::with_opts(opts).expect("a valid name")
 });
 
@@ -43,14 +44,49 @@ pub fn register(registry: &Registry, pool: &PgPool) -> prometheus::Result<()> {
     registry.register(Box::new(PoolUse { pool: pool.clone(), count, idle, used, max }))
 }
 
-/// A connection, for a read that may have to wait for it.
-pub async fn acquire(pool: &PgPool) -> sqlx::Result<PoolConnection<Postgres>> {
+/// A connection, for a query that may have to wait for it.
+pub async fn acquire(pool: &PgPool) -> sqlx::Result<Lent> {
     let _waiting = Waiting::begin();
-    pool.acquire().await.inspect_err(|error| {
+    let connection = pool.acquire().await.inspect_err(|error| {
         if matches!(error, sqlx::Error::PoolTimedOut) {
             TIMEOUTS.inc();
         }
-    })
+    })?;
+    Ok(Lent(Some(connection)))
+}
+
+/// A connection that is closed when it is dropped, unless it was given back. The pool would wait
+/// for the answer that is still to come, and keep its place meanwhile: without end where the server
+/// has gone without a word.
+pub struct Lent(Option<PoolConnection<Postgres>>);
+
+impl Lent {
+    /// To the pool: nothing is outstanding.
+    pub fn give_back(mut self) {
+        self.0 = None;
+    }
+}
+
+impl Deref for Lent {
+    type Target = PgConnection;
+
+    fn deref(&self) -> &PgConnection {
+        self.0.as_ref().expect("until it is given back")
+    }
+}
+
+impl DerefMut for Lent {
+    fn deref_mut(&mut self) -> &mut PgConnection {
+        self.0.as_mut().expect("until it is given back")
+    }
+}
+
+impl Drop for Lent {
+    fn drop(&mut self) {
+        if let Some(connection) = self.0.take() {
+            drop(connection.detach());
+        }
+    }
 }
 
 /// Ends with the value: whoever waits may be dropped meanwhile.

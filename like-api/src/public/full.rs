@@ -8,6 +8,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tokio_util::task::TaskTracker;
+use uuid::Uuid;
 
 /// So many are told at a time; under a flood the rest is just closed.
 const TOLD: usize = 64;
@@ -36,10 +37,15 @@ impl Refusals {
 }
 
 fn answer() -> String {
-    let body = r#"{"type":"/problems/overloaded","title":"Too busy","status":503,"detail":"as many connections are open as may be; nothing was begun, try again"}"#;
+    // It has asked nothing yet, so there is nothing to be found in the log; but clients rely on one.
+    let id = Uuid::now_v7();
+    let body = format!(
+        r#"{{"type":"/problems/overloaded","title":"Too busy","status":503,"detail":"as many connections are open as may be; nothing was begun, try again","requestId":"{id}"}}"#
+    );
     format!(
         "HTTP/1.1 503 Service Unavailable\r\ncontent-type: application/problem+json\r\ncontent-length: {}\r\n\
-         cache-control: no-store\r\nretry-after: 1\r\nx-content-type-options: nosniff\r\nconnection: close\r\n\r\n{body}",
+         cache-control: no-store\r\nretry-after: 1\r\nx-content-type-options: nosniff\r\nx-request-id: {id}\r\n\
+         connection: close\r\n\r\n{body}",
         body.len()
     )
 }

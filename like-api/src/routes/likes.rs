@@ -1,7 +1,6 @@
 //! `PUT` and `DELETE /v1/products/{productId}/like`: a wish becomes an event, and is acknowledged
 //! once the log has it. Whether and when it is counted is like-aggregator's.
 
-use std::net::IpAddr;
 use std::sync::Arc;
 
 use axum::extract::{FromRequestParts, State};
@@ -18,7 +17,7 @@ use crate::describe::refusals::refusals;
 use crate::describe::schemas;
 use crate::error::{ApiError, Fault};
 use crate::extract;
-use crate::request::Observed;
+use crate::request::{Arrival, Observed};
 use crate::traces::{Incoming, Sending};
 
 /// The path of both.
@@ -135,7 +134,7 @@ pub async fn unlike(State(app): State<Arc<AppState>>, wish: Wish) -> Result<Resp
 /// Answers a request for [`ROUTE`] without the router, whose layers are a fifth of the time that a
 /// like takes outside of the kernel. None: left to the router, as is a path that doesn't spell its
 /// product id plainly.
-pub async fn directly<B>(app: &AppState, peer: IpAddr, request: &Request<B>) -> Option<Response> {
+pub async fn directly<B>(app: &AppState, arrival: Arrival, request: &Request<B>) -> Option<Response> {
     let liked = match *request.method() {
         Method::PUT => true,
         Method::DELETE => false,
@@ -150,7 +149,7 @@ pub async fn directly<B>(app: &AppState, peer: IpAddr, request: &Request<B>) -> 
             Err(refusal) => refusal.into_response(),
         }
     };
-    Some(Observed::new(app, request, peer).answer(app, ROUTE, handle).await)
+    Some(Observed::new(app, request, arrival).answer(app, ROUTE, handle).await)
 }
 
 async fn publish(app: &AppState, wish: Wish, liked: bool) -> Result<Response, ApiError> {

@@ -2,6 +2,7 @@
 //! its own write; with `Prefer: wait=N` it asks once and is told when that is so.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use axum::extract::{Request, State};
 use axum::http::{HeaderValue, header};
@@ -60,6 +61,7 @@ refusals!(Refusals: INVALID_REQUEST, RECEIPT_UNKNOWN, READS_UNAVAILABLE);
     ),
 )]
 pub async fn standing(State(app): State<Arc<AppState>>, request: Request) -> Result<Response, ApiError> {
+    let began = Instant::now();
     let (mut parts, _) = request.into_parts();
     let receipt = extract::receipt(&mut parts).await?;
     let mut wait = prefer::wait(&parts.headers);
@@ -69,7 +71,7 @@ pub async fn standing(State(app): State<Arc<AppState>>, request: Request) -> Res
             is_in_the_log(&app, topic, receipt).await?;
         }
         if let Some(limit) = wait.filter(|limit| !limit.is_zero()) {
-            match app.receipts.wait(receipt, limit).await? {
+            match app.receipts.wait(receipt, limit.saturating_sub(began.elapsed())).await? {
                 Waited::Settled(settled) => standing = settled,
                 Waited::Pending => {}
                 Waited::NoPlace => wait = None,

@@ -105,8 +105,9 @@ impl Hub {
         let (counts, times) = watched.iter().map(|watched| watched.known()).unzip();
         let changes = reads::changes(&self.pool, ids, counts, times).await?;
         self.look += 1;
+        let shown = self.table.shown();
         for change in changes {
-            watched[change.place].change(self.look, &change);
+            watched[change.place].change(self.look, shown, &change);
         }
         Ok(())
     }

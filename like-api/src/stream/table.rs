@@ -55,6 +55,9 @@ struct Newest {
     count: Option<i64>,
     updated_at: Option<DateTime<Utc>>,
     event: Bytes,
+    /// The last change before this one that could be sent to all streams: those who haven't are
+    /// sent this one in its place. Without it newcomers could put a busy stream off for ever.
+    owed: u64,
 }
 
 /// A stream's way to be woken.
@@ -145,6 +148,10 @@ impl Table {
         for watched in watched.iter().filter(|watched| watched.changed.load(Ordering::Acquire) > before) {
             watched.wake();
         }
+        // Closed meanwhile: those who were being woken here were not there to be woken for that.
+        if self.shown() == CLOSED {
+            watched.iter().for_each(|watched| watched.wake());
+        }
     }
 
     /// The last look whose changes may be sent.
@@ -201,11 +208,13 @@ impl Watched {
         (newest.count, newest.updated_at)
     }
 
-    /// `look` has found another count.
-    pub fn change(&self, look: u64, change: &Change) {
+    /// `look` has found another count, while what was changed until `shown` may be sent to all.
+    pub fn change(&self, look: u64, shown: u64, change: &Change) {
         let event = event(&self.product, change);
         let mut newest = lock(&self.newest);
-        *newest = Newest { count: Some(change.count), updated_at: change.updated_at, event };
+        let before = self.changed.load(Ordering::Acquire);
+        let owed = if before <= shown { before } else { newest.owed };
+        *newest = Newest { count: Some(change.count), updated_at: change.updated_at, event, owed };
         self.changed.store(look, Ordering::Release);
     }
 
@@ -215,13 +224,14 @@ impl Watched {
         (self.changed.load(Ordering::Acquire), newest.event.clone())
     }
 
-    /// The same if it is newer than `sent`, and not newer than `shown`.
+    /// The same if it is newer than `sent`, and not newer than `shown` or in the place of one that isn't.
     pub fn news(&self, sent: u64, shown: u64) -> Option<(u64, Bytes)> {
         if self.changed.load(Ordering::Acquire) == sent {
             return None;
         }
-        let (changed, event) = self.newest();
-        (changed <= shown).then_some((changed, event))
+        let newest = lock(&self.newest);
+        let changed = self.changed.load(Ordering::Acquire);
+        (changed <= shown || newest.owed > sent).then(|| (changed, newest.event.clone()))
     }
 
     fn add(&self, reader: &Arc<Reader>) {
@@ -301,14 +311,28 @@ mod tests {
         let table = Table::new(1);
         let (watching, _read) = table.watch(products(&["p"])).unwrap();
         let watched = [Arc::clone(&watching.watched[0].0)];
-        watched[0].change(1, &change(1));
+        watched[0].change(1, 0, &change(1));
         table.show(1, &watched);
         assert_eq!(watched[0].newest().0, 1);
-        watched[0].change(2, &change(2));
+        watched[0].change(2, 1, &change(2));
         assert!(watched[0].news(1, table.shown()).is_none());
         table.show(3, &watched);
         assert_eq!(watched[0].news(1, table.shown()).unwrap().0, 2);
         assert!(watched[0].news(2, table.shown()).is_none());
+    }
+
+    #[test]
+    fn a_stream_that_is_late_gets_what_newcomers_have_seen_since() {
+        let table = Table::new(1);
+        let (watching, _read) = table.watch(products(&["p"])).unwrap();
+        let watched = [Arc::clone(&watching.watched[0].0)];
+        watched[0].change(1, 0, &change(1));
+        table.show(1, &watched);
+        for look in 2..5 {
+            watched[0].change(look, table.shown(), &change(5));
+            assert_eq!(watched[0].news(0, table.shown()).unwrap().0, look);
+            assert!(watched[0].news(1, table.shown()).is_none(), "{look} is an event of the next interval");
+        }
     }
 
     #[test]

@@ -35,6 +35,9 @@ async fn a_connection_too_many_is_told_so_at_once_and_those_that_are_there_go_on
             let (head, body) = third.answer();
             assert!(head.starts_with("http/1.1 503") && head.contains("\r\nretry-after: 1\r\n"), "{head}");
             assert!(head.contains("application/problem+json") && body.contains("/problems/overloaded"), "{head}{body}");
+            let (_, id) = head.split_once("\r\nx-request-id: ").unwrap();
+            let id = id.split_once('\r').unwrap().0;
+            assert!(body.ends_with(&format!(",\"requestId\":\"{id}\"}}")), "{head}{body}");
             third.is_closed();
         }
         for wire in &mut open {

@@ -59,11 +59,11 @@ async fn a_read_that_gets_no_connection_is_counted_and_waits_no_longer() {
     api.get("/v1/products/p1/likes").await.assert_problem(503, "reads-unavailable");
     let pool = "{db_client_connection_pool_name=\"likes\"}";
     let none = format!("db_client_connection_timeouts_total{pool} 0\n");
-    // Of the process, in which other tests may be waiting.
-    let waiting = format!("db_client_connection_pending_requests{pool} ");
-    eventually("it is counted", async || {
+    // Of the process, in which other tests may be waiting for a while.
+    let nobody_waits = format!("db_client_connection_pending_requests{pool} 0\n");
+    eventually("it is counted, and nobody waits any more", async || {
         let text = api.http.get(format!("{}/metrics", api.admin)).send().await.unwrap().text().await.unwrap();
-        (!text.contains(&none) && text.contains(&waiting)).then_some(())
+        (!text.contains(&none) && text.contains(&nobody_waits)).then_some(())
     })
     .await;
 }

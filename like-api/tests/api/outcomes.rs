@@ -29,11 +29,14 @@ const NO_DATABASE: &str = "postgres://nobody@127.0.0.1:1/none";
 
 /// What handlers share, with a gate that is open.
 fn state(published: &Published) -> Arc<AppState> {
+    state_counted_by(published, &Registry::new())
+}
+
+fn state_counted_by(published: &Published, registry: &Registry) -> Arc<AppState> {
     let config = config("t", NO_DATABASE);
-    let registry = Registry::new();
-    let metrics = Metrics::register(&registry).unwrap();
+    let metrics = Metrics::register(registry).unwrap();
     let shutdown = CancellationToken::new();
-    let state = AppState::new(&config, Arc::clone(&published.publisher), metrics, &registry, &shutdown).unwrap();
+    let state = AppState::new(&config, Arc::clone(&published.publisher), metrics, registry, &shutdown).unwrap();
     state.gate.set(Ok(1));
     Arc::new(state)
 }
@@ -74,6 +77,21 @@ async fn a_like_that_is_certainly_not_written_is_503_with_retry_after() {
         // Nothing of what librdkafka says.
         assert_eq!(problem["detail"], "nothing was written; try again");
     }
+}
+
+#[tokio::test]
+async fn likes_that_wait_in_vain_for_the_brokers_make_fewer_be_let_in() {
+    let published = publisher("127.0.0.1:1", "t", &[]);
+    let registry = Registry::new();
+    let router = router(state_counted_by(&published, &registry));
+    let limit = || {
+        let limit = registry.gather().into_iter().find(|family| family.name() == "likes_in_progress_limit").unwrap();
+        limit.get_metric()[0].get_gauge().get_value()
+    };
+    assert_eq!(limit(), 20_000.0);
+    let answers = futures::future::join_all((0..20).map(|_| like(&router))).await;
+    assert!(answers.iter().all(|(response, _)| response.status() == StatusCode::SERVICE_UNAVAILABLE));
+    assert_eq!(limit(), 256.0);
 }
 
 #[tokio::test]

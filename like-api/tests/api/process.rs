@@ -54,6 +54,7 @@ fn settings_that_cannot_be_used_are_refused_in_one_line_that_names_them() {
         (&[("TRUSTED_PROXIES_HEADER", "x-real-ip")], &["TRUSTED_PROXIES_HEADER", "x-forwarded-for or forwarded"]),
         (&[("MAX_CONNECTIONS", "0")], &["MAX_CONNECTIONS", "'0'"]),
         (&[("SHED_ABOVE", "soon")], &["SHED_ABOVE", "'soon'", "100ms"]),
+        (&[("TOKIO_WORKER_THREADS", "two")], &["TOKIO_WORKER_THREADS", "'two'", "above 0"]),
         (&[("CORS_ALLOWED_ORIGINS", "https://a.example/")], &["CORS_ALLOWED_ORIGINS", "write https://a.example"]),
         // Anybody who reaches the listener could be anybody.
         (&[("LISTEN_ADDR", "0.0.0.0:0")], &["LISTEN_ADDR=0.0.0.0:0", "AUTH_HEADER_ALLOW_PUBLIC=true", "X-User-Id"]),

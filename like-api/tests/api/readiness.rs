@@ -137,6 +137,41 @@ async fn a_reader_is_told_in_bounded_time_when_no_answer_comes() {
 }
 
 #[tokio::test]
+async fn reads_go_on_when_postgresql_has_gone_without_a_word_and_another_has_its_address() {
+    let (topic, database) = (TestTopic::create(1).await, TestDatabase::create().await);
+    database.lay_out(&topic.name, 1).await;
+    let (proxy, through) = through_a_proxy(&database).await;
+    let api = Api::start(config(&topic.name, &through)).await;
+    api.wait_until_ready().await;
+    let waiting = async |least: i64| {
+        let count = "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'like-api'
+                     AND datname = current_database() AND wait_event_type = 'Lock'";
+        eventually("queries wait for the table", async || {
+            let count: i64 = sqlx::query_scalar(count).fetch_one(&database.pool).await.unwrap();
+            (count >= least).then_some(())
+        })
+        .await;
+    };
+    // As many queries as counts may have at a time, twice: that is the whole pool.
+    for round in 0..2 {
+        let mut holder = database.pool.begin().await.unwrap();
+        sqlx::query("LOCK TABLE product_like_count").execute(&mut *holder).await.unwrap();
+        let reads = (0..4).map(async |number| {
+            waiting(number).await;
+            let path = format!("/v1/likes?ids=p{round}-{number}");
+            assert_unavailable(&api.get(&path).await, "reads-unavailable", "database");
+        });
+        let moves = async {
+            waiting(4).await;
+            proxy.move_server();
+        };
+        tokio::join!(futures::future::join_all(reads), moves);
+        holder.rollback().await.unwrap();
+    }
+    eventually("reads are back", async || (api.get("/v1/likes?ids=p1").await.status == 200).then_some(())).await;
+}
+
+#[tokio::test]
 async fn the_topic_is_watched_on_when_the_network_swallows_an_answer() {
     let (topic, database) = (TestTopic::create(1).await, TestDatabase::create().await);
     database.lay_out(&topic.name, 1).await;

@@ -5,7 +5,7 @@
 use std::collections::HashMap;
 use std::path::Path;
 
-use axum::http::{HeaderName, Uri};
+use axum::http::{HeaderName, HeaderValue, Uri};
 use percent_encoding::percent_decode_str;
 
 use crate::secrets;
@@ -164,16 +164,19 @@ fn host(endpoint: &str) -> Option<String> {
     Some(url.port_u16().map_or_else(|| host.to_owned(), |port| format!("{host}:{port}")))
 }
 
-/// Names and values of a list of headers, as `OTEL_EXPORTER_OTLP_HEADERS` has them.
+/// Names and values of a list of headers, as `OTEL_EXPORTER_OTLP_HEADERS` has them: the SDK takes
+/// the percent-encoding off. It leaves out without a word what is no header.
 fn headers(setting: &str, list: &str) -> Result<HashMap<String, String>, String> {
     let pair = |pair: &str| {
         let (name, value) = pair.split_once('=')?;
-        let name = HeaderName::try_from(name.trim()).ok()?;
-        let value = percent_decode_str(value.trim()).decode_utf8().ok()?;
-        Some((name.to_string(), value.into_owned()))
+        let (name, value) = (HeaderName::try_from(name.trim()).ok()?, value.trim());
+        HeaderValue::from_str(&percent_decode_str(value).decode_utf8().ok()?).ok()?;
+        Some((name.to_string(), value.to_owned()))
     };
-    let headers = list.split_terminator(',').map(pair).collect::<Option<_>>();
-    headers.ok_or_else(|| format!("{setting} can't be used: expected name=value, separated by commas, percent-encoded"))
+    let headers = list.split_terminator(',').map(pair).collect::<Option<HashMap<_, _>>>();
+    headers
+        .filter(|headers| !headers.is_empty())
+        .ok_or_else(|| format!("{setting} can't be used: expected name=value, separated by commas, percent-encoded"))
 }
 
 fn is_list(text: &str, is_name: impl Fn(&str) -> bool) -> bool {
@@ -234,7 +237,7 @@ mod tests {
         let name = "OTEL_EXPORTER_OTLP_HEADERS_FILE";
         let path = file.path().to_str().unwrap().to_owned();
         let export = from(&[ENDPOINT, (name, path.as_str())]).unwrap().unwrap();
-        let expected = [("api-key", "s3cret"), ("x", "a b")].map(|(name, value)| (name.to_owned(), value.to_owned()));
+        let expected = [("api-key", "s3cret"), ("x", "a%20b")].map(|(name, value)| (name.to_owned(), value.to_owned()));
         assert_eq!(export.headers, expected.into());
         let both = from(&[ENDPOINT, (name, path.as_str()), ("OTEL_EXPORTER_OTLP_HEADERS", "secret=x")]).unwrap_err();
         assert_eq!(both, format!("OTEL_EXPORTER_OTLP_HEADERS and {name} are both set: leave one of them out"));
