@@ -201,11 +201,28 @@ mod tests {
         for n in 0..1_000 {
             let entered = shed.enter(start).unwrap();
             shed.settled(Duration::from_secs(3), entered.of, start + MILLI * n);
+            // What there is at the time is too much, and not what once was allowed.
+            assert!(n < 200 || shed.limit.load(Ordering::Relaxed) <= 500);
         }
         assert_eq!(shed.limit.load(Ordering::Relaxed), LEAST);
         simulate(&shed, 40, 50, 3);
         let before = shed.refused.get();
         simulate(&shed, 40, 50, 1);
+        assert_eq!(shed.refused.get(), before);
+        // More at once than the least that is always let in.
+        let bursts = |from: u32, seconds: u32| {
+            let mut waiting = VecDeque::new();
+            for milli in from * 1_000..(from + seconds) * 1_000 {
+                let now = start + MILLI * milli;
+                waiting.extend((0..if milli % 10 == 0 { 400 } else { 0 }).filter_map(|_| shed.enter(now)));
+                for entered in waiting.drain(..waiting.len().min(50)) {
+                    shed.settled(now - entered.since, entered.of, now);
+                }
+            }
+        };
+        bursts(60, 3);
+        let before = shed.refused.get();
+        bursts(63, 1);
         assert_eq!(shed.refused.get(), before);
     }
 }

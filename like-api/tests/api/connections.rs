@@ -4,6 +4,8 @@ use std::num::NonZeroUsize;
 use std::time::{Duration, Instant};
 
 use like_testkit::eventually;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpSocket;
 use tokio::task::spawn_blocking;
 
 use crate::common::{Api, config};
@@ -136,6 +138,22 @@ async fn a_small_body_is_read_past_and_the_connection_goes_on() {
     })
     .await
     .unwrap();
+}
+
+#[tokio::test]
+async fn whoever_is_still_sending_a_large_body_can_do_so_and_gets_the_answer() {
+    let api = start().await;
+    // The kernel takes little of it in the service's place.
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.set_send_buffer_size(4096).unwrap();
+    let mut stream = socket.connect(api.url.strip_prefix("http://").unwrap().parse().unwrap()).await.unwrap();
+    let body = vec![b'x'; 512 * 1024];
+    let head = format!("PUT /v1/products/p1/like HTTP/1.1\r\nHost: h\r\nContent-Length: {}\r\n\r\n", body.len());
+    stream.write_all(head.as_bytes()).await.unwrap();
+    stream.write_all(&body).await.expect("no reset, which can take the answer with it");
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.unwrap();
+    assert!(answer.starts_with("HTTP/1.1 413 "), "{answer}");
 }
 
 #[tokio::test]
