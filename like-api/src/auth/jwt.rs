@@ -127,8 +127,7 @@ impl Jwt {
 
     /// The caller; None without credentials.
     pub async fn caller(&self, headers: &HeaderMap) -> Result<Option<UserId>, ApiError> {
-        let refused = |_: &Refusal| self.refused.inc();
-        let Some(token) = bearer::presented(headers).inspect_err(refused)? else {
+        let Some(token) = bearer::presented(headers).inspect_err(|_| self.refused.inc())? else {
             return Ok(None);
         };
         let keys = match &self.keys {
@@ -139,7 +138,6 @@ impl Jwt {
             self.cached.inc();
             return Ok(Some(user));
         }
-        bearer::check(token).inspect_err(refused)?;
         // On the heap, and only now: it would make every request's future larger.
         let verified = Box::pin(self.verify(token)).await;
         let counter = match &verified {
@@ -152,6 +150,7 @@ impl Jwt {
     }
 
     async fn verify(&self, token: &str) -> Result<UserId, Refusal> {
+        bearer::check(token)?;
         // Not verified yet: used to choose among our keys, and for nothing else.
         let header = decode_header(token).map_err(|_| MALFORMED)?;
         let Header { alg, kid, crit, .. } = &header;

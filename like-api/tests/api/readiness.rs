@@ -73,11 +73,13 @@ pub async fn through_a_proxy(database: &TestDatabase) -> (TestProxy, String) {
     (proxy, through)
 }
 
-async fn a_read_waits_for_a_table(database: &TestDatabase) {
-    let waiting = "SELECT 1 FROM pg_stat_activity WHERE application_name = 'like-api'
+/// At least so many of them.
+async fn reads_wait_for_a_table(database: &TestDatabase, least: i64) {
+    let waiting = "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'like-api'
                    AND datname = current_database() AND wait_event_type = 'Lock'";
-    eventually("a read waits for the table", async || {
-        sqlx::query(waiting).fetch_optional(&database.pool).await.unwrap()
+    eventually("reads wait for the table", async || {
+        let count: i64 = sqlx::query_scalar(waiting).fetch_one(&database.pool).await.unwrap();
+        (count >= least).then_some(())
     })
     .await;
 }
@@ -127,7 +129,7 @@ async fn a_reader_is_told_in_bounded_time_when_no_answer_comes() {
 
     // The network swallows the answer to what was asked, and everything after it.
     let swallow = async {
-        a_read_waits_for_a_table(&database).await;
+        reads_wait_for_a_table(&database, 1).await;
         proxy.freeze();
     };
     tokio::join!(told(), swallow);
@@ -143,26 +145,17 @@ async fn reads_go_on_when_postgresql_has_gone_without_a_word_and_another_has_its
     let (proxy, through) = through_a_proxy(&database).await;
     let api = Api::start(config(&topic.name, &through)).await;
     api.wait_until_ready().await;
-    let waiting = async |least: i64| {
-        let count = "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'like-api'
-                     AND datname = current_database() AND wait_event_type = 'Lock'";
-        eventually("queries wait for the table", async || {
-            let count: i64 = sqlx::query_scalar(count).fetch_one(&database.pool).await.unwrap();
-            (count >= least).then_some(())
-        })
-        .await;
-    };
     // As many queries as counts may have at a time, twice: that is the whole pool.
     for round in 0..2 {
         let mut holder = database.pool.begin().await.unwrap();
         sqlx::query("LOCK TABLE product_like_count").execute(&mut *holder).await.unwrap();
         let reads = (0..4).map(async |number| {
-            waiting(number).await;
+            reads_wait_for_a_table(&database, number).await;
             let path = format!("/v1/likes?ids=p{round}-{number}");
             assert_unavailable(&api.get(&path).await, "reads-unavailable", "database");
         });
         let moves = async {
-            waiting(4).await;
+            reads_wait_for_a_table(&database, 4).await;
             proxy.move_server();
         };
         tokio::join!(futures::future::join_all(reads), moves);
@@ -180,7 +173,7 @@ async fn the_topic_is_watched_on_when_the_network_swallows_an_answer() {
     api.wait_until_ready().await;
     let mut holder = database.pool.begin().await.unwrap();
     sqlx::query("LOCK TABLE topic_layout").execute(&mut *holder).await.unwrap();
-    a_read_waits_for_a_table(&database).await;
+    reads_wait_for_a_table(&database, 1).await;
     proxy.freeze();
     let before = proxy.connections();
     eventually("the watch asks again", async || (proxy.connections() > before + 1).then_some(())).await;

@@ -110,7 +110,7 @@ const STREAMS: [&str; 11] = [
     "streams",
     "products",
     "changes_per_second",
-    "unsent_per_second",
+    "sent_per_second",
     "queries_per_second",
     "statements_per_second",
     "api_cpu_percent",
