@@ -37,7 +37,7 @@ test-containers: ## build the images, start them with Docker Compose and try the
 	@deploy/test-containers.sh
 
 contract: ## thousands of requests made from the API's description, each answer checked against it (SEED=7)
-	@contract/run.sh
+	@tests/contract/run.sh
 
 lint: ## formatting, clippy, documentation, shell scripts: no warning passes
 	@deploy/local/lint.sh

@@ -4,10 +4,10 @@
 
 use std::process::ExitCode;
 
+use like_aggregator::cli::{Cli, Command};
 use like_aggregator::commands::{self, Outcome};
-use like_aggregator::config::{Cli, Command};
 use like_aggregator::timing::Timing;
-use like_service::{admin, cli, shutdown, telemetry, traces};
+use like_common::{admin, cli, shutdown, telemetry, traces};
 
 /// See the crate.
 pub fn main() -> ExitCode {
@@ -32,7 +32,9 @@ pub fn main() -> ExitCode {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime can be made");
     let result = runtime.block_on(async {
         match settings.command {
-            Command::Run(settings) => commands::run(settings, Timing::default(), shutdown::on_signal()?).await?,
+            Command::Run(settings) => {
+                like_aggregator::run::run(settings, Timing::default(), shutdown::on_signal()?).await?
+            }
             Command::Setup(settings) => commands::setup(&settings).await?,
             Command::Status(settings) => commands::status(&settings).await?,
             Command::Healthcheck(settings) => admin::healthcheck(settings.admin_addr).await?,

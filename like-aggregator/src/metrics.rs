@@ -5,8 +5,8 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use prometheus::{Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry};
 
-use crate::batch::Batch;
-use crate::store::Applied;
+use crate::apply::transaction::Applied;
+use crate::fold::batch::Batch;
 
 /// Handles, resolved once.
 #[derive(Clone)]
@@ -117,7 +117,7 @@ impl Metrics {
         registry.register(Box::new(metrics.gaps.clone()))?;
         registry.register(Box::new(metrics.gap_records.clone()))?;
         registry.register(Box::new(stopped))?;
-        like_service::metrics::register(registry, "like-aggregator", env!("CARGO_PKG_VERSION"))?;
+        like_common::metrics::register(registry, "like-aggregator", env!("CARGO_PKG_VERSION"))?;
         Ok(metrics)
     }
 

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use like_service::topic_check;
+use like_common::topic_check;
 
 /// Intervals and patience of one aggregator.
 #[derive(Debug, Clone, Copy)]

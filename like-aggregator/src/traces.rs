@@ -2,15 +2,15 @@
 //! spans that published its records, and below it one per attempt at the transaction. Only where a
 //! collector is set (`OTEL_EXPORTER_OTLP_ENDPOINT`): else no record's headers are looked at.
 
-use like_service::trace_context::{TRACEPARENT, TRACESTATE, TraceParent, may_pass_state};
-use like_service::traces::Traces;
+use like_common::trace_context::{TRACEPARENT, TRACESTATE, TraceParent, may_pass_state};
+use like_common::traces::Traces;
 use opentelemetry::trace::{Link, SpanContext, SpanKind, Status, TraceContextExt as _, Tracer as _};
 use opentelemetry::{Context, KeyValue};
 use rdkafka::message::{BorrowedMessage, Headers as _, Message as _};
 
-use crate::batch::Batch;
-use crate::store::ApplyError;
-use crate::worker::Answer;
+use crate::apply::transaction::ApplyError;
+use crate::apply::worker::Answer;
+use crate::fold::batch::Batch;
 
 /// A batch has links to so many spans at most: as many as the SDK keeps of one span by default.
 const LINKS_MAX: usize = 128;

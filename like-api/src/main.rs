@@ -1,4 +1,4 @@
-//! Wires settings, logs, sockets and signals to [`like_api::serve`].
+//! Wires settings, logs, sockets and signals to [`like_api::server::serve`].
 
 use std::net::SocketAddr;
 use std::num::NonZero;
@@ -9,8 +9,8 @@ use std::{env, io, thread};
 use anyhow::Context;
 use like_api::auth::Auth;
 use like_api::config::{Cli, Config};
-use like_api::{Listeners, serve};
-use like_service::{admin, cli, shutdown, telemetry, traces};
+use like_api::server::{Listeners, serve};
+use like_common::{admin, cli, shutdown, telemetry, traces};
 use rustix::process::{Resource, getrlimit, setrlimit};
 use tokio::net::TcpListener;
 use tokio::runtime::Runtime;

@@ -8,14 +8,14 @@ use std::task::Poll;
 use std::time::SystemTime;
 
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, Request, StatusCode};
-use like_service::trace_context::{TRACEPARENT, TRACESTATE, TraceParent, may_pass_state, traceparent};
-use like_service::traces::Traces;
+use like_common::trace_context::{TRACEPARENT, TRACESTATE, TraceParent, may_pass_state, traceparent};
+use like_common::traces::Traces;
 use opentelemetry::trace::{SpanContext, SpanKind, Status, TraceContextExt as _, TraceId, Tracer as _};
 use opentelemetry::{Context, KeyValue};
 use rdkafka::message::{Header, OwnedHeaders};
 
 use crate::metrics::method_label;
-use crate::publisher::{Position, PublishError};
+use crate::publish::producer::{Position, PublishError};
 
 /// Looked for in every like: twice as fast as by the text alone.
 const PARENT_HEADER: HeaderName = HeaderName::from_static(TRACEPARENT);

@@ -13,9 +13,9 @@ use sqlx::{Connection, PgConnection, Row};
 use uuid::Uuid;
 
 use super::{Outcome, not_done};
-use crate::config::AuditSettings;
-use crate::output::{Progress, Table, answer};
-use crate::tables;
+use crate::cli::AuditSettings;
+use crate::commands::output::{Progress, Table, answer};
+use crate::commands::tables;
 
 /// Rows of `product_like` in a chunk.
 const LIKES: i64 = 50_000;

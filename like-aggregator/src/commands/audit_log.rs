@@ -9,8 +9,8 @@
 
 use anyhow::{Context, anyhow, bail};
 use chrono::{DateTime, Utc};
-use like_service::cli::UsageError;
-use like_service::database::SCHEMA;
+use like_common::cli::UsageError;
+use like_common::database::SCHEMA;
 use serde::Serialize;
 use sqlx::postgres::PgRow;
 use sqlx::{AssertSqlSafe, Connection, FromRow, PgConnection};
@@ -18,11 +18,11 @@ use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
 use super::Outcome;
-use crate::batch::{Dedup, FOLD_VERSION};
-use crate::config::AuditSettings;
-use crate::output::{Table, answer};
+use crate::cli::AuditSettings;
+use crate::commands::output::{Table, answer};
+use crate::fold::batch::{Dedup, FOLD_VERSION};
 use crate::replay::{Ends, Replay};
-use crate::scratch::{self, Scratch};
+use crate::schema::shadow::{self, Scratch};
 
 /// The schema that is filled, and dropped at the end.
 const AUDITED: &str = "likes_audit";
@@ -99,8 +99,8 @@ pub async fn audit_log(settings: &AuditSettings, shutdown: CancellationToken) ->
 async fn fold_and_compare(replay: &Replay, scratch: &mut Scratch) -> anyhow::Result<Report> {
     scratch.copy_layout().await?;
     let connection = scratch.connection().await?;
-    scratch::check_gaps(connection).await?;
-    let fold_version = scratch::live_fold_version(connection).await?;
+    shadow::check_gaps(connection).await?;
+    let fold_version = shadow::live_fold_version(connection).await?;
     let (at, ends) = copy_live(connection).await?;
     replay.check_log(&ends).await?;
     replay.fold(&ends).await?;
@@ -126,7 +126,7 @@ async fn copy_live(connection: &mut PgConnection) -> anyhow::Result<(DateTime<Ut
     // tables as they were at a time when they weren't filled. Workers don't mind this lock.
     let lock = format!("LOCK TABLE {SCHEMA}.kafka_offset IN ROW SHARE MODE");
     sqlx::query(AssertSqlSafe(lock)).execute(&mut *snapshot).await.context("locking kafka_offset")?;
-    let ends = scratch::live_ends(&mut snapshot).await?;
+    let ends = shadow::live_ends(&mut snapshot).await?;
     let at = sqlx::query_scalar("SELECT now()").fetch_one(&mut *snapshot).await?;
     for copy in [
         format!(

@@ -13,12 +13,12 @@ use sqlx::PgConnection;
 use uuid::Uuid;
 
 use super::{Outcome, not_done};
-use crate::config::EraseUserSettings;
-use crate::log_ends;
-use crate::open_topic::OpenTopic;
-use crate::output::{Progress, answer};
-use crate::publish::{self, Publisher};
-use crate::tables;
+use crate::cli::EraseUserSettings;
+use crate::commands::output::{Progress, answer};
+use crate::commands::publish::{self, Publisher};
+use crate::commands::tables;
+use crate::topic::log_ends;
+use crate::topic::open_topic::OpenTopic;
 
 /// Rows deleted between two batches of the workers.
 const CHUNK: usize = 1_000;

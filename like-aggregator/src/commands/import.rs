@@ -13,11 +13,11 @@ use like_events::{EventId, LikeEvent, ProductId, UserId};
 use serde::Serialize;
 
 use super::Outcome;
-use crate::config::ImportSettings;
-use crate::open_topic::OpenTopic;
-use crate::output::{Progress, answer, printable};
-use crate::publish::Publisher;
-use crate::tables;
+use crate::cli::ImportSettings;
+use crate::commands::output::{Progress, answer, printable};
+use crate::commands::publish::Publisher;
+use crate::commands::tables;
+use crate::topic::open_topic::OpenTopic;
 
 /// Bad rows that are named.
 const NAMED: usize = 5;

@@ -6,10 +6,12 @@ mod dead_letters;
 mod erase_user;
 mod import;
 mod offsets;
+mod output;
+mod publish;
 mod rebuild;
-mod run;
 mod setup;
 mod status;
+mod tables;
 mod topics;
 
 pub use audit::audit;
@@ -19,7 +21,6 @@ pub use erase_user::erase_user;
 pub use import::import;
 pub use offsets::offsets;
 pub use rebuild::rebuild;
-pub use run::run;
 pub(crate) use setup::migrate;
 pub use setup::setup;
 pub use status::status;
@@ -43,5 +44,5 @@ impl Outcome {
 
 /// For a command that was not told `--yes`: what it would have done, and that it hasn't.
 fn not_done(what: &str) -> anyhow::Error {
-    like_service::cli::UsageError(format!("nothing was changed: add --yes to {what}")).into()
+    like_common::cli::UsageError(format!("nothing was changed: add --yes to {what}")).into()
 }

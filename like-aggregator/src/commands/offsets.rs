@@ -6,16 +6,16 @@ use std::collections::HashMap;
 
 use anyhow::bail;
 use chrono::{DateTime, SecondsFormat, Utc};
-use like_service::cli::UsageError;
+use like_common::cli::UsageError;
 use serde::Serialize;
 use sqlx::{Connection, PgConnection, Row};
 
 use super::{Outcome, not_done};
-use crate::config::{OffsetsResetSettings, OffsetsSettings, OffsetsShowSettings, Target};
-use crate::log_ends::{self, LogEnds};
-use crate::open_topic::OpenTopic;
-use crate::output::{Table, answer};
-use crate::tables;
+use crate::cli::{OffsetsResetSettings, OffsetsSettings, OffsetsShowSettings, Target};
+use crate::commands::output::{Table, answer};
+use crate::commands::tables;
+use crate::topic::log_ends::{self, LogEnds};
+use crate::topic::open_topic::OpenTopic;
 
 /// Does what was asked of the offsets.
 pub async fn offsets(settings: &OffsetsSettings) -> anyhow::Result<Outcome> {

@@ -5,11 +5,11 @@ use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, anyhow, bail};
+use like_common::backoff::Backoff;
+use like_common::database::SCHEMA;
+use like_common::layout::{self, Layout};
+use like_common::topic_check::{self, LiveTopic};
 use like_events::topic::{TOPIC_SETTINGS, min_insync_replicas};
-use like_service::backoff::Backoff;
-use like_service::database::SCHEMA;
-use like_service::layout::{self, Layout};
-use like_service::topic_check::{self, LiveTopic};
 use rdkafka::ClientConfig;
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
 use rdkafka::client::DefaultClientContext;
@@ -17,10 +17,10 @@ use rdkafka::error::RDKafkaErrorCode;
 use sqlx::{AssertSqlSafe, Connection, PgConnection};
 use tracing::{info, warn};
 
-use crate::batch::FOLD_VERSION;
-use crate::config::SetupSettings;
-use crate::log_ends::{self, LogEnds};
-use crate::roles::{self, Roles};
+use crate::cli::SetupSettings;
+use crate::fold::batch::FOLD_VERSION;
+use crate::schema::roles::{self, Roles};
+use crate::topic::log_ends::{self, LogEnds};
 
 const KAFKA_TIMEOUT: Duration = Duration::from_secs(10);
 

@@ -5,16 +5,16 @@ use std::collections::HashMap;
 
 use anyhow::{Context, bail};
 use chrono::{DateTime, Utc};
-use like_service::database::SCHEMA;
-use like_service::layout;
+use like_common::database::SCHEMA;
+use like_common::layout;
 use rdkafka::ClientConfig;
 use serde::Serialize;
 use sqlx::{Connection, PgConnection, Row};
 
-use crate::batch::FOLD_VERSION;
-use crate::config::StatusSettings;
-use crate::late::{self, Late};
-use crate::log_ends;
+use crate::cli::StatusSettings;
+use crate::fold::batch::FOLD_VERSION;
+use crate::topic::late::{self, Late};
+use crate::topic::log_ends;
 
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]

@@ -4,17 +4,17 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
-use like_service::layout::{self, Layout};
+use like_common::layout::{self, Layout};
 use serde::Serialize;
 use sqlx::PgConnection;
 use tracing::info;
 
 use super::{Outcome, not_done};
-use crate::config::{TopicsCloseSettings, TopicsCommand, TopicsSettings};
-use crate::late;
-use crate::log_ends;
-use crate::output::{Table, answer};
-use crate::tables;
+use crate::cli::{TopicsCloseSettings, TopicsCommand, TopicsSettings};
+use crate::commands::output::{Table, answer};
+use crate::commands::tables;
+use crate::topic::late;
+use crate::topic::log_ends;
 
 /// How often is looked while waiting.
 const INTERVAL: Duration = Duration::from_millis(500);

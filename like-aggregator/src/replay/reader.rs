@@ -17,11 +17,11 @@ use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
 use super::progress::Progress;
-use crate::batch::Batch;
-use crate::consumer::position::{Position, Step};
-use crate::consumer::{GroupContext, record};
+use crate::apply::worker::{Answer, Order};
+use crate::consume::position::{Position, Step};
+use crate::consume::{GroupContext, record};
+use crate::fold::batch::Batch;
 use crate::traces::Links;
-use crate::worker::{Answer, Order};
 
 const POLL: Duration = Duration::from_millis(50);
 /// How long is read before holes are looked at again.

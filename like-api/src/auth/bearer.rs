@@ -5,7 +5,7 @@ use std::borrow::Cow;
 
 use axum::http::{HeaderMap, header};
 
-use crate::error::ApiError;
+use crate::http::error::ApiError;
 
 /// Longest token, in characters: twice what the largest issuers make, and less than a head may have.
 const TOKEN_MAX: usize = 8 * 1024;

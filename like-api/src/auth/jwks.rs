@@ -14,8 +14,8 @@ use std::time::{Duration, Instant};
 
 use axum::http::header;
 use jsonwebtoken::Algorithm;
-use like_service::backoff::Backoff;
-use like_service::health::Health;
+use like_common::backoff::Backoff;
+use like_common::health::Health;
 use prometheus::{IntCounterVec, Opts};
 use reqwest::redirect::Policy;
 use reqwest::{Client, Url};

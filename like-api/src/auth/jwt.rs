@@ -8,8 +8,8 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use axum::http::HeaderMap;
 use jsonwebtoken::errors::ErrorKind;
 use jsonwebtoken::{Algorithm, Header, decode, decode_header};
+use like_common::health::Health;
 use like_events::UserId;
-use like_service::health::Health;
 use prometheus::{IntCounter, IntCounterVec, Opts};
 use serde::Deserialize;
 use serde_json::Value;
@@ -20,7 +20,7 @@ use super::jwks::{self, Jwks};
 use super::keys::{Key, Rules};
 use super::verified::{Entry, Verified};
 use crate::config::{JwtAlgorithm, JwtSettings};
-use crate::error::ApiError;
+use crate::http::error::ApiError;
 
 /// Verifies tokens.
 #[derive(Debug)]

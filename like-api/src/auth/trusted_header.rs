@@ -9,7 +9,7 @@ use like_events::UserId;
 use tracing::info;
 
 use crate::config::AuthSettings;
-use crate::error::ApiError;
+use crate::http::error::ApiError;
 
 /// The header that is believed.
 #[derive(Debug)]

@@ -5,8 +5,8 @@ use std::time::Duration;
 use clap::builder::NonEmptyStringValueParser;
 use clap::{Args, ValueEnum};
 use jsonwebtoken::Algorithm;
-use like_service::cli::duration;
-use like_service::secrets::Secret;
+use like_common::cli::duration;
+use like_common::secrets::Secret;
 
 /// Clocks that differ by more should be set right.
 const LEEWAY_MAX: Duration = Duration::from_secs(300);

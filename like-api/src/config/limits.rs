@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 use ipnet::IpNet;
-use like_service::cli::duration;
+use like_common::cli::duration;
 
 /// How much is taken.
 #[derive(Args, Debug, Clone)]

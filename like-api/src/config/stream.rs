@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use clap::Args;
-use like_service::cli;
+use like_common::cli;
 
 /// How often, and for how many.
 #[derive(Args, Debug, Clone)]

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use clap::Parser;
 use like_api::config::Config;
-use like_api::{Listeners, serve};
+use like_api::server::{Listeners, serve};
 use like_testkit::{TestDatabase, TestTopic, eventually};
 use prometheus::Registry;
 use rdkafka::consumer::{BaseConsumer, Consumer};

@@ -191,7 +191,7 @@ async fn the_page_that_shows_it_needs_no_other_host_and_says_so_to_the_browser()
 #[tokio::test]
 async fn the_type_of_each_problem_leads_to_a_page_that_explains_it() {
     let (_topic, _database, api) = anywhere().await;
-    for kind in like_api::problem::ALL {
+    for kind in like_api::http::problem::ALL {
         let page = api.http.get(format!("{}{}", api.url, kind.uri())).send().await.unwrap();
         assert_eq!(page.status(), 200, "{}", kind.name);
         assert_eq!(page.headers()["content-type"], "text/html; charset=utf-8");

@@ -5,7 +5,7 @@ use like_testkit::TestTopic;
 
 use crate::publisher::publisher;
 
-/// Written by like-testkit/java/PartitionVectors.java: a key's bytes in hex, its partition of 32.
+/// Written by tests/testkit/java/PartitionVectors.java: a key's bytes in hex, its partition of 32.
 const JAVA: &str = include_str!("../data/partition-vectors.tsv");
 
 #[tokio::test]

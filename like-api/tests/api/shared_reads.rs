@@ -4,8 +4,8 @@ use std::time::Instant;
 
 use futures::FutureExt;
 use futures::future::join_all;
-use like_api::counts::{CACHE_AGE, Counts};
-use like_api::reads;
+use like_api::read::counts::{CACHE_AGE, Counts};
+use like_api::read::pool;
 use like_events::{ProductId, UserId};
 use like_testkit::{AdminPort, TestDatabase, TestTopic};
 use prometheus::Registry;
@@ -24,7 +24,7 @@ async fn reads_that_come_together_take_a_few_queries() {
     let database = TestDatabase::create().await;
     count(&database, "p1", 7).await;
     let registry = Registry::new();
-    let counts = Counts::new(reads::pool(&config("t", &database.url).database), &registry).unwrap();
+    let counts = Counts::new(pool::pool(&config("t", &database.url).database), &registry).unwrap();
     let product = [ProductId::parse("p1").unwrap()];
     let users: Vec<UserId> = (0..100).map(|n| UserId::parse(&format!("u{n}")).unwrap()).collect();
     // PostgreSQL answers once all have come.

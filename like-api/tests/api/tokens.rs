@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use jsonwebtoken::{Algorithm, Header};
 use like_api::config::{AuthMode, Config, JwtSettings};
-use like_service::secrets::Secret;
+use like_common::secrets::Secret;
 use like_testkit::tokens::{TestKey, claims, in_seconds};
 use like_testkit::{TestDatabase, TestTopic, eventually};
 use rdkafka::Message;

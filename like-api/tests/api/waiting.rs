@@ -6,9 +6,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use futures::FutureExt;
-use like_api::error::ApiError;
-use like_api::reads::{self, Standing};
-use like_api::receipts::{INTERVAL, Receipts, WAITERS_MAX, Waited};
+use like_api::http::error::ApiError;
+use like_api::read::pool::{self, Standing};
+use like_api::read::receipts::{INTERVAL, Receipts, WAITERS_MAX, Waited};
 use like_events::Receipt;
 use like_testkit::{AdminPort, TestDatabase, TestTopic, eventually};
 use prometheus::Registry;
@@ -33,7 +33,7 @@ struct Scene {
 impl Scene {
     fn new(database_url: &str) -> Self {
         let (registry, shutdown) = (Registry::new(), CancellationToken::new());
-        let pool = reads::pool(&config("t", database_url).database);
+        let pool = pool::pool(&config("t", database_url).database);
         let receipts = Arc::new(Receipts::new(pool, &registry, shutdown.clone()).unwrap());
         Self { receipts, registry, shutdown, waiting: JoinSet::new() }
     }

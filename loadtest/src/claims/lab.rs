@@ -5,9 +5,9 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use anyhow::anyhow;
-use like_aggregator::batch::Dedup;
-use like_aggregator::store::Store;
-use like_service::database::{DatabaseUrl, SCHEMA};
+use like_aggregator::apply::transaction::Store;
+use like_aggregator::fold::batch::Dedup;
+use like_common::database::{DatabaseUrl, SCHEMA};
 use rand::SeedableRng;
 use rand::rngs::StdRng;
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};

@@ -5,10 +5,10 @@ use chrono::{DateTime, Utc};
 use serde::{Serialize, Serializer};
 
 use super::{Letter, PAGE, Pages, count, time, verdict};
+use crate::cli::{DeadLettersListSettings, DeadLettersShowSettings, Position, Which};
 use crate::commands::Outcome;
-use crate::config::{DeadLettersListSettings, DeadLettersShowSettings, Position, Which};
-use crate::output::{Table, answer};
-use crate::tables;
+use crate::commands::output::{Table, answer};
+use crate::commands::tables;
 
 /// A reason in a table is cut to this many characters.
 const REASON: usize = 60;

@@ -2,13 +2,14 @@
 //! has put away since.
 
 use anyhow::Context;
-use like_service::database::SCHEMA;
+use like_common::database::SCHEMA;
 use sqlx::{AssertSqlSafe, PgConnection};
 use tracing::{info, warn};
 
 use super::REBUILT;
-use crate::batch::FOLD_VERSION;
-use crate::{roles, scratch};
+use crate::fold::batch::FOLD_VERSION;
+use crate::schema::roles;
+use crate::schema::shadow;
 
 /// Run while nothing is being folded into the fresh tables.
 pub(super) async fn over(connection: &mut PgConnection) -> anyhow::Result<()> {
@@ -44,7 +45,7 @@ pub(super) async fn over(connection: &mut PgConnection) -> anyhow::Result<()> {
     );
     // By the same rules: what the live tables don't hold was redriven, dropped or expired. Other
     // rules may have found these for the first time.
-    if scratch::live_fold_version(connection).await? == FOLD_VERSION {
+    if shadow::live_fold_version(connection).await? == FOLD_VERSION {
         let dropped = run(connection, format!("DELETE {put_away}")).await.context("dead letters")?;
         info!(erased, dropped, "left out what was put away: rows of erased users, dead letters");
     } else {

@@ -9,14 +9,14 @@ use std::time::Duration;
 
 use anyhow::Context;
 use chrono::Utc;
-use like_service::database::{self, SCHEMA};
+use like_common::database::{self, SCHEMA};
 use sqlx::{AssertSqlSafe, Connection, PgConnection};
 use tokio::time::timeout;
 use tracing::info;
 
 use super::{REBUILT, check_live};
 use crate::replay::Replay;
-use crate::scratch::{self, Scratch};
+use crate::schema::shadow::{self, Scratch};
 
 /// How long the live workers may be held up: well below their own lock timeout.
 const HOLD: Duration = Duration::from_secs(5);
@@ -52,7 +52,7 @@ async fn try_it(replay: &Replay, connection: &mut PgConnection) -> anyhow::Resul
     if sqlx::query_scalar(AssertSqlSafe(changed)).fetch_one(&mut *swap).await? {
         return Ok(None);
     }
-    let ends = scratch::live_ends(&mut swap).await?;
+    let ends = shadow::live_ends(&mut swap).await?;
     let Ok(folded) = timeout(HOLD, replay.fold(&ends)).await else {
         info!("not swapped yet: what was left took too long");
         return Ok(None);

@@ -1,0 +1,236 @@
+//! The statements of a batch, in the order in which they are sent. How many there are doesn't
+//! depend on how many events the batch has.
+
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+use hashbrown::HashMap;
+use sqlx::{PgConnection, Row};
+use uuid::Uuid;
+
+use super::transaction::ApplyError;
+use crate::fold::batch::{Batch, Changes, DeadLetter, FOLD_VERSION, Fold, Millis};
+use crate::topic::turn;
+
+/// The statements of one transaction, in the order in which they are sent.
+pub(super) struct Statements<'a> {
+    pub(super) connection: &'a mut PgConnection,
+    pub(super) topic: &'a str,
+    /// How many were sent.
+    pub(super) sent: u64,
+}
+
+impl Statements<'_> {
+    /// `moves` holds partitions with their believed offsets, and those they are to be moved to.
+    /// Locks the offsets, then looks: at the offsets the lock returned, and in a statement of its
+    /// own at the fold version and the topic's turn, since the lock's own statement sees what was
+    /// before its wait.
+    pub(super) async fn fence(&mut self, moves: &[(i32, i64, i64)]) -> Result<(), ApplyError> {
+        let partitions: Vec<i32> = moves.iter().map(|(partition, ..)| *partition).collect();
+        let lock = "SELECT partition, next_offset FROM kafka_offset
+                    WHERE topic = $1 AND partition = ANY($2) ORDER BY partition FOR UPDATE";
+        let rows = sqlx::query(lock).bind(self.topic).bind(&partitions).fetch_all(&mut *self.connection).await?;
+        let mut found = HashMap::with_capacity(rows.len());
+        for row in rows {
+            found.insert(row.try_get::<i32, _>(0)?, row.try_get::<i64, _>(1)?);
+        }
+        for &(partition, believed, _) in moves {
+            let found = found.get(&partition).copied().unwrap_or(-1);
+            if found != believed {
+                return Err(ApplyError::Fenced { partition, believed, found });
+            }
+        }
+        let look = sqlx::query(turn::FOLD_AND_TURN).bind(self.topic).fetch_optional(&mut *self.connection).await?;
+        self.sent += 2;
+        let Some(row) = look else {
+            return Err(ApplyError::FoldVersion { found: -1 });
+        };
+        let found = row.try_get(0)?;
+        if found != FOLD_VERSION {
+            return Err(ApplyError::FoldVersion { found });
+        }
+        let ends: Option<Vec<i64>> = row.try_get(1)?;
+        let beyond = |&(partition, _, next): &(i32, i64, i64)| {
+            ends.as_ref().is_some_and(|ends| ends.get(partition as usize).is_none_or(|&end| next > end))
+        };
+        if row.try_get(2)? || moves.iter().any(beyond) {
+            return Err(ApplyError::OutOfTurn { topic: self.topic.to_owned() });
+        }
+        Ok(())
+    }
+
+    /// Which events of the batch were counted before, and when last.
+    pub(super) async fn handled(
+        &mut self,
+        batch: &Batch,
+        window: Duration,
+    ) -> Result<HashMap<Uuid, Millis>, sqlx::Error> {
+        let Some(earliest) = batch.times().min() else {
+            return Ok(HashMap::new());
+        };
+        let since = timestamp((earliest - window.as_millis() as Millis).max(0));
+        let sql = "SELECT event_id, record_time FROM event_handled WHERE event_id = ANY($1) AND record_time >= $2";
+        let query = sqlx::query(sql).bind(batch.event_ids()).bind(since);
+        self.sent += 1;
+        let mut handled = HashMap::new();
+        for row in query.fetch_all(&mut *self.connection).await? {
+            let time = row.try_get::<DateTime<Utc>, _>(1)?.timestamp_millis();
+            let latest: &mut Millis = handled.entry(row.try_get(0)?).or_insert(time);
+            *latest = time.max(*latest);
+        }
+        Ok(handled)
+    }
+
+    /// A plain insert: what is there already was looked up, so nothing can conflict but another
+    /// worker's write of this very moment, and then the batch is tried again.
+    pub(super) async fn remember(&mut self, handled: &[(Uuid, Millis)]) -> Result<(), sqlx::Error> {
+        if handled.is_empty() {
+            return Ok(());
+        }
+        let (ids, times): (Vec<_>, Vec<_>) = handled.iter().map(|&(id, time)| (id, timestamp(time))).unzip();
+        let sql = "INSERT INTO event_handled (event_id, record_time)
+                   SELECT * FROM unnest($1::uuid[], $2::timestamptz[])";
+        self.execute(sqlx::query(sql).bind(ids).bind(times)).await.map(drop)
+    }
+
+    /// What `product_like` holds for the batch's wishes.
+    pub(super) async fn liked(&mut self, fold: &Fold<'_>) -> Result<HashMap<Uuid, bool>, sqlx::Error> {
+        if fold.wishes.is_empty() {
+            return Ok(HashMap::new());
+        }
+        let keys: Vec<_> = fold.wishes.iter().map(|wish| wish.pair_key).collect();
+        let query = sqlx::query("SELECT pair_key, liked FROM product_like WHERE pair_key = ANY($1)").bind(keys);
+        self.sent += 1;
+        let rows = query.fetch_all(&mut *self.connection).await?;
+        rows.iter().map(|row| Ok((row.try_get(0)?, row.try_get(1)?))).collect()
+    }
+
+    /// Inserts and updates apart, both plain: only the holder of the partition's lock writes here.
+    /// Should another one write all the same, the insert conflicts or the update misses a row, and
+    /// nothing is written: a count must not be moved by a transition that was not ours.
+    pub(super) async fn write_likes(
+        &mut self,
+        batch: &Batch,
+        fold: &Fold<'_>,
+        changes: &Changes,
+    ) -> Result<(), ApplyError> {
+        if !changes.first_likes.is_empty() {
+            let wishes = || changes.first_likes.iter().map(|&i| &fold.wishes[i]);
+            let sql = "INSERT INTO product_like (pair_key, changed_at, liked, product_id, user_id)
+                       SELECT pair_key, now(), true, product_id, user_id
+                       FROM unnest($1::uuid[], $2::text[], $3::text[]) AS new (pair_key, product_id, user_id)";
+            let query = sqlx::query(sql)
+                .bind(wishes().map(|wish| wish.pair_key).collect::<Vec<_>>())
+                .bind(wishes().map(|wish| batch.product(wish.product)).collect::<Vec<_>>())
+                .bind(wishes().map(|wish| wish.user).collect::<Vec<_>>());
+            self.execute(query).await?;
+        }
+        if !changes.changed.is_empty() {
+            let wishes = || changes.changed.iter().map(|&i| &fold.wishes[i]);
+            let sql = "UPDATE product_like SET liked = new.liked, changed_at = now()
+                       FROM unnest($1::uuid[], $2::bool[]) AS new (pair_key, liked)
+                       WHERE product_like.pair_key = new.pair_key AND product_like.liked <> new.liked";
+            let query = sqlx::query(sql)
+                .bind(wishes().map(|wish| wish.pair_key).collect::<Vec<_>>())
+                .bind(wishes().map(|wish| wish.last).collect::<Vec<_>>());
+            if self.execute(query).await? != changes.changed.len() as u64 {
+                return Err(ApplyError::Raced);
+            }
+        }
+        Ok(())
+    }
+
+    /// Adds the sums in product order: two transactions that meet lock in the same order. Answers
+    /// how many of these counts are below zero now.
+    pub(super) async fn add_counts(&mut self, batch: &Batch, changes: &Changes) -> Result<u64, sqlx::Error> {
+        if changes.sums.is_empty() {
+            return Ok(0);
+        }
+        let sql = "WITH added AS (
+                       INSERT INTO product_like_count AS old (product_id, like_count, delta_count, updated_at)
+                       SELECT product_id, likes, deltas, now()
+                       FROM unnest($1::text[], $2::bigint[], $3::bigint[]) AS new (product_id, likes, deltas)
+                       ON CONFLICT (product_id) DO UPDATE SET
+                           like_count = old.like_count + excluded.like_count,
+                           delta_count = old.delta_count + excluded.delta_count,
+                           updated_at = excluded.updated_at
+                       RETURNING like_count)
+                   SELECT count(*) FROM added WHERE like_count < 0";
+        let query = sqlx::query(sql)
+            .bind(changes.sums.iter().map(|sum| batch.product(sum.product)).collect::<Vec<_>>())
+            .bind(changes.sums.iter().map(|sum| sum.likes).collect::<Vec<_>>())
+            .bind(changes.sums.iter().map(|sum| sum.deltas).collect::<Vec<_>>());
+        self.sent += 1;
+        let below: i64 = query.fetch_one(&mut *self.connection).await?.try_get(0)?;
+        Ok(below as u64)
+    }
+
+    pub(super) async fn keep_dead_letters(&mut self, letters: &[DeadLetter]) -> Result<(), sqlx::Error> {
+        if letters.is_empty() {
+            return Ok(());
+        }
+        let sql = "INSERT INTO dead_letter (topic, partition, record_offset, key, payload, reason, rejected_at)
+                   SELECT $1, partition, record_offset, key, payload, reason, now()
+                   FROM unnest($2::int[], $3::bigint[], $4::bytea[], $5::bytea[], $6::text[])
+                        AS new (partition, record_offset, key, payload, reason)
+                   ON CONFLICT DO NOTHING";
+        let query = sqlx::query(sql)
+            .bind(self.topic)
+            .bind(letters.iter().map(|letter| letter.partition).collect::<Vec<_>>())
+            .bind(letters.iter().map(|letter| letter.offset).collect::<Vec<_>>())
+            .bind(letters.iter().map(|letter| letter.key.as_deref()).collect::<Vec<_>>())
+            .bind(letters.iter().map(|letter| letter.payload.as_deref()).collect::<Vec<_>>())
+            .bind(letters.iter().map(|letter| letter.reason.to_string()).collect::<Vec<_>>());
+        self.execute(query).await.map(drop)
+    }
+
+    /// Moves the offsets on. Asks for the believed one once more: a schema that was swapped in
+    /// under the lock has other rows than those that were locked.
+    pub(super) async fn advance(&mut self, batch: &Batch) -> Result<(), ApplyError> {
+        let spans = batch.spans();
+        let sql = "UPDATE kafka_offset AS old
+                   SET next_offset = new.next_offset, last_record_time = new.last_record_time, updated_at = now()
+                   FROM unnest($2::int[], $3::bigint[], $4::bigint[], $5::timestamptz[])
+                        AS new (partition, believed, next_offset, last_record_time)
+                   WHERE old.topic = $1 AND old.partition = new.partition AND old.next_offset = new.believed";
+        let query = sqlx::query(sql)
+            .bind(self.topic)
+            .bind(spans.keys().copied().collect::<Vec<_>>())
+            .bind(spans.values().map(|span| span.believed).collect::<Vec<_>>())
+            .bind(spans.values().map(|span| span.next).collect::<Vec<_>>())
+            .bind(spans.values().map(|span| span.last_time.map(timestamp)).collect::<Vec<_>>());
+        let moved = self.execute(query).await?;
+        if moved == spans.len() as u64 {
+            return Ok(());
+        }
+        let (&partition, span) = spans.first_key_value().expect("a batch covers a partition");
+        Err(ApplyError::Fenced { partition, believed: span.believed, found: -1 })
+    }
+
+    /// What is known of the last folded record stays: should one be found there again, it is
+    /// another log's.
+    pub(super) async fn skip(&mut self, partition: i32, from: i64, to: i64) -> Result<(), ApplyError> {
+        // A restored backup comes to the same gap again, and it may have grown.
+        let gap = "INSERT INTO log_gap AS old (topic, partition, from_offset, to_offset, found_at)
+                   VALUES ($1, $2, $3, $4, now())
+                   ON CONFLICT (topic, partition, from_offset) DO UPDATE SET
+                       to_offset = greatest(old.to_offset, excluded.to_offset), found_at = excluded.found_at";
+        self.execute(sqlx::query(gap).bind(self.topic).bind(partition).bind(from).bind(to)).await?;
+        let advance = "UPDATE kafka_offset SET next_offset = $4, updated_at = now()
+                       WHERE topic = $1 AND partition = $2 AND next_offset = $3";
+        let moved = self.execute(sqlx::query(advance).bind(self.topic).bind(partition).bind(from).bind(to)).await?;
+        if moved == 1 { Ok(()) } else { Err(ApplyError::Fenced { partition, believed: from, found: -1 }) }
+    }
+
+    async fn execute(
+        &mut self,
+        query: sqlx::query::Query<'_, sqlx::Postgres, sqlx::postgres::PgArguments>,
+    ) -> Result<u64, sqlx::Error> {
+        self.sent += 1;
+        Ok(query.execute(&mut *self.connection).await?.rows_affected())
+    }
+}
+
+fn timestamp(time: Millis) -> DateTime<Utc> {
+    DateTime::from_timestamp_millis(time).expect("a batch holds times of the years 1970 to 9999")
+}

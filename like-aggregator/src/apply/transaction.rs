@@ -1,0 +1,306 @@
+//! SQL, and nothing but SQL: one batch in one transaction, behind the fence of its offsets.
+//! When and how often to try is the worker's; what a batch means is `batch`'s.
+
+use std::collections::HashSet;
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+use hashbrown::HashMap;
+use like_common::database::{self, DatabaseUrl};
+use sqlx::postgres::PgConnectOptions;
+use sqlx::{Connection, PgConnection, Row};
+use tracing::info;
+
+use super::sql::Statements;
+use crate::fault::{self, Point};
+use crate::fold::batch::{Batch, Changes, Dedup, FOLD_VERSION};
+
+/// A batch that isn't through by then has lost its server or its network: the connection is
+/// closed. Longer than the server's own lock and idle timeouts, so that those answer first.
+const DEADLINE: Duration = Duration::from_secs(30);
+
+/// What an idle connection is given to answer.
+const PING_DEADLINE: Duration = Duration::from_secs(3);
+
+/// Longest wait for a lock, and for a client that stopped in mid-transaction, on the server.
+const SERVER_TIMEOUT: &str = "10s";
+
+const BEGIN: &str = "BEGIN ISOLATION LEVEL READ COMMITTED";
+
+/// Seconds of an `event_handled` window: `make_event_window` of the migrations says the same.
+const WINDOW_SECONDS: i64 = 2 * 86_400;
+
+/// Counting in one database schema.
+pub struct Store {
+    options: PgConnectOptions,
+    connection: Option<PgConnection>,
+    connects: u64,
+    topic: String,
+    dedup: Dedup,
+    /// Windows of `event_handled` known to be there, by number.
+    windows: HashSet<i64>,
+}
+
+/// What a committed batch did.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Applied {
+    /// Events that changed what its user likes, and delta events.
+    pub applied: u64,
+    /// Repeats that were dropped.
+    pub duplicates: u64,
+    /// Events that asked for what was so already.
+    pub unchanged: u64,
+    /// Counts that are below zero after it.
+    pub below_zero: u64,
+    /// SQL statements, BEGIN and COMMIT included.
+    pub statements: u64,
+}
+
+/// Why a batch was not applied. Nothing of it was written, unless the answer to COMMIT was lost;
+/// then trying again is fenced.
+#[derive(Debug, thiserror::Error)]
+pub enum ApplyError {
+    /// Somebody else has moved on from where this batch starts.
+    #[error("partition {partition} stands at {found}, not at {believed}: another worker has written")]
+    Fenced {
+        /// The first partition found elsewhere.
+        partition: i32,
+        /// Where this process believed it.
+        believed: i64,
+        /// Where it is; -1: its row is gone.
+        found: i64,
+    },
+    /// The database is folded by other rules than this build's.
+    #[error(
+        "the database holds fold version {found} and this build folds by {FOLD_VERSION}: run a build of that version, or `rebuild` with this one"
+    )]
+    FoldVersion {
+        /// The version in the table; -1: the table is empty.
+        found: i32,
+    },
+    /// It isn't the topic's turn: it is closed before the batch's end, or a topic before it isn't
+    /// folded to its end.
+    #[error("topic {topic} is not the one to be folded now: topic_layout has changed")]
+    OutOfTurn {
+        /// The topic.
+        topic: String,
+    },
+    /// A statement failed.
+    #[error(transparent)]
+    Sql(#[from] sqlx::Error),
+    /// A user's like changed under this batch, though its partition is ours alone: a producer
+    /// sends one product to two partitions. The next attempt sees what is there now.
+    #[error("a like changed under the batch: some producer does not partition its records as the contract says")]
+    Raced,
+    /// No answer within the client-side deadline.
+    #[error("no answer from PostgreSQL in time")]
+    Deadline,
+}
+
+impl ApplyError {
+    /// Whether the same batch may succeed on a new connection.
+    pub fn is_transient(&self) -> bool {
+        match self {
+            Self::Deadline | Self::Raced => true,
+            // 23505: another worker wrote one of the rows meanwhile; the look-up finds it now.
+            // 23514: there is no window for a record's time; it is made before the next attempt.
+            Self::Sql(e) => {
+                database::is_transient(e)
+                    || match database::sqlstate(e).as_deref() {
+                        Some("23505") => is_of(e, "event_handled") || is_of(e, "product_like"),
+                        Some("23514") => is_of(e, "event_handled"),
+                        _ => false,
+                    }
+            }
+            Self::Fenced { .. } | Self::FoldVersion { .. } | Self::OutOfTurn { .. } => false,
+        }
+    }
+
+    /// Its name in traces.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::Fenced { .. } => "fenced",
+            Self::FoldVersion { .. } => "fold_version",
+            Self::OutOfTurn { .. } => "out_of_turn",
+            Self::Sql(_) => "sql",
+            Self::Raced => "raced",
+            Self::Deadline => "deadline",
+        }
+    }
+
+    /// Whether the batch may be too large for the database as it is now: it took too long (57014 is
+    /// the server's deadline) or too much memory.
+    pub fn may_be_of_size(&self) -> bool {
+        match self {
+            Self::Deadline => true,
+            Self::Sql(e) => matches!(database::sqlstate(e).as_deref(), Some("57014" | "53200")),
+            _ => false,
+        }
+    }
+}
+
+/// Whether the error is about this table or one of its windows.
+fn is_of(error: &sqlx::Error, table: &str) -> bool {
+    error.as_database_error().and_then(|e| e.table()).is_some_and(|name| name.starts_with(table))
+}
+
+/// How far a partition has been folded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct StoredOffset {
+    /// The partition.
+    pub partition: i32,
+    /// The offset of the last folded record, plus one.
+    pub next_offset: i64,
+    /// That record's timestamp.
+    pub last_record_time: Option<DateTime<Utc>>,
+}
+
+impl Store {
+    /// A store for `topic` in the tables of `schema`; connects when first used.
+    pub fn new(url: &DatabaseUrl, schema: &str, topic: &str, dedup: Dedup) -> Self {
+        let options = url.connect_options(schema, "like-aggregator").options([
+            ("lock_timeout", SERVER_TIMEOUT),
+            ("idle_in_transaction_session_timeout", SERVER_TIMEOUT),
+            // A client that has hung up (see DEADLINE) must not go on holding its locks.
+            ("statement_timeout", "25s"),
+            ("client_connection_check_interval", "1s"),
+            // Every statement of a batch finds its rows by a key. A plan chosen while a table was
+            // small would go on reading the whole of it when it is large.
+            ("enable_seqscan", "off"),
+            ("enable_hashjoin", "off"),
+            ("enable_mergejoin", "off"),
+            ("plan_cache_mode", "force_generic_plan"),
+            ("jit", "off"),
+        ]);
+        Self { options, connection: None, connects: 0, topic: topic.to_owned(), dedup, windows: HashSet::new() }
+    }
+
+    /// The stored offsets of those `partitions` that have a row, in partition order.
+    pub async fn offsets(&mut self, partitions: &[i32]) -> Result<Vec<StoredOffset>, ApplyError> {
+        let topic = self.topic.clone();
+        let read = async {
+            let connection = self.connected().await?;
+            let sql = "SELECT partition, next_offset, last_record_time FROM kafka_offset
+                       WHERE topic = $1 AND partition = ANY($2) ORDER BY partition";
+            let rows = sqlx::query(sql).bind(&topic).bind(partitions).fetch_all(connection).await?;
+            rows.iter()
+                .map(|row| {
+                    Ok(StoredOffset {
+                        partition: row.try_get(0)?,
+                        next_offset: row.try_get(1)?,
+                        last_record_time: row.try_get(2)?,
+                    })
+                })
+                .collect::<Result<_, sqlx::Error>>()
+        };
+        let result = tokio::time::timeout(DEADLINE, read).await;
+        self.settle(result.map_or(Err(ApplyError::Deadline), |read| read.map_err(ApplyError::Sql)))
+    }
+
+    /// How many connections it has made so far. A new one may have led to another server, or to a
+    /// restored backup.
+    pub fn connects(&self) -> u64 {
+        self.connects
+    }
+
+    /// Whether the database answers.
+    pub async fn ping(&mut self) -> Result<(), ApplyError> {
+        let ask = async { sqlx::query("SELECT").execute(self.connected().await?).await };
+        let result = tokio::time::timeout(PING_DEADLINE, ask).await;
+        self.settle(result.map_or(Err(ApplyError::Deadline), |asked| asked.map(drop).map_err(ApplyError::Sql)))
+    }
+
+    /// Applies the batch in one transaction: all of it and its offsets, or nothing.
+    pub async fn apply(&mut self, batch: &Batch) -> Result<Applied, ApplyError> {
+        let result = tokio::time::timeout(DEADLINE, self.try_apply(batch)).await;
+        let result = result.unwrap_or(Err(ApplyError::Deadline));
+        if let Err(ApplyError::Sql(error)) = &result
+            && database::sqlstate(error).as_deref() == Some("23514")
+        {
+            self.windows.clear();
+        }
+        self.settle(result)
+    }
+
+    /// Records that the offsets from `from` up to `to` were gone from the log before they were
+    /// folded, and moves the stored offset behind them: both or nothing, fenced like a batch.
+    pub async fn skip(&mut self, partition: i32, from: i64, to: i64) -> Result<(), ApplyError> {
+        let topic = self.topic.clone();
+        let skip = async {
+            let mut transaction = self.connected().await?.begin_with(BEGIN).await?;
+            let mut sql = Statements { connection: &mut transaction, topic: &topic, sent: 0 };
+            sql.fence(&[(partition, from, to)]).await?;
+            sql.skip(partition, from, to).await?;
+            Ok(transaction.commit().await?)
+        };
+        let result = tokio::time::timeout(DEADLINE, skip).await;
+        self.settle(result.unwrap_or(Err(ApplyError::Deadline)))
+    }
+
+    /// After anything but success the connection is closed, not used again: it may be in the
+    /// middle of a transaction or of an answer.
+    fn settle<T>(&mut self, result: Result<T, ApplyError>) -> Result<T, ApplyError> {
+        if result.is_err() {
+            self.connection = None;
+        }
+        result
+    }
+
+    async fn connected(&mut self) -> Result<&mut PgConnection, sqlx::Error> {
+        if self.connection.is_none() {
+            self.connection = Some(PgConnection::connect_with(&self.options).await?);
+            self.connects += 1;
+        }
+        Ok(self.connection.as_mut().expect("connected above"))
+    }
+
+    async fn try_apply(&mut self, batch: &Batch) -> Result<Applied, ApplyError> {
+        if matches!(self.dedup, Dedup::History(_)) {
+            self.make_windows(batch).await?;
+        }
+        let (topic, dedup) = (self.topic.clone(), self.dedup);
+        let connection = self.connected().await?;
+        let mut transaction = connection.begin_with(BEGIN).await?;
+        fault::reached(Point::AfterBegin);
+        let mut sql = Statements { connection: &mut transaction, topic: &topic, sent: 2 };
+        let moves: Vec<_> = batch.spans().iter().map(|(&p, span)| (p, span.believed, span.next)).collect();
+        sql.fence(&moves).await?;
+        let handled = match dedup {
+            Dedup::History(window) => sql.handled(batch, window).await?,
+            Dedup::Batch => HashMap::new(),
+        };
+        let fold = batch.fold(dedup, handled);
+        if matches!(dedup, Dedup::History(_)) {
+            sql.remember(&fold.handled).await?;
+        }
+        let changes = fold.changes(batch, &sql.liked(&fold).await?);
+        sql.write_likes(batch, &fold, &changes).await?;
+        let below_zero = sql.add_counts(batch, &changes).await?;
+        sql.keep_dead_letters(batch.dead_letters()).await?;
+        sql.advance(batch).await?;
+        let Statements { sent: statements, .. } = sql;
+        fault::reached(Point::BeforeCommit);
+        transaction.commit().await?;
+        let Changes { applied, unchanged, .. } = changes;
+        Ok(Applied { applied, unchanged, duplicates: fold.duplicates, below_zero, statements })
+    }
+
+    /// Makes the windows of `event_handled` that the batch needs, each in a transaction of its own.
+    async fn make_windows(&mut self, batch: &Batch) -> Result<(), sqlx::Error> {
+        let mut missing: Vec<i64> = Vec::new();
+        for time in batch.times() {
+            let window = time.div_euclid(WINDOW_SECONDS * 1000);
+            if !self.windows.contains(&window) && !missing.contains(&window) {
+                missing.push(window);
+            }
+        }
+        for window in missing {
+            let start = DateTime::from_timestamp(window * WINDOW_SECONDS, 0).expect("within the year 9999");
+            let connection = self.connected().await?;
+            sqlx::query("SELECT make_event_window($1)").bind(start).execute(connection).await?;
+            info!(from = %start, "window of event_handled is there");
+            self.windows.insert(window);
+        }
+        Ok(())
+    }
+}

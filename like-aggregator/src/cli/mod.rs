@@ -1,0 +1,199 @@
+//! Settings of like-aggregator, one struct per subcommand, built from those that both services
+//! share. Those of the commands that look, move and repair are in `tools`.
+
+mod replays;
+mod tools;
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use clap::builder::NonEmptyStringValueParser;
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use like_common::cli::duration;
+use like_common::database::DatabaseSettings;
+use like_common::kafka::KafkaSettings;
+use like_common::telemetry::LogSettings;
+use like_events::topic::DEFAULT_PARTITIONS;
+
+use crate::consume::BatchLimits;
+use crate::fold::batch::Dedup;
+
+pub use self::replays::*;
+pub use self::tools::*;
+
+/// Folds like events from Kafka into counts in `PostgreSQL`, each exactly once.
+#[derive(Parser, Debug)]
+#[command(version)]
+pub struct Cli {
+    /// Logs.
+    #[command(flatten)]
+    pub log: LogSettings,
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// What like-aggregator can be told to do.
+#[derive(Subcommand, Debug)]
+pub enum Command {
+    /// Count: read the topic and apply it, until told to stop
+    Run(RunSettings),
+    /// Make the topic, the tables and the offset rows, or check them; safe to repeat
+    Setup(SetupSettings),
+    /// List the topics in the order of folding, or close one so that the next is folded
+    Topics(TopicsSettings),
+    /// Fold the log anew into fresh tables while the old ones go on, then swap them: after a bug in the fold
+    Rebuild(RebuildSettings),
+    /// Show how far each partition is folded, lag, gaps, dead letters, versions
+    Status(StatusSettings),
+    /// Compare every count with the likes behind it; exit status 1 if any differs
+    Audit(AuditSettings),
+    /// Show or move the offsets up to which the log is folded
+    #[command(subcommand)]
+    Offsets(OffsetsSettings),
+    /// List, show, publish again or drop the records that broke a rule
+    #[command(subcommand)]
+    DeadLetters(DeadLettersSettings),
+    /// Publish likes that were kept elsewhere, from a file of product_id,user_id; safe to repeat
+    Import(ImportSettings),
+    /// Take back all likes of a user and delete the rows; asks for --yes
+    EraseUser(EraseUserSettings),
+    /// Ask a running aggregator whether it is ready; exit status 0 if it is
+    Healthcheck(AdminSettings),
+}
+
+/// Where the admin port is.
+#[derive(Args, Debug, Clone)]
+pub struct AdminSettings {
+    /// the address of /livez, /readyz and /metrics, host:port
+    #[arg(long, env = "ADMIN_ADDR", value_name = "ADDR", default_value = "127.0.0.1:8082")]
+    pub admin_addr: SocketAddr,
+}
+
+/// How a log is folded: by `run`, and by the commands that fold it once more.
+#[derive(Args, Debug, Clone)]
+pub struct FoldSettings {
+    /// the consumer group that shares the partitions; a replay appends -replay to it
+    #[arg(long, env = "KAFKA_GROUP_ID", value_name = "GROUP", default_value = "like-aggregator", value_parser = NonEmptyStringValueParser::new())]
+    pub kafka_group_id: String,
+
+    /// how repeats are recognised: history (against all that was folded) or batch (inside a batch only: faster, and a repeat in a later batch can bring an older wish back)
+    #[arg(long, env = "DEDUP", value_enum, default_value = "history")]
+    pub dedup: DedupMode,
+
+    /// how long an event id is remembered, by record time: a duration such as 48h
+    #[arg(long, env = "DEDUP_WINDOW", value_name = "DURATION", default_value = "48h", value_parser = dedup_window)]
+    pub dedup_window: Duration,
+
+    /// records per batch at most, 1 to 100000: larger is faster and takes more memory
+    #[arg(long, env = "BATCH_MAX_EVENTS", value_name = "N", default_value_t = 10_000, value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    pub batch_max_events: u32,
+}
+
+impl FoldSettings {
+    /// How repeats are recognised.
+    pub fn dedup(&self) -> Dedup {
+        match self.dedup {
+            DedupMode::History => Dedup::History(self.dedup_window),
+            DedupMode::Batch => Dedup::Batch,
+        }
+    }
+}
+
+/// Settings of `run`.
+#[derive(Args, Debug, Clone)]
+pub struct RunSettings {
+    /// Where Kafka is.
+    #[command(flatten)]
+    pub kafka: KafkaSettings,
+    /// Where `PostgreSQL` is.
+    #[command(flatten)]
+    pub database: DatabaseSettings,
+    /// How the log is folded.
+    #[command(flatten)]
+    pub fold: FoldSettings,
+    /// Where the admin port is.
+    #[command(flatten)]
+    pub admin: AdminSettings,
+
+    /// how long a batch is filled after its first record: a duration such as 100ms
+    #[arg(long, env = "BATCH_MAX_WAIT", value_name = "DURATION", default_value = "100ms", value_parser = duration)]
+    pub batch_max_wait: Duration,
+}
+
+/// See [`FoldSettings::dedup`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum DedupMode {
+    /// Against all that was folded within `DEDUP_WINDOW`.
+    History,
+    /// Inside a batch only.
+    Batch,
+}
+
+impl RunSettings {
+    /// When a batch is closed.
+    pub fn limits(&self) -> BatchLimits {
+        BatchLimits { max_events: self.fold.batch_max_events as usize, max_wait: self.batch_max_wait }
+    }
+}
+
+/// A window of no time would remember nothing; one of years would never let go of anything.
+fn dedup_window(text: &str) -> Result<Duration, String> {
+    let window = duration(text)?;
+    let range = Duration::from_secs(60)..=Duration::from_secs(366 * 86_400);
+    if range.contains(&window) { Ok(window) } else { Err("expected 1m to 366days".to_owned()) }
+}
+
+/// Settings of `setup`.
+#[derive(Args, Debug, Clone)]
+pub struct SetupSettings {
+    /// Where Kafka is.
+    #[command(flatten)]
+    pub kafka: KafkaSettings,
+    /// Where `PostgreSQL` is.
+    #[command(flatten)]
+    pub database: DatabaseSettings,
+
+    /// the topic that comes before a new one in the order of folding: the way to more partitions
+    #[arg(long, value_name = "TOPIC")]
+    pub after: Option<String>,
+
+    /// partitions of a topic that has to be made, 1 to 1024; fixed from then on
+    #[arg(long, value_name = "N", default_value_t = DEFAULT_PARTITIONS, value_parser = clap::value_parser!(i32).range(1..=1024))]
+    pub partitions: i32,
+
+    /// replicas of a topic that has to be made; default: 3, or as many brokers as there are
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(i32).range(1..=9))]
+    pub replication_factor: Option<i32>,
+
+    /// how long a topic that has to be made keeps its records, a duration; default: for ever, since the log is the truth
+    #[arg(long, value_name = "DURATION", value_parser = duration)]
+    pub retention: Option<Duration>,
+
+    /// the database role of like-api: made without login if it doesn't exist, and allowed to read; default: none
+    #[arg(long, value_name = "ROLE", value_parser = NonEmptyStringValueParser::new())]
+    pub api_role: Option<String>,
+
+    /// the database role of like-aggregator: made likewise, and allowed to count; default: none
+    #[arg(long, value_name = "ROLE", value_parser = NonEmptyStringValueParser::new())]
+    pub aggregator_role: Option<String>,
+
+    /// how long Kafka and `PostgreSQL` are waited for: a duration
+    #[arg(long, value_name = "DURATION", default_value = "60s", value_parser = duration)]
+    pub timeout: Duration,
+}
+
+/// Settings of `status`.
+#[derive(Args, Debug, Clone)]
+pub struct StatusSettings {
+    /// Where Kafka is.
+    #[command(flatten)]
+    pub kafka: KafkaSettings,
+    /// Where `PostgreSQL` is.
+    #[command(flatten)]
+    pub database: DatabaseSettings,
+
+    /// one JSON object instead of a table
+    #[arg(long)]
+    pub json: bool,
+}

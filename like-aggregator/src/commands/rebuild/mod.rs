@@ -1,0 +1,110 @@
+//! `rebuild`: folds the log from its start into a fresh schema while the live one goes on, and
+//! then swaps the two. Rounds of folding up to where the live schema stands get shorter; once one
+//! is short, `swap` tries.
+
+mod carry;
+mod swap;
+
+use std::time::{Duration, Instant};
+
+use anyhow::{anyhow, bail};
+use like_common::database::SCHEMA;
+use sqlx::{AssertSqlSafe, PgConnection};
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+use super::not_done;
+use crate::cli::RebuildSettings;
+use crate::fold::batch::FOLD_VERSION;
+use crate::replay::Replay;
+use crate::schema::shadow::{self, Scratch};
+
+/// The schema that is filled.
+const REBUILT: &str = "likes_rebuild";
+
+/// The last round took no longer than this: what is left can be folded while the live workers wait.
+const CLOSE: Duration = Duration::from_secs(2);
+
+/// Between two attempts at the swap, in which the live workers wait for nothing.
+const PAUSE: Duration = Duration::from_secs(1);
+
+/// Replaces the live tables by what the log folds to.
+pub async fn rebuild(settings: &RebuildSettings, shutdown: CancellationToken) -> anyhow::Result<()> {
+    let client = settings.kafka.client_config("like-aggregator-rebuild")?;
+    if !settings.yes {
+        return Err(not_done("replace the live tables by what the log folds to"));
+    }
+    let replay = Replay::new(client, &settings.database, &settings.fold, REBUILT, "rebuild")?;
+    let mut scratch = tokio::select! {
+        made = Scratch::make(&settings.database.database_url, REBUILT) => made?,
+        () = shutdown.cancelled() => bail!("stopped: the live tables are as they were"),
+    };
+    let start = Instant::now();
+    let swapped = tokio::select! {
+        swapped = fill_and_swap(&replay, &mut scratch) => swapped,
+        () = shutdown.cancelled() => Err(anyhow!(
+            "stopped: the live tables are as they were, unless there is a new schema {SCHEMA}_old_…: then they were \
+             just swapped"
+        )),
+    };
+    let old = match swapped {
+        Ok(old) => old,
+        Err(error) => {
+            if let Err(error) = scratch.remove().await {
+                warn!("schema {REBUILT} is left behind, the next rebuild drops it: {error:#}");
+            }
+            return Err(error);
+        }
+    };
+    let (folded, took) = (replay.folded(), start.elapsed().as_secs_f64());
+    println!("rebuilt: {folded} records folded in {took:.1} s, by fold version {FOLD_VERSION}");
+    if settings.drop_old {
+        shadow::drop_schema(scratch.connection().await?, &old).await?;
+    } else {
+        println!("the old tables are in schema {old}: once they aren't needed, DROP SCHEMA {old} CASCADE");
+    }
+    // It is done, whatever becomes of the connection.
+    if let Err(error) = scratch.release().await {
+        warn!("{error:#}");
+    }
+    Ok(())
+}
+
+/// Answers what the old schema is called now.
+async fn fill_and_swap(replay: &Replay, scratch: &mut Scratch) -> anyhow::Result<String> {
+    check_live(scratch.connection().await?).await?;
+    let mut carried = false;
+    loop {
+        scratch.copy_layout().await?;
+        let ends = shadow::live_ends(scratch.connection().await?).await?;
+        replay.check_log(&ends).await?;
+        let round = Instant::now();
+        replay.fold(&ends).await?;
+        let close = round.elapsed() <= CLOSE;
+        info!(records = replay.folded(), took = ?round.elapsed(), "folded up to where the live tables stood");
+        if !carried {
+            carry::over(scratch.connection().await?).await?;
+            carried = true;
+        } else if close {
+            if let Some(old) = swap::attempt(replay, scratch).await? {
+                return Ok(old);
+            }
+            tokio::time::sleep(PAUSE).await;
+        }
+    }
+}
+
+/// What would make the fresh tables worse than the live ones.
+async fn check_live(connection: &mut PgConnection) -> anyhow::Result<()> {
+    let found = shadow::live_fold_version(connection).await?;
+    if found > FOLD_VERSION {
+        bail!("the live tables are of fold version {found} and this build folds by {FOLD_VERSION}: use a newer build");
+    }
+    let newer = format!(
+        "SELECT version FROM {SCHEMA}._sqlx_migrations WHERE version NOT IN (SELECT version FROM _sqlx_migrations) LIMIT 1"
+    );
+    if let Some(version) = sqlx::query_scalar::<_, i64>(AssertSqlSafe(newer)).fetch_optional(&mut *connection).await? {
+        bail!("the live tables have migration {version}, which this build doesn't know: use a newer build");
+    }
+    shadow::check_gaps(connection).await
+}

@@ -1,0 +1,3 @@
+//! The fold, without I/O: records in, changes per product out.
+
+pub mod batch;

@@ -1,0 +1,284 @@
+//! `run`: waits for what counting needs, then runs the consumer thread and the worker until told
+//! to stop or until going on would be wrong. One topic after the other: once one is closed and
+//! folded, thread and worker end, and the next topic gets new ones.
+
+use std::sync::mpsc;
+use std::time::Duration;
+
+use anyhow::{Context, anyhow, bail};
+use like_common::backoff::Backoff;
+use like_common::database::SCHEMA;
+use like_common::health::Health;
+use like_common::layout::{self, Layout};
+use like_common::traces::Traces;
+use like_common::{admin, topic_check};
+use prometheus::Registry;
+use rdkafka::ClientConfig;
+use sqlx::Connection;
+use sqlx::postgres::PgConnection;
+use tokio::net::TcpListener;
+use tokio::sync::{mpsc as channel, oneshot};
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+use tracing::{error, info, warn};
+
+use crate::apply::transaction::Store;
+use crate::apply::worker::{DATABASE, HEARTBEAT_LIMIT, Worker};
+use crate::cli::RunSettings;
+use crate::consume::{ConsumerThread, GROUP, GroupContext, consumer_config};
+use crate::metrics::Metrics;
+use crate::schema::maintenance::Upkeep;
+use crate::timing::Timing;
+use crate::topic::late;
+use crate::topic::turn;
+use crate::traces::BatchTraces;
+
+/// The condition under which `/readyz` reports the topic.
+const TOPIC: &str = "topic";
+
+/// How often is looked whether it still is a topic's turn; likes of the next one wait for that.
+const TURN: Duration = Duration::from_secs(2);
+
+/// What closing the consumer may take once all that counts is done.
+const CLOSE_WAIT: Duration = Duration::from_secs(2);
+
+/// From the signal to the end of the process, at most.
+const SHUTDOWN_WAIT: Duration = Duration::from_secs(8);
+
+/// What the database is given to say whose turn it is, before anything is counted.
+const LOOK_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Counts until `shutdown`.
+pub async fn run(settings: RunSettings, timing: Timing, shutdown: CancellationToken) -> anyhow::Result<()> {
+    let client = settings.kafka.client_config("like-aggregator")?;
+    let admin_addr = settings.admin.admin_addr;
+    let listener =
+        TcpListener::bind(admin_addr).await.with_context(|| format!("ADMIN_ADDR={admin_addr} can't be bound"))?;
+    let registry = Registry::new();
+    let metrics = Metrics::register(&registry)?;
+    let traces = Traces::start("like-aggregator", env!("CARGO_PKG_VERSION"), &registry)?;
+    let health = Health::waiting_for(&[TOPIC, GROUP, DATABASE]);
+    let admin_stop = CancellationToken::new();
+    let admin = tokio::spawn(admin::serve(listener, health.clone(), registry, admin_stop.clone()));
+    info!(%admin_addr, topic = settings.kafka.kafka_topic, group = settings.fold.kafka_group_id, dedup = ?settings.fold.dedup(), "starting");
+
+    let late = tokio::spawn(watch_ends(settings.clone(), client.clone(), metrics.clone(), timing.topic_check));
+    let result = loop {
+        let layout = tokio::select! {
+            ready = wait_for_topic(&settings, &client, &health) => ready,
+            () = shutdown.cancelled() => break Ok(()),
+        };
+        let layout = match layout {
+            Ok(layout) => layout,
+            Err(error) => break Err(error),
+        };
+        match count(&settings, &timing, &client, &layout, &metrics, &traces, &health, &shutdown).await {
+            Ok(()) if !shutdown.is_cancelled() => info!(topic = layout.topic, "the topic is folded to its end"),
+            Err(error) if turn::is_over(&error) => info!(topic = layout.topic, "the topic was closed"),
+            ended => break ended,
+        }
+        health.unmet(GROUP, "the next topic's turn");
+    };
+    late.abort();
+    health.unmet(TOPIC, "shutting down");
+    traces.end().await;
+    admin_stop.cancel();
+    admin.abort();
+    result
+}
+
+/// Waits until a layout is there whose turn it is, and its topic, and they agree.
+async fn wait_for_topic(settings: &RunSettings, client: &ClientConfig, health: &Health) -> anyhow::Result<Layout> {
+    let topic = &settings.kafka.kafka_topic;
+    let mut backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(5));
+    loop {
+        match look(settings, client).await {
+            Ok((layout, findings)) => {
+                findings.warnings.iter().for_each(|warning| warn!("{warning}"));
+                if let Some(fatal) = findings.fatal {
+                    bail!(fatal);
+                }
+                health.met(TOPIC);
+                return Ok(layout);
+            }
+            Err(error) => {
+                let waiting_for = format!("{error:#}");
+                if health.unmet(TOPIC, waiting_for.as_str()) {
+                    info!(topic, %waiting_for, "waiting");
+                }
+            }
+        }
+        tokio::time::sleep(backoff.pause()).await;
+    }
+}
+
+async fn look(settings: &RunSettings, client: &ClientConfig) -> anyhow::Result<(Layout, topic_check::Findings)> {
+    let layout = tokio::time::timeout(LOOK_TIMEOUT, read_turn(settings)).await.context("PostgreSQL: no answer")??;
+    let live = topic_check::describe(client, &layout.topic).await.context("Kafka")?;
+    let findings = topic_check::compare(live.as_ref(), &layout.topic, layout.partitions);
+    Ok((layout, findings))
+}
+
+async fn read_turn(settings: &RunSettings) -> anyhow::Result<Layout> {
+    let topic = &settings.kafka.kafka_topic;
+    let options = settings.database.database_url.connect_options(SCHEMA, "like-aggregator");
+    let mut connection = PgConnection::connect_with(&options).await.context("PostgreSQL")?;
+    let own = layout::read(&mut connection, topic).await.context("topic_layout (made by `like-aggregator setup`)")?;
+    if own.is_none() {
+        bail!("topic_layout has no {topic}: `like-aggregator setup` has to be run");
+    }
+    // Ours is one of them: whichever it is, they are folded in their order.
+    let layout = turn::current(&mut connection).await.context("topic_layout")?;
+    layout.context("every topic is closed: `like-aggregator setup --after` adds the next one")
+}
+
+/// Folds a topic until told to stop, or until its turn is over.
+#[expect(clippy::too_many_arguments, reason = "the parts of `run`, each once")]
+async fn count(
+    settings: &RunSettings,
+    timing: &Timing,
+    client: &ClientConfig,
+    layout: &Layout,
+    metrics: &Metrics,
+    traces: &Traces,
+    health: &Health,
+    shutdown: &CancellationToken,
+) -> anyhow::Result<()> {
+    let (orders, worker_orders) = channel::unbounded_channel();
+    let (worker_answers, answers) = mpsc::channel();
+    let store = Store::new(&settings.database.database_url, SCHEMA, &layout.topic, settings.fold.dedup());
+    let worker = Worker::new(store, metrics.clone(), health.clone(), worker_answers).traced(BatchTraces {
+        traces: traces.clone(),
+        topic: layout.topic.clone(),
+        group: settings.fold.kafka_group_id.clone(),
+    });
+    tokio::spawn(worker.run(worker_orders));
+    let url = &settings.database.database_url;
+    let upkeep = Upkeep::new(url, SCHEMA, client.clone(), settings.fold.dedup(), settings.fold.dedup_window);
+    // Ends with this function, whichever way that does.
+    let mut tasks = JoinSet::new();
+    tasks.spawn(upkeep.run(timing.upkeep));
+
+    let thread = ConsumerThread {
+        consumer: consumer_config(client.clone(), &settings.fold.kafka_group_id)
+            .create_with_context(GroupContext::default())
+            .context("Kafka consumer")?,
+        topic: layout.topic.clone(),
+        ends: layout.end_offsets.clone(),
+        limits: settings.limits(),
+        timing: *timing,
+        orders,
+        answers,
+        traces: traces.clone(),
+        metrics: metrics.clone(),
+        health: health.clone(),
+        heartbeat: health.heartbeat("consumer", HEARTBEAT_LIMIT),
+    };
+    let stop = CancellationToken::new();
+    let (ended, mut end) = oneshot::channel();
+    let (closed, close) = oneshot::channel::<()>();
+    let thread_stop = stop.clone();
+    std::thread::Builder::new().name("kafka-consumer".to_owned()).spawn(move || {
+        let _ = ended.send(thread.run(&thread_stop));
+        // Leaves the group. It can hang, so nobody joins this thread; what it had to say is said.
+        drop(thread);
+        drop(closed);
+    })?;
+
+    let result = tokio::select! {
+        result = &mut end => {
+            let result = result.unwrap_or_else(|_| Err(anyhow!("the consumer thread has died")));
+            health.unmet(TOPIC, "counting has stopped");
+            let _ = tokio::time::timeout(CLOSE_WAIT, close).await;
+            return result;
+        }
+        wrong = watch_topic(client, layout, timing.topic_check) => Err(anyhow!(wrong)),
+        () = watch_turn(settings, layout) => Ok(()),
+        () = shutdown.cancelled() => Ok(()),
+    };
+    health.unmet(TOPIC, "counting has stopped");
+    stop.cancel();
+    let ending = async {
+        let ended = end.await.unwrap_or_else(|_| Err(anyhow!("the consumer thread has died")));
+        let _ = tokio::time::timeout(CLOSE_WAIT, close).await;
+        ended
+    };
+    if let Ok(ended) = tokio::time::timeout(SHUTDOWN_WAIT, ending).await {
+        return result.and(ended);
+    }
+    warn!("the consumer could not be closed in time: the group notices by its session timeout");
+    result
+}
+
+/// Looks every minute whether the topic still is what its layout says; answers when it isn't.
+/// A broker that can't be asked says nothing about the topic.
+async fn watch_topic(client: &ClientConfig, layout: &Layout, interval: Duration) -> String {
+    let mut said = Vec::new();
+    loop {
+        tokio::time::sleep(interval).await;
+        let Ok(live) = topic_check::describe(client, &layout.topic).await else {
+            continue;
+        };
+        let findings = topic_check::compare(live.as_ref(), &layout.topic, layout.partitions);
+        if let Some(fatal) = findings.fatal {
+            return fatal;
+        }
+        if findings.warnings != said {
+            findings.warnings.iter().for_each(|warning| warn!("{warning}"));
+            said = findings.warnings;
+        }
+    }
+}
+
+/// Looks now and then whether it still is the topic's turn, and answers when it isn't. A database
+/// that can't be asked says nothing about it.
+async fn watch_turn(settings: &RunSettings, layout: &Layout) {
+    let options = settings.database.database_url.connect_options(SCHEMA, "like-aggregator");
+    let mut connection = None;
+    loop {
+        tokio::time::sleep(TURN).await;
+        let ask = async {
+            let mut connected = match connection.take() {
+                Some(connected) => connected,
+                None => PgConnection::connect_with(&options).await?,
+            };
+            let current = turn::current(&mut connected).await?;
+            Ok::<_, sqlx::Error>((current, connected))
+        };
+        if let Ok(Ok((current, connected))) = tokio::time::timeout(HEARTBEAT_LIMIT, ask).await {
+            if current.as_ref() != Some(layout) {
+                return;
+            }
+            connection = Some(connected);
+        }
+    }
+}
+
+/// Looks every minute whether records have appeared behind the ends of closed topics: a producer
+/// was forgotten, and its likes are not counted.
+async fn watch_ends(settings: RunSettings, client: ClientConfig, metrics: Metrics, interval: Duration) {
+    let mut said = Vec::new();
+    loop {
+        let look = async {
+            let options = settings.database.database_url.connect_options(SCHEMA, "like-aggregator");
+            let layouts = layout::read_all(&mut PgConnection::connect_with(&options).await?).await?;
+            late::behind_ends(&client, &layouts).await
+        };
+        if let Ok(Ok(late)) = tokio::time::timeout(HEARTBEAT_LIMIT, look).await {
+            metrics.behind_end(late.iter().map(late::Late::records).sum());
+            if late != said {
+                for late in &late {
+                    error!(
+                        topic = late.topic,
+                        partition = late.partition,
+                        end = late.end_offset,
+                        first = late.first_offset,
+                        "records behind the end of a closed topic: somebody still writes there, and nobody counts it"
+                    );
+                }
+                said = late;
+            }
+        }
+        tokio::time::sleep(interval).await;
+    }
+}

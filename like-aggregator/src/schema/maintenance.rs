@@ -1,0 +1,116 @@
+//! What has to be done now and then beside counting, by any aggregator and by several at once:
+//! windows of `event_handled` are made ahead and dropped once nobody can ask for them, old dead
+//! letters are deleted. On a connection of its own, so that no batch waits for it; SQL decides what
+//! may go, the broker is only asked what is unread.
+
+use std::time::Duration;
+
+use anyhow::Context;
+use like_common::database::{self, DatabaseUrl};
+use like_common::layout;
+use rdkafka::ClientConfig;
+use sqlx::postgres::PgConnectOptions;
+use sqlx::postgres::types::PgInterval;
+use sqlx::{Connection, PgConnection};
+use tracing::{debug, info};
+
+use crate::fold::batch::Dedup;
+use crate::topic::log_ends;
+
+/// A round that isn't through by then has lost its server.
+const DEADLINE: Duration = Duration::from_secs(60);
+
+/// Dead letters deleted by one statement.
+const CHUNK: i64 = 1_000;
+
+/// How often a window's lock is tried for in one round.
+const ATTEMPTS: u32 = 5;
+
+/// The parts.
+pub struct Upkeep {
+    options: PgConnectOptions,
+    client: ClientConfig,
+    dedup: Dedup,
+    dedup_window: Duration,
+}
+
+impl Upkeep {
+    /// For the tables in `schema`; windows are kept for `dedup_window`.
+    pub fn new(url: &DatabaseUrl, schema: &str, client: ClientConfig, dedup: Dedup, dedup_window: Duration) -> Self {
+        let options = url.connect_options(schema, "like-aggregator-upkeep").options([("lock_timeout", "10s")]);
+        Self { options, client, dedup, dedup_window }
+    }
+
+    /// A round at once, then one per `interval`, for ever.
+    pub async fn run(self, interval: Duration) {
+        loop {
+            let round = tokio::time::timeout(DEADLINE, self.round()).await;
+            match round.unwrap_or_else(|_| Err(anyhow::anyhow!("not done within {DEADLINE:?}"))) {
+                Ok(()) => {}
+                // Whether the servers are there is said by those who count.
+                Err(error) => debug!(error = format!("{error:#}"), "upkeep: trying again later"),
+            }
+            tokio::time::sleep(interval).await;
+        }
+    }
+
+    async fn round(&self) -> anyhow::Result<()> {
+        let mut connection = PgConnection::connect_with(&self.options).await?;
+        if matches!(self.dedup, Dedup::History(_)) {
+            let ahead = "SELECT make_event_window(now()), make_event_window(now() + interval '48 hours')";
+            sqlx::query(ahead).execute(&mut connection).await.context("making windows of event_handled")?;
+        }
+        self.drop_windows(&mut connection).await.context("dropping windows of event_handled")?;
+        delete_dead_letters(&mut connection).await.context("deleting old dead letters")?;
+        connection.close().await?;
+        Ok(())
+    }
+
+    async fn drop_windows(&self, connection: &mut PgConnection) -> anyhow::Result<()> {
+        let (mut topics, mut partitions, mut ends) = (Vec::new(), Vec::new(), Vec::new());
+        for layout in layout::read_all(&mut *connection).await? {
+            let log_ends = if let Some(ends) = layout.end_offsets {
+                ends
+            } else {
+                let ends = log_ends::of(&self.client, &layout.topic, layout.partitions).await?;
+                ends.into_iter().map(|(_, end)| end).collect()
+            };
+            for (partition, end) in (0i32..).zip(log_ends) {
+                topics.push(layout.topic.clone());
+                partitions.push(partition);
+                ends.push(end);
+            }
+        }
+        let window = PgInterval { months: 0, days: 0, microseconds: self.dedup_window.as_micros() as i64 };
+        let mut attempts = 0;
+        loop {
+            let drop = sqlx::query_scalar("SELECT drop_event_window($1, $2, $3, $4)");
+            let dropped: Result<Option<String>, _> =
+                drop.bind(window).bind(&topics).bind(&partitions).bind(&ends).fetch_one(&mut *connection).await;
+            match dropped {
+                Ok(Some(name)) => info!(name, "window of event_handled dropped: nobody can ask for it any more"),
+                Ok(None) => return Ok(()),
+                Err(error) if attempts < ATTEMPTS && database::sqlstate(&error).as_deref() == Some("55P03") => {
+                    attempts += 1;
+                    tokio::time::sleep(Duration::from_secs(1)).await;
+                }
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+}
+
+async fn delete_dead_letters(connection: &mut PgConnection) -> anyhow::Result<()> {
+    let delete = "DELETE FROM dead_letter WHERE ctid = ANY (ARRAY(
+                      SELECT ctid FROM dead_letter WHERE rejected_at < now() - interval '30 days'
+                      ORDER BY rejected_at LIMIT $1))";
+    loop {
+        let deleted = sqlx::query(delete).bind(CHUNK).execute(&mut *connection).await?.rows_affected();
+        if deleted > 0 {
+            info!(deleted, "dead letters older than 30 days deleted");
+        }
+        if deleted < CHUNK as u64 {
+            return Ok(());
+        }
+    }
+}

@@ -1,0 +1,5 @@
+//! The tables: roles, the shadow schema, maintenance of the event history.
+
+pub mod maintenance;
+pub mod roles;
+pub mod shadow;

@@ -1,0 +1,48 @@
+//! The topic as commands need it that write to it or move along it: laid out, still open, and
+//! still what its layout says.
+
+use anyhow::{Context, bail};
+use like_common::kafka::KafkaSettings;
+use like_common::layout::{self, Layout};
+use like_common::topic_check::{self, LiveTopic};
+use rdkafka::ClientConfig;
+use sqlx::PgConnection;
+use tracing::warn;
+
+/// A topic that may be written to.
+pub struct OpenTopic {
+    /// Of the broker that has it.
+    pub client: ClientConfig,
+    /// As recorded.
+    pub layout: Layout,
+    /// As the broker describes it.
+    pub live: LiveTopic,
+}
+
+impl OpenTopic {
+    /// Looks the topic up and compares it; `command` is how the broker knows us.
+    pub async fn find(kafka: &KafkaSettings, connection: &mut PgConnection, command: &str) -> anyhow::Result<Self> {
+        let topic = kafka.kafka_topic.as_str();
+        let client = kafka.client_config(&format!("like-aggregator-{command}"))?;
+        let layouts = layout::read_all(connection).await.context("topic_layout (made by `like-aggregator setup`)")?;
+        let layout = layouts.iter().find(|layout| layout.topic == topic).cloned();
+        let layout =
+            layout.with_context(|| format!("topic_layout has no {topic}: `like-aggregator setup` has to be run"))?;
+        // What is written to it now would be folded behind what is written to the other one later.
+        let open_before = layouts.iter().find(|l| l.sequence < layout.sequence && l.end_offsets.is_none());
+        if let Some(before) = open_before {
+            bail!("topic {topic} comes after {}, which has to be closed first (`topics close`)", before.topic);
+        }
+        if layout.end_offsets.is_some() {
+            bail!("topic {topic} is closed: the topics after it are folded behind it; set KAFKA_TOPIC to the open one");
+        }
+        let live = topic_check::describe(&client, topic).await.context("Kafka")?;
+        let findings = topic_check::compare(live.as_ref(), topic, layout.partitions);
+        findings.warnings.iter().for_each(|warning| warn!("{warning}"));
+        if let Some(fatal) = findings.fatal {
+            bail!(fatal);
+        }
+        let live = live.context("the topic was compared")?;
+        Ok(Self { client, layout, live })
+    }
+}

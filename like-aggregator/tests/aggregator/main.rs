@@ -1,0 +1,37 @@
+//! like-aggregator's integration tests: one binary, so that librdkafka is linked once.
+
+mod audit;
+mod audit_log;
+mod bad_records;
+mod commands;
+mod common;
+mod dead_letters;
+mod erase_user;
+mod fault_points;
+mod fold;
+mod import;
+mod java_producer;
+mod large_batches;
+mod log_changes;
+mod logs;
+mod lost_tail;
+mod metrics_page;
+mod offsets;
+mod operations_page;
+mod rebalance;
+mod rebuild;
+mod restore;
+mod roles;
+mod second_group;
+mod secure_kafka;
+mod shutdown;
+mod statements;
+mod store;
+mod swap;
+mod system;
+mod topics;
+mod traces;
+mod transactions;
+mod watching;
+mod windows;
+mod wrong_fold;

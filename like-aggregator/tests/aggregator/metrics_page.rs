@@ -1,0 +1,122 @@
+//! docs/METRICS.md lists what both services tell Prometheus: no metric without a line there, no
+//! line without a metric, and types and labels as they are.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::common::sources::sources;
+use like_testkit::process::free_addr;
+use like_testkit::{TestService, TestSystem, eventually};
+
+const PAGE: &str = include_str!("../../../docs/METRICS.md");
+
+/// Names in the code that begin like a metric's.
+const SCHEMAS: [&str; 2] = ["likes_audit", "likes_rebuild"];
+
+/// Name to type and labels.
+type Metrics = BTreeMap<String, (String, BTreeSet<String>)>;
+
+/// What stands in backticks.
+fn spans(text: &str) -> impl Iterator<Item = String> {
+    text.split('`').skip(1).step_by(2).map(str::to_owned)
+}
+
+/// The rows below a heading.
+fn listed(heading: &str) -> Metrics {
+    let section = PAGE.split("\n## ").find(|section| section.starts_with(heading)).expect(heading);
+    let rows = section.lines().filter(|line| line.starts_with("| `"));
+    let row = |line: &str| {
+        let cells: Vec<_> = line.trim_matches('|').split('|').map(str::trim).collect();
+        assert_eq!(cells.len(), 5, "name, type, labels, meaning, alert: {line}");
+        assert!(cells[3].len() > 5 && !cells[4].is_empty(), "{line}");
+        // What stands in parentheses are values.
+        let labels = cells[2].split('(').map(|part| part.rsplit(')').next().unwrap()).flat_map(spans).collect();
+        (spans(cells[0]).next().unwrap(), (cells[1].to_owned(), labels))
+    };
+    let rows: Vec<_> = rows.map(row).collect();
+    let metrics: Metrics = rows.iter().cloned().collect();
+    assert_eq!(metrics.len(), rows.len(), "{heading} lists a metric twice");
+    metrics
+}
+
+/// What a service tells.
+async fn told(service: &TestService) -> Metrics {
+    let answer = service.http.get(format!("{}/metrics", service.admin)).send().await.unwrap();
+    let text = answer.text().await.unwrap();
+    let mut metrics = Metrics::new();
+    for line in text.lines() {
+        if let Some((name, kind)) = line.strip_prefix("# TYPE ").and_then(|rest| rest.split_once(' ')) {
+            metrics.insert(name.to_owned(), (kind.to_owned(), BTreeSet::new()));
+        } else if let Some((name, help)) = line.strip_prefix("# HELP ").and_then(|rest| rest.split_once(' ')) {
+            assert!(help.len() > 5, "{name} has no text");
+        } else {
+            let name = line.split(['{', ' ']).next().unwrap();
+            let mut of = ["", "_bucket", "_sum", "_count"].iter().filter_map(|end| name.strip_suffix(end));
+            let name = of.find(|name| metrics.contains_key(*name)).expect(line);
+            let labels = line.split_once('{').map_or("", |(_, rest)| rest.rsplit_once('}').unwrap().0);
+            // No value of ours has a comma.
+            let names = labels.split(',').filter_map(|pair| pair.split_once('=')).map(|(name, _)| name);
+            metrics.get_mut(name).unwrap().1.extend(names.filter(|name| *name != "le").map(str::to_owned));
+        }
+    }
+    metrics
+}
+
+#[track_caller]
+fn assert_same(page: &Metrics, service: &Metrics) {
+    for (name, found) in service {
+        let line = page.get(name).unwrap_or_else(|| panic!("{name} is not in docs/METRICS.md: {found:?}"));
+        assert_eq!(line, found, "{name}: the page is on the left");
+    }
+    for name in page.keys() {
+        assert!(service.contains_key(name), "docs/METRICS.md lists {name}, and nothing tells it");
+    }
+}
+
+#[tokio::test]
+async fn the_page_lists_what_both_services_tell_and_nothing_else() {
+    let (topic, system) = TestSystem::with_topic(1).await;
+    let (api, aggregator) = (system.api(&[]).await, system.aggregator(&[]).await);
+    // What has labels with values of its own is there from its first one.
+    topic.publish(None, Some(b"p1"), Some(b"no event"));
+    topic.flush();
+    let acknowledged = api.client().wish("u1", "p1", true, "k1").await;
+    api.client().wait_until_counted(&acknowledged.receipt).await;
+    for name in ["likes_consumer_lag_records", "likes_dead_letters_total"] {
+        eventually(name, async || (!aggregator.series(name, "").await.is_empty()).then_some(())).await;
+    }
+
+    // Some are there in one mode alone. Keys that can't be had: it serves, and isn't ready.
+    let tokens = system.start_api(&[
+        ("AUTH_MODE", "jwt"),
+        ("JWT_JWKS_URL", &format!("http://{}", free_addr())),
+        ("JWT_ALGORITHMS", "ES256"),
+        ("JWT_ISSUER", "i"),
+        ("JWT_AUDIENCE", "a"),
+    ]);
+    tokens.process.says("like-api listens").await;
+    let mut of_api = told(&tokens).await;
+    of_api.extend(told(&api).await);
+
+    let both = listed("Both services");
+    for (heading, service) in [("like-api", of_api), ("like-aggregator", told(&aggregator).await)] {
+        let mut page = listed(heading);
+        page.extend(both.clone());
+        assert_same(&page, &service);
+    }
+}
+
+#[test]
+fn the_page_lists_every_name_in_the_code() {
+    let sources = sources();
+    // By what they begin with; labels are listed, too.
+    let prefixes = ["likes_", "http_server_", "messaging_", "db_client_", "process_"];
+    let is_name = |text: &&str| {
+        prefixes.iter().any(|prefix| text.starts_with(prefix) && text.len() > prefix.len())
+            && text.bytes().all(|byte| byte == b'_' || byte.is_ascii_lowercase() || byte.is_ascii_digit())
+    };
+    let names: BTreeSet<_> = sources.split('"').filter(is_name).filter(|name| !SCHEMAS.contains(name)).collect();
+    assert!(names.len() > 20, "{names:?}");
+    let listed: BTreeSet<_> = spans(PAGE).collect();
+    let missing: Vec<_> = names.iter().filter(|name| !listed.contains(**name)).collect();
+    assert!(missing.is_empty(), "not in docs/METRICS.md: {missing:?}");
+}

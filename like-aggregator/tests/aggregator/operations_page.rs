@@ -1,0 +1,96 @@
+//! docs/OPERATIONS.md is for three o'clock in the morning: every metric, condition, reason and log
+//! line that it names must be there in the code, every metric of the code in it, and every command
+//! must be one.
+
+use std::collections::BTreeSet;
+
+use crate::common::drill::section;
+use crate::common::sources::sources;
+use clap::Parser;
+use clap::error::ErrorKind;
+use like_aggregator::cli::Cli;
+
+const PAGE: &str = include_str!("../../../docs/OPERATIONS.md");
+
+/// Of other programs, by how they begin.
+const COMMANDS: [&str; 6] = ["curl ", "kafka-", "kill ", "ulimit ", "SELECT ", "like-aggregator "];
+
+/// Names that belong to others.
+const FOREIGN: [&str; 6] = ["HOST:8081", "HOST:8082", "work_mem", "max_connections", "retention.ms", "process_…"];
+
+/// What stands in backticks, blocks left out.
+fn spans(text: &str) -> Vec<String> {
+    let outside = text.split("\n```").step_by(2).flat_map(str::lines);
+    let prose = outside.filter(|line| !line.starts_with("    ")).collect::<Vec<_>>().join(" ");
+    prose.split('`').skip(1).step_by(2).map(str::to_owned).collect()
+}
+
+#[test]
+fn what_the_page_names_is_in_the_code() {
+    let sources = sources();
+    let mut named = 0;
+    for span in spans(section("## Something is wrong: start here")) {
+        if FOREIGN.contains(&&*span) || COMMANDS.iter().any(|command| span.starts_with(command)) {
+            continue;
+        }
+        let parts = span
+            .split(['…', '{', '}', '=', '"'])
+            .map(|part| part.trim_matches([' ', ':', ';']))
+            .filter(|part| !part.is_empty());
+        for part in parts {
+            assert!(sources.contains(part), "`{span}`: nothing in the code says '{part}'");
+            named += 1;
+        }
+    }
+    assert!(named > 100, "the page has tables: {named}");
+}
+
+#[test]
+fn every_metric_is_on_the_page() {
+    let metrics = [include_str!("../../src/metrics.rs"), include_str!("../../../like-api/src/metrics/mod.rs")];
+    let names = metrics.iter().flat_map(|source| source.split('"').skip(1).step_by(2));
+    let is_metric = |name: &&str| {
+        let prefixes = ["likes_", "messaging_", "http_server_"];
+        prefixes.iter().any(|prefix| name.starts_with(prefix))
+            && name.bytes().all(|byte| byte == b'_' || byte.is_ascii_lowercase())
+            // Labels, and not metrics.
+            && !["messaging_system", "messaging_operation_name"].contains(name)
+    };
+    let names: BTreeSet<_> = names.filter(is_metric).collect();
+    assert!(names.len() > 15, "{names:?}");
+    let missing: Vec<_> = names.iter().filter(|name| !PAGE.contains(&format!("`{name}"))).collect();
+    assert!(missing.is_empty(), "not on the page: {missing:?}");
+}
+
+#[test]
+fn every_link_within_the_page_leads_somewhere() {
+    // As GitHub makes them.
+    let slug = |heading: &str| {
+        let kept = heading.chars().filter(|c| c.is_alphanumeric() || [' ', '-', '_'].contains(c));
+        kept.collect::<String>().to_lowercase().replace(' ', "-")
+    };
+    let headings = PAGE.lines().filter(|line| line.starts_with('#'));
+    let anchors: BTreeSet<_> = headings.map(|line| slug(line.trim_start_matches('#').trim())).collect();
+    for link in PAGE.split("](#").skip(1).filter_map(|rest| rest.split(')').next()) {
+        assert!(anchors.contains(link), "#{link} is not one of {anchors:?}");
+    }
+}
+
+#[test]
+fn every_command_on_the_page_is_one() {
+    let in_blocks = PAGE.lines().map(|line| line.trim_start_matches(['$', ' ']).to_owned());
+    let commands = in_blocks.chain(spans(PAGE)).filter(|text| text.starts_with("like-aggregator "));
+    let commands: BTreeSet<_> = commands.collect();
+    assert!(commands.len() > 15, "{commands:?}");
+    for command in commands {
+        let command = command.split(" #").next().unwrap();
+        // Placeholders are written in capitals.
+        let words = command.split_whitespace().map(|word| if word == "N" || word == "OFFSET" { "1" } else { word });
+        match Cli::try_parse_from(words) {
+            Ok(_) => {}
+            // Where Kafka and PostgreSQL are is in the environment.
+            Err(error) if error.kind() == ErrorKind::MissingRequiredArgument => {}
+            Err(error) => panic!("{command}: {error}"),
+        }
+    }
+}

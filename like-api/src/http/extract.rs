@@ -1,0 +1,161 @@
+//! Parts of a request turned into types that can't be wrong, or into faults that name the part:
+//! product ids, receipts, the list of ids, the idempotency key.
+
+use axum::extract::{FromRequestParts, Path, Query};
+use axum::http::request::Parts;
+use axum::http::{HeaderMap, HeaderName, Uri};
+use like_events::receipt::InvalidReceipt;
+use like_events::{ProductId, Receipt};
+
+use crate::http::error::Fault;
+
+/// Most ids of one request.
+pub const IDS_MAX: usize = 100;
+/// Longest list of ids, in characters, commas included.
+pub const IDS_LENGTH_MAX: usize = 6_000;
+/// Longest idempotency key, in characters.
+pub const KEY_MAX: usize = 255;
+
+/// What [`idempotency_key`] takes as the one value of its header, for descriptions.
+pub const KEY_PATTERN: &str = r#"^([!#-+\x2D-~]{1,255}|"([ !#-\[\]-~]|\\["\\]){1,255}")$"#;
+
+const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
+
+/// `{productId}` of the path.
+pub async fn product_id(parts: &mut Parts) -> Result<ProductId, Fault> {
+    let text = path(parts, "productId").await?;
+    ProductId::parse(&text).map_err(|rule| Fault::parameter("productId", rule.to_string()))
+}
+
+/// `{receipt}` of the path.
+pub async fn receipt(parts: &mut Parts) -> Result<Receipt, Fault> {
+    let text = path(parts, "receipt").await?;
+    text.parse().map_err(|rule: InvalidReceipt| Fault::parameter("receipt", rule.to_string()))
+}
+
+/// The one parameter of the path, percent-decoded.
+async fn path(parts: &mut Parts, name: &'static str) -> Result<String, Fault> {
+    match Path::<String>::from_request_parts(parts, &()).await {
+        Ok(Path(text)) => Ok(text),
+        Err(_) => Err(Fault::parameter(name, "must be UTF-8, percent-encoded")),
+    }
+}
+
+/// `ids` of the query, in its order; every fault names the place in the list, counted from 1.
+/// Other parameters are ignored.
+pub fn ids(uri: &Uri) -> Result<Vec<ProductId>, Vec<Fault>> {
+    let fault = |detail: String| vec![Fault::parameter("ids", detail)];
+    // Pairs and not a map: a parameter that is there twice must be seen twice.
+    let Ok(Query(pairs)) = Query::<Vec<(String, String)>>::try_from_uri(uri) else {
+        return Err(fault("the query can't be read".to_owned()));
+    };
+    let mut lists = pairs.iter().filter(|(name, _)| name == "ids").map(|(_, list)| list.as_str());
+    let list = match (lists.next(), lists.next()) {
+        (None, _) => return Err(fault("is missing: one to 100 product ids, separated by commas".to_owned())),
+        (Some(""), None) => return Err(fault("is empty: one to 100 product ids, separated by commas".to_owned())),
+        (Some(list), None) => list,
+        (Some(_), Some(_)) => return Err(fault("is there more than once; separate ids by commas".to_owned())),
+    };
+    let length = list.chars().count();
+    if length > IDS_LENGTH_MAX {
+        return Err(fault(format!("has {length} characters, at most {IDS_LENGTH_MAX} are allowed")));
+    }
+    let number = list.split(',').count();
+    if number > IDS_MAX {
+        return Err(fault(format!("has {number} ids, at most {IDS_MAX} are allowed")));
+    }
+    let mut faults = Vec::new();
+    let mut ids = Vec::with_capacity(number);
+    for (place, id) in (1..).zip(list.split(',')) {
+        match ProductId::parse(id) {
+            Ok(id) => ids.push(id),
+            Err(rule) => faults.push(Fault::parameter("ids", format!("id {place} of {number} {rule}"))),
+        }
+    }
+    if faults.is_empty() { Ok(ids) } else { Err(faults) }
+}
+
+/// The `Idempotency-Key`, bare or as a quoted string of RFC 8941: both name the same key. None:
+/// the header is absent.
+pub fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>, Fault> {
+    let fault = |detail| Fault::header("Idempotency-Key", detail);
+    let mut values = headers.get_all(IDEMPOTENCY_KEY).iter();
+    let Some(value) = values.next() else {
+        return Ok(None);
+    };
+    if values.next().is_some() {
+        return Err(fault("is there more than once"));
+    }
+    let text = value.to_str().map_err(|_| fault("must be ASCII"))?;
+    let key = if let Some(quoted) = text.strip_prefix('"') {
+        unquote(quoted).ok_or_else(|| fault("must end in one quote; inside, only \\\" and \\\\ are escapes"))?
+    } else if text.bytes().all(|b| b.is_ascii_graphic() && b != b'"' && b != b',') {
+        text.to_owned()
+    } else {
+        // A comma is how a proxy joins two headers into one.
+        return Err(fault("must be quoted if it has spaces, quotes or commas"));
+    };
+    match key.len() {
+        0 => Err(fault("is empty: 1 to 255 characters")),
+        1..=KEY_MAX => Ok(Some(key)),
+        _ => Err(fault("is too long: 1 to 255 characters")),
+    }
+}
+
+/// What stands before the closing quote, if that is the end and all is well formed.
+fn unquote(quoted: &str) -> Option<String> {
+    let mut key = String::with_capacity(quoted.len());
+    let mut rest = quoted.chars();
+    loop {
+        match rest.next()? {
+            '"' => return rest.next().is_none().then_some(key),
+            '\\' => key.push(rest.next().filter(|c| matches!(c, '"' | '\\'))?),
+            c @ ' '..='~' => key.push(c),
+            _ => return None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::http::HeaderValue;
+
+    use super::*;
+
+    fn key(sent: &[&str]) -> Result<Option<String>, String> {
+        let sent = sent.iter().map(|v| (IDEMPOTENCY_KEY, HeaderValue::from_bytes(v.as_bytes()).unwrap()));
+        idempotency_key(&sent.collect()).map_err(|fault| fault.detail)
+    }
+
+    #[test]
+    fn a_key_is_the_same_bare_and_quoted() {
+        assert_eq!(key(&[]), Ok(None));
+        let longest = "x".repeat(KEY_MAX);
+        for text in ["k", "8e03978e-40d5-43dd-bc93-6894a57f9324", "a/b=c;d\\e", &longest] {
+            let quoted = format!("\"{}\"", text.replace('\\', "\\\\"));
+            assert_eq!(key(&[text]), Ok(Some(text.to_owned())));
+            assert_eq!(key(&[&quoted]), Ok(Some(text.to_owned())), "{quoted}");
+        }
+        assert_eq!(key(&[r#""a \"b\", \\c""#]), Ok(Some(r#"a "b", \c"#.to_owned())));
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn the_described_pattern_of_a_key_is_its_rule(text in r#"[a\\",!~ ]{0,6}|"[a\\"]{0,8}"|"?[a\\]{250,260}"?"#) {
+            // What stands around a value is no part of it.
+            let text = text.trim();
+            let matches = regex::Regex::new(KEY_PATTERN).unwrap().is_match(text);
+            proptest::prop_assert_eq!(matches, key(&[text]).is_ok());
+        }
+    }
+
+    #[test]
+    fn a_key_that_is_empty_too_long_malformed_or_repeated_is_a_fault() {
+        let (long, long_quoted) = ("x".repeat(256), format!("\"{}\"", "x".repeat(256)));
+        for bad in ["", "\"\"", &long, &long_quoted, "a b", "a,b", "a\"b", "\"a", "\"", r#""a\""#, r#""a\b""#, "ké"] {
+            assert!(key(&[bad]).is_err(), "{bad}");
+        }
+        assert!(key(&["\"a\" "]).is_err() && key(&["\"a\"b"]).is_err() && key(&["\"a\";x=1"]).is_err());
+        assert!(key(&["k", "k"]).is_err());
+    }
+}

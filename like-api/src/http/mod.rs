@@ -1,0 +1,13 @@
+//! HTTP: the listener and its limits, the middleware, the routes and how errors are answered.
+
+mod caller;
+pub mod error;
+mod etag;
+pub(crate) mod extract;
+pub(crate) mod listener;
+pub mod middleware;
+pub mod openapi;
+mod prefer;
+pub mod problem;
+pub mod router;
+pub mod routes;

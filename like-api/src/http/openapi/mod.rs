@@ -1,0 +1,243 @@
+//! The API's description (OpenAPI 3.1). What is particular to a route stands at its handler; here is
+//! what all of them have in common, and the whole as it is served and as `docs/openapi.json`.
+
+pub mod refusals;
+pub mod schemas;
+
+use serde_json::{Value, json};
+use utoipa::openapi::{
+    ComponentsBuilder, Info, InfoBuilder, LicenseBuilder, ObjectBuilder, OpenApi, OpenApiBuilder, RefOr, Schema,
+};
+use utoipa::openapi::{Server, Type, tag::TagBuilder};
+
+use crate::auth::Auth;
+use crate::http::error::{At, Document, Fault};
+use crate::http::middleware::request_context::REQUEST_ID_MAX;
+use crate::http::problem;
+
+/// What to begin with: everything but the routes.
+pub fn base() -> OpenApi {
+    let tags = [
+        ("likes", "Saying what a user wants."),
+        ("counts", "How many users like a product, and whether the caller does."),
+        ("receipts", "What became of an acknowledged like."),
+    ];
+    let tags = tags.map(|(name, description)| TagBuilder::new().name(name).description(Some(description)).build());
+    // Those that are only referred to.
+    let schemas = ComponentsBuilder::new()
+        .schema_from::<Document<'_>>()
+        .schema_from::<Fault>()
+        .schema_from::<At>()
+        .schema_from::<schemas::ProductId>()
+        .schema_from::<schemas::ProductIds>()
+        .schema_from::<schemas::Receipt>()
+        .schema_from::<schemas::IdempotencyKey>();
+    OpenApiBuilder::new()
+        .components(Some(schemas.build()))
+        .info(info())
+        .servers(Some([Server::new("/")]))
+        .tags(Some(tags))
+        .build()
+}
+
+fn info() -> Info {
+    let license = LicenseBuilder::new().name("MIT OR Apache-2.0").identifier(Some("MIT OR Apache-2.0")).build();
+    InfoBuilder::new()
+        .title("Like counter")
+        .version(env!("CARGO_PKG_VERSION"))
+        .description(Some(include_str!("about.md")))
+        .license(Some(license))
+        .build()
+}
+
+/// Completes what the routes say of themselves. Of the ways to say who is calling, that of `auth`;
+/// without it all of them, as they are in the repository.
+pub fn complete(routes: &OpenApi, auth: Option<&Auth>) -> Value {
+    let mut document = serde_json::to_value(routes).expect("a description always serialises");
+    let schemes = security_schemes(auth);
+    let names: Vec<String> = schemes.as_object().expect("an object").keys().cloned().collect();
+    document["components"]["securitySchemes"] = schemes;
+    document["components"]["parameters"] = common_parameters();
+    document["components"]["headers"] = headers();
+    let paths = document["paths"].as_object_mut().expect("paths");
+    for operation in paths.values_mut().flat_map(|path| path.as_object_mut().expect("a path").values_mut()) {
+        let parameters = operation["parameters"].as_array_mut().expect("parameters");
+        for parameter in parameters.iter_mut() {
+            never_null(&mut parameter["schema"]);
+        }
+        for name in ["X-Request-Id", "traceparent"] {
+            parameters.push(json!({ "$ref": format!("#/components/parameters/{name}") }));
+        }
+        secure(operation, &names);
+        for response in operation["responses"].as_object_mut().expect("responses").values_mut() {
+            refer_to_headers(response);
+        }
+    }
+    document
+}
+
+/// What may be absent is an `Option` to a route, and so may be null in its schema, which no header
+/// can be.
+fn never_null(schema: &mut Value) {
+    if let Some(referred) =
+        schema["oneOf"].as_array().and_then(|either| either.iter().find(|one| one["$ref"].is_string()))
+    {
+        *schema = referred.clone();
+    } else if schema["type"] == json!(["string", "null"]) {
+        schema["type"] = "string".into();
+    }
+}
+
+/// Routes say `caller`, for each of the ways in which a caller can be known; `()` beside it where
+/// none need be.
+fn secure(operation: &mut Value, schemes: &[String]) {
+    let requirements = operation["security"].as_array().expect("each route says who may call it");
+    let any = requirements.iter().flat_map(|requirement| match requirement.get("caller") {
+        Some(_) => schemes.iter().map(|name| json!({ name: [] })).collect(),
+        None => vec![requirement.clone()],
+    });
+    operation["security"] = any.collect::<Vec<_>>().into();
+}
+
+/// What the headers of answers say. `true`: it is there whenever an answer of that status is.
+const HEADERS: &[(&str, bool, &str)] = &[
+    ("Cache-Control", true, "Who may keep the answer, and for how long."),
+    ("ETag", true, "Stands for exactly this answer: send it as `If-None-Match`."),
+    ("Location", true, "Where to ask what became of it."),
+    ("Preference-Applied", false, "The preference that was followed, if one was."),
+    ("Retry-After", true, "Seconds after which another try is worth while."),
+    ("Vary", true, "Which headers of the request the answer depends on."),
+    ("WWW-Authenticate", true, "Which credentials are expected, and what is wrong with these."),
+    (
+        "X-Request-Id",
+        true,
+        "The request's id in our log: the caller's if it sent one that is fit for a log, else a new one.",
+    ),
+];
+
+fn headers() -> Value {
+    let header = |(name, required, description): &(&str, bool, &str)| {
+        let schema = match *name {
+            "Retry-After" => json!({ "type": "integer", "minimum": 1 }),
+            "X-Request-Id" => json!({ "type": "string", "maxLength": REQUEST_ID_MAX, "pattern": "^[!-~]+$" }),
+            _ => json!({ "type": "string" }),
+        };
+        ((*name).to_owned(), json!({ "description": description, "required": required, "schema": schema }))
+    };
+    HEADERS.iter().map(header).collect::<serde_json::Map<_, _>>().into()
+}
+
+/// Routes name their headers; what they are is said once.
+fn refer_to_headers(response: &mut Value) {
+    // The connection's own answer, before there is a request.
+    if response["description"] == refusals::HEAD_TOO_LARGE {
+        return;
+    }
+    let named = response["headers"].as_object().into_iter().flat_map(|headers| headers.keys().cloned());
+    let names = named.chain(["X-Request-Id".to_owned()]);
+    let refer = |name: String| {
+        assert!(HEADERS.iter().any(|(known, ..)| *known == name), "no header {name} is described");
+        let place = format!("#/components/headers/{name}");
+        (name, json!({ "$ref": place }))
+    };
+    response["headers"] = names.map(refer).collect::<serde_json::Map<_, _>>().into();
+}
+
+fn common_parameters() -> Value {
+    let header = |name: &str, description: String, example: &str| {
+        json!({
+            "name": name, "in": "header", "required": false, "description": description,
+            "schema": { "type": "string" }, "example": example,
+        })
+    };
+    let id = format!(
+        "An id for this request, of 1 to {REQUEST_ID_MAX} visible ASCII characters: comes back on the answer and is in our log. \
+         Another one is made if it is absent or not fit for a log."
+    );
+    let trace =
+        "The caller's place in a trace (W3C Trace Context); goes on in the event. Ignored if malformed.".to_owned();
+    json!({
+        "X-Request-Id": header("X-Request-Id", id, "r-2026-11-22-0001"),
+        "traceparent": header("traceparent", trace, "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"),
+    })
+}
+
+fn security_schemes(auth: Option<&Auth>) -> Value {
+    let header = |name: &str| {
+        json!({
+            "type": "apiKey", "in": "header", "name": name,
+            "description": "`AUTH_MODE=trusted-header`: a gateway has checked who is calling and sets this header to \
+                            the user's id, of 1 to 255 visible ASCII characters. It strips the header from what callers send.",
+        })
+    };
+    let bearer = json!({
+        "type": "http", "scheme": "bearer", "bearerFormat": "JWT",
+        "description": "`AUTH_MODE=jwt`: a token that the issuer of the operators' choice has signed; the user is its `sub`, \
+                        of 1 to 255 visible ASCII characters.",
+    });
+    match auth {
+        Some(Auth::TrustedHeader(trusted)) => json!({ "trustedHeader": header(trusted.shown()) }),
+        Some(Auth::Jwt(_)) => json!({ "bearer": bearer }),
+        None => json!({ "bearer": bearer, "trustedHeader": header("X-User-Id") }),
+    }
+}
+
+/// `type` of a problem: one of the names that there are.
+pub fn problem_type() -> RefOr<Schema> {
+    let names = problem::ALL.iter().map(|kind| kind.uri());
+    ObjectBuilder::new()
+        .schema_type(Type::String)
+        .format(Some(utoipa::openapi::SchemaFormat::Custom("uri-reference".to_owned())))
+        .description(Some("Which kind of problem it is; leads to a page that explains it."))
+        .enum_values(Some(names))
+        .into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::http::router;
+
+    const COMMITTED: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/openapi.json");
+
+    fn document() -> Value {
+        complete(router::described().get_openapi(), None)
+    }
+
+    #[test]
+    fn the_committed_description_is_that_of_the_code() {
+        let document = document();
+        if std::env::var_os("WRITE_OPENAPI").is_some() {
+            std::fs::write(COMMITTED, serde_json::to_string_pretty(&document).unwrap() + "\n").unwrap();
+        }
+        // Not compared as text: whether serde_json keeps the order of members depends on which
+        // packages are built together.
+        let committed = std::fs::read_to_string(COMMITTED).unwrap_or_default();
+        assert!(
+            serde_json::from_str::<Value>(&committed).is_ok_and(|committed| committed == document),
+            "docs/openapi.json is not what the code says; this writes it anew:\n  \
+             WRITE_OPENAPI=1 cargo test --workspace --lib committed_description"
+        );
+    }
+
+    #[test]
+    fn every_reference_leads_to_something() {
+        fn walk(at: &Value, seen: &mut Vec<String>) {
+            match at {
+                Value::Object(members) => {
+                    seen.extend(members.get("$ref").and_then(Value::as_str).map(str::to_owned));
+                    members.values().for_each(|member| walk(member, seen));
+                }
+                Value::Array(items) => items.iter().for_each(|item| walk(item, seen)),
+                _ => {}
+            }
+        }
+        let (document, mut references) = (document(), Vec::new());
+        walk(&document, &mut references);
+        assert!(references.len() > 50, "{references:?}");
+        for reference in references {
+            let place = reference.strip_prefix('#').expect("within the document");
+            assert!(document.pointer(place).is_some(), "{reference}");
+        }
+    }
+}

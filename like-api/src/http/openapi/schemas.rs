@@ -1,0 +1,63 @@
+//! The identifiers of the contract as schemas, made from the constants that they are checked by.
+
+use std::borrow::Cow;
+
+use like_events::ids::{PRODUCT_ID_MAX, PRODUCT_ID_PATTERN};
+use like_events::receipt::RECEIPT_PATTERN;
+use utoipa::openapi::{ArrayBuilder, ObjectBuilder, Ref, RefOr, Schema, SchemaFormat, Type};
+use utoipa::{PartialSchema, ToSchema};
+
+use crate::http::extract;
+
+macro_rules! schemas {
+    ($($(#[doc = $doc:literal])+ $name:ident = $schema:expr;)*) => {
+        $(
+            $(#[doc = $doc])+
+            pub struct $name;
+
+            impl PartialSchema for $name {
+                fn schema() -> RefOr<Schema> {
+                    let description = concat!($($doc, "\n"),+).trim().replace("\n ", "\n");
+                    $schema.description(Some(description)).into()
+                }
+            }
+
+            impl ToSchema for $name {
+                fn name() -> Cow<'static, str> {
+                    stringify!($name).into()
+                }
+            }
+        )*
+    };
+}
+
+schemas! {
+    /// A product: letters, digits and `. _ ~ : -`, but neither `.` nor `..`.
+    ProductId = text().min_length(Some(1)).max_length(Some(PRODUCT_ID_MAX)).pattern(Some(PRODUCT_ID_PATTERN))
+        .examples(["p42"]);
+
+    /// What makes an event one event (UUID, RFC 9562).
+    EventId = text().format(Some(SchemaFormat::Custom("uuid".to_owned())))
+        .examples(["0197aaaa-bbbb-7ccc-8ddd-eeeeeeeeeeee"]);
+
+    /// Where in the log an acknowledged like stands: `<topic sequence>-<partition>-<offset>`.
+    Receipt = text().pattern(Some(RECEIPT_PATTERN)).examples(["1-21-0"]);
+
+    /// Names one click: 1 to 255 characters, bare, or between double quotes (then also with spaces and commas, and
+    /// with `\"` and `\\` for quote and backslash). Bare and quoted name the same key.
+    IdempotencyKey = text().pattern(Some(extract::KEY_PATTERN)).examples(["8e03978e-40d5-43dd-bc93-6894a57f9324"]);
+
+    /// One event of a stream: its `data` is a count as JSON. The first one says in milliseconds when to come back.
+    LikesEvent = ObjectBuilder::new()
+        .property("data", text().content_media_type("application/json").content_schema(Some(Ref::from_schema_name("Likes"))))
+        .property("retry", ObjectBuilder::new().schema_type(Type::Integer))
+        .required("data");
+
+    /// Products, separated by commas; 6,000 characters at most in all.
+    ProductIds = ArrayBuilder::new().items(Ref::from_schema_name("ProductId"))
+        .min_items(Some(1)).max_items(Some(extract::IDS_MAX));
+}
+
+fn text() -> ObjectBuilder {
+    ObjectBuilder::new().schema_type(Type::String)
+}

@@ -1,0 +1,136 @@
+//! `GET /v1/products/{productId}/likes` and `GET /v1/likes?ids=`: counts, and for a known caller
+//! what that caller likes. How fresh they are is said in [`crate::read::counts`].
+
+use std::sync::Arc;
+
+use axum::extract::{Request, State};
+use axum::http::{HeaderName, HeaderValue, header};
+use axum::response::Response;
+use chrono::{DateTime, SecondsFormat, Utc};
+use like_events::{ProductId, UserId};
+use serde::Serialize;
+use utoipa::ToSchema;
+
+use crate::app::AppState;
+use crate::http::error::ApiError;
+use crate::http::etag;
+use crate::http::extract;
+use crate::http::openapi::refusals::refusals;
+use crate::http::openapi::schemas;
+use crate::read::counts::CACHE_AGE;
+
+const IF_NONE_MATCH: &str =
+    "An `ETag` of an earlier answer: while nothing has changed, the answer is `304`, without a body.";
+const NOT_MODIFIED: &str = "Nothing has changed since the answer with the `ETag` of `If-None-Match`.";
+
+/// The path of one product's.
+pub const ROUTE: &str = "/v1/products/{productId}/likes";
+/// The path of several products'.
+pub const MANY_ROUTE: &str = "/v1/likes";
+
+/// A product's count as it is answered.
+#[derive(Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Likes {
+    #[schema(value_type = schemas::ProductId)]
+    product_id: ProductId,
+    /// How many users like it.
+    #[schema(minimum = 0)]
+    count: i64,
+    /// When that changed last, in UTC; null: never liked.
+    #[schema(format = DateTime, required)]
+    updated_at: Option<String>,
+    /// Whether the caller does; absent for a caller who isn't known.
+    #[schema(nullable = false)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    liked: Option<bool>,
+}
+
+impl Likes {
+    /// For a caller who isn't known.
+    pub fn of_anybody(product_id: ProductId, count: i64, updated_at: Option<DateTime<Utc>>) -> Self {
+        let updated_at = updated_at.map(|at| at.to_rfc3339_opts(SecondsFormat::Millis, true));
+        Self { product_id, count, updated_at, liked: None }
+    }
+}
+
+refusals!(Refusals: INVALID_REQUEST, UNAUTHENTICATED, KEYS_UNAVAILABLE, READS_UNAVAILABLE);
+
+/// Count the likes of a product
+///
+/// And for a known caller, whether that is one of them. A product that nobody has liked yet has 0.
+#[utoipa::path(
+    get, path = ROUTE, operation_id = "getLikes", tag = "counts", security((), ("caller" = [])),
+    params(
+        ("productId" = schemas::ProductId, Path, example = "p42"),
+        ("If-None-Match" = Option<String>, Header, description = IF_NONE_MATCH),
+    ),
+    responses(
+        (
+            status = 200, description = "The count.", body = Likes,
+            headers(("ETag"), ("Cache-Control"), ("Vary")),
+            example = json!({ "productId": "p42", "count": 7, "updatedAt": "2026-11-22T10:00:00.123Z", "liked": true }),
+        ),
+        (
+            status = 304, description = NOT_MODIFIED,
+            headers(("ETag"), ("Cache-Control"), ("Vary")),
+        ),
+        Refusals,
+    ),
+)]
+pub async fn one(State(app): State<Arc<AppState>>, request: Request) -> Result<Response, ApiError> {
+    let (mut parts, _) = request.into_parts();
+    let user = app.caller(&parts.headers).await?;
+    let product = extract::product_id(&mut parts).await?;
+    let mut likes = read(&app, vec![product], user.as_ref()).await?;
+    Ok(etag::json(&parts.headers, caching(&app, user.as_ref()), &likes.pop()))
+}
+
+/// Count the likes of several products
+///
+/// The same as for one product, for each of `ids`, in their order.
+#[utoipa::path(
+    get, path = MANY_ROUTE, operation_id = "listLikes", tag = "counts", security((), ("caller" = [])),
+    params(
+        ("ids" = schemas::ProductIds, Query, style = Form, explode = false, example = json!(["p42", "p7"])),
+        ("If-None-Match" = Option<String>, Header, description = IF_NONE_MATCH),
+    ),
+    responses(
+        (
+            status = 200, description = "The counts, in the order of `ids`.", body = Vec<Likes>,
+            headers(("ETag"), ("Cache-Control"), ("Vary")),
+            example = json!([
+                { "productId": "p42", "count": 7, "updatedAt": "2026-11-22T10:00:00.123Z", "liked": true },
+                { "productId": "p7", "count": 0, "updatedAt": null, "liked": false },
+            ]),
+        ),
+        (
+            status = 304, description = NOT_MODIFIED,
+            headers(("ETag"), ("Cache-Control"), ("Vary")),
+        ),
+        Refusals,
+    ),
+)]
+pub async fn many(State(app): State<Arc<AppState>>, request: Request) -> Result<Response, ApiError> {
+    let user = app.caller(request.headers()).await?;
+    let products = extract::ids(request.uri()).map_err(ApiError::Invalid)?;
+    let likes = read(&app, products, user.as_ref()).await?;
+    Ok(etag::json(request.headers(), caching(&app, user.as_ref()), &likes))
+}
+
+async fn read(app: &AppState, products: Vec<ProductId>, user: Option<&UserId>) -> Result<Vec<Likes>, ApiError> {
+    let counts = app.counts.read(&products, user).await?;
+    let likes = products.into_iter().zip(counts).map(|(product_id, count)| {
+        let liked = user.is_some().then_some(count.liked);
+        Likes { liked, ..Likes::of_anybody(product_id, count.count, count.updated_at) }
+    });
+    Ok(likes.collect())
+}
+
+/// Who may keep the answer: everybody for as long as our own cache does, and of a known caller's
+/// nobody else, nor that one without asking again.
+fn caching(app: &AppState, user: Option<&UserId>) -> [(HeaderName, HeaderValue); 2] {
+    const _: () = assert!(CACHE_AGE.as_secs() == 1 && CACHE_AGE.subsec_nanos() == 0, "max-age below says the same");
+    let control = if user.is_some() { "private, no-cache" } else { "public, max-age=1" };
+    [(header::CACHE_CONTROL, HeaderValue::from_static(control)), (header::VARY, app.auth.vary())]
+}

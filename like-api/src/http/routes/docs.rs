@@ -1,0 +1,107 @@
+//! What helps to use the API, and is no part of it: its description, a page that shows it, and the
+//! pages that a problem's `type` leads to. Nothing of it asks another host.
+
+use std::borrow::Cow;
+use std::fmt::Write as _;
+use std::sync::Arc;
+
+use axum::Router;
+use axum::body::Bytes;
+use axum::extract::Path;
+use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
+use axum::response::{Html, IntoResponse, Response};
+use axum::routing::get;
+use serde_json::Value;
+use utoipa_swagger_ui::Config;
+
+use crate::app::AppState;
+use crate::http::error::ApiError;
+use crate::http::etag;
+use crate::http::problem::{self, Kind};
+
+const JSON: HeaderValue = HeaderValue::from_static("application/json");
+const SCRIPT: HeaderValue = HeaderValue::from_static("text/javascript; charset=utf-8");
+const STYLE: HeaderValue = HeaderValue::from_static("text/css; charset=utf-8");
+
+/// Scripts and styles of our own alone, requests to nobody else; the viewer draws its icons as
+/// `data:` images.
+const PAGE_POLICY: HeaderValue = HeaderValue::from_static(
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; \
+     base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+);
+
+/// These routes; `description` is that of all others.
+pub fn router(description: &Value) -> Router<Arc<AppState>> {
+    let description = File::new(JSON, serde_json::to_vec(description).expect("JSON always serialises"));
+    let page = [(header::CONTENT_SECURITY_POLICY, PAGE_POLICY)];
+    Router::new()
+        .route("/openapi.json", description.route())
+        .route("/docs", get(async move || (page, Html(include_str!("docs/index.html")))))
+        .route("/docs/start.js", File::new(SCRIPT, include_bytes!("docs/start.js").as_slice()).route())
+        .route("/docs/swagger-ui-bundle.js", viewer("swagger-ui-bundle.js", SCRIPT).route())
+        .route("/docs/swagger-ui.css", viewer("swagger-ui.css", STYLE).route())
+        .route("/problems", get(async || Html(problems(problem::ALL))))
+        .route("/problems/{name}", get(explain))
+}
+
+/// A file of Swagger UI.
+fn viewer(name: &str, content_type: HeaderValue) -> File {
+    let file = utoipa_swagger_ui::serve(name, Arc::new(Config::from("")));
+    let file = file.ok().flatten().unwrap_or_else(|| panic!("the vendored Swagger UI has no {name}"));
+    match file.bytes {
+        Cow::Borrowed(content) => File::new(content_type, content),
+        Cow::Owned(content) => File::new(content_type, content),
+    }
+}
+
+/// A file that stays as it is while the process runs.
+#[derive(Clone)]
+struct File {
+    content_type: HeaderValue,
+    etag: HeaderValue,
+    content: Bytes,
+}
+
+impl File {
+    fn new(content_type: HeaderValue, content: impl Into<Bytes>) -> Self {
+        let content = content.into();
+        Self { content_type, etag: etag::tag(&content), content }
+    }
+
+    fn route(self) -> axum::routing::MethodRouter<Arc<AppState>> {
+        get(async move |headers: HeaderMap| self.answer(&headers))
+    }
+
+    /// Asked for again each time, sent again only when another version of the service is there.
+    fn answer(&self, headers: &HeaderMap) -> Response {
+        let caching: [(HeaderName, HeaderValue); 2] =
+            [(header::ETAG, self.etag.clone()), (header::CACHE_CONTROL, HeaderValue::from_static("public, no-cache"))];
+        if etag::names(headers, &self.etag) {
+            return (StatusCode::NOT_MODIFIED, caching).into_response();
+        }
+        (caching, [(header::CONTENT_TYPE, self.content_type.clone())], self.content.clone()).into_response()
+    }
+}
+
+/// What a problem's `type` leads to.
+async fn explain(Path(name): Path<String>) -> Result<Html<String>, ApiError> {
+    let kind = problem::named(&name).ok_or(ApiError::NotFound)?;
+    Ok(Html(problems(&[kind])))
+}
+
+fn problems(kinds: &[&Kind]) -> String {
+    let mut page = String::from(
+        "<!doctype html><html lang=\"en\"><meta charset=\"utf-8\"><meta name=\"viewport\" content=\"width=device-width\">\
+         <meta name=\"color-scheme\" content=\"light dark\"><title>Problems</title>",
+    );
+    for Kind { name, status, title, meaning, .. } in kinds {
+        let mut code = false;
+        let meaning = meaning.split('`').map(|part| {
+            code = !code;
+            if code { part.to_owned() } else { format!("<code>{part}</code>") }
+        });
+        let meaning: String = meaning.collect();
+        let _ = write!(page, "<h1><code>{name}</code></h1><p><b>{title}</b> ({status})<p>{meaning}");
+    }
+    page + "<p><a href=\"/problems\">All problems</a> · <a href=\"/docs\">The API</a>"
+}

@@ -1,0 +1,103 @@
+//! `GET /v1/receipts/{receipt}`: what became of an acknowledged like. This is how a client reads
+//! its own write; with `Prefer: wait=N` it asks once and is told when that is so.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use axum::extract::{Request, State};
+use axum::http::{HeaderValue, header};
+use axum::response::{IntoResponse, Json, Response};
+use like_events::Receipt;
+use serde::Serialize;
+use utoipa::ToSchema;
+
+use crate::app::AppState;
+use crate::http::error::ApiError;
+use crate::http::extract;
+use crate::http::openapi::refusals::refusals;
+use crate::http::openapi::schemas;
+use crate::http::prefer::{self, PREFERENCE_APPLIED};
+use crate::read::pool::Standing;
+use crate::read::receipts::Waited;
+
+/// What became of a like: `pending`, it is in the log and not counted yet; `counted`; `dead_letter`, it broke a rule of
+/// the log; `lost`, it was removed from the log before it could be counted.
+#[derive(Serialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+#[schema(as = ReceiptStatus)]
+enum Status {
+    Pending,
+    Counted,
+    DeadLetter,
+    Lost,
+}
+
+#[derive(Serialize, ToSchema)]
+#[schema(as = ReceiptAnswer)]
+struct Answer {
+    status: Status,
+}
+
+refusals!(Refusals: INVALID_REQUEST, RECEIPT_UNKNOWN, READS_UNAVAILABLE);
+
+/// Ask what became of a like
+///
+/// This is how a client reads its own write: once the answer is `counted`, what the same user reads includes the like.
+#[utoipa::path(
+    get, path = "/v1/receipts/{receipt}", operation_id = "getReceipt", tag = "receipts", security(()),
+    params(
+        ("receipt" = schemas::Receipt, Path, example = "1-21-0"),
+        (
+            "Prefer" = Option<String>, Header, example = "wait=5",
+            description = "`wait=N`: answer once the like is counted, or after N seconds (10 at most) if it isn't by then.",
+        ),
+    ),
+    responses(
+        (
+            status = 200, description = "Where it stands now.", body = Answer,
+            headers(("Cache-Control"), ("Preference-Applied")), example = json!({ "status": "counted" }),
+        ),
+        Refusals,
+    ),
+)]
+pub async fn standing(State(app): State<Arc<AppState>>, request: Request) -> Result<Response, ApiError> {
+    let began = Instant::now();
+    let (mut parts, _) = request.into_parts();
+    let receipt = extract::receipt(&mut parts).await?;
+    let mut wait = prefer::wait(&parts.headers);
+    let mut standing = app.receipts.standing(receipt).await?;
+    if let Standing::Pending { open_topic } = &standing {
+        if let Some(topic) = open_topic {
+            is_in_the_log(&app, topic, receipt).await?;
+        }
+        if let Some(limit) = wait.filter(|limit| !limit.is_zero()) {
+            match app.receipts.wait(receipt, limit.saturating_sub(began.elapsed())).await? {
+                Waited::Settled(settled) => standing = settled,
+                Waited::Pending => {}
+                Waited::NoPlace => wait = None,
+            }
+        }
+    }
+    let status = match standing {
+        Standing::Counted => Status::Counted,
+        Standing::DeadLetter => Status::DeadLetter,
+        Standing::Lost => Status::Lost,
+        Standing::Pending { .. } => Status::Pending,
+        Standing::Nowhere => return Err(ApiError::ReceiptUnknown("no topic has a log that reaches there")),
+    };
+    let mut response = ([(header::CACHE_CONTROL, "no-store")], Json(Answer { status })).into_response();
+    if let Some(wait) = wait {
+        let applied = HeaderValue::try_from(format!("wait={}", wait.as_secs())).expect("text and digits");
+        response.headers_mut().insert(PREFERENCE_APPLIED, applied);
+    }
+    Ok(response)
+}
+
+/// Where the broker can't be asked, "not counted yet" is all that can be said.
+async fn is_in_the_log(app: &AppState, open_topic: &str, receipt: Receipt) -> Result<(), ApiError> {
+    let end = app.publisher.log_end(open_topic, receipt.partition, receipt.offset).await;
+    if end.is_some_and(|end| end <= receipt.offset) {
+        return Err(ApiError::ReceiptUnknown("the topic's log does not reach there yet"));
+    }
+    Ok(())
+}

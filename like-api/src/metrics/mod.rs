@@ -1,0 +1,124 @@
+//! What Prometheus gets to see, by OpenTelemetry's names where there is one. Handles are resolved
+//! once where that is possible; where a label's value comes with the request it is borrowed text
+//! out of a fixed few, never formatted and never the caller's own.
+
+pub mod pool;
+
+use std::time::Duration;
+
+use anyhow::Context;
+use axum::http::{Method, StatusCode};
+use prometheus::{Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, Opts, Registry};
+
+/// Upper bounds in seconds: OpenTelemetry's for HTTP, and finer where our answers are.
+const SECONDS: [f64; 16] =
+    [0.001, 0.0025, 0.005, 0.0075, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 10.0];
+
+/// All of them; cheap to clone.
+#[derive(Clone)]
+pub struct Metrics {
+    requests: HistogramVec,
+    in_progress: IntGauge,
+    /// Of the publisher.
+    pub publishing: Publishing,
+}
+
+/// What becomes of events. Every one that is handed to [`crate::publish::producer::Publisher`] is counted
+/// under one of the outcomes, once it is settled.
+#[derive(Clone)]
+pub struct Publishing {
+    pub(crate) acknowledged: IntCounter,
+    pub(crate) queue_full: IntCounter,
+    pub(crate) rejected: IntCounter,
+    pub(crate) unknown: IntCounter,
+    pub(crate) duration: Histogram,
+    pub(crate) in_flight: IntGauge,
+}
+
+impl Metrics {
+    /// Makes them known to `registry`, the process's own (CPU, memory, files, runtime) included.
+    pub fn register(registry: &Registry) -> anyhow::Result<Self> {
+        let requests = HistogramVec::new(
+            HistogramOpts::new(
+                "http_server_request_duration_seconds",
+                "from the request's headers to the answer, by route template (empty: no route has the path)",
+            )
+            .buckets(SECONDS.to_vec()),
+            &["http_request_method", "http_route", "http_response_status_code"],
+        )?;
+        let in_progress =
+            IntGauge::new("http_server_active_requests", "requests that have come and whose answer has not begun")?;
+        let sent = IntCounterVec::new(
+            Opts::new(
+                "messaging_client_sent_messages_total",
+                "events handed to the producer, by outcome: acknowledged (in the log), queue_full and rejected \
+                 (certainly not written), unknown (perhaps written)",
+            )
+            .const_label("messaging_system", "kafka"),
+            &["outcome"],
+        )?;
+        let duration = Histogram::with_opts(
+            HistogramOpts::new(
+                "messaging_client_operation_duration_seconds",
+                "from handing an event to the producer to its acknowledgement or failure",
+            )
+            .const_label("messaging_system", "kafka")
+            .const_label("messaging_operation_name", "send")
+            .buckets(SECONDS.to_vec()),
+        )?;
+        let in_flight = IntGauge::new(
+            "likes_producer_queued_events",
+            "events handed to the producer and not yet settled: waiting to be sent, or for the acknowledgement",
+        )?;
+        let publishing = Publishing {
+            acknowledged: sent.with_label_values(&["acknowledged"]),
+            queue_full: sent.with_label_values(&["queue_full"]),
+            rejected: sent.with_label_values(&["rejected"]),
+            unknown: sent.with_label_values(&["unknown"]),
+            duration: duration.clone(),
+            in_flight: in_flight.clone(),
+        };
+        let collectors: [Box<dyn prometheus::core::Collector>; 5] = [
+            Box::new(requests.clone()),
+            Box::new(in_progress.clone()),
+            Box::new(sent),
+            Box::new(duration),
+            Box::new(in_flight),
+        ];
+        for collector in collectors {
+            registry.register(collector).context("metrics")?;
+        }
+        like_common::metrics::register(registry, "like-api", env!("CARGO_PKG_VERSION")).context("metrics")?;
+        Ok(Self { requests, in_progress, publishing })
+    }
+
+    /// One request has come; it is in progress until the value goes.
+    pub fn in_progress(&self) -> InProgress {
+        self.in_progress.inc();
+        InProgress(self.in_progress.clone())
+    }
+
+    /// One request was answered. `route` is a route's template, or empty.
+    pub fn answered(&self, method: &Method, route: &str, status: StatusCode, took: Duration) {
+        self.requests.with_label_values(&[method_label(method), route, status.as_str()]).observe(took.as_secs_f64());
+    }
+}
+
+/// Held while a request is handled, also when its caller hangs up meanwhile.
+pub struct InProgress(IntGauge);
+
+impl Drop for InProgress {
+    fn drop(&mut self) {
+        self.0.dec();
+    }
+}
+
+/// A method that a caller made up is `_OTHER`, as OpenTelemetry has it: labels must stay few.
+pub(crate) fn method_label(method: &Method) -> &str {
+    match *method {
+        Method::GET | Method::HEAD | Method::PUT | Method::DELETE | Method::POST | Method::PATCH | Method::OPTIONS => {
+            method.as_str()
+        }
+        _ => "_OTHER",
+    }
+}

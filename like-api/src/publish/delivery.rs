@@ -1,0 +1,196 @@
+//! What librdkafka reports about events and about itself, where the producer is polled: delivery
+//! reports, the producer id, fatal errors. A panic here would end the polling, so nothing panics.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use rdkafka::ClientContext;
+use rdkafka::config::RDKafkaLogLevel;
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::message::{BorrowedMessage, Message};
+use rdkafka::producer::{BaseProducer, DefaultProducerContext, DeliveryResult, Producer as _, ProducerContext};
+use rdkafka::types::RDKafkaMessage;
+use serde::Deserialize;
+use tokio::sync::{Notify, oneshot, watch};
+use tracing::warn;
+
+use super::producer::{Position, PublishError};
+use crate::metrics::Publishing;
+
+/// What became of an event.
+pub(super) type Settled = Result<Position, PublishError>;
+
+/// Travels with an event through librdkafka.
+pub(super) struct Pending {
+    pub settle: oneshot::Sender<Settled>,
+    pub since: Instant,
+}
+
+/// The context of one producer.
+pub(super) struct Deliveries {
+    log_ends: Arc<LogEnds>,
+    metrics: Publishing,
+    has_id: watch::Sender<bool>,
+    maybe_fatal: Notify,
+    settled: AtomicU64,
+    last_error: Mutex<Option<(Option<RDKafkaErrorCode>, Instant)>>,
+}
+
+/// An error of the same kind is logged again after this long: each comes twice, and with each
+/// attempt to connect.
+const REPEAT_ERROR_AFTER: Duration = Duration::from_secs(10);
+
+impl Deliveries {
+    pub fn new(log_ends: Arc<LogEnds>, metrics: Publishing) -> Self {
+        let has_id = watch::Sender::new(false);
+        let (maybe_fatal, settled, last_error) = (Notify::new(), AtomicU64::new(0), Mutex::default());
+        Self { log_ends, metrics, has_id, maybe_fatal, settled, last_error }
+    }
+
+    /// Polls, which takes one report of several events, until a poll has settled none.
+    pub fn take_reports(&self, poll: impl Fn()) {
+        loop {
+            let before = self.settled.load(Ordering::Relaxed);
+            poll();
+            if self.settled.load(Ordering::Relaxed) == before {
+                break;
+            }
+        }
+    }
+
+    /// Whether the broker has given the producer its id.
+    pub fn has_id_now(&self) -> bool {
+        *self.has_id.borrow()
+    }
+
+    /// Waits until the broker has given the producer its id: from then on it can write.
+    pub async fn has_id(&self) {
+        // Can't fail: the sender is ours.
+        let _ = self.has_id.subscribe().wait_for(|has_id| *has_id).await;
+    }
+}
+
+/// Waits until `producer` has failed for good, and says why.
+pub(super) async fn fatal_error(producer: &BaseProducer<Deliveries>) -> String {
+    loop {
+        if let Some((code, text)) = producer.client().fatal_error() {
+            return format!("{code}: {text}");
+        }
+        producer.context().maybe_fatal.notified().await;
+    }
+}
+
+impl ClientContext for Deliveries {
+    fn stats_raw(&self, statistics: &[u8]) {
+        #[derive(Deserialize)]
+        struct Stats {
+            eos: Option<Eos>,
+        }
+        #[derive(Deserialize)]
+        struct Eos {
+            idemp_state: String,
+        }
+        if self.has_id_now() {
+            return;
+        }
+        let stats = serde_json::from_slice::<Stats>(statistics);
+        if stats.is_ok_and(|stats| stats.eos.is_some_and(|eos| eos.idemp_state == "Assigned")) {
+            self.has_id.send_replace(true);
+        }
+    }
+
+    fn error(&self, error: KafkaError, reason: &str) {
+        // A fatal error comes under any code; the one who waits asks the client whether it was.
+        self.maybe_fatal.notify_one();
+        let code = error.rdkafka_error_code();
+        if matches!(code, Some(RDKafkaErrorCode::BrokerTransportFailure | RDKafkaErrorCode::Resolve)) {
+            return; // In librdkafka's own log, which says it once in a while and not each time.
+        }
+        let mut last = self.last_error.lock().unwrap_or_else(PoisonError::into_inner);
+        if last.is_none_or(|(last, at)| last != code || at.elapsed() > REPEAT_ERROR_AFTER) {
+            *last = Some((code, Instant::now()));
+            warn!(%error, reason, "Kafka");
+        }
+    }
+
+    fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
+        // It says that a producer ignores it, but asking where a log ends doesn't.
+        if !(facility == "CONFWARN" && message.contains("isolation.level")) {
+            DefaultProducerContext.log(level, facility, message);
+        }
+    }
+}
+
+impl ProducerContext for Deliveries {
+    type DeliveryOpaque = Box<Pending>;
+
+    fn delivery(&self, result: &DeliveryResult<'_>, pending: Box<Pending>) {
+        let settled = settle(result);
+        if let Ok(position) = settled {
+            self.log_ends.seen(position.partition, position.offset + 1);
+        }
+        self.settled.fetch_add(1, Ordering::Relaxed);
+        self.metrics.in_flight.dec();
+        self.metrics.duration.observe(pending.since.elapsed().as_secs_f64());
+        self.metrics.count(settled.as_ref().map(|_| ()));
+        // Nobody listens when the caller has hung up; the event stands all the same.
+        let _ = pending.settle.send(settled);
+    }
+}
+
+fn settle(result: &DeliveryResult<'_>) -> Settled {
+    match result {
+        Ok(message) if message.offset() >= 0 => {
+            Ok(Position { partition: message.partition(), offset: message.offset() })
+        }
+        // A repeat inside librdkafka that the broker had already, too long ago to remember where.
+        Ok(_) => Err(PublishError::PerhapsWritten("written, but the broker didn't say where".to_owned())),
+        Err((KafkaError::MessageProduction(RDKafkaErrorCode::MessageSizeTooLarge), _)) => Err(PublishError::TooLarge),
+        Err((error, message)) if certainly_not_written(message) => Err(PublishError::NotWritten(error.to_string())),
+        Err((error, _)) => Err(PublishError::PerhapsWritten(error.to_string())),
+    }
+}
+
+/// Whether no broker can have written the message.
+#[expect(unsafe_code, reason = "rdkafka's safe API lacks the one thing that tells 503 from 504")]
+fn certainly_not_written(message: &BorrowedMessage<'_>) -> bool {
+    use rdkafka::bindings::{rd_kafka_message_status, rd_kafka_msg_status_t};
+    let pointer: *mut RDKafkaMessage = message.ptr();
+    // SAFETY: the message is borrowed, so librdkafka keeps it; the call reads one field of it.
+    let status = unsafe { rd_kafka_message_status(pointer) };
+    status == rd_kafka_msg_status_t::RD_KAFKA_MSG_STATUS_NOT_PERSISTED
+}
+
+impl Publishing {
+    /// Counts one settled event.
+    pub(super) fn count(&self, settled: Result<(), &PublishError>) {
+        match settled {
+            Ok(()) => &self.acknowledged,
+            Err(PublishError::QueueFull) => &self.queue_full,
+            Err(PublishError::TooLarge | PublishError::NotWritten(_)) => &self.rejected,
+            Err(PublishError::PerhapsWritten(_)) => &self.unknown,
+        }
+        .inc();
+    }
+}
+
+/// The highest end of each partition's log that this replica has seen, whichever producer wrote.
+#[derive(Default)]
+pub(super) struct LogEnds(Mutex<Vec<i64>>);
+
+impl LogEnds {
+    pub fn seen(&self, partition: i32, end: i64) {
+        let Ok(index) = usize::try_from(partition) else { return };
+        let mut ends = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if ends.len() <= index {
+            ends.resize(index + 1, 0);
+        }
+        ends[index] = ends[index].max(end);
+    }
+
+    pub fn get(&self, partition: i32) -> Option<i64> {
+        let ends = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        ends.get(usize::try_from(partition).ok()?).copied()
+    }
+}

@@ -1,0 +1,5 @@
+//! Publishing: the producer, its delivery reports, and the write gate.
+
+mod delivery;
+pub mod producer;
+pub mod write_gate;

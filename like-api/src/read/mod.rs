@@ -1,0 +1,7 @@
+//! Reading from PostgreSQL: the pool and its queries, batched reads, counts, receipts, live counts.
+
+pub mod batcher;
+pub mod counts;
+pub mod live;
+pub mod pool;
+pub mod receipts;

@@ -1,0 +1,116 @@
+//! The server: its listeners and tasks, and an orderly shutdown.
+
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant};
+
+use anyhow::anyhow;
+use like_common::admin;
+use like_common::health::Health;
+use prometheus::Registry;
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+use crate::app::AppState;
+use crate::config::Config;
+use crate::http::listener::StallLimit;
+use crate::metrics::Metrics;
+use crate::publish::producer::{PRODUCER_WARM, Publisher};
+use crate::publish::write_gate::{LAYOUT_READ, TOPIC_CHECKED, Watch};
+
+/// Requests in progress get this long after a signal: a like is settled in some six seconds.
+const FINISH_TIMEOUT: Duration = Duration::from_millis(6_500);
+/// And then events whose requests have ended before them: so long, and what requests have left.
+const FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// And each of what is left to close.
+const CLOSE_TIMEOUT: Duration = Duration::from_millis(500);
+
+/// The sockets, bound by whoever knows how to say that one can't be.
+pub struct Listeners {
+    /// For callers.
+    pub public: TcpListener,
+    /// For probes and metrics.
+    pub admin: TcpListener,
+}
+
+/// Serves until `shutdown`, then finishes what was begun: within ten seconds in all.
+pub async fn serve(config: Config, listeners: Listeners, shutdown: CancellationToken) -> anyhow::Result<()> {
+    let registry = Registry::new();
+    let metrics = Metrics::register(&registry)?;
+    let health = Health::waiting_for(&[PRODUCER_WARM, LAYOUT_READ, TOPIC_CHECKED]);
+    let kafka = config.kafka.client_config("like-api")?;
+    let topic = &config.kafka.kafka_topic;
+    let publisher = Arc::new(Publisher::new(kafka.clone(), topic, metrics.publishing.clone())?);
+    let state = Arc::new(AppState::new(&config, Arc::clone(&publisher), metrics, &registry, &shutdown)?);
+    state.auth.log();
+    if let Some(condition) = state.auth.condition() {
+        health.unmet(condition, "not there yet");
+    }
+    let traces = state.traces.clone();
+    let watch = Watch {
+        gate: state.gate.clone(),
+        health: health.clone(),
+        pool: state.pool.clone(),
+        kafka,
+        topic: topic.clone(),
+        interval: config.topic_check_interval,
+    };
+    let stall = StallLimit::new(config.stall_limit, &registry)?;
+    let (public_addr, admin_addr) = (listeners.public.local_addr()?, listeners.admin.local_addr()?);
+    info!(%public_addr, %admin_addr, topic, "like-api listens");
+
+    // The admin port ends last, so that /readyz says why while requests are finished.
+    let admin_stop = CancellationToken::new();
+    let admin = tokio::spawn(admin::serve(listeners.admin, health.clone(), registry, admin_stop.clone()));
+    let ready = health.clone();
+    let publishing = Arc::clone(&publisher);
+    let producer = tokio::spawn(async move { publishing.keep_running(&ready).await });
+    let watch = tokio::spawn(watch.run());
+    let (app, knowing) = (Arc::clone(&state), health.clone());
+    let auth = tokio::spawn(async move { app.auth.keep_current(&knowing).await });
+    let streams = tokio::spawn(state.streams.keep_reading());
+
+    let router = crate::http::router::router(Arc::clone(&state));
+    let ending = Arc::clone(&state);
+    let public = crate::http::listener::serve(listeners.public, state, router, stall, shutdown.clone());
+    let signalled = OnceLock::new();
+    let overtime = async {
+        shutdown.cancelled().await;
+        let _ = signalled.set(Instant::now());
+        health.unmet("shutdown", "shutting down");
+        // They would go on for ever.
+        ending.streams.close();
+        tokio::time::sleep(FINISH_TIMEOUT).await;
+    };
+    let tasks = [producer.abort_handle(), watch.abort_handle(), auth.abort_handle(), streams.abort_handle()];
+    let served = tokio::select! {
+        biased;
+        // First, so that it has said "not ready" before anything ends.
+        () = overtime => {
+            warn!("requests were still in progress; leaving them");
+            Ok(())
+        }
+        () = public => Ok(()),
+        // They never end by themselves, and nothing works without them.
+        ended = producer => Err(anyhow!("the producer's task ended: {ended:?}")),
+        ended = watch => Err(anyhow!("the topic's watch ended: {ended:?}")),
+        ended = auth => Err(anyhow!("the task that keeps the issuer's keys ended: {ended:?}")),
+        ended = streams => Err(anyhow!("the streams' task ended: {ended:?}")),
+    };
+    tasks.iter().for_each(|task| task.abort());
+    // It holds the publisher, whose last owner waits for its end.
+    drop(ending);
+    let left = signalled.get().map_or(Duration::ZERO, |at| FINISH_TIMEOUT.saturating_sub(at.elapsed()));
+    publisher.flush(FLUSH_TIMEOUT + left).await;
+    admin_stop.cancel();
+    // Its callers may keep their connections open; and closing a client waits for threads of its
+    // own, which may be waiting for a name server. The process needn't.
+    let close = async {
+        let _ = tokio::time::timeout(CLOSE_TIMEOUT, admin).await;
+        let _ = tokio::time::timeout(CLOSE_TIMEOUT, tokio::task::spawn_blocking(move || drop(publisher))).await;
+    };
+    tokio::join!(close, traces.end());
+    info!("like-api ends");
+    served
+}

@@ -1,0 +1,248 @@
+//! Programs as processes: the ones of this workspace, and servers that a test needs for itself.
+//! What they say goes to a file that is shown when the test fails; none outlives its test.
+
+use std::fmt::Write as _;
+use std::fs::File;
+use std::io::Read;
+use std::net::{SocketAddr, TcpListener};
+use std::path::PathBuf;
+use std::process::{Child, Command, ExitStatus, Output, Stdio};
+use std::sync::OnceLock;
+use std::time::{Duration, Instant};
+
+use rand::RngExt;
+use rustix::process::{Pid, Signal, kill_process};
+use tempfile::NamedTempFile;
+
+use crate::eventually;
+
+/// From SIGTERM to SIGKILL when a test is through with a process: a little more than our own
+/// services may take.
+const END_WAIT: Duration = Duration::from_secs(12);
+
+/// How much of a log is shown when a test fails, in bytes.
+const SHOWN: usize = 16 * 1024;
+
+/// like-aggregator, built with the points at which `FAULT_POINT` has it killed or stopped.
+pub const WITH_FAULTS: &str = "like-aggregator-faults";
+
+/// like-aggregator, built with a fold that is wrong: every unlike is taken for a like.
+pub const WITH_WRONG_FOLD: &str = "like-aggregator-wrong-fold";
+
+/// A running process.
+pub struct TestProcess {
+    name: String,
+    child: Child,
+    log: NamedTempFile,
+}
+
+/// A program of this workspace, built from the sources as they are now. Cargo gives a test the
+/// programs of its own package only, and those of others may be stale or not there at all.
+pub fn program(name: &str) -> PathBuf {
+    static FOLDER: OnceLock<PathBuf> = OnceLock::new();
+    static FAULTS: OnceLock<PathBuf> = OnceLock::new();
+    static WRONG_FOLD: OnceLock<PathBuf> = OnceLock::new();
+    // The same packages each time: with others, cargo would build their dependencies with other features.
+    let services = ["-p", "like-api", "-p", "like-aggregator"];
+    let with = |feature, bin| build(&[&services[..], &["--features", feature, "--bin", bin]].concat());
+    let folder = match name {
+        WITH_FAULTS => FAULTS.get_or_init(|| with("like-aggregator/fault-points", name)),
+        WITH_WRONG_FOLD => WRONG_FOLD.get_or_init(|| with("like-aggregator/wrong-fold", name)),
+        _ => FOLDER.get_or_init(|| build(&services)),
+    };
+    folder.join(name)
+}
+
+/// A command for a program of this workspace with these settings and no others: what the shell
+/// that runs the tests has set doesn't reach it.
+pub fn command(name: &str, args: &[&str], settings: &[(String, String)]) -> Command {
+    let mut command = Command::new(program(name));
+    command.args(args).env_clear().envs(settings.iter().map(|(name, value)| (name, value)));
+    // Coverage and sanitizers are told through these.
+    let passed = ["PATH", "HOME", "LLVM_PROFILE_FILE", "RUST_BACKTRACE", "SSL_CERT_FILE"];
+    command.envs(passed.iter().filter_map(|name| Some((name, std::env::var_os(name)?))));
+    command
+}
+
+/// Runs a command to its end, which must come within `limit`.
+pub async fn run_to_end(mut command: Command, limit: Duration) -> Output {
+    let (out, err) = (tempfile(), tempfile());
+    let shown = format!("{command:?}");
+    let shown = shown.rsplit(" \"").next().unwrap_or_default();
+    let mut child = command
+        .stdin(Stdio::null())
+        .stdout(out.reopen().expect("log"))
+        .stderr(err.reopen().expect("log"))
+        .spawn()
+        .unwrap_or_else(|e| panic!("{shown}: {e}"));
+    let start = Instant::now();
+    loop {
+        if let Some(status) = child.try_wait().expect("wait") {
+            let read = |file: &NamedTempFile| std::fs::read(file.path()).expect("log");
+            return Output { status, stdout: read(&out), stderr: read(&err) };
+        }
+        if start.elapsed() > limit {
+            let _ = child.kill();
+            let _ = child.wait();
+            panic!("{shown} has not ended within {limit:?}: {}{}", text(&out), text(&err));
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
+/// An address of 127.0.0.1 that nobody listens on. Below the range from which the kernel takes
+/// the ports of outgoing connections: one of those could take it before it is listened on.
+pub fn free_addr() -> SocketAddr {
+    loop {
+        let addr = SocketAddr::from(([127, 0, 0, 1], rand::rng().random_range(10_000..32_768)));
+        if TcpListener::bind(addr).is_ok() {
+            return addr;
+        }
+    }
+}
+
+impl TestProcess {
+    /// Starts a command; `name` is how it is called when its log is shown.
+    pub fn start(name: &str, command: Command) -> Self {
+        let log = tempfile();
+        let output = log.reopen().expect("log").into();
+        Self::with_output(name, command, log, output)
+    }
+
+    /// The same, but what it says on standard output goes elsewhere.
+    pub fn start_saying_to(output: Stdio, name: &str, command: Command) -> Self {
+        Self::with_output(name, command, tempfile(), output)
+    }
+
+    fn with_output(name: &str, mut command: Command, log: NamedTempFile, output: Stdio) -> Self {
+        let child = command
+            .stdin(Stdio::null())
+            .stderr(log.reopen().expect("log"))
+            .stdout(output)
+            .spawn()
+            .unwrap_or_else(|e| panic!("{name}: {e}"));
+        Self { name: name.to_owned(), child, log }
+    }
+
+    /// Asks it to end: SIGTERM.
+    pub fn terminate(&self) {
+        self.signal(Signal::TERM);
+    }
+
+    /// The other way to ask: SIGINT.
+    pub fn interrupt(&self) {
+        self.signal(Signal::INT);
+    }
+
+    /// Ends it as a crash would: SIGKILL.
+    pub fn kill(&self) {
+        self.signal(Signal::KILL);
+    }
+
+    /// Stops it where it is: SIGSTOP.
+    pub fn freeze(&self) {
+        self.signal(Signal::STOP);
+    }
+
+    /// Lets it go on: SIGCONT.
+    pub fn thaw(&self) {
+        self.signal(Signal::CONT);
+    }
+
+    fn signal(&self, signal: Signal) {
+        // Never reaped before we have seen its end, so the number is still this process's.
+        kill_process(Pid::from_child(&self.child), signal).unwrap_or_else(|e| panic!("{}: {e}", self.name));
+    }
+
+    /// Its process id.
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Its exit status; None while it runs.
+    pub fn status(&mut self) -> Option<ExitStatus> {
+        self.child.try_wait().expect("wait")
+    }
+
+    /// Waits for its end.
+    pub async fn ended(&mut self) -> ExitStatus {
+        let what = format!("{} ends", self.name);
+        eventually(&what, async || self.status()).await
+    }
+
+    /// All that it has said so far.
+    pub fn log(&self) -> String {
+        text(&self.log)
+    }
+
+    /// Waits until it has said this.
+    pub async fn says(&self, what: &str) {
+        eventually(&format!("{} says: {what}", self.name), async || self.log().contains(what).then_some(())).await;
+    }
+}
+
+impl Drop for TestProcess {
+    fn drop(&mut self) {
+        if self.status().is_none() {
+            self.terminate();
+            self.thaw();
+            let deadline = Instant::now() + END_WAIT;
+            while self.status().is_none() {
+                if Instant::now() > deadline {
+                    eprintln!("{} did not end within {END_WAIT:?} of SIGTERM", self.name);
+                    let _ = self.child.kill();
+                    let _ = self.child.wait();
+                }
+                std::thread::sleep(Duration::from_millis(10));
+            }
+        }
+        if std::thread::panicking() {
+            let (log, status) = (self.log(), self.status());
+            let from = log.ceil_char_boundary(log.len().saturating_sub(SHOWN));
+            eprintln!("--- {}: {status:?}\n{}---", self.name, &log[from..]);
+        }
+    }
+}
+
+/// Builds what these arguments name into the folder that this test is run from, and answers that
+/// folder.
+fn build(what: &[&str]) -> PathBuf {
+    // target/debug/deps/this-test, or target/debug/this-program
+    let exe = std::env::current_exe().expect("this program's own file");
+    let folder = exe.parent().expect("a folder");
+    let folder = if folder.ends_with("deps") { folder.parent().expect("target/<profile>") } else { folder }.to_owned();
+    let profile = match folder.file_name().and_then(|name| name.to_str()).expect("a profile's folder") {
+        "debug" => "dev",
+        profile => profile,
+    };
+    let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    cargo
+        .args(["build", "--quiet", "--locked", "--profile", profile])
+        .args(what)
+        .arg("--target-dir")
+        .arg(folder.parent().expect("target"))
+        .current_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/../.."));
+    // What cargo has told this test of its package: ring would take it for a change, and all that
+    // depends on ring be built again, at every turn.
+    let told = |name: &str| name.starts_with("CARGO_PKG_") || name.starts_with("CARGO_MANIFEST_") || name == "OUT_DIR";
+    for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_str().is_some_and(told)) {
+        cargo.env_remove(name);
+    }
+    let output = cargo.stdin(Stdio::null()).output().expect("cargo");
+    assert!(output.status.success(), "the services can't be built:\n{}", String::from_utf8_lossy(&output.stderr));
+    folder
+}
+
+fn tempfile() -> NamedTempFile {
+    NamedTempFile::new().expect("a temporary file")
+}
+
+fn text(file: &NamedTempFile) -> String {
+    let mut text = Vec::new();
+    let read = File::open(file.path()).and_then(|mut file| file.read_to_end(&mut text));
+    let mut text = String::from_utf8_lossy(&text).into_owned();
+    if let Err(error) = read {
+        let _ = write!(text, "(the log can't be read: {error})");
+    }
+    text
+}

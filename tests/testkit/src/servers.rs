@@ -1,0 +1,109 @@
+//! A Kafka and a PostgreSQL of a test's own, to be killed and started again (deploy/local/test.sh).
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::process::Command;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use crate::process::{free_addr, run_to_end};
+use crate::{TestDatabase, TestProxy, TestSystem};
+
+const SCRIPT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../deploy/local/test.sh");
+const FOLDERS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../.local/test");
+
+/// How long a server may take to start.
+const LIMIT: Duration = Duration::from_secs(150);
+
+/// One of the two.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Server {
+    /// The broker.
+    Kafka,
+    /// The database.
+    Postgres,
+}
+
+/// A running pair; thrown away with the value.
+pub struct TestServers {
+    /// host:port of the broker.
+    pub kafka: String,
+    /// The URL of the server's database.
+    pub postgres: String,
+    folder: PathBuf,
+    /// The listener whose clients are sent to the proxy, and where they are sent.
+    proxied: (u16, u16),
+}
+
+impl TestServers {
+    /// Starts both.
+    pub async fn start() -> Self {
+        static STARTED: AtomicU32 = AtomicU32::new(0);
+        let name = format!("own-{}-{}", std::process::id(), STARTED.fetch_add(1, Ordering::Relaxed));
+        let folder = PathBuf::from(FOLDERS).join(name);
+        let proxied = (free_addr().port(), free_addr().port());
+        let mut servers = Self { kafka: String::new(), postgres: String::new(), folder, proxied };
+        servers.script(&["up"]).await;
+        let env = std::fs::read_to_string(servers.folder.join("env")).expect("the stack's env file");
+        let env: HashMap<_, _> = env.lines().filter_map(|line| line.split_once('=')).collect();
+        env["TEST_KAFKA_BOOTSTRAP_SERVERS"].clone_into(&mut servers.kafka);
+        env["TEST_DATABASE_URL"].clone_into(&mut servers.postgres);
+        servers
+    }
+
+    /// Ends one as a crash would.
+    pub async fn kill(&self, server: Server) {
+        self.script(&["kill", server.name()]).await;
+    }
+
+    /// Starts one again, with its data.
+    pub async fn restart(&self, server: Server) {
+        self.script(&["start", server.name()]).await;
+    }
+
+    /// A proxy that the broker itself sends its clients to: none of those that bootstrap there
+    /// goes around it.
+    pub async fn kafka_proxy(&self) -> TestProxy {
+        let (listener, proxy) = self.proxied;
+        TestProxy::start_on(proxy, &format!("127.0.0.1:{listener}")).await
+    }
+
+    /// A system on these servers that is not set up yet.
+    pub async fn system(&self) -> TestSystem {
+        let database = TestDatabase::create_empty_on(&self.postgres).await;
+        let mut system = TestSystem::on(format!("test-{}", uuid::Uuid::now_v7()), database);
+        system.set("KAFKA_BOOTSTRAP_SERVERS", &self.kafka);
+        system
+    }
+
+    async fn script(&self, args: &[&str]) {
+        let output = run_to_end(self.command(args), LIMIT).await;
+        assert!(output.status.success(), "test.sh own {args:?}: {output:?}");
+    }
+
+    fn command(&self, args: &[&str]) -> Command {
+        let mut command = Command::new(SCRIPT);
+        let (listener, proxy) = self.proxied;
+        command.arg("own").arg(&self.folder).args(args);
+        command.env("KAFKA_PROXIED_PORT", listener.to_string()).env("KAFKA_PROXY_PORT", proxy.to_string());
+        command
+    }
+}
+
+impl Server {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Kafka => "kafka",
+            Self::Postgres => "postgres",
+        }
+    }
+}
+
+impl Drop for TestServers {
+    fn drop(&mut self) {
+        let output = self.command(&["down"]).output();
+        if !output.as_ref().is_ok_and(|output| output.status.success()) {
+            eprintln!("the servers in {} could not be stopped: {output:?}", self.folder.display());
+        }
+    }
+}
