@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use like_testkit::{AdminPort, TestDatabase, TestTopic, eventually};
 use reqwest::StatusCode;
+use rustix::process::{Pid, Signal, kill_process};
 
 /// The program with these settings alone.
 pub fn program(settings: &[(&str, &str)]) -> Command {
@@ -108,7 +109,7 @@ impl Running {
     }
 
     pub fn signal(&self) {
-        assert!(Command::new("kill").args(["-TERM", &self.child.id().to_string()]).status().unwrap().success());
+        kill_process(Pid::from_child(&self.child), Signal::TERM).unwrap();
     }
 
     /// Waits for its end, and answers its exit status and its log.
