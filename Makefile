@@ -1,5 +1,4 @@
-# Every task of this repository, one line of help each: make help.
-# What they do is in the scripts they name; those can be run by hand too.
+# All tasks; make help lists them. The scripts they call can also be run directly.
 
 .DEFAULT_GOAL := help
 .PHONY: help up down clean-local test test-faults test-stack test-stack-down test-containers contract lint loadtest drain bench claims replays
@@ -8,53 +7,53 @@ help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  \1|\2/p' Makefile | while IFS='|' read -r target text; do \
 	  printf '  %-17s %s\n' $$target "$$text"; done
 
-# --- run it on this machine, without Docker (ports: KAFKA_PORT=… make up)
+# --- run the system on this machine, without Docker (ports: KAFKA_PORT=… make up)
 
-up: ## build and start everything under .local, and send a like through it
+up: ## build and start the system under .local, and send a like through it
 	@deploy/local/up.sh
 
-down: ## stop it, keep its data
+down: ## stop the system and keep its data
 	@deploy/local/down.sh
 
-clean-local: ## stop it, remove its data and logs
+clean-local: ## stop the system and remove its data and logs
 	@deploy/local/down.sh clean
 
-# --- check it
+# --- check
 
-test: ## run all tests on a Kafka and a PostgreSQL of their own (ARGS="-p like-api name")
+test: ## run all tests with a temporary Kafka and PostgreSQL (ARGS="-p like-api name")
 	@deploy/local/test.sh run $(ARGS)
 
-test-faults: ## break processes, servers and connections, and count what was lost (ARGS="--seed 7 --only kill")
+test-faults: ## break processes, servers and connections; compare acknowledged with counted (ARGS="--seed 7 --only kill")
 	@deploy/local/test.sh faults $(ARGS)
 
-test-stack: ## start such a pair for development and leave it running (.local/test/env)
+test-stack: ## start a Kafka and a PostgreSQL for tests and leave them running (.local/test/env)
 	@deploy/local/test.sh up
 
-test-stack-down: ## stop that pair, remove its data
+test-stack-down: ## stop them and remove their data
 	@deploy/local/test.sh down
 
-test-containers: ## build the images, start them with Docker Compose and try them
+test-containers: ## build the images, start them with Docker Compose and send likes
 	@deploy/test-containers.sh
 
-contract: ## thousands of requests made from the API's description, each answer checked against it (SEED=7)
+contract: ## check the API against its OpenAPI description with generated requests (SEED=7)
 	@tests/contract/run.sh
 
-lint: ## formatting, clippy, documentation, shell scripts: no warning passes
+lint: ## check formatting, shell scripts, clippy and documentation; any warning fails
 	@deploy/local/lint.sh
 
-# --- measure it
+# --- measure
 
-loadtest: ## likes over HTTP on what make up has started, checked against the counts (PROFILE=burst)
+loadtest: ## send likes over HTTP to the system of make up and check the counts (PROFILE=burst)
 	@loadtest/run.sh
 
-drain: ## how fast a backlog is worked off, on servers of its own (ARGS="--events 100000")
+drain: ## measure how fast a backlog is consumed (ARGS="--events 100000")
 	@loadtest/drain.sh $(ARGS)
 
-bench: ## the services against what limits them: tables, a chart, docs/PERFORMANCE.md (QUICK=1)
+bench: ## measure both services and write docs/PERFORMANCE.md (QUICK=1)
 	@loadtest/bench.sh $(ARGS)
 
-claims: ## the claims the design rests on, tried and written to docs/CLAIMS.md (ARGS="--only 3,9")
+claims: ## test the assumptions of the design and write docs/CLAIMS.md (ARGS="--only 3,9")
 	@loadtest/claims.sh $(ARGS)
 
-replays: ## memory, disk and time of audit, audit --log and rebuild at 1 and 10 million events
+replays: ## measure audit, audit --log and rebuild at 1 and 10 million events
 	@loadtest/replays.sh $(ARGS)

@@ -8,4 +8,4 @@ set -euo pipefail
 unset RATE DURATION VUS USERS_PER_VU PRODUCTS READ_RATE
 
 start_whole smoke
-trial env PROFILE=smoke "$ROOT/loadtest/run.sh"
+in_group env PROFILE=smoke "$ROOT/loadtest/run.sh"

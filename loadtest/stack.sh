@@ -5,7 +5,7 @@
 # run_measured PROGRAM ARG…, which ends the script with the program's exit status.
 # shellcheck source=deploy/local/lib.sh
 . "$(dirname -- "${BASH_SOURCE[0]}")/../deploy/local/lib.sh"
-for part in install dist postgres kafka services; do
+for part in install postgres kafka services; do
   # shellcheck source=/dev/null
   . "$ROOT/deploy/local/$part.sh"
 done

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# `make down` stops what `make up` started, the services before what they depend
-# on, and keeps the data. With the argument clean (`make clean-local`) it removes
-# the data, the logs and the settings too; downloads and the test stack stay.
+# `make down` stops what `make up` started and keeps the data. With the argument clean
+# (`make clean-local`) it also removes the data, the logs and .local/env; downloads and the test
+# stack stay.
 set -euo pipefail
 # shellcheck source=deploy/local/lib.sh
 . "$(dirname -- "${BASH_SOURCE[0]}")/lib.sh"

@@ -1,11 +1,11 @@
 # shellcheck shell=bash disable=SC2034 # what it sets is read by those who source it
-# Finds what the machine lacks for building and running without Docker, and
-# installs just that from Debian's packages. Sourced.
+# Installs what building and running without Docker needs: missing Debian packages, and Kafka and
+# PostgreSQL themselves through Maven. Sourced.
 
 has_command() { command -v "$1" >/dev/null; }
 has_package() { [ "$(dpkg-query -W -f '${db:Status-Status}' "$1" 2>/dev/null)" = installed ]; }
 
-# The first java of at least version 17: the one in use, or another installed.
+# Sets JAVA to the first java of version 17 or later: of JAVA_HOME, the PATH, or /usr/lib/jvm.
 find_java() {
   local java major
   for java in ${JAVA_HOME:+"$JAVA_HOME/bin/java"} "$(command -v java || true)" /usr/lib/jvm/*/bin/java; do
@@ -18,63 +18,56 @@ find_java() {
   return 1
 }
 
-# rustup puts it where a shell that started earlier doesn't look.
+# A shell that was started before rustup's installation doesn't have cargo in its PATH.
 find_cargo() {
   has_command cargo && return
   [ -x "${CARGO_HOME:-$HOME/.cargo}/bin/cargo" ] || die 'no Rust toolchain: install one with rustup (https://rustup.rs)'
   PATH=${CARGO_HOME:-$HOME/.cargo}/bin:$PATH
 }
 
-# missing_packages GROUP…: by name. Where a program will do it is the program that
-# is looked for: whoever has a Maven or a compiler of their own keeps it.
+# missing_packages GROUP…: prints their names. Programs are looked for in the PATH, so that a
+# compiler or a Maven from elsewhere is used.
 missing_packages() {
-  local group pair
+  local group
+  need() { has_command "$1" || printf '%s\n' "${2:-$1}"; }  # PROGRAM [PACKAGE]
+  need_package() { has_package "$1" || printf '%s\n' "$1"; }
   for group; do
     case $group in
-      build) # librdkafka is C, and configures itself by make; TLS is OpenSSL's
-        for pair in gcc:gcc g++:g++ make:make pkg-config:pkg-config; do
-          has_command "${pair%%:*}" || printf '%s\n' "${pair##*:}"
-        done
-        for pair in libc6-dev libssl-dev zlib1g-dev ca-certificates; do
-          has_package "$pair" || printf '%s\n' "$pair"
-        done
+      build) # librdkafka is C, configured by make; TLS is OpenSSL
+        need gcc && need g++ && need make && need pkg-config
+        need_package libc6-dev && need_package libssl-dev && need_package zlib1g-dev && need_package ca-certificates
         ;;
       stack)
-        for pair in curl:curl unzip:unzip xz:xz-utils mvn:maven; do
-          has_command "${pair%%:*}" || printf '%s\n' "${pair##*:}"
-        done
-        # The release's own, whichever that is: 17 in Debian 12.
+        need curl && need unzip && need xz xz-utils && need mvn maven
+        # Debian's default: version 17 in Debian 12.
         find_java || printf '%s\n' default-jre-headless
-        # PostgreSQL's programs are linked to it.
-        has_package libstdc++6 || printf '%s\n' libstdc++6
+        need_package libstdc++6 # of PostgreSQL's programs
         ;;
-      go) has_command go || printf '%s\n' golang-go ;;
-      bench) has_command wrk || printf '%s\n' wrk ;;
+      go) need go golang-go ;;
+      bench) need wrk ;;
       contract)
-        for pair in node:nodejs npm:npm python3:python3; do
-          has_command "${pair%%:*}" || printf '%s\n' "${pair##*:}"
-        done
-        # Debian's own Python comes without what makes a virtual environment.
+        need node nodejs && need npm && need python3
+        # Debian's python3 has no virtual environments.
         python3 -c 'import ensurepip, venv' 2>/dev/null || printf '%s\n' python3-venv
         ;;
-      lint) has_command shellcheck || printf '%s\n' shellcheck ;;
+      lint) need shellcheck ;;
     esac
   done
 }
 
-# install_packages GROUP…: asks Debian's servers for nothing when nothing is missing.
+# install_packages GROUP…: uses the network only if a package is missing.
 install_packages() {
   local missing as_root=()
   if ! has_command dpkg-query; then
-    note "this isn't Debian: what deploy/local/install.sh lists is expected to be there"
+    note "this is not Debian: install the programs of deploy/local/install.sh by hand"
     return
   fi
   mapfile -t missing < <(missing_packages "$@")
   [ ${#missing[@]} != 0 ] || return 0
   note "missing Debian packages: ${missing[*]}"
   if [ "$(id -u)" != 0 ]; then
-    # The password is asked for here, before the output goes to a file.
-    { has_command sudo && sudo -v; } || die "ask root for: apt-get install ${missing[*]}"
+    # Asks for the password now: the output of what follows goes to a file.
+    { has_command sudo && sudo -v; } || die "run as root: apt-get install ${missing[*]}"
     as_root=(sudo)
   fi
   mkdir -p "$LOCAL"
@@ -83,4 +76,36 @@ install_packages() {
   quietly "$LOCAL/apt.log" 'installing them' \
     "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -y -q \
     --no-install-recommends -o Acquire::Retries=3 "${missing[@]}"
+}
+
+# Unpacks Kafka's jars and PostgreSQL's programs into .local/dist, in a folder for each version of
+# pom.xml; Maven verifies their checksums. Sets KAFKA_LIBS, PG_HOME and DIST_KEY.
+resolve_dist() {
+  local arch=amd64 dir new
+  [ "$(uname -m)" != aarch64 ] || arch=arm64v8
+  DIST_KEY=$(sha256sum "$ROOT/deploy/local/pom.xml" | cut -c1-12)-$arch
+  dir=$LOCAL/dist/$DIST_KEY
+  KAFKA_LIBS=$dir/kafka-libs
+  PG_HOME=$dir/postgres
+  [ ! -d "$dir" ] || return 0
+
+  mkdir -p "$LOCAL/dist"
+  (
+    exec 8>"$LOCAL/dist/lock"
+    flock 8
+    [ ! -d "$dir" ] || exit 0 # another run was faster
+    new=$dir.new
+    rm -rf "$new"
+    mkdir -p "$new/postgres"
+    quietly "$LOCAL/dist/maven.log" 'fetching Apache Kafka and PostgreSQL (some 70 MB the first time)' \
+      mvn -B -ntp --strict-checksums -f "$ROOT/deploy/local/pom.xml" -Dpostgres.arch="$arch" \
+      dependency:copy-dependencies -DoutputDirectory="$new/kafka-libs"
+    unzip -q -o "$new"/kafka-libs/embedded-postgres-binaries-*.jar '*.txz' -d "$new"
+    rm "$new"/kafka-libs/embedded-postgres-binaries-*.jar
+    tar -xJf "$new"/*.txz -C "$new/postgres"
+    rm "$new"/*.txz
+    # PostgreSQL may run as another user than the one who unpacked it.
+    chmod -R a+rX "$new"
+    mv "$new" "$dir"
+  ) || exit 1
 }

@@ -1,9 +1,9 @@
 # shellcheck shell=bash
-# A Kafka broker of the stack's own in $STATE/kafka: one KRaft node, broker and
-# controller in one process, on loopback. Sourced.
+# Kafka in $STATE/kafka: one KRaft node, broker and controller in one process, on loopback.
+# Sourced.
 
-# With KAFKA_PROXIED_PORT there is a second listener, whose clients are told to come
-# to KAFKA_PROXY_PORT: for a proxy between them and the broker.
+# KAFKA_PROXIED_PORT adds a second listener that advertises KAFKA_PROXY_PORT: its clients connect
+# through a proxy.
 kafka_conf() {
   local proxied=${KAFKA_PROXIED_PORT:+PROXIED://127.0.0.1}
   cat <<CONF
@@ -17,12 +17,12 @@ advertised.listeners=PLAINTEXT://127.0.0.1:$KAFKA_PORT${proxied:+,$proxied:$KAFK
 inter.broker.listener.name=PLAINTEXT
 listener.security.protocol.map=CONTROLLER:PLAINTEXT,PLAINTEXT:PLAINTEXT,PROXIED:PLAINTEXT
 log.dirs=$STATE/kafka/data
-# A mistyped topic is an error, not a new topic of the wrong shape.
+# A mistyped topic name is an error; it does not create a topic with the wrong partition count.
 auto.create.topics.enable=false
 group.initial.rebalance.delay.ms=0
-# Who asks for it may be missed sooner than after 6 s, as tests do that kill consumers.
+# Tests that kill consumers use a shorter session timeout than the default minimum of 6 s.
 group.min.session.timeout.ms=1000
-# One broker: what Kafka keeps for itself has one replica too.
+# Internal topics: one broker, one replica.
 offsets.topic.replication.factor=1
 offsets.topic.num.partitions=8
 transaction.state.log.replication.factor=1
@@ -39,7 +39,7 @@ start_kafka() {
   local conf=$STATE/kafka/server.properties heap=${KAFKA_HEAP:-512m} settings options
   settings="port=$KAFKA_PORT controller=$KAFKA_CONTROLLER_PORT heap=$heap dist=$DIST_KEY"
   needs_start kafka "$settings" || return 0
-  find_java || die 'kafka: needs a Java runtime, version 17 or newer'
+  find_java || die 'kafka: Java 17 or later is required'
 
   mkdir -p "$STATE/kafka/tmp"
   kafka_conf >"$conf"
@@ -55,5 +55,5 @@ start_kafka() {
     -XX:+ExitOnOutOfMemoryError "${options[@]}" kafka.Kafka "$conf"
   wait_for 90 kafka kafka_ready
   printf '%s' "$settings" >"$STATE/kafka.settings"
-  printf ' up\n'
+  printf ' ready\n'
 }

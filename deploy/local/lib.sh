@@ -1,15 +1,15 @@
-# shellcheck shell=bash disable=SC2034 # what it sets is read by those who source it
-# What every script here shares: where things are, how to talk, wait, fail, and
-# how a server is started, recognised and stopped. Sourced, never run.
+# shellcheck shell=bash disable=SC2034 # the sourcing script reads what this sets
+# What the scripts share: paths, messages, waiting, and how a server is started, recognised and
+# stopped. Sourced, never run.
 #
-# STATE is the folder of one stack (.local, .local/test, …): each of its servers
-# has NAME.pid, NAME.log, and NAME.settings, what it was started with.
+# STATE is the folder of one stack (.local, .local/test/…). Each of its servers has three files
+# there: NAME.pid, NAME.log and NAME.settings, which holds what it was started with.
 
 ROOT=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")/../.." && pwd -P)
 LOCAL=$ROOT/.local
 STATE=${STATE:-$LOCAL}
 SERVERS=(postgres kafka like-aggregator like-api)
-# Which build of the services is meant: debug where what counts is that they work.
+# The build profile of the services; tests and trials use debug.
 BUILD=release
 
 say() { printf '%s\n' "$*"; }
@@ -19,20 +19,19 @@ die() {
   exit 1
 }
 
-# show_tail FILE: the end of a log, marked as such.
-show_tail() {
+show_tail() { # FILE
   [ -s "$1" ] || return 0
-  printf -- '--- the end of %s\n' "${1#"$ROOT"/}" >&2
+  printf -- '--- last lines of %s\n' "${1#"$ROOT"/}" >&2
   tail -n 25 -- "$1" | sed 's/^/  | /' >&2
 }
 
-# quietly LOG WHAT COMMAND…: run with the output in LOG, a dot every two seconds
-# for whoever watches, the log's end when it fails.
+# quietly LOG WHAT COMMAND…: runs COMMAND with its output in LOG and prints a dot every two
+# seconds; shows the end of LOG if it fails.
 quietly() {
   local log=$1 what=$2 dots status=0
   shift 2
   printf '  %s ' "$what"
-  # Ends with the script too, however that ends. No inherited lock on 9.
+  # The dots end with this script, and don't inherit its lock (9).
   (while sleep 2 && kill -0 $$ 2>/dev/null; do printf .; done) 9>&- &
   dots=$!
   "$@" >"$log" 2>&1 </dev/null || status=$?
@@ -46,22 +45,22 @@ quietly() {
   printf ' done\n'
 }
 
-# wait_for SECONDS NAME COMMAND…: until COMMAND succeeds; fails as soon as server
-# NAME is dead, or when the time is up.
+# wait_for SECONDS NAME COMMAND…: until COMMAND succeeds; fails when server NAME ends or at the
+# timeout.
 wait_for() {
-  local deadline=$((SECONDS + $1)) name=$2 polls=0
+  local deadline=$((SECONDS + $1)) name=$2 polls=0 problem=
   shift 2
   until "$@"; do
     if ! alive "$name"; then
       "$@" && break
-      printf ' dead\n'
-      show_tail "$STATE/$name.log"
-      die "$name ended while starting"
+      problem='exited during its start'
+    elif [ "$SECONDS" -ge "$deadline" ]; then
+      problem='is not ready in time'
     fi
-    if [ "$SECONDS" -ge "$deadline" ]; then
-      printf ' too slow\n'
+    if [ -n "$problem" ]; then
+      printf ' failed\n'
       show_tail "$STATE/$name.log"
-      die "$name isn't ready in time (its log: $STATE/$name.log)"
+      die "$name $problem (log: $STATE/$name.log)"
     fi
     polls=$((polls + 1))
     [ $((polls % 10)) != 0 ] || printf .
@@ -71,8 +70,8 @@ wait_for() {
 
 # --- processes
 
-# The text by which a server's command line is told from another program's that
-# was given the same pid later.
+# Part of a server's command line: a process with the same pid but without this text is another
+# program that got the pid later.
 signature_of() {
   case $1 in
     kafka) printf '%s' "kafka.Kafka $STATE/kafka/server.properties" ;;
@@ -83,8 +82,7 @@ signature_of() {
 
 command_line() { { tr '\0' ' ' <"/proc/$1/cmdline"; } 2>/dev/null; }
 
-# alive NAME: its pid file names a process, and that process is NAME. A zombie
-# has no command line, so it counts as dead.
+# Whether NAME runs. A zombie has no command line and counts as dead.
 alive() {
   local pid words
   pid=$(cat "$STATE/$1.pid" 2>/dev/null) || return 1
@@ -93,9 +91,9 @@ alive() {
   [[ "$words " == *"$(signature_of "$1")"* ]]
 }
 
-# launch NAME COMMAND…: detached: a session of its own, no input, nothing
-# inherited but the log, so that neither a closing terminal nor a job runner that
-# waits for its pipes is affected. The log of the run before is kept as .log.old.
+# launch NAME COMMAND…: starts a server in a session of its own, with no inherited descriptor but
+# its log: a closing terminal or a job runner that waits for its pipes doesn't affect it. The
+# previous log is kept as .log.old.
 launch() {
   local name=$1
   shift
@@ -117,27 +115,22 @@ launch() {
   done
 }
 
-# stop NAME SIGNAL SECONDS: ask, wait, then kill.
+# stop NAME SIGNAL SECONDS: sends SIGNAL, and SIGKILL after SECONDS.
 stop() {
-  local name=$1 deadline=$((SECONDS + $3)) pid
-  if alive "$name"; then
+  local name=$1 pid signal deadline
+  for signal in "$2" KILL; do
+    alive "$name" || break
     pid=$(<"$STATE/$name.pid")
-    note "$name: stopping (pid $pid)"
-    kill -"$2" "$pid" 2>/dev/null || true
+    note "$name: stopping (pid $pid, SIG$signal)"
+    kill -"$signal" "$pid" 2>/dev/null || true
+    deadline=$((SECONDS + $3))
     while alive "$name" && [ "$SECONDS" -lt "$deadline" ]; do sleep 0.05; done
-    if alive "$name"; then
-      note "$name: still there after $3 s, killing it"
-      kill -KILL "$pid" 2>/dev/null || true
-      deadline=$((SECONDS + 10))
-      while alive "$name" && [ "$SECONDS" -lt "$deadline" ]; do sleep 0.05; done
-      ! alive "$name" || die "$name (pid $pid) can't be killed"
-    fi
-  fi
+  done
+  ! alive "$name" || die "$name (pid $pid) survives SIGKILL"
   rm -f "$STATE/$name.pid" "$STATE/$name.settings"
 }
 
-# Services before what they depend on. PostgreSQL takes SIGINT as "end the
-# sessions and stop", SIGTERM as "wait for them".
+# On SIGINT PostgreSQL ends its sessions and stops; on SIGTERM it would wait for them.
 stop_server() {
   case $1 in
     postgres) stop postgres INT 20 ;;
@@ -145,45 +138,45 @@ stop_server() {
     *) stop "$1" TERM 12 ;;
   esac
 }
+# Services before the servers they depend on.
 stop_all() {
   local i
   for ((i = ${#SERVERS[@]} - 1; i >= 0; i--)); do stop_server "${SERVERS[i]}"; done
 }
 
-# needs_start NAME SETTINGS: false when it runs with just these settings. One
-# that runs with others is stopped.
+# needs_start NAME SETTINGS: false if NAME runs with these settings. A server that runs with
+# others is stopped.
 needs_start() {
-  if alive "$1"; then
-    if [ "$2" = "$(cat "$STATE/$1.settings" 2>/dev/null)" ]; then
-      note "$1: runs already (pid $(<"$STATE/$1.pid"))"
-      return 1
-    fi
-    note "$1: its program or settings have changed"
-    stop_server "$1"
+  alive "$1" || return 0
+  if [ "$2" = "$(cat "$STATE/$1.settings" 2>/dev/null)" ]; then
+    note "$1: already running (pid $(<"$STATE/$1.pid"))"
+    return 1
   fi
+  note "$1: its program or settings have changed"
+  stop_server "$1"
 }
 
 # --- ports, all on loopback
 
 port_open() { (exec 3<>"/dev/tcp/127.0.0.1/$1") 2>/dev/null; }
 
-# check_port NAME VARIABLE: the port in VARIABLE is free, or is NAME's own. A server
-# that was killed just now may still be letting go of it.
+# check_port NAME VARIABLE: the port in VARIABLE is free or in use by NAME. A server that was
+# killed a moment ago may still hold it.
 check_port() {
   local port=${!2} deadline=$((SECONDS + 4))
   if ! [[ $port =~ ^[0-9]{1,5}$ ]] || [ "$port" -lt 1 ] || [ "$port" -gt 65535 ]; then
-    die "$2=$port is no port number"
+    die "$2=$port is not a port number"
   fi
   while port_open "$port"; do
     alive "$1" && grep -qw -- "$port" "$STATE/$1.settings" 2>/dev/null && return
     [ "$SECONDS" -lt "$deadline" ] ||
-      die "port $port is taken by another program: set $2 to a free one, e.g. $2=$((port + 1000)) make up"
+      die "port $port is in use by another program: choose another, for example $2=$((port + 1000)) make up"
     sleep 0.1
   done
 }
 
-# free_port [PORT]: PORT if that is free, else any below the range that the kernel
-# takes outgoing connections from, so that none of those can sit on it first.
+# free_port [PORT]: prints PORT if it is free, else a free one below the range of outgoing
+# connections, none of which can then take it.
 free_port() {
   local port=${1:-} tries
   for ((tries = 0; tries < 100; tries++)); do
@@ -197,10 +190,9 @@ free_port() {
   die 'no free port between 20000 and 32000'
 }
 
-# --- one at a time
+# --- folders and locks
 
-# state_dir: make STATE, but not in a .local that another user made: PostgreSQL's
-# files and the pid files would end up mixed between two owners.
+# Refuses a .local of another user: the files of two owners would mix.
 state_dir() {
   mkdir -p "$LOCAL"
   [ "$(stat -c %u "$LOCAL")" = "$(id -u)" ] ||
@@ -208,10 +200,62 @@ state_dir() {
   mkdir -p "$STATE"
 }
 
-# lock FILE: held by this script until it ends (launch closes it in servers).
+# lock FILE: held until this script ends (launch closes it in servers).
 lock() {
+  mkdir -p "${1%/*}"
   exec 9>"$1"
   flock -n 9 && return
   note "waiting for another run of this clone (${1#"$ROOT"/})"
   flock 9
+}
+
+# --- a stack that lives as long as its script
+
+# temporary_stack FOLDER: makes FOLDER this script's STATE and removes it, with its servers, when
+# the script ends. After a failure the logs stay in FOLDER/../logs.
+temporary_stack() {
+  STATE=$1
+  [ ! -e "$STATE" ] || drop_stack # of a killed run
+  trap end_stack EXIT
+  trap 'exit 130' INT
+  trap 'exit 143' TERM HUP
+  state_dir
+}
+
+# Its data isn't worth an orderly shutdown. PostgreSQL's SIGQUIT leaves no shared memory behind,
+# SIGKILL would.
+drop_stack() {
+  stop like-api KILL 10
+  stop like-aggregator KILL 10
+  stop kafka KILL 10
+  stop postgres QUIT 10
+  rm -rf "$STATE"
+}
+
+# shellcheck disable=SC2317 # called by a trap
+end_stack() {
+  local status=$? logs=${STATE%/*}/logs
+  trap '' INT TERM HUP
+  [ -z "$group" ] || kill -KILL -- "-$group" 2>/dev/null || true
+  if [ "$status" != 0 ]; then
+    rm -rf "$logs"
+    mkdir -p "$logs"
+    cp "$STATE"/*.log "$logs/" 2>/dev/null || true
+    note "logs of the servers: ${logs#"$ROOT"/}"
+  fi
+  drop_stack
+}
+
+# in_group COMMAND…: runs COMMAND in a process group of its own, which end_stack ends. Returns its
+# exit status.
+group=
+in_group() {
+  local status=0
+  set -m
+  "$@" </dev/null 9>&- &
+  group=$!
+  set +m
+  wait "$group" || status=$?
+  group=
+  return "$status"
 }

@@ -1,14 +1,12 @@
 #!/usr/bin/env bash
-# `make lint`: formatting, clippy, documentation and shell scripts. Any warning
-# fails. Installs the tools that are missing.
+# `make lint`: formatting, shell scripts, clippy and documentation. Any warning fails.
 set -euo pipefail
 # shellcheck source=deploy/local/lib.sh
 . "$(dirname -- "${BASH_SOURCE[0]}")/lib.sh"
 # shellcheck source=deploy/local/install.sh
 . "$ROOT/deploy/local/install.sh"
 
-# Every shell script, by its name or its first line; nothing that is built or
-# fetched. Found by hand, so that it works without git and on new files.
+# All files that end in .sh or start with a shell's #! line, new ones included.
 shell_scripts() {
   find . \( -name target -o -name .local -o -name .git -o -name node_modules -o -path ./loadtest/out \) -prune \
     -o -type f -size -256k -print0 |
@@ -37,4 +35,4 @@ shellcheck --external-sources --source-path=SCRIPTDIR --source-path=. "${scripts
 step cargo clippy --workspace --all-targets --locked -- -D warnings
 step cargo clippy -p like-aggregator --features fault-points,wrong-fold --bins --locked -- -D warnings
 RUSTDOCFLAGS='-D warnings' step cargo doc --workspace --no-deps --locked
-say 'lint: no complaints'
+say 'lint: no warnings'

@@ -1,14 +1,12 @@
 # shellcheck shell=bash disable=SC2034 # what it sets is read by those who source it
-# A PostgreSQL cluster of the stack's own in $STATE/postgres: made once, started
-# when it isn't running. Loopback only, no socket, a password of its own, since
-# whoever may log in as its superuser may run programs as its owner. Sourced.
+# A PostgreSQL cluster in $STATE/postgres. Loopback only, no Unix socket, a random password: its
+# superuser can run programs as the owner of the cluster. Sourced.
 
-# PostgreSQL's programs refuse uid 0. For root they run inside a user namespace in
-# which root's files belong to "nobody": no user is made, no path has to be opened
-# to others. Where that is refused, as in most containers, or where root without
-# its privileges can't reach the clone, they run as nobody itself; and if nobody
-# can't reach it either, with just the privilege to (the secure bit: access(2),
-# which initdb asks, is to know of it).
+# PostgreSQL refuses to run as root. For root this tries, in this order:
+# 1. a user namespace in which root's files belong to uid 65534: no permissions change;
+# 2. uid 65534 itself, where namespaces are forbidden (most containers);
+# 3. uid 65534 with the capability to read and write all files, where it can't reach the clone.
+#    The secure bit makes access(2), which initdb calls, respect the capability.
 as_postgres=()
 postgres_owner=$(id -u)
 choose_postgres_user() {
@@ -21,12 +19,12 @@ choose_postgres_user() {
   ! "${as_postgres[@]}" test -x "$server" 2>/dev/null || return 0
   as_postgres+=(--securebits=+no_setuid_fixup --inh-caps="$reach" --ambient-caps="$reach" --bounding-set="$reach")
   ! "${as_postgres[@]}" test -x "$server" 2>/dev/null || return 0
-  die "PostgreSQL refuses to run as root, and neither unshare nor setpriv helps here: use an ordinary user"
+  die "PostgreSQL refuses to run as root, and neither unshare nor setpriv works here: use an ordinary user"
 }
 
-postgres_conf() { # TEST: settings by which data may be lost, for tests only
+postgres_conf() { # PROFILE
   cat <<CONF
-# Written by deploy/local/postgres.sh at every start; ALTER SYSTEM survives it.
+# Written by deploy/local/postgres.sh at every start; ALTER SYSTEM takes precedence.
 listen_addresses = '127.0.0.1'
 port = $POSTGRES_PORT
 unix_socket_directories = ''
@@ -40,16 +38,16 @@ timezone = UTC
 log_line_prefix = '%m [%p] %q%d '
 CONF
   [ "$1" != test ] || cat <<CONF
-# For tests: nothing of this cluster outlives it, and hashing a password 4,096
-# times for every connection is what an unoptimised client spends its time on.
+# For tests, whose data may be lost. Hashing a password 4,096 times per connection is slow in an
+# unoptimised client.
 fsync = off
 full_page_writes = off
 scram_iterations = 1
 CONF
 }
 
-# Made aside and moved into place when complete: an interrupted first run leaves
-# nothing that looks like a cluster.
+# Makes the cluster in a temporary folder and renames it when it is complete: an interrupted run
+# leaves no half-made cluster.
 make_cluster() { # PROFILE
   local new=$STATE/postgres/new password
   rm -rf "$new"
@@ -60,19 +58,19 @@ make_cluster() { # PROFILE
   local options=(-D "$new" -U likes --pwfile="$STATE/postgres/password.new"
     --auth=scram-sha-256 --no-sync --encoding=UTF8 --locale=C)
   [ "$1" != test ] || options+=(-c scram_iterations=1)
-  quietly "$STATE/postgres-init.log" 'postgres: making a cluster' \
+  quietly "$STATE/postgres-init.log" 'postgres: creating the cluster' \
     "${as_postgres[@]}" "$PG_HOME/bin/initdb" "${options[@]}"
-  # There is no psql among the programs; single-user mode takes a statement a line,
-  # and reports errors in its output only.
+  # The programs don't include psql. Single-user mode takes one statement per line and reports
+  # errors only in its output.
   printf '%s\n' 'CREATE DATABASE likes' |
     "${as_postgres[@]}" "$PG_HOME/bin/postgres" --single -D "$new" postgres >>"$STATE/postgres-init.log" 2>&1
   printf '%s\n' 'CREATE EXTENSION pg_stat_statements' |
     "${as_postgres[@]}" "$PG_HOME/bin/postgres" --single -D "$new" likes >>"$STATE/postgres-init.log" 2>&1
   if grep -Eq '(ERROR|FATAL|PANIC):' "$STATE/postgres-init.log"; then
     show_tail "$STATE/postgres-init.log"
-    die 'postgres: the database likes could not be made'
+    die 'postgres: the database likes could not be created'
   fi
-  # Beside what initdb has found to work here, the kind of shared memory say.
+  # Keeps what initdb has detected, such as the kind of shared memory.
   echo "include = 'likes.conf'" >>"$new/postgresql.conf"
   mv "$STATE/postgres/password.new" "$STATE/postgres/password"
   mv "$new" "$STATE/postgres/data"
@@ -86,15 +84,15 @@ start_postgres() { # PROFILE: test or local
   if needs_start postgres "$settings"; then
     mkdir -p "$STATE/postgres"
     [ -d "$data" ] || make_cluster "$1"
-    # The cluster was made under the other of the two ways above.
+    # The owner differs if choose_postgres_user has chosen differently before.
     [ "$(stat -c %u "$data")" = "$postgres_owner" ] || chown -R "$postgres_owner" "$data"
-    # After a crash or a reboot the pid noted there may be another program's by now,
-    # which PostgreSQL would take for a running server. A dead one it sees itself.
+    # After a crash the pid in this file may belong to another program, which PostgreSQL would
+    # take for a running server. It detects a dead process by itself.
     if stale=$(head -n 1 "$data/postmaster.pid" 2>/dev/null) && [ -d "/proc/$stale" ] &&
       [[ $(command_line "$stale") != *"$(signature_of postgres)"* ]]; then
       rm -f "$data/postmaster.pid"
     fi
-    # Not left over from before: that "ready" would be believed.
+    # postgres_ready must not see the "ready" of the previous run.
     sed -i 's/^ready.*/starting/' "$data/postmaster.pid" 2>/dev/null || true
     postgres_conf "$1" >"$data/likes.conf"
 
@@ -102,8 +100,7 @@ start_postgres() { # PROFILE: test or local
     local deadline=$((SECONDS + 20))
     while :; do
       launch postgres "${as_postgres[@]}" "$PG_HOME/bin/postgres" -D "$data"
-      # The children of a killed server need a moment to go; until then their
-      # shared memory keeps the new one out.
+      # Until the children of a killed server have exited, their shared memory prevents a start.
       while alive postgres && ! postgres_ready; do sleep 0.05; done
       alive postgres && break
       if ! grep -qs 'still in use' "$STATE/postgres.log" || [ "$SECONDS" -ge "$deadline" ]; then break; fi
@@ -111,7 +108,7 @@ start_postgres() { # PROFILE: test or local
     done
     wait_for 60 postgres postgres_ready
     printf '%s' "$settings" >"$STATE/postgres.settings"
-    printf ' up\n'
+    printf ' ready\n'
   fi
   POSTGRES_PASSWORD=$(<"$STATE/postgres/password")
 }

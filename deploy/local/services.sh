@@ -1,23 +1,29 @@
 # shellcheck shell=bash
-# Builds the two services, starts those that don't run or whose program or
-# settings have changed, and shows that a like travels through them. Sourced.
+# Builds both services, starts those that don't run or whose program or settings have changed, and
+# sends a like through them. Sourced.
 
 BIN=$ROOT/target/$BUILD
 
-# Cargo shows its own progress. The folder is named so that whatever the user has
-# set up for other projects, the programs are where the rest expects them. The
-# lock is closed, since a compiler cache may start a server that outlives us.
+# The target folder is named because a user's own cargo settings may move it. The lock (9) is
+# closed: a compiler cache may start a server that outlives this script.
 build_services() {
   say 'building both services (some minutes the first time)'
-  # In debug the whole workspace: what `make test` has built is used as it is.
+  # In debug the whole workspace, as `make test` builds it: nothing is built twice.
   local what=(--release -p like-api -p like-aggregator)
   [ "$BUILD" = release ] || what=(--workspace --bins)
   (cd "$ROOT" && cargo build --locked --target-dir "$ROOT/target" "${what[@]}" 9>&-) ||
     die 'the build failed, see above'
 }
 
-# What changes how a service behaves: its own program, and the environment's part
-# that it reads (README and docs name those variables).
+set_addresses() {
+  export KAFKA_BOOTSTRAP_SERVERS=127.0.0.1:$KAFKA_PORT
+  export DATABASE_URL=postgres://likes:$POSTGRES_PASSWORD@127.0.0.1:$POSTGRES_PORT/likes
+  export LIKE_API_URL=http://127.0.0.1:$LIKE_API_PORT
+  export LIKE_API_ADMIN_URL=http://127.0.0.1:$LIKE_API_ADMIN_PORT
+  export LIKE_AGGREGATOR_ADMIN_URL=http://127.0.0.1:$LIKE_AGGREGATOR_ADMIN_PORT
+}
+
+# A service is restarted when its ports, its program or the variables that it reads have changed.
 service_settings() { # NAME PORT…
   local name=$1 environment
   shift
@@ -46,19 +52,18 @@ start_service() { # NAME ADMIN_PORT PUBLIC_PORT_OR_NONE [ARG…]
 start_api() { LISTEN_ADDR=127.0.0.1:$LIKE_API_PORT start_service like-api "$LIKE_API_ADMIN_PORT" "$LIKE_API_PORT"; }
 
 start_services() {
-  export KAFKA_BOOTSTRAP_SERVERS DATABASE_URL AUTH_MODE=trusted-header
-  # Both refuse to go on where the topic, the tables or their versions aren't as
-  # expected; this makes them, and changes nothing where they are.
+  export AUTH_MODE=trusted-header
+  # Safe to repeat: changes nothing where the topic and the tables are as they should be.
   quietly "$STATE/like-aggregator-setup.log" 'like-aggregator: setup (topic, tables)' \
     "$BIN/like-aggregator" setup
   start_service like-aggregator "$LIKE_AGGREGATOR_ADMIN_PORT" none run
   start_api
 }
 
-# field NAME: the string of that name in the JSON on standard input.
+# field NAME: the value of a string field in the JSON on standard input.
 field() { sed -n 's/.*"'"$1"'" *: *"\([^"]*\)".*/\1/p' | head -n 1; }
 
-# A like through HTTP, and its receipt asked for until it is in the count.
+# Sends a like and polls its receipt until it is counted.
 try_a_like() {
   local answer receipt status='' deadline=$((SECONDS + 60))
   answer=$(get -X PUT -H "${AUTH_USER_HEADER:-X-User-Id}: demo" "$LIKE_API_URL/v1/products/demo-product/like" 2>&1) || {
@@ -66,13 +71,13 @@ try_a_like() {
     die "a like was refused: $answer"
   }
   receipt=$(printf '%s\n' "$answer" | field receipt)
-  [ -n "$receipt" ] || die "a like was answered without a receipt: $answer"
+  [ -n "$receipt" ] || die "the response to a like has no receipt: $answer"
   printf '  a like for demo-product: receipt %s ' "$receipt"
   until [ "$status" = counted ]; do
     if [ "$SECONDS" -ge "$deadline" ] || [ "$status" = dead_letter ] || [ "$status" = lost ]; then
-      printf ' %s\n' "${status:-no answer}"
+      printf '\n'
       show_tail "$STATE/like-aggregator.log"
-      die "the like isn't counted: its receipt says '${status:-nothing}'"
+      die "the like is not counted: the status of its receipt is '${status:-unknown}'"
     fi
     sleep 0.1
     status=$(get "$LIKE_API_URL/v1/receipts/$receipt" 2>/dev/null | field status) || status=

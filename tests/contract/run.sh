@@ -1,38 +1,32 @@
 #!/usr/bin/env bash
-# `make contract`: what docs/asyncapi.yaml and /openapi.json say is true. The first is
-# read by AsyncAPI's own parser. The second is asked of a running system, on a Kafka
-# and a PostgreSQL of its own (deploy/local/whole.sh), by schemathesis: thousands of
-# requests made from the description, right and wrong ones, each answer checked against
-# it; once for each way to say who is calling. Fails on the first complaint.
-#   SEED=7 make contract              other requests than the usual ones
-#   MAX_EXAMPLES=500 make contract    more of them
+# `make contract`: validates docs/asyncapi.yaml with AsyncAPI's own parser, and checks a running
+# system (deploy/local/whole.sh) against its /openapi.json with schemathesis, which generates
+# thousands of valid and invalid requests: once per authentication mode. Stops at the first failure.
+#   SEED=7 make contract              other requests
+#   MAX_EXAMPLES=500 make contract    more requests
 set -euo pipefail
 # shellcheck source=deploy/local/whole.sh
 . "$(dirname -- "${BASH_SOURCE[0]}")/../../deploy/local/whole.sh"
 HERE=$ROOT/tests/contract
 SEED=${SEED:-1}
 
-# ready_made FOLDER FILE… -- COMMAND…: COMMAND made what is in FOLDER from just these
-# FILEs, now or earlier.
-ready_made() {
-  local folder=$1 files=()
-  shift
-  while [ "$1" != -- ]; do
-    files+=("$1")
-    shift
-  done
-  shift
-  [ "$(cat "$folder/made-from" 2>/dev/null)" != "$(cat "${files[@]}" | sha256sum)" ] || return 0
+# installed FOLDER PREFIX COMMAND…: copies the files PREFIX* to a new FOLDER and runs COMMAND, unless
+# it has done so for the same files.
+installed() {
+  local folder=$1 prefix=$2 sum
+  shift 2
+  sum=$(cat "$prefix"* | sha256sum)
+  [ "$(cat "$folder/made-from" 2>/dev/null)" != "$sum" ] || return 0
   rm -rf "$folder"
   mkdir -p "$folder"
-  cp "${files[@]}" "$folder/"
+  cp "$prefix"* "$folder/"
   quietly "$folder.log" "fetching ${folder##*/}" "$@"
-  cat "${files[@]}" | sha256sum >"$folder/made-from"
+  printf '%s\n' "$sum" >"$folder/made-from"
 }
 
 check_asyncapi() {
   say 'docs/asyncapi.yaml:'
-  ready_made "$LOCAL/asyncapi" "$HERE/asyncapi/package.json" "$HERE/asyncapi/package-lock.json" -- \
+  installed "$LOCAL/asyncapi" "$HERE/asyncapi/package" \
     npm ci --prefix "$LOCAL/asyncapi" --ignore-scripts --no-audit --no-fund
   node "$HERE/asyncapi/check.mjs" "$LOCAL/asyncapi" "$ROOT/docs/asyncapi.yaml"
 }
@@ -42,24 +36,23 @@ make_python() {
   "$LOCAL/python/bin/pip" install --disable-pip-version-check --no-input -r "$LOCAL/python/requirements.txt"
 }
 
-# All checks but use_after_free: it looks for a GET of what a DELETE has removed,
-# `…/like` has no GET, and it takes `…/likes` for it, by its name. A product has a count
-# whether or not somebody likes it.
+# use_after_free expects 404 from GET after DELETE of the same resource. It takes `…/likes` for the
+# GET of `…/like`, but a product has a count whether or not anyone likes it.
 WITHOUT=use_after_free
 
-# ask WHO ARG…: with the credentials in ARGs.
+# ask WHO ARG…: runs schemathesis with the credentials in ARGs.
 ask() {
   local who=$1
   shift
-  say "schemathesis asks $LIKE_API_URL, $who, seed $SEED:"
-  trial timeout 300 "$LOCAL/python/bin/schemathesis" --config-file "$HERE/schemathesis.toml" \
+  say "schemathesis: $LIKE_API_URL, $who, seed $SEED:"
+  in_group timeout 300 "$LOCAL/python/bin/schemathesis" --config-file "$HERE/schemathesis.toml" \
     run "$LIKE_API_URL/openapi.json" --checks all --exclude-checks "$WITHOUT" \
     --max-examples "${MAX_EXAMPLES:-60}" --seed "$SEED" --continue-on-failure --generation-database none \
     --suppress-health-check all --request-timeout 60 --no-color "$@" ||
-    die "schemathesis has complaints ($who, seed $SEED)"
+    die "schemathesis found failures ($who, seed $SEED)"
 }
 
-# A token of user ada, good for an hour.
+# Prints a token of user ada that is valid for an hour.
 token() {
   "$LOCAL/python/bin/python" - <<'PYTHON'
 import base64, hashlib, hmac, json, os, time
@@ -77,12 +70,12 @@ PYTHON
 
 install_packages contract
 check_asyncapi
-ready_made "$LOCAL/python" "$HERE/requirements.txt" -- make_python
-# What one caller may ask isn't what is tried here.
+installed "$LOCAL/python" "$HERE/requirements" make_python
+# Rate limits and load shedding are tested elsewhere.
 export RATE_LIMIT_USER=0 RATE_LIMIT_ADDRESS=0 SHED_ABOVE=0s
 start_whole contract
-cd "$PLACE" # where it leaves what it found
-# In this mode there are no wrong credentials: whoever the header names is believed.
+cd "$PLACE" # schemathesis writes its findings here
+# In this mode no credentials are wrong: the header is trusted.
 WITHOUT=$WITHOUT,ignored_auth ask 'callers named by a gateway' -H 'X-User-Id: ada'
 
 stop like-api TERM 12
