@@ -1,24 +1,23 @@
-//! Everything that can be different between two moments.
+//! One state of the model.
 
 use crate::batch::{Each, PARTITIONS};
 use crate::postgres::{FRESH, OLD, Sender, Tables, Transaction};
 
 pub const WORKERS: usize = 2;
 
-/// Transactions by number: one of each worker, one of the replay, and one that was left behind by its sender.
+/// Indices of transactions: each worker's, then the replay's, then one whose client is gone.
 pub const REPLAY: usize = WORKERS;
 pub const LEFT: usize = WORKERS + 1;
 
-/// A process of like-aggregator: its consumer thread (`src/consumer.rs`, `State`). What its worker task is at
-/// (`InFlight`) is its transaction.
+/// The consumer thread of a like-aggregator process. Its worker task is its transaction.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Worker {
     pub build: u8,
-    /// Partitions that it takes for its own.
+    /// Partitions that it believes to own.
     pub ours: Each<bool>,
-    /// `State::positions`: where the next batch begins; none while PostgreSQL hasn't said (`State::wanted`).
+    /// The first offset of the next batch; None until the stored offset is known.
     pub position: Each<Option<u8>>,
-    /// `State::to_copy`; only told where Kafka's offsets matter.
+    /// Offsets to commit to Kafka; set only where these matter.
     pub to_copy: Each<Option<u8>>,
 }
 
@@ -28,53 +27,51 @@ impl Worker {
     }
 }
 
-/// Where `rebuild` is: `src/commands/rebuild.rs`, `rebuild/swap.rs`.
+/// Progress of `rebuild`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Rebuild {
-    /// Not run, or dead.
+    /// Not started, or dead.
     Gone,
     /// Between two rounds.
     Filling,
-    /// In the swap's transaction, with the lock on the live offsets: folding what is left.
+    /// In the swap's transaction, with a lock on the live offsets: folds the last records.
     HoldsLive,
-    /// With the lock on the fresh ones, too.
+    /// With a lock on the shadow schema's offsets too.
     HoldsBoth,
-    /// Committed.
     Swapped,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct State {
     pub tables: [Tables; 2],
-    /// The ones that are named `likes`.
+    /// Index of the tables that are named `likes`.
     pub live: u8,
-    /// An offset in the tables that are named `likes` was once higher than now.
+    /// A reader of the tables that are named `likes` has seen an offset decrease.
     pub went_back: bool,
-    /// Whose each partition is, as the group's coordinator has it.
+    /// The owner of each partition, according to the group coordinator.
     pub owner: Each<usize>,
-    /// The group's offsets in Kafka; only told where they matter.
+    /// The group's offsets in Kafka; set only where these matter.
     pub in_kafka: Each<u8>,
     pub workers: [Worker; WORKERS],
     pub transactions: [Option<Transaction>; WORKERS + 2],
     pub rebuild: Rebuild,
-    /// How often a partition may still be moved, and something break.
+    /// Remaining moves of partitions, and remaining faults.
     pub moves: u8,
     pub faults: u8,
 }
 
 impl State {
-    /// What readers see.
     pub fn live(&self) -> &Tables {
         &self.tables[self.live as usize]
     }
 
-    /// The tables that a statement of this sender finds now.
+    /// The tables that a statement of this sender resolves to.
     pub fn named_by(&self, sender: Sender) -> Option<u8> {
         match sender {
             Sender::Worker => Some(self.live),
-            // `likes_rebuild` is no more once it is renamed.
+            // After the rename there is no `likes_rebuild`.
             Sender::Replay => (self.live == OLD).then_some(FRESH),
-            Sender::Nobody => None,
+            Sender::Gone => None,
         }
     }
 
