@@ -1,4 +1,4 @@
-//! A Kafka broker of a test's own: one KRaft node that takes nobody without TLS and a password.
+//! A Kafka broker of one test: one KRaft node that requires TLS and a password.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -9,35 +9,32 @@ use tempfile::TempDir;
 
 use crate::process::{TestProcess, free_addr, run_to_end};
 
-/// A user whom the broker knows, with SCRAM-SHA-512.
+/// A SCRAM-SHA-512 user of the broker.
 #[derive(Debug, Clone, Copy)]
 pub struct Scram {
-    /// The user's name.
     pub user: &'static str,
-    /// The password.
     pub password: &'static str,
 }
 
 /// A running broker with one `SASL_SSL` listener for clients.
 pub struct TestBroker {
-    /// Its process.
     pub process: TestProcess,
     /// host:port for clients.
     pub addr: String,
-    /// The certificate (PEM) of the authority that has signed the broker's.
+    /// PEM file of the certificate authority.
     pub ca: PathBuf,
     folder: TempDir,
 }
 
 impl TestBroker {
-    /// Makes certificates, storage and user, starts the broker and waits until it serves.
+    /// Starts a broker with new certificates and storage, and waits until it is ready.
     pub async fn start(scram: Scram) -> Self {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let (addr, inside, controller) = (free_addr(), free_addr(), free_addr());
         let ca = certificates(folder.path());
         let config = folder.path().join("server.properties");
         let data = folder.path().display();
-        // Its own requests take a listener without TLS, on a port that nobody is told.
+        // The broker's own requests use a plaintext listener on another port.
         let properties = format!(
             "process.roles=broker,controller
 node.id=1
@@ -76,7 +73,7 @@ transaction.state.log.min.isr=1
         Self { process, addr: addr.to_string(), ca, folder }
     }
 
-    /// Writes a client's properties, in librdkafka's names, for this user; answers the file.
+    /// Writes librdkafka properties for this user and returns the file.
     pub fn client_properties(&self, scram: Scram) -> PathBuf {
         let Scram { user, password } = scram;
         let path = self.folder.path().join(format!("client-{}.properties", uuid::Uuid::now_v7()));
@@ -96,14 +93,14 @@ ssl.ca.location={ca}
 
 impl Drop for TestBroker {
     fn drop(&mut self) {
-        // Its data isn't worth an orderly end.
+        // Its data isn't worth an orderly shutdown.
         if self.process.status().is_none() {
             self.process.kill();
         }
     }
 }
 
-/// A Java program from Kafka's own jars, with `folder` for what it puts down.
+/// A Java program of Kafka's jars; `folder` is for its temporary files.
 pub fn java(folder: &Path, class: &str) -> Command {
     let java = std::env::var_os("JAVA_HOME").map_or_else(|| "java".into(), |home| Path::new(&home).join("bin/java"));
     let mut command = Command::new(java);
@@ -117,8 +114,8 @@ pub fn java(folder: &Path, class: &str) -> Command {
     command
 }
 
-/// An authority, and a certificate by it for a server on loopback: server.pem holds its key and
-/// both certificates. Answers the authority's file.
+/// Makes an authority and a certificate for a server on loopback (server.pem: key and both
+/// certificates). Returns the authority's file.
 fn certificates(folder: &Path) -> PathBuf {
     let mut authority = CertificateParams::new(Vec::new()).expect("parameters");
     authority.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);

@@ -1,5 +1,5 @@
-//! Callers of like-api, who keep to what its documentation asks of them: who gets no
-//! acknowledgement asks again with the same `Idempotency-Key`.
+//! A client of like-api that follows its documentation: without an acknowledgement it retries with
+//! the same `Idempotency-Key`.
 
 use reqwest::{Client, Method, StatusCode};
 use serde_json::Value;
@@ -7,46 +7,42 @@ use uuid::Uuid;
 
 use crate::wait::Patience;
 
-/// Requests to one like-api.
 #[derive(Debug, Clone)]
 pub struct TestClient {
     http: Client,
     url: String,
 }
 
-/// What a 202 says.
+/// The content of a 202 response.
 #[derive(Debug, Clone)]
 pub struct Acknowledged {
-    /// The event's id.
     pub event_id: Uuid,
-    /// Where the event stands in the log.
     pub receipt: String,
 }
 
 impl TestClient {
-    /// For the service at this URL.
     pub fn new(http: Client, url: &str) -> Self {
         Self { http, url: url.to_owned() }
     }
 
-    /// Sends a wish, again and again if it has to, until it is acknowledged. An answer that asking
-    /// again won't change is a failure.
+    /// Likes or unlikes a product and retries until it is acknowledged; panics on any response that a
+    /// retry would not change.
     pub async fn wish(&self, user: &str, product: &str, liked: bool, key: &str) -> Acknowledged {
         let patience = Patience::new();
         loop {
             if let Some(acknowledged) = self.try_wish(user, product, liked, key).await {
                 return acknowledged;
             }
-            patience.pause("a wish is acknowledged").await;
+            patience.pause("a like is acknowledged").await;
         }
     }
 
-    /// Sends a wish once; None: it is not known to be taken, and asking again may help.
+    /// Likes or unlikes once; None if the outcome is unknown or a retry may help.
     pub async fn try_wish(&self, user: &str, product: &str, liked: bool, key: &str) -> Option<Acknowledged> {
         let method = if liked { Method::PUT } else { Method::DELETE };
         let url = format!("{}/v1/products/{product}/like", self.url);
         let request = self.http.request(method, &url).header("X-User-Id", user);
-        // No answer at all: the service has ended, or was ended.
+        // No response: the service has exited or was killed.
         let answer = request.header("Idempotency-Key", key).send().await.ok()?;
         match answer.status() {
             StatusCode::ACCEPTED => {}
@@ -60,13 +56,12 @@ impl TestClient {
         Some(Acknowledged { event_id, receipt: text("receipt") })
     }
 
-    /// What the receipt's event has come to.
+    /// The response for a receipt.
     pub async fn receipt(&self, receipt: &str) -> Value {
         self.get(&format!("/v1/receipts/{receipt}"), "anybody").await
     }
 
-    /// Waits until the receipt says that its event is counted; nothing else than "pending" may
-    /// come before that.
+    /// Waits until the receipt is "counted"; panics on any other status than "pending".
     pub async fn wait_until_counted(&self, receipt: &str) {
         let patience = Patience::new();
         loop {
@@ -79,7 +74,7 @@ impl TestClient {
         }
     }
 
-    /// Count and "do I like it" of each product, as `user` sees them: at most 100 products.
+    /// Count and `liked` of at most 100 products, as `user` sees them.
     pub async fn likes(&self, user: &str, products: &[String]) -> Vec<(i64, bool)> {
         let answer = self.get(&format!("/v1/likes?ids={}", products.join(",")), user).await;
         let answer = answer.as_array().unwrap_or_else(|| panic!("{answer}"));
@@ -91,7 +86,7 @@ impl TestClient {
         answer.iter().map(|likes| one(likes).unwrap_or_else(|| panic!("{likes}"))).collect()
     }
 
-    /// Asks again while the answer is that it can't be had now.
+    /// Retries while the response is 503.
     async fn get(&self, path: &str, user: &str) -> Value {
         let patience = Patience::new();
         loop {

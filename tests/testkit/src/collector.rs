@@ -1,4 +1,4 @@
-//! An OpenTelemetry collector for tests: takes OTLP over HTTP and remembers the spans.
+//! An OpenTelemetry collector that accepts OTLP over HTTP and stores the spans.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -14,9 +14,8 @@ use tokio::task::JoinHandle;
 
 use crate::eventually;
 
-/// Listens until the value goes.
 pub struct TestCollector {
-    /// What `OTEL_EXPORTER_OTLP_ENDPOINT` is to be.
+    /// For `OTEL_EXPORTER_OTLP_ENDPOINT`.
     pub url: String,
     received: Arc<Mutex<Received>>,
     listening: JoinHandle<()>,
@@ -28,31 +27,25 @@ struct Received {
     heads: Vec<String>,
 }
 
-/// A span as the collector got it, ids in hexadecimal.
+/// A received span; ids are hexadecimal.
 #[derive(Debug, Clone, Default)]
 pub struct TestSpan {
-    /// Attributes of the resource.
     pub resource: BTreeMap<String, String>,
-    /// Its name.
     pub name: String,
     /// 2: server, 3: client, 4: producer, 5: consumer.
     pub kind: i32,
-    /// Its trace.
     pub trace_id: String,
-    /// Its own.
     pub span_id: String,
-    /// Its parent's; empty: it has none.
+    /// Empty for a root span.
     pub parent_id: String,
-    /// What else it says.
     pub attributes: BTreeMap<String, String>,
-    /// Trace and span of those that it is linked to.
+    /// (trace id, span id) of linked spans.
     pub links: Vec<(String, String)>,
     /// 0: unset, 2: error.
     pub status: i32,
 }
 
 impl TestCollector {
-    /// Starts one.
     pub async fn start() -> Self {
         let listener = TcpListener::bind(SocketAddr::from(([127, 0, 0, 1], 0))).await.expect("a port");
         let url = format!("http://{}", listener.local_addr().expect("an address"));
@@ -66,17 +59,15 @@ impl TestCollector {
         Self { url, received, listening }
     }
 
-    /// All spans so far.
     pub fn spans(&self) -> Vec<TestSpan> {
         self.received.lock().unwrap_or_else(PoisonError::into_inner).spans.clone()
     }
 
-    /// The heads of all requests so far: request line and headers.
+    /// Request line and headers of all requests so far.
     pub fn requests(&self) -> Vec<String> {
         self.received.lock().unwrap_or_else(PoisonError::into_inner).heads.clone()
     }
 
-    /// Waits for a span.
     pub async fn span(&self, what: &str, is_it: impl Fn(&TestSpan) -> bool) -> TestSpan {
         eventually(what, async || self.spans().into_iter().find(&is_it)).await
     }
@@ -91,7 +82,7 @@ impl Drop for TestCollector {
     }
 }
 
-/// One connection, until its client closes it.
+/// Serves one connection until its client closes it.
 async fn serve(stream: TcpStream, received: Arc<Mutex<Received>>) {
     let mut stream = BufReader::new(stream);
     loop {
@@ -120,7 +111,7 @@ async fn serve(stream: TcpStream, received: Arc<Mutex<Received>>) {
                 received.spans.extend(spans.map(|span| TestSpan::of(span, resource.clone())));
             }
         }
-        // An empty answer of protobuf: all taken.
+        // An empty protobuf message: all spans accepted.
         let answer = b"HTTP/1.1 200 OK\r\nContent-Type: application/x-protobuf\r\nContent-Length: 0\r\n\r\n";
         if stream.write_all(answer).await.is_err() {
             return;
@@ -143,7 +134,7 @@ impl TestSpan {
         }
     }
 
-    /// An attribute; empty: it has none of that name.
+    /// The value of an attribute, or an empty string.
     pub fn attribute(&self, name: &str) -> &str {
         self.attributes.get(name).map_or("", String::as_str)
     }

@@ -1,8 +1,8 @@
-//! Users who click at the same time. What is acknowledged to them goes into a [`Record`].
+//! Concurrent users. Their acknowledged likes go into a [`Record`].
 //!
-//! A wish without an answer, or with a 503 or 504, is sent again with its key, through any of the
-//! replicas, until it is acknowledged; only then comes that user's next wish. So an unsettled wish
-//! may be in the log or not, and never lands behind a later one.
+//! A request without a response, or with 503 or 504, is retried with its key through any replica until
+//! it is acknowledged; only then does the user send the next one. So a like of unknown outcome is never
+//! behind a later one of the same user in the log.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -15,30 +15,29 @@ use tokio::task::JoinSet;
 use crate::wait::Patience;
 use crate::{Record, TestClient, Wish, eventually};
 
-/// How long a wish, or its count, may take while servers are gone.
+/// Limit for a like to be acknowledged or counted while servers are down.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(180);
 
-/// Who clicks how.
+/// Parameters of the load.
 #[derive(Debug, Clone)]
 pub struct Crowd {
-    /// The same seed gives each user the same wishes in the same order.
+    /// The same seed gives each user the same requests in the same order.
     pub seed: u64,
-    /// How many users click at the same time.
+    /// Number of concurrent users.
     pub users: usize,
-    /// The number of the first of them: another crowd on the same system has other users.
+    /// Number of the first user: two crowds on one system need different users.
     pub first_user: usize,
-    /// Each user's clicks, at least: they go on until [`Clicking::finish`].
+    /// Minimum of requests per user; they continue until [`Clicking::finish`].
     pub clicks: usize,
-    /// Over how many products.
     pub products: usize,
-    /// Every second new wish is for a product that its user comes back to for four wishes at most:
-    /// there a record that was lost shows for good.
+    /// Every second new request is for a product that its user leaves after four requests: there the
+    /// effect of a lost record remains.
     pub passing: bool,
-    /// Between a user's clicks, at most, to bound the rate.
+    /// Maximum pause between a user's requests.
     pub pause: Duration,
 }
 
-/// A crowd at work.
+/// A running crowd.
 pub struct Clicking {
     users: JoinSet<Record>,
     enough: Arc<AtomicBool>,
@@ -46,12 +45,12 @@ pub struct Clicking {
 }
 
 impl Crowd {
-    /// 20 products, none passing, and no pause.
+    /// 20 products, `passing` off, no pause.
     pub fn new(seed: u64, users: usize, clicks: usize) -> Self {
         Self { seed, users, first_user: 0, clicks, products: 20, passing: false, pause: Duration::ZERO }
     }
 
-    /// Everybody clicks, each attempt through one of these replicas.
+    /// Starts all users; each attempt goes through a random replica.
     pub fn start(&self, replicas: &[TestClient]) -> Clicking {
         let (enough, acknowledged) = <(Arc<AtomicBool>, Arc<AtomicUsize>)>::default();
         let user = |n| click(self.clone(), replicas.to_vec(), n, Arc::clone(&enough), Arc::clone(&acknowledged));
@@ -60,26 +59,25 @@ impl Crowd {
 }
 
 impl Clicking {
-    /// How many acknowledgements there were so far.
     pub fn acknowledged(&self) -> usize {
         self.acknowledged.load(Ordering::Relaxed)
     }
 
-    /// Waits until so many more are acknowledged.
+    /// Waits for `more` acknowledgements.
     pub async fn clicks(&self, more: usize) {
         let until = self.acknowledged() + more;
         eventually("users click", async || (self.acknowledged() >= until).then_some(())).await;
     }
 
-    /// Ends the clicking, once each user has clicked as often as asked for.
+    /// Stops the users once each has sent its minimum.
     pub async fn finish(self) -> Record {
         self.enough.store(true, Ordering::Relaxed);
         self.users.join_all().await.into_iter().fold(Record::default(), Record::and)
     }
 }
 
-/// One user: likes and unlikes, and every fourth time an earlier click once more, which must not
-/// bring its wish back.
+/// One user: likes and unlikes; every fourth request repeats an earlier one, which must not restore
+/// the older state.
 async fn click(
     crowd: Crowd,
     replicas: Vec<TestClient>,
@@ -88,7 +86,7 @@ async fn click(
     acknowledged: Arc<AtomicUsize>,
 ) -> Record {
     let mut dice = StdRng::seed_from_u64(crowd.seed.wrapping_mul(1_000_003).wrapping_add(user as u64));
-    // Not of the wishes: how often is asked depends on the faults, what is wished doesn't.
+    // A separate generator: the number of attempts depends on the faults, the requests do not.
     let mut replica_dice = StdRng::seed_from_u64(dice.random());
     let user = format!("user-{user}");
     let mut record = Record { users: [user.clone()].into(), ..Record::default() };
@@ -116,7 +114,7 @@ async fn click(
                 break acknowledgement;
             }
             settled = false;
-            patience.pause("a wish is acknowledged").await;
+            patience.pause("a like is acknowledged").await;
         };
         acknowledged.fetch_add(1, Ordering::Relaxed);
         record.unsettled += usize::from(!settled);

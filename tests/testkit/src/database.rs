@@ -1,4 +1,4 @@
-//! A PostgreSQL database per test, with the project's own migrations.
+//! A PostgreSQL database for one test.
 
 use std::str::FromStr;
 
@@ -8,11 +8,11 @@ use sqlx::{AssertSqlSafe, Connection, PgConnection, PgPool};
 
 use crate::var;
 
-/// A fresh, migrated database; dropped with the value.
+/// A new database; dropped with the value.
 pub struct TestDatabase {
-    /// Where it is, for a process under test.
+    /// For a process under test.
     pub url: String,
-    /// A pool that finds the tables.
+    /// With the search path of the services.
     pub pool: PgPool,
     server: String,
     name: String,
@@ -27,12 +27,11 @@ impl TestDatabase {
         database
     }
 
-    /// A database with nothing in it.
     pub async fn create_empty() -> Self {
         Self::create_empty_on(&var("TEST_DATABASE_URL")).await
     }
 
-    /// The same on another server.
+    /// An empty database on another server.
     pub async fn create_empty_on(server: &str) -> Self {
         let name = format!("test_{}", uuid::Uuid::now_v7().simple());
         execute(server, format!("CREATE DATABASE {name}")).await;
@@ -43,8 +42,8 @@ impl TestDatabase {
         Self { url, pool, server: server.to_owned(), name }
     }
 
-    /// Records `topic` as the first and only topic, with an offset row for each partition at 0:
-    /// what `like-aggregator setup` does, for tests that are not about it.
+    /// Inserts what `like-aggregator setup` does for one topic: its layout and an offset row at 0 for
+    /// each partition.
     pub async fn lay_out(&self, topic: &str, partitions: i32) {
         let layout = "INSERT INTO topic_layout (sequence, topic, partitions) VALUES (1, $1, $2)";
         sqlx::query(layout).bind(topic).bind(partitions).execute(&self.pool).await.expect("topic_layout");
@@ -57,7 +56,7 @@ impl TestDatabase {
 impl Drop for TestDatabase {
     fn drop(&mut self) {
         let (server, name) = (self.server.clone(), self.name.clone());
-        // Drop can't await, and the test's runtime may be gone: a thread with one of its own.
+        // Drop can't await, and the test's runtime may be gone: use a thread with a new runtime.
         let dropped = std::thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("runtime");
             runtime.block_on(execute(&server, format!("DROP DATABASE {name} WITH (FORCE)")));

@@ -1,11 +1,11 @@
-//! Events to publish.
+//! Events for tests.
 
 use chrono::Utc;
 use like_events::{EventId, LikeEvent, ProductId, UserId};
 
 use crate::TestTopic;
 
-/// A new event: what `user` wants for `product`, or a delta event if there is no user.
+/// A user event, or a delta event without `user`.
 pub fn event(product: &str, user: Option<&str>, liked: bool) -> LikeEvent {
     LikeEvent {
         event_id: EventId::random(),

@@ -1,5 +1,5 @@
-//! For tests and benches only: what they need of a real Kafka and a real PostgreSQL, each test
-//! with a topic and a database of its own, so that all can run side by side.
+//! For tests and benchmarks: topics, databases, processes, proxies and load. Every test has its own
+//! topic and database on a shared Kafka and PostgreSQL, so that tests run in parallel.
 
 pub mod broker;
 mod client;
@@ -29,12 +29,12 @@ pub use system::{AdminPort, TestService, TestSystem};
 pub use topic::TestTopic;
 pub use wait::{eventually, eventually_within};
 
-/// The brokers that tests use.
+/// Bootstrap servers of the shared Kafka.
 pub fn kafka() -> String {
     var("TEST_KAFKA_BOOTSTRAP_SERVERS")
 }
 
-/// The folder of Kafka's jars, for tests that start a broker or a Java client of their own.
+/// The folder of Kafka's jars, for tests that start a broker or a Java client.
 pub fn kafka_libs() -> String {
     var("TEST_KAFKA_LIBS")
 }

@@ -1,5 +1,5 @@
-//! Programs as processes: the ones of this workspace, and servers that a test needs for itself.
-//! What they say goes to a file that is shown when the test fails; none outlives its test.
+//! Child processes: programs of this workspace, and servers of one test. Their output goes to a file
+//! that is shown when the test fails; they end with the test.
 
 use std::fmt::Write as _;
 use std::fs::File;
@@ -16,14 +16,13 @@ use tempfile::NamedTempFile;
 
 use crate::eventually;
 
-/// From SIGTERM to SIGKILL when a test is through with a process: a little more than our own
-/// services may take.
+/// Time from SIGTERM to SIGKILL at the end of a test: slightly more than the services may take.
 const END_WAIT: Duration = Duration::from_secs(12);
 
-/// How much of a log is shown when a test fails, in bytes.
+/// Bytes of a log that are shown when a test fails.
 const SHOWN: usize = 16 * 1024;
 
-/// like-aggregator, built with the points at which `FAULT_POINT` has it killed or stopped.
+/// like-aggregator with fault points, at which `FAULT_POINT` kills or stops it.
 pub const WITH_FAULTS: &str = "like-aggregator-faults";
 
 /// like-aggregator, built with a fold that is wrong: every unlike is taken for a like.
@@ -36,13 +35,13 @@ pub struct TestProcess {
     log: NamedTempFile,
 }
 
-/// A program of this workspace, built from the sources as they are now. Cargo gives a test the
-/// programs of its own package only, and those of others may be stale or not there at all.
+/// Builds a program of this workspace and returns its path. Cargo builds only the programs of a test's
+/// own package; those of others may be stale or missing.
 pub fn program(name: &str) -> PathBuf {
     static FOLDER: OnceLock<PathBuf> = OnceLock::new();
     static FAULTS: OnceLock<PathBuf> = OnceLock::new();
     static WRONG_FOLD: OnceLock<PathBuf> = OnceLock::new();
-    // The same packages each time: with others, cargo would build their dependencies with other features.
+    // Always the same packages: with others cargo would build dependencies with other features.
     let services = ["-p", "like-api", "-p", "like-aggregator"];
     let with = |feature, bin| build(&[&services[..], &["--features", feature, "--bin", bin]].concat());
     let folder = match name {
@@ -53,18 +52,18 @@ pub fn program(name: &str) -> PathBuf {
     folder.join(name)
 }
 
-/// A command for a program of this workspace with these settings and no others: what the shell
-/// that runs the tests has set doesn't reach it.
+/// A command for a program of this workspace with these settings and nothing of the caller's
+/// environment.
 pub fn command(name: &str, args: &[&str], settings: &[(String, String)]) -> Command {
     let mut command = Command::new(program(name));
     command.args(args).env_clear().envs(settings.iter().map(|(name, value)| (name, value)));
-    // Coverage and sanitizers are told through these.
+    // For coverage and sanitizers.
     let passed = ["PATH", "HOME", "LLVM_PROFILE_FILE", "RUST_BACKTRACE", "SSL_CERT_FILE"];
     command.envs(passed.iter().filter_map(|name| Some((name, std::env::var_os(name)?))));
     command
 }
 
-/// Runs a command to its end, which must come within `limit`.
+/// Runs a command to its end; panics after `limit`.
 pub async fn run_to_end(mut command: Command, limit: Duration) -> Output {
     let (out, err) = (tempfile(), tempfile());
     let shown = format!("{command:?}");
@@ -84,14 +83,14 @@ pub async fn run_to_end(mut command: Command, limit: Duration) -> Output {
         if start.elapsed() > limit {
             let _ = child.kill();
             let _ = child.wait();
-            panic!("{shown} has not ended within {limit:?}: {}{}", text(&out), text(&err));
+            panic!("{shown} still runs after {limit:?}: {}{}", text(&out), text(&err));
         }
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
 }
 
-/// An address of 127.0.0.1 that nobody listens on. Below the range from which the kernel takes
-/// the ports of outgoing connections: one of those could take it before it is listened on.
+/// A free address of 127.0.0.1, below the port range of outgoing connections, none of which can then
+/// take it.
 pub fn free_addr() -> SocketAddr {
     loop {
         let addr = SocketAddr::from(([127, 0, 0, 1], rand::rng().random_range(10_000..32_768)));
@@ -102,14 +101,14 @@ pub fn free_addr() -> SocketAddr {
 }
 
 impl TestProcess {
-    /// Starts a command; `name` is how it is called when its log is shown.
+    /// Starts a command; `name` is the heading of its log.
     pub fn start(name: &str, command: Command) -> Self {
         let log = tempfile();
         let output = log.reopen().expect("log").into();
         Self::with_output(name, command, log, output)
     }
 
-    /// The same, but what it says on standard output goes elsewhere.
+    /// Starts a command with its standard output elsewhere.
     pub fn start_saying_to(output: Stdio, name: &str, command: Command) -> Self {
         Self::with_output(name, command, tempfile(), output)
     }
@@ -124,60 +123,58 @@ impl TestProcess {
         Self { name: name.to_owned(), child, log }
     }
 
-    /// Asks it to end: SIGTERM.
+    /// Sends SIGTERM.
     pub fn terminate(&self) {
         self.signal(Signal::TERM);
     }
 
-    /// The other way to ask: SIGINT.
+    /// Sends SIGINT.
     pub fn interrupt(&self) {
         self.signal(Signal::INT);
     }
 
-    /// Ends it as a crash would: SIGKILL.
+    /// Sends SIGKILL.
     pub fn kill(&self) {
         self.signal(Signal::KILL);
     }
 
-    /// Stops it where it is: SIGSTOP.
+    /// Sends SIGSTOP.
     pub fn freeze(&self) {
         self.signal(Signal::STOP);
     }
 
-    /// Lets it go on: SIGCONT.
+    /// Sends SIGCONT.
     pub fn thaw(&self) {
         self.signal(Signal::CONT);
     }
 
     fn signal(&self, signal: Signal) {
-        // Never reaped before we have seen its end, so the number is still this process's.
+        // The pid is not reused: this type reaps the process only after it has seen its end.
         kill_process(Pid::from_child(&self.child), signal).unwrap_or_else(|e| panic!("{}: {e}", self.name));
     }
 
-    /// Its process id.
     pub fn id(&self) -> u32 {
         self.child.id()
     }
 
-    /// Its exit status; None while it runs.
+    /// The exit status; None while it runs.
     pub fn status(&mut self) -> Option<ExitStatus> {
         self.child.try_wait().expect("wait")
     }
 
-    /// Waits for its end.
     pub async fn ended(&mut self) -> ExitStatus {
         let what = format!("{} ends", self.name);
         eventually(&what, async || self.status()).await
     }
 
-    /// All that it has said so far.
+    /// The output so far.
     pub fn log(&self) -> String {
         text(&self.log)
     }
 
-    /// Waits until it has said this.
+    /// Waits until the output contains `what`.
     pub async fn says(&self, what: &str) {
-        eventually(&format!("{} says: {what}", self.name), async || self.log().contains(what).then_some(())).await;
+        eventually(&format!("{} logs: {what}", self.name), async || self.log().contains(what).then_some(())).await;
     }
 }
 
@@ -204,8 +201,7 @@ impl Drop for TestProcess {
     }
 }
 
-/// Builds what these arguments name into the folder that this test is run from, and answers that
-/// folder.
+/// Runs `cargo build` with these arguments for the profile of this test and returns the folder.
 fn build(what: &[&str]) -> PathBuf {
     // target/debug/deps/this-test, or target/debug/this-program
     let exe = std::env::current_exe().expect("this program's own file");

@@ -1,5 +1,4 @@
-//! A TCP proxy whose line a test can break: the network's faults, without touching the server that
-//! other tests use.
+//! A TCP proxy that injects network faults without affecting other clients of the server.
 
 use std::io;
 use std::net::SocketAddr;
@@ -14,7 +13,7 @@ use tokio::task::JoinHandle;
 
 /// Forwards connections to one server.
 pub struct TestProxy {
-    /// Where it listens.
+    /// The address of the proxy.
     pub addr: SocketAddr,
     line: watch::Sender<Line>,
     taken: Arc<AtomicUsize>,
@@ -33,18 +32,17 @@ enum Line {
     Slow(Duration),
 }
 
-/// A request whose answer is to be lost, until one was.
+/// A request whose answer will be lost once.
 #[derive(Default)]
 struct Trap {
     request: Mutex<Option<&'static [u8]>>,
     sprung: AtomicUsize,
 }
 
-/// What becomes of bytes that have arrived.
 enum Fate {
     Forwarded,
     Lost,
-    /// Lost, and the connection with them.
+    /// Lost, and the connection ends.
     End,
 }
 
@@ -54,7 +52,7 @@ impl TestProxy {
         Self::start_on(0, server).await
     }
 
-    /// The same on a port that clients are told of already.
+    /// The same on a fixed port.
     pub async fn start_on(port: u16, server: &str) -> Self {
         let listener = TcpListener::bind(("127.0.0.1", port)).await.expect("a free port");
         let (addr, server) = (listener.local_addr().expect("address"), server.to_owned());
@@ -72,55 +70,54 @@ impl TestProxy {
         Self { addr, line, taken, trap, moved, accepting }
     }
 
-    /// How many connections were made to it, whatever became of them.
+    /// The number of accepted connections.
     pub fn connections(&self) -> usize {
         self.taken.load(Ordering::Relaxed)
     }
 
-    /// Ends all connections, and new ones at once: the server is gone.
+    /// Closes all connections, and new ones at once: the server is down.
     pub fn cut(&self) {
         self.line.send_replace(Line::Cut);
     }
 
-    /// Takes bytes and connections but forwards nothing, ever: the network is gone.
+    /// Accepts bytes and connections and discards everything: the network is down.
     pub fn freeze(&self) {
         self.line.send_replace(Line::Frozen);
     }
 
-    /// Forwards nothing either, but what was sent arrives once the line is restored, though its
-    /// sender may have given up long before. New connections end at once.
+    /// Delays all bytes until the line is restored, even if their sender has given up before. New
+    /// connections end at once.
     pub fn hold(&self) {
         self.line.send_replace(Line::Held);
     }
 
-    /// The server gets what is sent, and all its answers are lost.
+    /// Forwards requests and discards all answers.
     pub fn mute(&self) {
         self.line.send_replace(Line::Mute);
     }
 
-    /// Whatever is sent arrives so much later, either way.
+    /// Delays bytes in both directions.
     pub fn delay(&self, by: Duration) {
         self.line.send_replace(Line::Slow(by));
     }
 
-    /// New connections work again. Those that were frozen or muted end.
+    /// New connections work again; frozen and muted ones end.
     pub fn restore(&self) {
         self.line.send_replace(Line::Up);
     }
 
-    /// The connections that are there hear nothing more, ever; new ones work: the server has died
-    /// without a word, and its address belongs to another one.
+    /// Silences existing connections for good; new ones work: the server has died without closing them,
+    /// and another server has its address.
     pub fn move_server(&self) {
         self.moved.send_replace(());
     }
 
-    /// The next time that `request` is sent, the server gets it, and once it has answered, the
-    /// connection ends and the answer with it.
+    /// Forwards the next `request`, discards its answer and closes the connection.
     pub fn lose_answer_to(&self, request: &'static [u8]) {
         *self.trap.request.lock().unwrap_or_else(PoisonError::into_inner) = Some(request);
     }
 
-    /// How many answers were lost that way.
+    /// The number of answers that [`TestProxy::lose_answer_to`] has discarded.
     pub fn answers_lost(&self) -> usize {
         self.trap.sprung.load(Ordering::Relaxed)
     }
@@ -134,7 +131,7 @@ impl Drop for TestProxy {
 }
 
 impl Trap {
-    /// Whether these bytes are the ones waited for; then none are any more.
+    /// Whether these bytes contain the request; disarms the trap.
     fn takes(&self, bytes: &[u8]) -> bool {
         let mut set = self.request.lock().unwrap_or_else(PoisonError::into_inner);
         set.take_if(|request| bytes.windows(request.len()).any(|part| part == *request)).is_some()
@@ -175,12 +172,12 @@ async fn connection(
         }
     }
     if *line.borrow_and_update() == Line::Frozen {
-        // Held open, and silent, until the line is cut (or restored: what was lost stays lost).
+        // Open and silent until the line is cut or restored; lost bytes stay lost.
         let _ = tokio::time::timeout(Duration::from_mins(5), line.wait_for(|line| *line != Line::Frozen)).await;
     }
 }
 
-/// Forwards one way until the sender has no more to say, or the connection ends.
+/// Forwards one direction until its sender or the connection ends.
 async fn pump(
     mut from: impl AsyncRead + Unpin,
     mut to: impl AsyncWrite + Unpin,
@@ -205,14 +202,14 @@ async fn pump(
     }
 }
 
-/// Waits until the line has become one on which this connection can't go on.
+/// Waits for a line state that ends this connection.
 async fn broken(mut line: watch::Receiver<Line>) {
     let mut muted = false;
     loop {
         match *line.borrow_and_update() {
             Line::Cut | Line::Frozen => return,
             Line::Mute => muted = true,
-            // What was lost would be missing in the middle.
+            // Bytes are missing in the middle of the stream.
             _ if muted => return,
             _ => {}
         }

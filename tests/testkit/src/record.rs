@@ -1,4 +1,4 @@
-//! What users were acknowledged, in their own words: what the services hold is compared with it.
+//! The acknowledged events, and their comparison with what the services have stored.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -10,49 +10,42 @@ use crate::crowd::PATIENCE;
 use crate::wait::Patience;
 use crate::{Acknowledged, TestClient, TestSystem};
 
-/// What became known to users by acknowledgements.
 #[derive(Debug, Default)]
 pub struct Record {
-    /// Who clicked.
     pub users: BTreeSet<String>,
-    /// What users were acknowledged, repeats included; each user's in their order.
+    /// Acknowledged requests including repeats, each user's in order.
     pub wishes: Vec<Wish>,
-    /// Of each acknowledgement, repeats included.
+    /// One per acknowledgement, repeats included.
     pub receipts: Vec<String>,
-    /// Each event that was acknowledged.
     pub event_ids: BTreeSet<Uuid>,
-    /// (product, user): the likes that there should be.
+    /// The expected likes as (product, user).
     pub liked: BTreeSet<(String, String)>,
-    /// Acknowledgements that came only after an attempt whose outcome stayed unknown.
+    /// Acknowledgements after an attempt with an unknown outcome.
     pub unsettled: usize,
-    /// Per product, what delta events should add up to.
+    /// The expected sum of delta events per product.
     pub deltas: BTreeMap<String, i64>,
 }
 
-/// An acknowledged wish.
+/// An acknowledged like or unlike.
 #[derive(Debug, Clone)]
 pub struct Wish {
-    /// Who.
     pub user: String,
-    /// Likes what, or no longer.
     pub product: String,
-    /// Which of the two.
     pub liked: bool,
-    /// What the 202 said.
     pub acknowledged: Acknowledged,
 }
 
-/// What a comparison found: events or likes that are missing, and those that are too many.
+/// The result of a comparison.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 pub struct Differences {
-    /// Acknowledged, and not counted.
+    /// Acknowledged but not counted.
     pub lost: usize,
-    /// Counted, and not or not so often acknowledged.
+    /// Counted more often than acknowledged.
     pub doubled: usize,
 }
 
 impl Record {
-    /// One more acknowledgement. A wish that was acknowledged before is no new one.
+    /// Adds an acknowledgement; a repeated event changes no like.
     pub fn note(&mut self, wish: Wish) {
         self.users.insert(wish.user.clone());
         self.receipts.push(wish.acknowledged.receipt.clone());
@@ -67,8 +60,8 @@ impl Record {
         self.wishes.push(wish);
     }
 
-    /// What is to be counted if the records at some places of the log are gone: what was wished
-    /// there and nowhere else never was. Of users only; also the wishes that are gone.
+    /// The record without the events at the positions for which `gone` is true, and those events.
+    /// Users' events only.
     pub fn without(self, gone: impl Fn(Receipt) -> bool) -> (Self, Vec<Wish>) {
         let place = |wish: &Wish| wish.acknowledged.receipt.parse().unwrap_or_else(|e| panic!("{wish:?}: {e}"));
         let (gone, left): (Vec<_>, Vec<_>) = self.wishes.into_iter().partition(|wish| gone(place(wish)));
@@ -77,7 +70,7 @@ impl Record {
         (record, gone)
     }
 
-    /// Both together: of other users, or other products.
+    /// The union of two records with different users or products.
     #[must_use]
     pub fn and(mut self, other: Self) -> Self {
         self.users.extend(other.users);
@@ -92,8 +85,8 @@ impl Record {
         self
     }
 
-    /// Waits until everything that was acknowledged says that it is counted. Per partition the
-    /// last receipt will do: counted is counted in the log's order.
+    /// Waits until every receipt is "counted". The last one of each partition suffices, since counting
+    /// follows the order of the log.
     pub async fn wait_until_counted(&self, client: &TestClient) {
         let mut last = BTreeMap::new();
         for receipt in &self.receipts {
@@ -110,8 +103,8 @@ impl Record {
         }
     }
 
-    /// Waits until all is counted, and compares it: through the API what each user sees, and the
-    /// tables as they are.
+    /// Waits until everything is counted, then compares the tables, and through the API what each user
+    /// sees.
     pub async fn compare(&self, system: &TestSystem, client: &TestClient) -> Differences {
         self.wait_until_counted(client).await;
         let mut found = self.compare_tables(system).await;
@@ -130,7 +123,7 @@ impl Record {
         found
     }
 
-    /// Compares the tables of a system that has folded everything.
+    /// Compares the tables once everything is folded.
     pub async fn compare_tables(&self, system: &TestSystem) -> Differences {
         let mut found = Differences::default();
         let counts = self.counts();
@@ -149,30 +142,30 @@ impl Record {
         self.liked.difference(&liked).for_each(|like| found.note(&format!("{like:?}"), 1));
         liked.difference(&self.liked).for_each(|like| found.note(&format!("{like:?}"), -1));
 
-        // With DEDUP=history each acknowledged event is remembered, and no other.
+        // With DEDUP=history exactly the acknowledged events are in the history.
         let handled: Vec<(Uuid,)> = rows(&system.database.pool, "SELECT event_id FROM event_handled").await;
         let handled: BTreeSet<Uuid> = handled.into_iter().map(|(id,)| id).collect();
         self.event_ids.difference(&handled).for_each(|id| found.note(&format!("event {id}"), 1));
         handled.difference(&self.event_ids).for_each(|id| found.note(&format!("event {id}"), -1));
-        assert_eq!(system.wrong_counts().await, 0, "counts that aren't the number of likers and the deltas");
+        assert_eq!(system.wrong_counts().await, 0, "counts that differ from likers plus deltas");
         found
     }
 
-    /// Per product the likers as the record has them, with the deltas.
+    /// The expected count of each product.
     fn counts(&self) -> BTreeMap<&str, i64> {
         let mut counts: BTreeMap<&str, i64> = self.deltas.iter().map(|(p, delta)| (p.as_str(), *delta)).collect();
         self.liked.iter().for_each(|(product, _)| *counts.entry(product).or_default() += 1);
         counts
     }
 
-    /// The same, where nothing may differ.
+    /// [`Record::compare`], without any difference.
     pub async fn is_counted(&self, system: &TestSystem, client: &TestClient) {
         assert_eq!(self.compare(system, client).await, Differences::default());
     }
 }
 
 impl Differences {
-    /// More is expected than there is (lost), or less (doubled).
+    /// Adds a difference between expected and stored: positive is lost, negative is counted twice.
     fn note(&mut self, what: &str, missing: i64) {
         if missing != 0 {
             eprintln!("{what}: {} {}", missing.abs(), if missing > 0 { "lost" } else { "too many" });

@@ -1,4 +1,4 @@
-//! A Kafka and a PostgreSQL of a test's own, to be killed and started again (deploy/local/test.sh).
+//! Kafka and PostgreSQL of one test, which can kill and restart them (deploy/local/test.sh).
 
 use std::collections::HashMap;
 use std::path::PathBuf;
@@ -12,31 +12,27 @@ use crate::{TestDatabase, TestProxy, TestSystem};
 const SCRIPT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../deploy/local/test.sh");
 const FOLDERS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../.local/test");
 
-/// How long a server may take to start.
+/// Limit for the start of a server.
 const LIMIT: Duration = Duration::from_secs(150);
 
-/// One of the two.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Server {
-    /// The broker.
     Kafka,
-    /// The database.
     Postgres,
 }
 
-/// A running pair; thrown away with the value.
+/// A running pair; removed with the value.
 pub struct TestServers {
     /// host:port of the broker.
     pub kafka: String,
     /// The URL of the server's database.
     pub postgres: String,
     folder: PathBuf,
-    /// The listener whose clients are sent to the proxy, and where they are sent.
+    /// Ports of the proxied listener and of the proxy that it advertises.
     proxied: (u16, u16),
 }
 
 impl TestServers {
-    /// Starts both.
     pub async fn start() -> Self {
         static STARTED: AtomicU32 = AtomicU32::new(0);
         let name = format!("own-{}-{}", std::process::id(), STARTED.fetch_add(1, Ordering::Relaxed));
@@ -51,24 +47,23 @@ impl TestServers {
         servers
     }
 
-    /// Ends one as a crash would.
+    /// Sends SIGKILL.
     pub async fn kill(&self, server: Server) {
         self.script(&["kill", server.name()]).await;
     }
 
-    /// Starts one again, with its data.
+    /// Restarts a server with its data.
     pub async fn restart(&self, server: Server) {
         self.script(&["start", server.name()]).await;
     }
 
-    /// A proxy that the broker itself sends its clients to: none of those that bootstrap there
-    /// goes around it.
+    /// A proxy that the broker advertises: clients that bootstrap through it stay behind it.
     pub async fn kafka_proxy(&self) -> TestProxy {
         let (listener, proxy) = self.proxied;
         TestProxy::start_on(proxy, &format!("127.0.0.1:{listener}")).await
     }
 
-    /// A system on these servers that is not set up yet.
+    /// A system on these servers, without `setup`.
     pub async fn system(&self) -> TestSystem {
         let database = TestDatabase::create_empty_on(&self.postgres).await;
         let mut system = TestSystem::on(format!("test-{}", uuid::Uuid::now_v7()), database);

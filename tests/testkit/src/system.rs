@@ -1,5 +1,5 @@
-//! Both services as processes on one topic and one database, for tests that see of them what a
-//! user or an operator sees: HTTP, rows, logs, exit statuses.
+//! Both services as processes on one topic and one database, for tests of what users and operators
+//! see: HTTP, rows, logs, exit statuses.
 
 use std::ops::Deref;
 use std::process::{ExitStatus, Output};
@@ -10,51 +10,47 @@ use serde_json::Value;
 use crate::process::{TestProcess, WITH_FAULTS, WITH_WRONG_FOLD, command, free_addr, run_to_end};
 use crate::{TestClient, TestDatabase, TestTopic, eventually};
 
-/// How long a command may take that ends by itself.
+/// Limit for a command.
 const COMMAND_LIMIT: Duration = Duration::from_secs(60);
 
-/// What the processes of one test have in common.
+/// The topic, database and settings that the processes of one test share.
 pub struct TestSystem {
-    /// Where likes are counted.
     pub database: TestDatabase,
-    /// The topic's name.
     pub topic: String,
     settings: Vec<(String, String)>,
 }
 
 /// One running service.
 pub struct TestService {
-    /// Its process.
     pub process: TestProcess,
-    /// Of its public port, if it has one.
+    /// Base URL of the public port (like-api).
     pub url: String,
-    /// Its admin port.
     port: AdminPort,
-    /// A client for both.
+    /// For both ports.
     pub http: reqwest::Client,
 }
 
-/// What a service says of itself.
+/// The admin port of a service.
 pub struct AdminPort {
-    /// Its URL.
+    /// Base URL.
     pub admin: String,
     http: reqwest::Client,
 }
 
 impl TestSystem {
-    /// A topic's name of its own and an empty database: nothing is set up yet.
+    /// A new topic name and an empty database, without `setup`.
     pub async fn new() -> Self {
         Self::on(format!("test-{}", uuid::Uuid::now_v7()), TestDatabase::create_empty().await)
     }
 
-    /// A system that is set up by the real command, with this many partitions.
+    /// A new system after `setup`.
     pub async fn set_up(partitions: i32) -> Self {
         let system = Self::new().await;
         system.setup(&["--partitions", &partitions.to_string()]).await;
         system
     }
 
-    /// A topic that a test publishes to by itself, and a system that is set up for it.
+    /// A topic for records of the test itself, and a system after `setup` on it.
     pub async fn with_topic(partitions: i32) -> (TestTopic, Self) {
         let topic = TestTopic::create(partitions).await;
         let system = Self::on(topic.name.clone(), TestDatabase::create_empty().await);
@@ -62,7 +58,7 @@ impl TestSystem {
         (topic, system)
     }
 
-    /// A system for this topic in this database.
+    /// A system for this topic and database.
     pub fn on(topic: String, database: TestDatabase) -> Self {
         let settings = [
             ("KAFKA_BOOTSTRAP_SERVERS", crate::kafka()),
@@ -70,7 +66,7 @@ impl TestSystem {
             ("KAFKA_GROUP_ID", format!("group-of-{topic}")),
             ("DATABASE_URL", database.url.clone()),
             ("AUTH_MODE", "trusted-header".to_owned()),
-            // Users who click as fast as they can are what most tests are about.
+            // Most tests send faster than the limit.
             ("RATE_LIMIT_USER", "0".to_owned()),
             ("RUST_LOG", "info,like_aggregator=debug,sqlx::postgres::notice=warn".to_owned()),
         ];
@@ -78,23 +74,23 @@ impl TestSystem {
         Self { database, topic, settings }
     }
 
-    /// Sets a variable for all processes started from now on.
+    /// Sets a variable for processes that start later.
     pub fn set(&mut self, name: &str, value: &str) {
         self.unset(name);
         self.settings.push((name.to_owned(), value.to_owned()));
     }
 
-    /// Leaves a variable out from now on.
+    /// Removes a variable.
     pub fn unset(&mut self, name: &str) {
         self.settings.retain(|(known, _)| known != name);
     }
 
-    /// What is set, to be set again by [`TestSystem::set_all`].
+    /// All variables, for [`TestSystem::set_all`].
     pub fn settings(&self) -> Vec<(String, String)> {
         self.settings.clone()
     }
 
-    /// Sets these variables and no others.
+    /// Replaces all variables.
     pub fn set_all(&mut self, settings: Vec<(String, String)>) {
         self.settings = settings;
     }
@@ -104,7 +100,7 @@ impl TestSystem {
         self.command_within(COMMAND_LIMIT, args).await
     }
 
-    /// The same for one that may take longer, or must not take as long.
+    /// [`TestSystem::command`] with another limit.
     pub async fn command_within(&self, limit: Duration, args: &[&str]) -> Output {
         run_to_end(command("like-aggregator", args, &self.settings), limit).await
     }
@@ -114,13 +110,13 @@ impl TestSystem {
         run_to_end(command(program, args, &self.settings), COMMAND_LIMIT).await
     }
 
-    /// `like-aggregator setup`, which must succeed.
+    /// Runs `like-aggregator setup`; panics if it fails.
     pub async fn setup(&self, args: &[&str]) {
         let output = self.command(&[&["setup"], args].concat()).await;
         assert!(output.status.success(), "{output:?}");
     }
 
-    /// Starts a `like-aggregator run`; it may not be ready yet. `settings` go before the system's.
+    /// Starts `like-aggregator run`; `settings` override the system's. Does not wait.
     pub fn start_aggregator(&self, settings: &[(&str, &str)]) -> TestService {
         self.start("like-aggregator", &["run"], settings)
     }
@@ -130,24 +126,24 @@ impl TestSystem {
         self.start(WITH_WRONG_FOLD, &["run"], &[])
     }
 
-    /// Starts one that is killed or stopped at this point (`FAULT_POINT` in like-aggregator).
+    /// Starts an aggregator that is killed or stopped at a fault point (`FAULT_POINT`).
     pub fn start_faulty(&self, fault: &str, settings: &[(&str, &str)]) -> TestService {
         self.start(WITH_FAULTS, &["run"], &[settings, &[("FAULT_POINT", fault)]].concat())
     }
 
-    /// Starts one and waits until it is ready.
+    /// Starts an aggregator and waits until it is ready.
     pub async fn aggregator(&self, settings: &[(&str, &str)]) -> TestService {
         let mut service = self.start_aggregator(settings);
         service.wait_until_ready().await;
         service
     }
 
-    /// Starts a like-api; it may not be ready yet. `settings` go before the system's.
+    /// Starts like-api; `settings` override the system's. Does not wait.
     pub fn start_api(&self, settings: &[(&str, &str)]) -> TestService {
         self.start("like-api", &[], settings)
     }
 
-    /// Starts a like-api and waits until it is ready. `settings` go before the system's.
+    /// Starts like-api and waits until it is ready.
     pub async fn api(&self, settings: &[(&str, &str)]) -> TestService {
         let mut service = self.start_api(settings);
         service.wait_until_ready().await;
@@ -171,23 +167,22 @@ impl TestSystem {
         TestService { process, url: format!("http://{listen}"), http: port.http.clone(), port }
     }
 
-    /// The first column of the first row of a query in the system's database.
+    /// The single value of a query.
     pub async fn number(&self, sql: &'static str) -> i64 {
         sqlx::query_scalar(sql).fetch_one(&self.database.pool).await.unwrap_or_else(|e| panic!("{sql}: {e}"))
     }
 
-    /// Waits until a query answers this number.
+    /// Waits until a query returns this number.
     pub async fn number_becomes(&self, sql: &'static str, expected: i64) {
         eventually(&format!("{sql}: {expected}"), async || (self.number(sql).await == expected).then_some(())).await;
     }
 
-    /// Waits until the sum of all next offsets is this: so many records are folded, if the log
-    /// started at 0.
+    /// Waits until this many records are folded (of a log that starts at 0).
     pub async fn folded(&self, records: i64) {
         self.number_becomes("SELECT sum(next_offset)::bigint FROM kafka_offset", records).await;
     }
 
-    /// Products whose count isn't the number of their likers plus their deltas.
+    /// The number of products whose count differs from likers plus deltas.
     pub async fn wrong_counts(&self) -> i64 {
         self.number(
             "SELECT count(*) FROM product_like_count
@@ -207,18 +202,18 @@ impl Deref for TestService {
 }
 
 impl AdminPort {
-    /// Of a service that may not listen yet.
+    /// The port does not need to be open yet.
     pub fn new(admin: String) -> Self {
         let http = reqwest::Client::builder().no_proxy().timeout(Duration::from_secs(30)).build().expect("client");
         Self { admin, http }
     }
 
-    /// Whether `/readyz` says so.
+    /// Whether `/readyz` returns 200.
     pub async fn is_ready(&self) -> bool {
         self.http.get(format!("{}/readyz", self.admin)).send().await.is_ok_and(|answer| answer.status() == 200)
     }
 
-    /// Waits until `/readyz` says that it waits for `condition`, because of `why`.
+    /// Waits until `/readyz` names `condition` with a reason that contains `why`.
     pub async fn waits_for(&self, condition: &str, why: &str) {
         eventually(&format!("/readyz says {condition}: {why}"), async || {
             let waiting = self.waiting_for().await?;
@@ -227,7 +222,7 @@ impl AdminPort {
         .await;
     }
 
-    /// What `/readyz` says it waits for.
+    /// `waitingFor` of `/readyz`.
     pub async fn waiting_for(&self) -> Option<Value> {
         let answer = self.http.get(format!("{}/readyz", self.admin)).send().await.ok()?;
         let mut body: Value = answer.json().await.ok()?;
@@ -250,7 +245,7 @@ impl AdminPort {
 }
 
 impl TestService {
-    /// Waits until `/readyz` says so; fails at once if the process ends.
+    /// Waits until `/readyz` returns 200; panics if the process exits.
     pub async fn wait_until_ready(&mut self) {
         eventually("ready", async || {
             assert_eq!(self.process.status(), None, "it has ended");
@@ -259,12 +254,11 @@ impl TestService {
         .await;
     }
 
-    /// Requests to its public port.
     pub fn client(&self) -> TestClient {
         TestClient::new(self.http.clone(), &self.url)
     }
 
-    /// SIGTERM, and its end: the status and how long it took.
+    /// Sends SIGTERM; returns the exit status and the time to it.
     pub async fn stop(&mut self) -> (ExitStatus, Duration) {
         let start = std::time::Instant::now();
         self.process.terminate();

@@ -1,5 +1,5 @@
-//! An issuer of tokens: keys made anew for each test, tokens of any kind signed with them, and a
-//! server that publishes the keys, counts how often it is asked, and can be taken away.
+//! A token issuer: new keys for each test, tokens signed with them, and a server that publishes the
+//! keys, counts requests and can fail.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
@@ -15,14 +15,12 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::AbortHandle;
 
-/// What a token is signed with.
 pub struct TestKey {
-    /// Its name in the set and in tokens.
+    /// The `kid`.
     pub id: String,
-    /// Its algorithm.
     pub algorithm: Algorithm,
     signing: EncodingKey,
-    /// The public half in PEM; of a secret, nothing.
+    /// Empty for a secret.
     pub public_pem: String,
 }
 
@@ -56,7 +54,7 @@ impl TestKey {
         Self { id: "secret".to_owned(), algorithm: Algorithm::HS256, signing, public_pem: String::new() }
     }
 
-    /// The public half as it is published.
+    /// The public key as a JWK.
     pub fn jwk(&self) -> Value {
         let pem = self.public_pem.as_bytes();
         let key = match self.algorithm {
@@ -76,37 +74,37 @@ impl TestKey {
         self.sign_with(&header, claims)
     }
 
-    /// A token with a header of one's own.
+    /// A token with this header.
     pub fn sign_with(&self, header: &Header, claims: &Value) -> String {
         encode(header, claims, &self.signing).expect("a token")
     }
 }
 
-/// Seconds since 1970, this many later.
+/// Seconds since 1970, `seconds` from now.
 pub fn in_seconds(seconds: i64) -> i64 {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).expect("a clock").as_secs();
     now.cast_signed() + seconds
 }
 
-/// Claims that are good for a quarter of an hour.
+/// Claims that are valid for 15 minutes.
 pub fn claims(issuer: &str, audience: &str, user: &str) -> Value {
     json!({ "iss": issuer, "aud": audience, "sub": user, "exp": in_seconds(900) })
 }
 
-/// How the server answers.
+/// The server's behaviour.
 #[derive(Debug, Clone)]
 enum Mood {
     /// With this body.
     Answers(String),
-    /// It hangs up.
+    /// Closes the connection.
     Away,
-    /// It takes requests and says nothing until it is in another one.
+    /// Reads requests and answers only after the next change.
     Silent,
 }
 
 /// A server with a set of keys.
 pub struct TestIssuer {
-    /// Where they are.
+    /// URL of the keys.
     pub url: String,
     mood: Arc<Mutex<Mood>>,
     asked: Arc<AtomicUsize>,
@@ -114,7 +112,7 @@ pub struct TestIssuer {
 }
 
 impl TestIssuer {
-    /// One that publishes these keys.
+    /// Starts a server that publishes these keys.
     pub async fn start(keys: &[&TestKey]) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let url = format!("http://{}/keys", listener.local_addr().expect("an address"));
@@ -139,22 +137,22 @@ impl TestIssuer {
         self.answer_with(&json!({ "keys": keys }).to_string());
     }
 
-    /// Answers this from now on.
+    /// Sets the response body.
     pub fn answer_with(&self, body: &str) {
         *self.mood.lock().expect("mood") = Mood::Answers(body.to_owned());
     }
 
-    /// Hangs up on whoever asks, until it publishes again.
+    /// Closes every connection until the next `publish`.
     pub fn go_away(&self) {
         *self.mood.lock().expect("mood") = Mood::Away;
     }
 
-    /// Lets whoever asks wait, until it publishes again.
+    /// Leaves requests unanswered until the next `publish`.
     pub fn fall_silent(&self) {
         *self.mood.lock().expect("mood") = Mood::Silent;
     }
 
-    /// How often it was asked.
+    /// The number of connections.
     pub fn asked(&self) -> usize {
         self.asked.load(Ordering::SeqCst)
     }
@@ -169,7 +167,7 @@ impl Drop for TestIssuer {
 async fn answer(mut stream: TcpStream, mood: Arc<Mutex<Mood>>) {
     let mut head = Vec::new();
     let mut part = [0; 1024];
-    // One request a connection, and none has a body.
+    // One request per connection, without a body.
     while !head.ends_with(b"\r\n\r\n") {
         match stream.read(&mut part).await {
             Ok(read @ 1..) => head.extend_from_slice(&part[..read]),

@@ -1,4 +1,4 @@
-//! A Kafka topic per test, and records of any kind in it.
+//! A Kafka topic for one test, and records of any kind in it.
 
 use std::time::Duration;
 
@@ -11,30 +11,28 @@ use rdkafka::{ClientConfig, Offset, TopicPartitionList};
 
 use crate::eventually;
 
-/// A topic with the settings that `setup` gives, under a name of its own.
+/// A topic with the settings of `setup` and a unique name.
 pub struct TestTopic {
-    /// Its name.
     pub name: String,
-    /// How many partitions it was made with.
     pub partitions: i32,
     producer: ThreadedProducer<DefaultProducerContext>,
 }
 
 impl TestTopic {
-    /// Makes the topic and waits until the broker has it.
+    /// Creates the topic.
     pub async fn create(partitions: i32) -> Self {
         let name = format!("test-{}", uuid::Uuid::now_v7());
         make(&name, partitions).await.expect("topic");
         Self { name, partitions, producer: producer() }
     }
 
-    /// Deletes the topic and makes another one of the same name: nothing of its log stays.
+    /// Deletes the topic and creates an empty one of the same name.
     pub async fn make_anew(&mut self) {
         let deleted = admin().delete_topics(&[&self.name], &options()).await.expect("topic deleted");
         deleted.into_iter().for_each(|result| drop(result.expect("topic deleted")));
-        // The name is free once all of it is gone.
-        eventually("the topic is made anew", async || make(&self.name, self.partitions).await.ok()).await;
-        // The old one may still believe in the old topic.
+        // The name is free once the deletion is complete.
+        eventually("the topic is re-created", async || make(&self.name, self.partitions).await.ok()).await;
+        // The old producer may still have the old topic's id.
         self.producer = producer();
     }
 
@@ -46,7 +44,7 @@ impl TestTopic {
         cut.elements().iter().for_each(|partition| partition.error().expect("records deleted"));
     }
 
-    /// Publishes a record as it is; the partition follows from the key unless one is given.
+    /// Publishes a record; without a partition the key determines it.
     pub fn publish(&self, partition: Option<i32>, key: Option<&[u8]>, value: Option<&[u8]>) {
         let mut record = BaseRecord::<[u8], [u8]>::to(&self.name);
         record.key = key;
@@ -59,12 +57,12 @@ impl TestTopic {
         }
     }
 
-    /// Waits until the broker has all that was published.
+    /// Waits until all published records are acknowledged.
     pub fn flush(&self) {
         self.producer.flush(Duration::from_secs(60)).expect("published");
     }
 
-    /// Per partition, the offset that the next record will have.
+    /// The end offset of each partition.
     pub fn end_offsets(&self) -> Vec<i64> {
         let client = self.producer.client();
         let end = |p| client.fetch_watermarks(&self.name, p, Duration::from_secs(10)).expect("watermarks").1;

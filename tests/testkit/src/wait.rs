@@ -1,16 +1,16 @@
-//! Waiting on a condition, with a deadline that only a failure ever reaches.
+//! Waiting for a condition, with a deadline that only failures reach.
 
 use std::time::{Duration, Instant};
 
-/// How long a condition may take: far beyond what it takes on a slow, busy machine.
+/// Far longer than a condition takes on a slow, busy machine.
 const DEADLINE: Duration = Duration::from_secs(60);
 
-/// Asks again and again until `ask` answers, and panics with `what` if it never does.
+/// Polls `ask` until it returns Some; panics with `what` at the deadline.
 pub async fn eventually<T>(what: &str, ask: impl AsyncFnMut() -> Option<T>) -> T {
     eventually_within(DEADLINE, what, ask).await
 }
 
-/// The same with a deadline of its own.
+/// [`eventually`] with another deadline.
 pub async fn eventually_within<T>(limit: Duration, what: &str, mut ask: impl AsyncFnMut() -> Option<T>) -> T {
     let patience = Patience::of(limit);
     loop {
@@ -21,8 +21,8 @@ pub async fn eventually_within<T>(limit: Duration, what: &str, mut ask: impl Asy
     }
 }
 
-/// The same for a loop that is written out, as one has to be in a spawned task: the compiler
-/// can't see yet that the future of an async closure may move between threads.
+/// A deadline for a loop in a spawned task, where the future of an async closure is not known to be
+/// Send.
 pub(crate) struct Patience {
     start: Instant,
     limit: Duration,
@@ -33,14 +33,13 @@ impl Patience {
         Self::of(DEADLINE)
     }
 
-    /// With a deadline of its own.
     pub(crate) fn of(limit: Duration) -> Self {
         Self { start: Instant::now(), limit }
     }
 
-    /// Waits a moment; panics with `what` after the deadline.
+    /// Sleeps for one polling interval; panics with `what` after the deadline.
     pub(crate) async fn pause(&self, what: &str) {
-        assert!(self.start.elapsed() < self.limit, "waited {:?} in vain: {what}", self.limit);
+        assert!(self.start.elapsed() < self.limit, "timed out after {:?}: {what}", self.limit);
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
 }
