@@ -1,13 +1,9 @@
 #!/usr/bin/env bash
-# Does `docker compose up --build --wait` end with a system that counts a like?
+# `make test-containers`: builds both images, starts docker-compose.yml under its own project name
+# and ports, sends likes, stops and replaces the containers, and removes everything at the end.
 #
-# Builds both images from this tree, brings the whole compose file up under a project and on
-# ports of its own (a demo may be running beside it), uses it as a caller would, stops and
-# replaces its containers, and takes everything down again with its volumes, whatever happened.
-# What the services promise beyond that is `make test`'s business.
-#
-# Where images can't be pulled, STANDIN_IMAGES names a script that makes local ones under the
-# public names (`SCRIPT IMAGE...`), starting an engine where none runs (`SCRIPT --stop` ends it).
+# Where images can't be pulled, STANDIN_IMAGES names a script that makes local ones with the public
+# names (`SCRIPT IMAGE...`) and starts an engine if none runs (`SCRIPT --stop` stops it).
 #
 # Exit status: 0 all passed, 1 something failed, 2 could not be checked here.
 set -euo pipefail
@@ -17,7 +13,7 @@ case ${STANDIN_IMAGES:-} in
 esac
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
-# The caller's own settings for compose are for the caller's own stack.
+# Settings of the caller's own stack.
 unset COMPOSE_FILE COMPOSE_PROFILES COMPOSE_PROJECT_NAME COMPOSE_ENV_FILES
 project=likes-test-$$
 logs=$(mktemp -d)
@@ -47,7 +43,7 @@ finish() {
   trap '' INT TERM
   exec >&"${out:-1}"
   exec 2>&"${err:-2}"
-  if [ "$status" -ne 0 ] && [ "$status" -ne 2 ] && [ "$failed" -eq 0 ]; then fail "the check ran to its end"; fi
+  if [ "$status" -ne 0 ] && [ "$status" -ne 2 ] && [ "$failed" -eq 0 ]; then fail "the check completes"; fi
   if $brought_up; then
     if [ "$status" -ne 0 ] || [ "$failed" -gt 0 ]; then
       compose ps --all >&2 || true
@@ -56,7 +52,7 @@ finish() {
         compose logs --no-log-prefix --tail 40 "$service" 2>&1 | cut -c1-400 >&2 || true
       done
     fi
-    compose down --volumes --rmi local --remove-orphans >"$logs/down" 2>&1 || { cat "$logs/down" >&2; fail "everything is taken down"; }
+    compose down --volumes --rmi local --remove-orphans >"$logs/down" 2>&1 || { cat "$logs/down" >&2; fail "compose down removes everything"; }
   fi
   if $started_engine; then "$standin_images" --stop || true; fi
   rm -rf "$logs"
@@ -70,8 +66,7 @@ trap 'exit 143' TERM
 
 # ---- an engine and the images ------------------------------------------------------------------
 
-# The public images: what the Dockerfile starts FROM, its own stages aside, and what the
-# compose file runs without building it.
+# Prints the public images of the Dockerfile and of the compose file.
 images() {
   {
     sed -nE 's/^FROM +([^ ]+).*/\1/p' deploy/Dockerfile | grep -F :
@@ -92,22 +87,22 @@ if [ -n "$standin_images" ]; then
   docker info >/dev/null 2>&1 || started_engine=true
   if $started_engine || ! docker compose version >/dev/null 2>&1 || [ -n "$(missing)" ]; then
     # shellcheck disable=SC2046 # one argument for each image
-    "$standin_images" $(images) >&2 || cannot "STANDIN_IMAGES=$STANDIN_IMAGES made not all of" $(images)
+    "$standin_images" $(images) >&2 || cannot "STANDIN_IMAGES=$STANDIN_IMAGES did not make all of" $(images)
   fi
   hint="although STANDIN_IMAGES=$STANDIN_IMAGES ran"
 fi
 for need in "docker --version" "docker info" "docker compose version"; do
-  $need >/dev/null 2>&1 || cannot "'$need' fails, so the images ($(images | paste -sd ' ')) cannot be had, $hint"
+  $need >/dev/null 2>&1 || cannot "'$need' fails, so the images ($(images | paste -sd ' ')) are not available, $hint"
 done
 for image in $(missing); do
   say "pulling $image"
-  timeout 900 docker pull --quiet "$image" >&2 || cannot "image $image is neither present nor to be pulled, $hint"
+  timeout 900 docker pull --quiet "$image" >&2 || cannot "image $image is not present and cannot be pulled, $hint"
 done
 
 # ---- up ----------------------------------------------------------------------------------------
 
-port=$((20000 + RANDOM % 10000)) # below the range that outgoing connections take theirs from
-free_port() { # sets $port to the next one that nobody listens on
+port=$((20000 + RANDOM % 10000)) # below the port range of outgoing connections
+free_port() { # sets $port to the next free one
   port=$((port + 1))
   while (exec 3<>"/dev/tcp/127.0.0.1/$port") 2>/dev/null; do port=$((port + 1)); done
 }
@@ -117,7 +112,7 @@ for variable in LIKE_API_PORT LIKE_API_ADMIN_PORT LIKE_AGGREGATOR_ADMIN_PORT KAF
 done
 api=http://127.0.0.1:$LIKE_API_PORT
 
-# A signal may find us inside a command whose output goes to a file: what finish has to say does not.
+# finish writes here, even if a signal arrives during a command whose output goes to a file.
 exec {out}>&1 {err}>&2
 
 up() { # NAME ARGUMENTS...
@@ -128,20 +123,20 @@ up() { # NAME ARGUMENTS...
   else
     fail "$name"
     tail -n 60 "$logs/up" >&2
-    exit 1 # nothing below means anything without it
+    exit 1 # the rest depends on it
   fi
 }
 
 say "building the images and bringing them up as $project (the first build takes minutes)"
-up "docker compose up --build --wait ends with everything ready" --build
-same "setup ended well" "exited 0" "$(state setup '{{.State.Status}} {{.State.ExitCode}}')"
+up "docker compose up --build --wait succeeds" --build
+same "setup succeeds" "exited 0" "$(state setup '{{.State.Status}} {{.State.ExitCode}}')"
 
 for service in like-api like-aggregator; do
   same "$service is healthy" healthy "$(state "$service" '{{.State.Health.Status}}')"
   user=$(compose exec -T "$service" stat -c %u /proc/1) || user=0
   check "$service does not run as root (uid $user)" [ "$user" -ne 0 ]
   points=$(compose exec -T "$service" grep -c FAULT_POINT "/usr/local/bin/$service") || true
-  same "$service can't be told to fail" 0 "$points"
+  same "$service contains no fault points" 0 "$points"
 done
 
 # ---- a like ------------------------------------------------------------------------------------
@@ -149,7 +144,7 @@ done
 product=container-test
 json_field() { sed -nE 's/.*"'"$1"'" *: *"?([^",}]*)"?.*/\1/p'; }
 request() { curl --silent --show-error --noproxy '*' --max-time 10 "$@"; }
-# As a known caller: who isn't one may be told what was so a second ago.
+# As a known caller: anonymous counts may be a second old.
 count() { request --header 'X-User-Id: reader' "$api/v1/products/$product/likes" | json_field count; }
 like_is_counted() { # USER
   local answer receipt status='' deadline=$((SECONDS + 60))
@@ -166,11 +161,11 @@ like_is_counted() { # USER
   return 1
 }
 
-same "nobody likes the product yet" 0 "$(count)"
+same "the count is 0 before the first like" 0 "$(count)"
 check "a like sent to the published port is counted" like_is_counted user-1
 same "the count says so" 1 "$(count)"
 
-# ---- stop, replace, go on ----------------------------------------------------------------------
+# ---- stop and replace ---------------------------------------------------------------------------
 
 began=$(date +%s%3N)
 compose stop like-api like-aggregator >"$logs/stop" 2>&1 || cat "$logs/stop" >&2
@@ -180,9 +175,9 @@ for service in like-api like-aggregator; do
   same "$service ends with status 0 on SIGTERM" 0 "$(state "$service" '{{.State.ExitCode}}')"
 done
 
-# Every container anew: what is left is what the volumes hold.
+# New containers; only the volumes remain.
 compose down >"$logs/down" 2>&1 || { fail "down"; cat "$logs/down" >&2; }
-up "it comes up again with new containers and the old volumes"
+up "new containers start with the old volumes"
 same "the count is still there" 1 "$(count)"
-check "a like after that is counted too" like_is_counted user-2
+check "a like to the new containers is counted" like_is_counted user-2
 same "the count says so" 2 "$(count)"
