@@ -1,5 +1,5 @@
-//! A producer that publishes every record of a topic a second time, as a replay tool or a restarted
-//! bridge does.
+//! A producer that repeats everything: each record of a topic once more at its end, as a replaying
+//! tool or a restarted bridge would.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -12,20 +12,23 @@ use rdkafka::producer::{BaseRecord, Producer, ProducerContext, ThreadedProducer}
 use rdkafka::{ClientConfig, Message, Offset, TopicPartitionList};
 use tokio::task::JoinHandle;
 
-/// The header of repeated records, which are not repeated again.
+/// Marks what is a repeat itself.
 const REPEAT: &str = "repeat";
 const WAIT: Duration = Duration::from_secs(10);
-/// Limit for the remaining records and their acknowledgements.
+/// To repeat what is left, and be acknowledged.
 const PATIENCE: Duration = Duration::from_secs(300);
 
+/// One at work.
 pub struct Echo {
     enough: Arc<AtomicBool>,
     repeating: JoinHandle<Repeated>,
 }
 
+/// What it did.
 pub struct Repeated {
+    /// So many records.
     pub records: usize,
-    /// The end offset of each partition.
+    /// Where the topic ends now, per partition.
     pub ends: Vec<i64>,
 }
 
@@ -42,14 +45,14 @@ impl ProducerContext for Deliveries {
 }
 
 impl Echo {
-    /// Repeats every record from the start of the topic.
+    /// Repeats every record of the topic from its start on.
     pub fn start(topic: &str, partitions: i32) -> Self {
         let (enough, topic) = (Arc::new(AtomicBool::new(false)), topic.to_owned());
-        let stop = Arc::clone(&enough);
-        Self { enough, repeating: tokio::task::spawn_blocking(move || repeat(&topic, partitions, &stop)) }
+        let told = Arc::clone(&enough);
+        Self { enough, repeating: tokio::task::spawn_blocking(move || repeat(&topic, partitions, &told)) }
     }
 
-    /// Stops once every record that is in the topic now has been repeated.
+    /// Ends it, once all that is in the topic now has been repeated.
     pub async fn finish(self) -> Repeated {
         self.enough.store(true, Ordering::Relaxed);
         self.repeating.await.expect("every record is repeated")
@@ -64,7 +67,7 @@ fn repeat(topic: &str, partitions: i32, enough: &AtomicBool) -> Repeated {
     idempotent.set("enable.idempotence", "true").set("linger.ms", "5");
     let producer: ThreadedProducer<_> =
         idempotent.create_with_context(Deliveries(Arc::clone(&delivered))).expect("producer");
-    // Required by librdkafka, but not used with a manual assignment.
+    // Assigning by hand asks for a group's name, and never uses it.
     config.set("group.id", "echo").set("enable.auto.commit", "false").set("fetch.queue.backoff.ms", "5");
     let consumer: BaseConsumer = config.create().expect("consumer");
     let mut from = TopicPartitionList::new();

@@ -1,9 +1,9 @@
-//! Fault tests of both services: they run as processes and get likes over HTTP while processes,
-//! servers and connections are broken. At the end each scenario compares what was acknowledged with
-//! what is counted: nothing lost, nothing counted twice.
+//! The promise, tried: both services as real processes, driven through HTTP, while processes,
+//! servers and connections are broken on purpose. At the end what was acknowledged is compared
+//! with what is counted: nothing lost, nothing doubled.
 //!
-//! `make test-faults` runs every scenario; `tests/quick.rs`, a part of `make test`, runs their short
-//! forms.
+//! `make test-faults` runs every scenario; `tests/quick.rs`, a part of `make test`, runs a short
+//! form of those that need few minutes.
 
 use std::fmt::Write as _;
 use std::panic::AssertUnwindSafe;
@@ -19,76 +19,78 @@ mod deltas;
 mod echo;
 pub mod scenarios;
 
-/// Parameters of a scenario.
+/// How a scenario is to be run.
 #[derive(Debug, Clone, Copy)]
 pub struct Run {
-    /// The same seed gives the same requests and the same faults in the same order. The exact moment
-    /// of a fault still depends on the machine.
+    /// The same seed gives the same wishes and the same choice of faults, in the same order. (Where
+    /// exactly a fault hits still depends on the machine.)
     pub seed: u64,
-    /// The short form: fewer faults and fewer users.
+    /// A short form: fewer faults, a smaller crowd.
     pub quick: bool,
 }
 
-/// The result of a scenario.
+/// What a scenario did, and what came of it.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Outcome {
-    /// Number of injected faults.
+    /// Kills, stops, cuts and the like that were carried out.
     pub faults: usize,
-    /// Acknowledged requests and records of other producers.
+    /// Requests, and records of other producers, that were acknowledged.
     pub acknowledged: usize,
-    /// Those of them whose first attempt had an unknown outcome.
+    /// Of those, how many were acknowledged only after an attempt whose outcome stayed unknown.
     pub unsettled: usize,
-    /// Events and likes that are missing or counted twice.
+    /// What is missing in the end, or is there too often.
     pub differences: Differences,
 }
 
+/// A scenario.
 pub struct Scenario {
-    /// The name for `--only`.
+    /// How it is asked for.
     pub name: &'static str,
-    /// The line in the table.
+    /// One line for the table.
     pub what: &'static str,
-    /// A panic is a failure.
+    /// Runs it. A panic is a failure too.
     pub run: fn(Run) -> Pin<Box<dyn Future<Output = Outcome>>>,
 }
 
-/// A finished scenario.
+/// How a scenario ended.
 pub struct Ended {
+    /// Which one.
     pub scenario: &'static Scenario,
-    /// None if it panicked.
+    /// None: it panicked.
     pub outcome: Option<Outcome>,
+    /// How long it took.
     pub took: Duration,
 }
 
 impl Run {
-    /// A random number generator for `purpose`: the same seed gives the same numbers.
+    /// Dice that fall alike for the same seed and the same `purpose`.
     pub fn dice(&self, purpose: u64) -> StdRng {
         StdRng::seed_from_u64(self.seed.wrapping_mul(0x9e37_79b9).wrapping_add(purpose))
     }
 
-    /// Returns `quick` in the short form, else `full`.
+    /// The one value for the short form, the other for the whole.
     pub fn pick<T>(&self, quick: T, full: T) -> T {
         if self.quick { quick } else { full }
     }
 }
 
 impl Ended {
-    /// Whether nothing was lost, counted twice or otherwise wrong.
+    /// Whether nothing was lost, nothing doubled, and nothing else was wrong.
     pub fn passed(&self) -> bool {
         self.outcome.is_some_and(|outcome| outcome.differences == Differences::default())
     }
 }
 
-/// Runs one scenario and catches its panic.
+/// Runs one scenario to its end, however it ends.
 pub async fn run(scenario: &'static Scenario, run: Run) -> Ended {
     let start = Instant::now();
     let outcome = AssertUnwindSafe((scenario.run)(run)).catch_unwind().await.ok();
     Ended { scenario, outcome, took: start.elapsed() }
 }
 
-/// A Markdown table with one line per scenario.
+/// The table at the end: one line per scenario.
 pub fn table(ended: &[Ended]) -> String {
-    let mut text =
-        "| scenario | faults | acknowledged | retried | lost | counted twice | seconds | result |\n".to_owned();
+    let mut text = "| scenario | faults | acknowledged | unsettled first | lost | doubled | s | |\n".to_owned();
     text += "|---|---|---|---|---|---|---|---|\n";
     for one in ended {
         let Ended { scenario, outcome, took } = one;

@@ -1,4 +1,4 @@
-//! `make test-faults`: runs the scenarios one after the other and prints a table of their results.
+//! `make test-faults`: every scenario, one after the other, and a table of what came of them.
 
 use std::process::ExitCode;
 use std::time::Instant;
@@ -7,19 +7,20 @@ use clap::Parser;
 use fault_suite::{Run, run, scenarios, table};
 use rand::RngExt;
 
-/// Breaks processes, servers and connections, and compares acknowledged with counted likes.
+/// Breaks processes, servers and connections, and compares what was acknowledged with what is
+/// counted.
 #[derive(Parser)]
 struct Args {
-    /// repeat a run [default: a random seed, which is printed]
+    /// what to repeat; without it one is drawn, and printed
     #[arg(long)]
     seed: Option<u64>,
-    /// run the short forms
+    /// the short form
     #[arg(long)]
     quick: bool,
-    /// run only these scenarios
+    /// only these scenarios
     #[arg(long, value_delimiter = ',', value_name = "NAME,…")]
     only: Vec<String>,
-    /// list the scenarios and exit
+    /// show the scenarios' names and end
     #[arg(long)]
     list: bool,
 }
@@ -32,7 +33,7 @@ async fn main() -> ExitCode {
         return ExitCode::SUCCESS;
     }
     if let Some(unknown) = args.only.iter().find(|name| scenarios::ALL.iter().all(|s| s.name != **name)) {
-        eprintln!("--only {unknown}: unknown scenario, --list shows all");
+        eprintln!("--only {unknown}: there is no such scenario, --list shows them");
         return ExitCode::from(2);
     }
     let asked = |name: &str| args.only.is_empty() || args.only.iter().any(|only| only == name);

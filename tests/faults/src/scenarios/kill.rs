@@ -1,6 +1,6 @@
-//! Repeated kill -9 of the aggregator while there is lag: at random moments, between BEGIN and
-//! COMMIT, between COMMIT and the commit to Kafka, and between batches. The next process completes
-//! the work exactly once.
+//! kill -9 of the aggregator again and again, while there is lag: at random moments, between BEGIN
+//! and COMMIT, between COMMIT and the commit to Kafka, between batches. What it was doing is done
+//! by the next one, once.
 
 use std::os::unix::process::ExitStatusExt;
 use std::time::Duration;
@@ -12,7 +12,7 @@ use rand::seq::SliceRandom;
 use super::scene::Scene;
 use crate::{Outcome, Run, deltas};
 
-/// Fault points and the number of kills at each; the short form has one kill at each.
+/// Where a fault point has it killed: in the short form once each, in the whole this often.
 const POINTS: [(&str, usize); 4] =
     [("before-commit", 8), ("after-begin", 4), ("after-commit", 5), ("between-batches", 5)];
 const AT_RANDOM: usize = 10;
@@ -25,7 +25,7 @@ pub async fn kill(run: Run) -> Outcome {
     kills.shuffle(&mut dice);
 
     let mut scene = Scene::start(run, 8, run.pick(10, 20), 20).await;
-    // Small batches, so that there is lag at each kill.
+    // Small batches, so that much is left to do at each kill.
     scene.system.set("BATCH_MAX_EVENTS", "200");
     let backlog = kills.len() * 2_000;
     for (product, each) in [("product-0", backlog / 2), ("delta-only", backlog / 2)] {
@@ -33,7 +33,7 @@ pub async fn kill(run: Run) -> Outcome {
         scene.others = scene.others.and(more);
     }
     for kill in &kills {
-        assert!(lag(&scene).await > 0, "no lag: this kill would prove nothing");
+        assert!(lag(&scene).await > 0, "no lag: this kill would show nothing");
         let mut victim = if let Some(point) = kill {
             scene.system.start_faulty(&format!("{point}:{}", dice.random_range(1..4)), &[])
         } else {
@@ -50,7 +50,7 @@ pub async fn kill(run: Run) -> Outcome {
     scene.outcome(kills.len()).await
 }
 
-/// A lower bound of the acknowledged events that are not folded yet.
+/// Acknowledged and not folded yet, at least.
 async fn lag(scene: &Scene) -> i64 {
     let acknowledged = scene.others.event_ids.len() + scene.crowd.acknowledged();
     acknowledged as i64 - folded(&scene.system).await

@@ -1,5 +1,6 @@
-//! A like gets 504 from one replica and is retried through another. With the same key it is the same
-//! event, however often it is in the log, and a later like or unlike stays in effect.
+//! A like that one replica answers with a 504, and that is asked for again through another: with the
+//! same key it is the same event, however often the log has it in the end, and a later wish stays
+//! the last one.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -11,15 +12,15 @@ use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::{ClientConfig, Message, Offset, TopicPartitionList};
 use uuid::Uuid;
 
-use super::scene::{SHORT_SESSIONS, SOON_AGAIN, kafka_properties, slow_crowd};
+use super::scene::{SHORT_SESSIONS, SOON_AGAIN, kafka_properties, strolling};
 use crate::{Outcome, Run};
 
-/// The fault of the broken replica's connection.
+/// What the broken replica's line does.
 #[derive(Clone, Copy, PartialEq, Debug)]
 enum Line {
-    /// The broker gets the event, and its acknowledgement is lost.
+    /// The broker has the event, and its acknowledgement is lost.
     Mute,
-    /// The event arrives after everything else, long after the 504.
+    /// The event arrives after everything else, when nobody waits for it any more.
     Late,
 }
 
@@ -32,12 +33,12 @@ pub async fn replicas(run: Run) -> Outcome {
     let direct = system.api(&[]).await;
     let through = line.addr.to_string();
     let beyond = [("KAFKA_BOOTSTRAP_SERVERS", through.as_str())];
-    // The broken replica has no other events in flight, so it certainly sends the event. The crowd uses
-    // another replica on the same connection and a direct one.
+    // The one that is asked in vain has nobody else's events on its way, and so certainly sends
+    // what it is given. Others go through another one on the same line, or the direct one.
     let mut broken = system.api(&beyond).await;
     let busy = system.api(&beyond).await;
-    // Many, because half of their requests hang while the connection is broken.
-    let crowd = Crowd { users: 30, ..slow_crowd(run) }.start(&[busy.client(), direct.client()]);
+    // Many, since half of what they ask hangs while the line is broken.
+    let crowd = Crowd { users: 30, ..strolling(run) }.start(&[busy.client(), direct.client()]);
     let _aggregator = system.aggregator(&[]).await;
     let mut log = Log::of(&servers.kafka, &system.topic);
 
@@ -48,17 +49,16 @@ pub async fn replicas(run: Run) -> Outcome {
     let mut record = Record::default();
     let (mut faults, mut late) = (0, 0);
     for (n, (how, liked)) in (0..).zip(rounds) {
-        // If the producer's new connection is faster than the delayed bytes, the broker rejects the
-        // delayed event. Then try again.
+        // A line is restored and the producer's new connection is made at once: should that be
+        // faster than what was late, the broker refuses the late event. Then once more.
         for attempt in 0..5 {
-            let retrier =
-                Retrier { user: format!("patient-{n}-{attempt}"), product: format!("asked-again-{n}"), liked };
-            let (asked, last) = retrier.asks(how, &mut broken, &direct.client(), &line, &mut record).await;
+            let wisher = Wisher { user: format!("patient-{n}-{attempt}"), product: format!("asked-again-{n}"), liked };
+            let (asked, last) = wisher.asks(how, &mut broken, &direct.client(), &line, &mut record).await;
             faults += 1;
-            // Of the same partition: an event that is not before the last one will not come.
-            eventually("the last event is in the log", async || (log.times(last) > 0).then_some(())).await;
+            // Of one partition: what isn't there before the last one doesn't come any more.
+            eventually("the last wish is in the log", async || (log.times(last) > 0).then_some(())).await;
             match how {
-                Line::Mute => assert!(log.times(asked) > 1, "the event should be in the log through both replicas"),
+                Line::Mute => assert!(log.times(asked) > 1, "it was to get there through both replicas"),
                 Line::Late => late += log.times(asked) - 1,
             }
             if log.times(asked) > 1 {
@@ -66,20 +66,20 @@ pub async fn replicas(run: Run) -> Outcome {
             }
         }
     }
-    assert!(late > 0, "no delayed event arrived");
+    assert!(late > 0, "no event came late");
     let record = record.and(crowd.finish().await);
     super::scene::outcome(&record, &system, &direct, faults).await
 }
 
-/// A user who likes one product until it is acknowledged, and then takes it back (or vice versa).
-struct Retrier {
+/// A user with one product, who asks until it is acknowledged, and then changes the wish.
+struct Wisher {
     user: String,
     product: String,
     liked: bool,
 }
 
-impl Retrier {
-    /// Returns the id of the event that was sent twice, and of the last one of this product.
+impl Wisher {
+    /// Answers the id of the event that was asked for twice, and of the last one of this product.
     async fn asks(
         &self,
         how: Line,
@@ -98,7 +98,7 @@ impl Retrier {
         let patience = Instant::now();
         loop {
             broken.wait_until_ready().await;
-            // Shows that the connection is up, so that the next event is sent and its outcome is unknown.
+            // Its line is up: what comes next is sent, and so it is not known to be unwritten.
             take(broken.client().wish(user, product, !liked, "before").await);
             match how {
                 Line::Mute => line.mute(),
@@ -110,17 +110,17 @@ impl Retrier {
             if answer == 504 {
                 break;
             }
-            // 503: it could not send the event within five seconds on a very busy machine.
+            // It was kept from sending it for five seconds: a very busy machine.
             assert!(answer == 503 && patience.elapsed() < Duration::from_mins(1), "{answer}");
             line.restore();
         }
         let asked = take(direct.wish(user, product, *liked, "wish").await);
         let after = direct.wish(user, product, !liked, "after").await;
-        // Otherwise a single batch could drop the delayed duplicate.
+        // Or it could be one batch that drops the late one.
         direct.wait_until_counted(&after.receipt).await;
         take(after);
         line.restore();
-        // Another user's, which does not hide the effect of the delayed event.
+        // Another user's, or it would hide what the late one does.
         let other = format!("{user}-neighbour");
         let last = take(broken.client().wish(&other, product, true, "last").await);
         record.unsettled += 1;
@@ -131,7 +131,7 @@ impl Retrier {
     }
 }
 
-/// Counts how often each event is in the log.
+/// How often the log has each event.
 struct Log {
     consumer: BaseConsumer,
     times: BTreeMap<Uuid, usize>,

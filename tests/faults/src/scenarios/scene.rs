@@ -1,4 +1,4 @@
-//! Shared by the scenarios: both services under load, and the comparison at the end.
+//! What scenarios have in common: both services with users who click, and the comparison at the end.
 
 use std::io::Write;
 use std::mem;
@@ -10,98 +10,107 @@ use tempfile::NamedTempFile;
 
 use crate::{Outcome, Run, deltas};
 
-/// Both services under load from a crowd of users.
+/// Both services on a system of their own, likes arriving.
 pub(super) struct Scene {
     pub(super) system: TestSystem,
     pub(super) api: TestService,
     pub(super) crowd: Clicking,
-    /// Acknowledged events of other producers.
+    /// What other producers had acknowledged.
     pub(super) others: Record,
-    /// The properties file of Kafka clients.
+    /// Held while processes may read it.
     pub(super) _settings: NamedTempFile,
 }
 
 impl Scene {
-    /// A new system with short consumer sessions, one like-api and a crowd without pauses.
+    /// A system whose dead consumers are missed soon, one like-api, and a crowd that clicks.
     pub(super) async fn start(run: Run, partitions: i32, users: usize, clicks: usize) -> Self {
-        let system = TestSystem::set_up(partitions).await;
-        Self::on_topic(system, run, users, clicks).await
-    }
-
-    /// The same on a system that is set up.
-    pub(super) async fn on_topic(system: TestSystem, run: Run, users: usize, clicks: usize) -> Self {
-        Self::with(system, SHORT_SESSIONS, &Crowd::new(run.seed, users, clicks)).await
-    }
-
-    /// On `system`, with a slow crowd and these properties of Kafka clients, for long faults.
-    pub(super) async fn on(run: Run, system: TestSystem, properties: &str) -> Self {
-        system.setup(&["--partitions", "8"]).await;
-        Self::with(system, properties, &slow_crowd(run)).await
-    }
-
-    async fn with(mut system: TestSystem, properties: &str, crowd: &Crowd) -> Self {
-        let settings = kafka_properties(&mut system, properties);
+        let mut system = TestSystem::new().await;
+        let settings = short_sessions(&mut system);
+        system.setup(&["--partitions", &partitions.to_string()]).await;
         let api = system.api(&[]).await;
-        let crowd = crowd.start(&[api.client()]);
+        let crowd = Crowd::new(run.seed, users, clicks).start(&[api.client()]);
         Self { system, api, crowd, others: Record::default(), _settings: settings }
     }
 
-    /// Waits until `more` likes are acknowledged.
+    /// The same on this system, at a walking pace: for faults that last long. `properties` are
+    /// the Kafka clients'.
+    pub(super) async fn on(run: Run, mut system: TestSystem, properties: &str) -> Self {
+        let settings = kafka_properties(&mut system, properties);
+        system.setup(&["--partitions", "8"]).await;
+        let api = system.api(&[]).await;
+        let crowd = strolling(run).start(&[api.client()]);
+        Self { system, api, crowd, others: Record::default(), _settings: settings }
+    }
+
+    /// The same as [`Scene::start`] on a topic that is there already.
+    pub(super) async fn on_topic(mut system: TestSystem, run: Run, users: usize, clicks: usize) -> Self {
+        let settings = short_sessions(&mut system);
+        let api = system.api(&[]).await;
+        let crowd = Crowd::new(run.seed, users, clicks).start(&[api.client()]);
+        Self { system, api, crowd, others: Record::default(), _settings: settings }
+    }
+
+    /// Waits until so many more likes are acknowledged.
     pub(super) async fn acknowledges(&self, more: usize) {
         let before = self.crowd.acknowledged();
         eventually("likes are acknowledged", async || (self.crowd.acknowledged() >= before + more).then_some(())).await;
     }
 
-    /// Waits until a stored offset has advanced.
+    /// Waits until more is counted.
     pub(super) async fn counts(&self) {
         let folded = async || self.system.number("SELECT sum(next_offset)::bigint FROM kafka_offset").await;
         let before = folded().await;
         eventually("more is counted", async || (folded().await > before).then_some(())).await;
     }
 
-    /// Publishes delta events to these brokers.
+    /// Delta events, straight to these brokers.
     pub(super) async fn add_deltas(&mut self, kafka: &str, count: usize) {
         let more = deltas::publish(kafka, &self.system.topic, "delta-only", count, 1).await;
         self.others = mem::take(&mut self.others).and(more);
     }
 
-    /// Publishes `each` delta events for each of these products and waits for their acknowledgements.
+    /// So many delta events for each of these products, published before this answers.
     pub(super) async fn deltas(&mut self, products: Range<usize>, each: usize) {
         let events: Vec<_> = products.flat_map(|n| deltas::events(&format!("delta-{n}"), each)).collect();
         deltas::send(&like_testkit::kafka(), &self.system.topic, &events).await;
         self.others = mem::take(&mut self.others).and(deltas::record(&events));
     }
 
-    /// Stops the crowd and compares; an aggregator must be running.
+    /// Ends the clicking, and compares: an aggregator must run.
     pub(super) async fn outcome(self, faults: usize) -> Outcome {
         let record = self.crowd.finish().await.and(self.others);
         outcome(&record, &self.system, &self.api, faults).await
     }
 }
 
-/// Compares `record` with the counts.
+/// What `record` says against what is counted.
 pub(super) async fn outcome(record: &Record, system: &TestSystem, api: &TestService, faults: usize) -> Outcome {
     let differences = record.compare(system, &api.client()).await;
     let acknowledged = record.event_ids.len();
     Outcome { faults, acknowledged, unsettled: record.unsettled, differences }
 }
 
-/// Ten users with at most 400 requests per second in total.
-pub(super) fn slow_crowd(run: Run) -> Crowd {
+/// Ten users who click some 400 times a second together, if they are let.
+pub(super) fn strolling(run: Run) -> Crowd {
     Crowd { pause: Duration::from_millis(50), ..Crowd::new(run.seed, 10, 20) }
 }
 
-/// The number of 503 and 504 responses of this like-api.
+/// How many requests this like-api has answered with a 503 or 504.
 pub(super) async fn refused(api: &TestService) -> f64 {
     api.metric("http_server_request_duration_seconds_count", "status_code=\"50").await
 }
 
-/// A dead consumer loses its partitions after 3 s instead of 10 s.
+/// A consumer that dies is missed after three seconds, not ten.
 pub(super) const SHORT_SESSIONS: &str = "session.timeout.ms=3000\nheartbeat.interval.ms=500\n";
-/// Clients reconnect after at most 0.5 s instead of 10 s.
+/// A client tries again soon, not in ten seconds.
 pub(super) const SOON_AGAIN: &str = "reconnect.backoff.max.ms=500\n";
 
-/// Sets properties of the Kafka clients of processes that start while the returned file exists.
+/// The file must live as long as processes are started with it.
+pub(super) fn short_sessions(system: &mut TestSystem) -> NamedTempFile {
+    kafka_properties(system, SHORT_SESSIONS)
+}
+
+/// Has all clients of Kafka started from now on take these properties, for as long as the file lives.
 pub(super) fn kafka_properties(system: &mut TestSystem, properties: &str) -> NamedTempFile {
     let mut file = NamedTempFile::new().expect("a temporary file");
     file.write_all(properties.as_bytes()).expect("a temporary file");
@@ -109,7 +118,7 @@ pub(super) fn kafka_properties(system: &mut TestSystem, properties: &str) -> Nam
     file
 }
 
-/// The stored offset of each partition.
+/// Per partition, how far the log is folded.
 pub(super) async fn offsets(system: &TestSystem) -> Vec<i64> {
     let sql = "SELECT next_offset FROM kafka_offset ORDER BY partition";
     sqlx::query_scalar(sql).fetch_all(&system.database.pool).await.expect("kafka_offset")

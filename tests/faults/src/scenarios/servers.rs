@@ -1,5 +1,6 @@
-//! kill -9 of Kafka, of PostgreSQL and of both, and their restart, under load. Without PostgreSQL likes
-//! are acknowledged and counted later; without Kafka they are refused and retried.
+//! kill -9 of the broker, of PostgreSQL, and of both, and their return a while later, likes being
+//! sent all the while. Without PostgreSQL they are still acknowledged, and counted later; without a
+//! broker they are refused, and asked for again.
 
 use std::time::{Duration, Instant};
 
@@ -8,7 +9,7 @@ use like_testkit::{Server, TestServers, eventually};
 use super::scene::{SHORT_SESSIONS, SOON_AGAIN, Scene, refused};
 use crate::{Outcome, Run, deltas};
 
-/// The servers that are down together. The short form skips the first: Kafka starts slowly.
+/// Which are gone together. The short form leaves the first out: what takes long is a broker's start.
 const GONE: [&[Server]; 3] = [&[Server::Kafka], &[Server::Postgres], &[Server::Kafka, Server::Postgres]];
 
 pub async fn servers(run: Run) -> Outcome {
@@ -20,7 +21,7 @@ pub async fn servers(run: Run) -> Outcome {
     for gone in times {
         scene.counts().await;
         let refused_before = refused(&scene.api).await;
-        // A producer whose events are in flight at the kill.
+        // Another producer, whose events are on their way when it happens.
         let (kafka, topic) = (servers.kafka.clone(), scene.system.topic.clone());
         let more = tokio::spawn(async move { deltas::publish(&kafka, &topic, "delta-only", 1_000, 1).await });
         for server in *gone {

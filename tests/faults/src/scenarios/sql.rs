@@ -1,5 +1,5 @@
-//! Errors of PostgreSQL: each time the aggregator reports it, stays in its group and tries the same
-//! batch again, and likes are still acknowledged.
+//! What PostgreSQL refuses or can't do for a while: each time the aggregator says so, stays in its
+//! group, tries the same batch again, and likes are acknowledged as if nothing were.
 
 use std::time::{Duration, Instant};
 
@@ -11,10 +11,10 @@ use sqlx::{AssertSqlSafe, PgConnection};
 use super::scene::Scene;
 use crate::{Outcome, Run};
 
-/// A consumer that does not poll leaves its group after 12 s: shorter than the longest fault.
+/// A consumer that doesn't poll for this long is out of its group: sooner than the longest fault.
 const POLLING: &str = "session.timeout.ms=12000\nmax.poll.interval.ms=12000\n";
 
-/// Tables that a batch writes.
+/// What a batch writes to.
 const TABLES: [&str; 4] = ["product_like_count", "product_like", "event_handled", "kafka_offset"];
 
 #[derive(Clone, Copy, PartialEq, Debug)]
@@ -27,7 +27,7 @@ enum Trouble {
 }
 
 impl Trouble {
-    /// Part of PostgreSQL's message; the SQLSTATEs are 40P01, 40001, 55P03, 53100, 25006.
+    /// What PostgreSQL says then, without the SQLSTATE: 40P01, 40001, 55P03, 53100, 25006.
     fn text(self) -> &'static str {
         match self {
             Self::Deadlock => "deadlock detected",
@@ -47,7 +47,7 @@ pub async fn sql(run: Run) -> Outcome {
     troubles.shuffle(&mut dice);
 
     let mut scene = Scene::on(run, TestSystem::new().await, POLLING).await;
-    // The next batch is full while one waits.
+    // So that the next batch is full while one waits.
     scene.system.set("BATCH_MAX_EVENTS", "100");
     sqlx::raw_sql(
         "CREATE FUNCTION fail() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
@@ -76,20 +76,20 @@ pub async fn sql(run: Run) -> Outcome {
             Trouble::Full => fault.full(&mut dice).await,
             Trouble::ReadOnly => fault.read_only().await,
         }
-        assert!(said(&aggregator, *trouble) > so_far, "{trouble:?} was not reported");
+        assert!(said(&aggregator, *trouble) > so_far, "{trouble:?} was not noticed");
         scene.counts().await;
         aggregator.wait_until_ready().await;
     }
-    assert_eq!(self::membership(&aggregator), membership, "the aggregator left its group");
+    assert_eq!(self::membership(&aggregator), membership, "it did not stay in its group");
     scene.outcome(troubles.len()).await
 }
 
-/// How often the aggregator has logged this error.
+/// How often it has said so.
 fn said(aggregator: &TestService, trouble: Trouble) -> usize {
     aggregator.process.log().matches(trouble.text()).count()
 }
 
-/// The number of assignments, revocations and expired poll intervals.
+/// How often partitions came and went.
 fn membership(aggregator: &TestService) -> usize {
     let log = aggregator.process.log();
     ["partitions assigned", "partitions revoked", "maximum poll interval"]
@@ -103,14 +103,14 @@ struct Fault<'a> {
     aggregator: &'a TestService,
     /// Another connection.
     connection: &'a mut PgConnection,
-    /// How often the error was logged before.
+    /// How often the aggregator had met this before.
     so_far: usize,
     run: Run,
 }
 
 impl Fault<'_> {
-    /// The aggregator holds the offsets and waits for a count; this connection holds the counts and
-    /// requests the offsets. PostgreSQL aborts the aggregator: its deadlock_timeout is shorter.
+    /// It holds the offsets and waits for a count; this connection has the counts and comes for the
+    /// offsets. Who waited first looks for deadlocks first, after a second, and gives way.
     async fn deadlock(&mut self) {
         for _ in 0..10 {
             self.execute("BEGIN").await;
@@ -129,14 +129,14 @@ impl Fault<'_> {
         let sql = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()
                    AND application_name = 'like-aggregator' AND wait_event_type = 'Lock'";
         eventually("the aggregator waits for a lock", async || {
-            // On another connection: inside a transaction pg_stat_activity does not change.
+            // Not on the connection that is in a transaction: it would go on seeing the same ones.
             (self.scene.system.number(sql).await > 0).then_some(())
         })
         .await;
     }
 
-    /// Raised by a trigger, for half of the writes: READ COMMITTED has no 40001 of its own on these
-    /// tables.
+    /// READ COMMITTED knows no 40001 of its own on these tables (it would take a row that moves
+    /// between partitions, or a conflict with a standby's recovery), so it is raised: every other time.
     async fn serialization(&mut self, dice: &mut StdRng) {
         self.raise("40001", 0.5, Duration::from_secs(1), dice).await;
     }
@@ -154,7 +154,7 @@ impl Fault<'_> {
         self.raise("53100", 1.0, lasts, dice).await;
     }
 
-    /// Makes the database read-only for new connections, and terminates the others.
+    /// For as long as the database says so to new connections, and there are no others.
     async fn read_only(&mut self) {
         let name: String =
             sqlx::query_scalar("SELECT current_database()").fetch_one(&mut *self.connection).await.expect("a name");
@@ -168,7 +168,7 @@ impl Fault<'_> {
         self.execute(format!("ALTER DATABASE {name} RESET default_transaction_read_only")).await;
     }
 
-    /// Makes a random table reject this share of the writes.
+    /// Has one of the tables refuse so many of the writes.
     async fn raise(&mut self, code: &str, share: f64, lasts: Duration, dice: &mut StdRng) {
         let table = TABLES.choose(dice).expect("a table");
         self.execute(format!(
@@ -180,8 +180,8 @@ impl Fault<'_> {
         self.execute(format!("DROP TRIGGER fail ON {table}")).await;
     }
 
-    /// Waits for this time at least, and until the aggregator has reported the error and that it
-    /// waits. Likes are acknowledged meanwhile.
+    /// So long at least, and until the aggregator has met it, and said that it waits. Likes are
+    /// acknowledged meanwhile.
     async fn lasts(&self, at_least: Duration, trouble: Trouble) {
         let since = Instant::now();
         eventually(trouble.text(), async || (said(self.aggregator, trouble) > self.so_far).then_some(())).await;

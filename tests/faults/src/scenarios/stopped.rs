@@ -1,6 +1,6 @@
-//! SIGSTOP of an aggregator for longer than its session timeout, then SIGCONT: between batches, inside
-//! a transaction, and at random. Another aggregator takes over its partitions within the timeouts, and
-//! the continued process is fenced.
+//! An aggregator is stopped (SIGSTOP) for longer than its group waits for it, and continued: with a
+//! batch in hand, with a transaction open, at random. Another takes its partitions over within what
+//! the timeouts say; what the stopped one still holds then, it can't write any more.
 
 use std::time::{Duration, Instant};
 
@@ -11,11 +11,11 @@ use rand::seq::SliceRandom;
 use super::scene::{Scene, offsets};
 use crate::{Outcome, Run};
 
-/// Limit for counting a like of every partition: session timeout, idle-in-transaction or lock timeout,
-/// and a generous rest for the start on a busy machine.
+/// Until another has counted a like of every partition: the session times out, and then a lock's
+/// holder, or the wait for it; the rest is for starting to read, on a busy machine.
 const TAKEN_OVER_WITHIN: Duration = Duration::from_secs(3 + 10 + 10 + 60);
 
-/// Fault points and the number of stops at each; the short form has one stop at the first two.
+/// Where it is stopped: in the short form once each of the first two, in the whole this often.
 const POINTS: [(Option<&str>, usize); 5] = [
     (Some("between-batches"), 3),
     (Some("before-commit"), 3),
@@ -35,7 +35,7 @@ pub async fn stopped(run: Run) -> Outcome {
 
     let mut scene = Scene::start(run, 4, run.pick(10, 20), 20).await;
     for point in &stops {
-        // Small batches, and likes in each partition, so that every partition has lag.
+        // Small batches, and likes in each partition: none is empty when it is stopped.
         let small = [("BATCH_MAX_EVENTS", "20")];
         scene.deltas(0..16, 200).await;
         let mut victim = if let Some(point) = point {
@@ -62,7 +62,7 @@ pub async fn stopped(run: Run) -> Outcome {
             })
             .await;
         }
-        // The continued process works again after a takeover in the other direction.
+        // It has lost its place, not its use.
         assert!(other.stop().await.0.success());
         all_advance(&scene, &offsets(&scene.system).await).await;
         assert!(victim.stop().await.0.success());
@@ -71,7 +71,7 @@ pub async fn stopped(run: Run) -> Outcome {
     scene.outcome(stops.len()).await
 }
 
-/// Waits until the stored offset of every partition is higher than `before`.
+/// A like of every partition is counted that wasn't counted `before`.
 async fn all_advance(scene: &Scene, before: &[i64]) {
     eventually_within(TAKEN_OVER_WITHIN, "likes of every partition are counted", async || {
         let now = offsets(&scene.system).await;
@@ -80,8 +80,8 @@ async fn all_advance(scene: &Scene, before: &[i64]) {
     .await;
 }
 
-/// What a process logs after a takeover: that it is fenced, or that PostgreSQL has ended its
-/// transaction.
+/// What a process says that finds its partitions another's: fenced, or told by PostgreSQL first that
+/// its transaction is no more.
 fn said_after(point: Option<&str>) -> Option<&'static [&'static str]> {
     const FENCED: &str = "fenced: starting the batch's partitions anew";
     const NO_TRANSACTION: &str = "PostgreSQL can't do this now";

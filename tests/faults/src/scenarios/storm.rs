@@ -1,5 +1,5 @@
-//! A rebalance storm: aggregators are stopped, killed and started at random, so that partitions keep
-//! moving while their batches are in flight, and two processes often believe to own the same one.
+//! A rebalance storm: aggregators are stopped, killed and started at random, so that partitions
+//! wander all the while, batches of them are in flight, and two often believe to own the same.
 
 use std::mem;
 use std::os::unix::process::ExitStatusExt;
@@ -15,7 +15,7 @@ pub async fn storm(run: Run) -> Outcome {
     let (aggregators, partitions, faults) = run.pick((3_usize, 8, 10), (8, 32, 60));
     let mut dice = run.dice(2);
     let mut scene = Scene::start(run, partitions, run.pick(10, 20), 20).await;
-    // Small batches, so that one is nearly always in flight.
+    // Small batches, so that one is in flight at most moments.
     scene.system.set("BATCH_MAX_EVENTS", "50");
     scene.system.set("BATCH_MAX_WAIT", "20ms");
     scene.deltas(0..16, faults * 100).await;
@@ -45,8 +45,8 @@ pub async fn storm(run: Run) -> Outcome {
     }
     for victim in &mut ending {
         let status = victim.process.ended().await;
-        // A SIGTERM before the handler is installed ends the process itself.
-        assert!(status.success() || status.signal() == Some(15), "after SIGTERM: {status}");
+        // Told so before it could listen, it ends by the signal itself.
+        assert!(status.success() || status.signal() == Some(15), "told to end: {status}");
     }
     for slot in &mut fleet {
         slot.get_or_insert_with(|| scene.system.start_aggregator(&[])).wait_until_ready().await;
@@ -56,7 +56,7 @@ pub async fn storm(run: Run) -> Outcome {
         log.matches("partitions assigned").count() + log.matches("partitions revoked").count()
     };
     let rebalances: usize = fleet.iter().flatten().chain(&killed).chain(&ending).map(rebalances).sum();
-    // On a busy machine the short form has the initial assignments and at least one more.
+    // What the short form sees on a busy machine: all of the first ones, and at least one more.
     assert!(rebalances > run.pick(aggregators, faults), "{rebalances} rebalances seen: no storm");
     scene.outcome(faults).await
 }

@@ -1,7 +1,7 @@
-//! The log differs from what was folded: the topic is deleted and re-created, shorter or longer than
-//! before, or retention has removed unread records. The partition stops until an operator runs the
-//! command that the log message names, receipts of removed records say lost, and everything else
-//! counts.
+//! The log is not the one that was folded: the topic is deleted and made anew, shorter or longer
+//! than before, or retention has cut what nobody had folded yet. Nothing is counted wrongly until
+//! an operator has said where to go on, by the command that the message names; what is lost is said
+//! to be lost; and everything else counts.
 
 use std::time::Duration;
 
@@ -13,29 +13,29 @@ use super::scene::{Scene, offsets};
 use crate::{Outcome, Run};
 
 const PARTITIONS: i32 = 4;
-/// A stored offset past the end is checked for 30 s, and offsets are verified once a minute.
+/// A log that ends too early is given 30 s to grow; offsets are compared once a minute.
 const PATIENCE: Duration = Duration::from_secs(180);
 
-/// How the new topic differs, and what the operator does.
+/// How the new topic differs, and what the operator does then.
 #[derive(Debug, Clone, Copy)]
-struct Change {
+struct Anew {
     longer: bool,
-    /// The aggregator runs meanwhile.
+    /// The aggregator runs when it happens.
     running: bool,
-    /// `rebuild`: only the new log counts. Otherwise `offsets reset`: it is added.
+    /// Folds the new log alone; otherwise it is added to what was counted.
     rebuild: bool,
 }
 
 pub async fn topic(run: Run) -> Outcome {
     let mut all = cut(run).await;
     let changes = [
-        Change { longer: true, running: false, rebuild: false },
-        Change { longer: true, running: true, rebuild: true },
-        Change { longer: false, running: false, rebuild: false },
-        Change { longer: false, running: true, rebuild: false },
+        Anew { longer: true, running: false, rebuild: false },
+        Anew { longer: true, running: true, rebuild: true },
+        Anew { longer: false, running: false, rebuild: false },
+        Anew { longer: false, running: true, rebuild: false },
     ];
-    for change in &changes[..run.pick(1, changes.len())] {
-        let one = recreated(run, *change).await;
+    for anew in &changes[..run.pick(1, changes.len())] {
+        let one = made_anew(run, *anew).await;
         all.faults += one.faults;
         all.acknowledged += one.acknowledged;
         all.unsettled += one.unsettled;
@@ -45,7 +45,7 @@ pub async fn topic(run: Run) -> Outcome {
     all
 }
 
-/// Retention removes unread records while the aggregator is stopped.
+/// Retention removes, under an aggregator that is stopped, what it hasn't folded yet.
 async fn cut(run: Run) -> Outcome {
     let mut dice = run.dice(5);
     let (topic, system) = TestSystem::with_topic(PARTITIONS).await;
@@ -99,8 +99,8 @@ async fn cut(run: Run) -> Outcome {
     Outcome { acknowledged, ..outcome }
 }
 
-/// The topic is deleted and created again.
-async fn recreated(run: Run, change: Change) -> Outcome {
+/// The topic is deleted, and another one comes under its name.
+async fn made_anew(run: Run, anew: Anew) -> Outcome {
     let (mut topic, system) = TestSystem::with_topic(PARTITIONS).await;
     let mut scene = Scene::on_topic(system, run, 10, 20).await;
     let mut aggregator = scene.system.aggregator(&[]).await;
@@ -109,14 +109,14 @@ async fn recreated(run: Run, change: Change) -> Outcome {
     let before = crowd.finish().await.and(others);
     assert_eq!(before.compare(&system, &api.client()).await, Differences::default(), "before it");
     let folded = offsets(&system).await;
-    if !change.running {
+    if !anew.running {
         assert!(aggregator.stop().await.0.success());
     }
     topic.make_anew().await;
 
-    // Other users: the same ones would repeat the events of before.
+    // Other users, or their wishes would be those of before.
     let crowd = Crowd { first_user: 1_000, ..Crowd::new(run.seed + 1, 10, 5) }.start(&[api.client()]);
-    let (crowd, mut after) = if change.longer {
+    let (crowd, mut after) = if anew.longer {
         eventually_within(PATIENCE, "the new log is longer in each partition", async || {
             topic.end_offsets().iter().zip(&folded).all(|(end, folded)| end > folded).then_some(())
         })
@@ -128,20 +128,20 @@ async fn recreated(run: Run, change: Change) -> Outcome {
         assert!(ends.iter().zip(&folded).all(|(end, folded)| end < folded), "{ends:?} is not shorter than {folded:?}");
         (None, after)
     };
-    stops(&system, &mut aggregator, change).await;
-    assert_eq!(offsets(&system).await, folded, "{change:?}: nothing was skipped");
+    stops(&system, &mut aggregator, anew).await;
+    assert_eq!(offsets(&system).await, folded, "{anew:?}: nothing was skipped");
     let still = before.compare(&system, &api.client()).await;
-    assert_eq!(still, Differences::default(), "{change:?}: nothing was counted");
+    assert_eq!(still, Differences::default(), "{anew:?}: nothing was counted");
 
-    if change.rebuild {
+    if anew.rebuild {
         let rebuilt = system.command_within(PATIENCE, &["rebuild", "--yes"]).await;
-        assert!(rebuilt.status.success(), "{change:?}: {rebuilt:?}");
+        assert!(rebuilt.status.success(), "{anew:?}: {rebuilt:?}");
     } else {
         let reset = system.command(&["offsets", "reset", "--all", "--to", "earliest", "--yes"]).await;
-        assert!(reset.status.success(), "{change:?}: {reset:?}");
+        assert!(reset.status.success(), "{anew:?}: {reset:?}");
     }
-    // A restarted aggregator continues at once, a running one at its next verification.
-    if !change.running {
+    // Restarted it goes on at once, otherwise once it compares.
+    if !anew.running {
         assert!(aggregator.stop().await.0.success());
         aggregator = system.aggregator(&[]).await;
     }
@@ -149,30 +149,30 @@ async fn recreated(run: Run, change: Change) -> Outcome {
         after = crowd.finish().await;
     }
     folded_to_the_end(&system, &topic).await;
-    assert_eq!(aggregator.process.status(), None, "{change:?}: it has ended");
+    assert_eq!(aggregator.process.status(), None, "{anew:?}: it has ended");
     let acknowledged = before.event_ids.len() + after.event_ids.len();
-    // Receipts of the deleted topic are meaningless for the new one.
-    let before = if change.rebuild { Record::default() } else { Record { receipts: Vec::new(), ..before } };
+    // Receipts of the topic that is no more say nothing of this one.
+    let before = if anew.rebuild { Record::default() } else { Record { receipts: Vec::new(), ..before } };
     let outcome = super::scene::outcome(&before.and(after), &system, &api, 1).await;
     Outcome { acknowledged, ..outcome }
 }
 
-/// Waits until each partition has stopped with a message that names the commands.
-async fn stops(system: &TestSystem, aggregator: &mut TestService, change: Change) {
+/// Each partition stops, with a message that names the commands.
+async fn stops(system: &TestSystem, aggregator: &mut TestService, anew: Anew) {
     eventually_within(PATIENCE, "every partition has stopped", async || {
-        // It was stopped, or has exited because the topic was missing.
+        // It was stopped, or has ended because it saw the topic gone.
         if aggregator.process.status().is_some() {
             *aggregator = system.start_aggregator(&[]);
         }
-        // None: the admin port is not open yet.
+        // None: it doesn't listen yet.
         aggregator.waiting_for().await?;
         (aggregator.metric("likes_stopped_partitions", "").await as i32 == PARTITIONS).then_some(())
     })
     .await;
     let log = aggregator.process.log();
-    let why = if change.longer { "that was folded has the timestamp" } else { "and its log ends at" };
+    let why = if anew.longer { "that was folded has the timestamp" } else { "and its log ends at" };
     for said in [why, "like-aggregator offsets reset", "like-aggregator rebuild"] {
-        assert!(log.contains(said), "{change:?}: it doesn't say {said}");
+        assert!(log.contains(said), "{anew:?}: it doesn't say {said}");
     }
 }
 

@@ -1,5 +1,5 @@
-//! Every event is published twice: at once by a producer that repeats everything, and some with a
-//! million records in between, so that the duplicate arrives in another batch, at another process,
+//! Every event is published twice: soon again by a producer that repeats everything, and some with
+//! a million records in between, so that the repeat comes in another batch, to another process,
 //! after restarts and rebalances.
 
 use std::time::Duration;
@@ -14,9 +14,9 @@ use crate::{Outcome, Run, deltas};
 const PARTITIONS: i32 = 8;
 /// Products of the delta events.
 const PRODUCTS: usize = 16;
-/// Records in between are published in portions of this size.
+/// Records in between are published in pieces of this many.
 const PIECE: usize = 1_000;
-/// Limit for folding all records.
+/// To fold all of it.
 const PATIENCE: Duration = Duration::from_secs(600);
 
 pub async fn twice(run: Run) -> Outcome {
@@ -29,7 +29,7 @@ pub async fn twice(run: Run) -> Outcome {
     deltas::send(&kafka, &topic, &apart).await;
     scene.others = deltas::record(&apart);
 
-    // One aggregator is killed repeatedly while another runs and the records arrive.
+    // One is killed and started again and again while the other, and those records, come and go.
     let mut steady = scene.system.start_aggregator(&[]);
     let mut victim = scene.system.start_aggregator(&[]);
     for kill in 0..kills {
