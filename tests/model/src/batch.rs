@@ -1,36 +1,37 @@
-//! The log and its fold, for `like-aggregator/src/fold`: the smallest rules with which a record that
-//! is counted twice, skipped or applied out of order changes a count.
+//! The log and what it folds to: stands for `like-aggregator/src/batch.rs`, by rules just rich enough that counting
+//! twice, leaving out and applying in the wrong order all show in the counts.
 
 pub const PARTITIONS: usize = 2;
 
 /// One value per partition. Each partition has one product, and one user who likes it.
 pub type Each<T> = [T; PARTITIONS];
 
-/// An event; the number is its id.
+/// An event, by a number for its id.
 #[derive(Clone, Copy, Debug)]
 pub enum Event {
-    /// A delta event: +1.
+    /// A +1 that its producer vouches for.
     Delta(u8),
-    /// A user event: the desired state.
-    Desired(u8, bool),
+    /// The user likes the product from here on, or no longer.
+    Wish(u8, bool),
 }
 
 impl Event {
     fn bit(self) -> u8 {
         match self {
-            Self::Delta(id) | Self::Desired(id, _) => 1 << id,
+            Self::Delta(id) | Self::Wish(id, _) => 1 << id,
         }
     }
 }
 
-/// `DEDUP`: duplicates are found in the history, or within one batch only.
+/// Whether repeats are looked for among all events or within a batch only: `DEDUP`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Dedup {
     History,
     Batch,
 }
 
-/// The records of a batch: for each partition the first offset and the end. `Batch::spans`.
+/// The records of a batch: per partition from an offset up to another, and none where they are the same.
+/// `Batch::spans`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Batch(pub Each<(u8, u8)>);
 
@@ -39,6 +40,7 @@ impl Batch {
         self.0[partition].0 != self.0[partition].1
     }
 
+    /// The partitions that it covers, in their order.
     pub fn partitions(self) -> impl Iterator<Item = usize> {
         (0..PARTITIONS).filter(move |partition| self.covers(*partition))
     }
@@ -47,33 +49,33 @@ impl Batch {
         self.partitions().next().is_none()
     }
 
-    /// One bit per record.
+    /// Its records as a bit each.
     pub fn records(self, partition: usize) -> u8 {
         let (from, to) = self.0[partition];
         below(to) & !below(from)
     }
 }
 
-/// One bit per record below an offset.
+/// The records below an offset as a bit each.
 pub fn below(offset: u8) -> u8 {
     (1 << offset) - 1
 }
 
-/// The writes of a batch. `Changes`.
+/// What a batch writes. `Changes`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Changes {
-    /// One bit per id for the history.
+    /// Ids to be remembered, as a bit each.
     pub handled: u8,
-    /// The change of each product's count.
+    /// To be added to each product's count.
     pub count: Each<i8>,
-    /// The user's new state, if it changes.
+    /// The user's new wish where it is another than before.
     pub liked: Each<Option<bool>>,
 }
 
 pub struct Log {
     records: Each<&'static [Event]>,
     dedup: Dedup,
-    /// For each build and partition: count and state after each number of records.
+    /// Per build and partition the count and the wish after each number of records.
     reference: [Each<Vec<(i8, bool)>>; 2],
 }
 
@@ -83,7 +85,7 @@ impl Log {
         Self { records, dedup, reference }
     }
 
-    /// Count and state after the records below `offset`, for any division into batches.
+    /// The count and the wish after so many records, however they were cut into batches.
     pub fn reference(&self, partition: usize, build: u8, offset: u8) -> (i8, bool) {
         self.reference[build as usize - 1][partition][offset as usize]
     }
@@ -92,8 +94,8 @@ impl Log {
         self.records[partition].len() as u8
     }
 
-    /// The changes of a batch to tables with these ids and states: `Batch::fold`, `Fold::changes`. A
-    /// delta event counts `build`, so that a mixture of two builds' folds shows in a count.
+    /// What a batch changes where these ids and wishes are in the tables: `Batch::fold`, `Fold::changes`. Each build
+    /// counts a delta event by another number, so that two builds' folds don't mix unnoticed.
     pub fn fold(&self, batch: Batch, build: u8, handled: u8, liked: Each<bool>) -> Changes {
         let mut changes = Changes::default();
         let mut seen = if self.dedup == Dedup::History { handled } else { 0 };
@@ -107,7 +109,7 @@ impl Log {
                 seen |= event.bit();
                 match *event {
                     Event::Delta(_) => changes.count[partition] += build as i8,
-                    Event::Desired(_, liked) => last = liked,
+                    Event::Wish(_, liked) => last = liked,
                 }
             }
             if last != liked[partition] {
@@ -122,7 +124,7 @@ impl Log {
     }
 }
 
-/// The expected results, one record at a time.
+/// What must come out, taking one record after the other.
 fn one_by_one(records: &[Event], build: u8) -> Vec<(i8, bool)> {
     let (mut count, mut liked, mut seen) = (0, false, 0);
     let mut after = vec![(count, liked)];
@@ -130,9 +132,9 @@ fn one_by_one(records: &[Event], build: u8) -> Vec<(i8, bool)> {
         if seen & event.bit() == 0 {
             match *event {
                 Event::Delta(_) => count += build as i8,
-                Event::Desired(_, desired) => {
-                    count += i8::from(desired) - i8::from(liked);
-                    liked = desired;
+                Event::Wish(_, wish) => {
+                    count += i8::from(wish) - i8::from(liked);
+                    liked = wish;
                 }
             }
         }

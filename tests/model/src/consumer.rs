@@ -1,4 +1,4 @@
-//! The group and the workers' consumer threads: `like-aggregator/src/consume`.
+//! The group and the workers' consumer threads: `like-aggregator/src/consumer.rs`, `consumer/`.
 
 use crate::batch::{Batch, PARTITIONS};
 use crate::model::{Part, Step, System};
@@ -6,7 +6,7 @@ use crate::postgres::{Sender, Stage, Transaction};
 use crate::state::{State, WORKERS};
 
 impl System {
-    /// Takes the step; false if it is impossible now.
+    /// False: it can't be taken now.
     pub fn consumer_step(&self, state: &mut State, step: Step) -> bool {
         match step {
             Step::Move { partition, to } => {
@@ -16,16 +16,16 @@ impl System {
                 moves
             }
             Step::Assigned(worker, partition) => {
-                let learns = state.owner[partition] == worker && !state.workers[worker].ours[partition];
+                let hears = state.owner[partition] == worker && !state.workers[worker].ours[partition];
                 state.workers[worker].ours[partition] = true;
-                learns
+                hears
             }
             Step::Revoked(worker, partition) => {
                 let it = &mut state.workers[worker];
-                let learns = state.owner[partition] != worker && it.ours[partition];
+                let hears = state.owner[partition] != worker && it.ours[partition];
                 it.ours[partition] = false;
                 it.position[partition] = None;
-                learns
+                hears
             }
             Step::Offsets(worker) => self.start(state, worker),
             Step::SendOff(worker, records) => {
@@ -44,15 +44,15 @@ impl System {
                 state.transactions[worker] = Some(Transaction::new(Sender::Worker, it.build, batch));
                 sends
             }
-            Step::Rewind(number) => {
+            Step::StartAnew(number) => {
                 let Some(it) = state.transactions[number].filter(|it| it.stage == Stage::Fenced) else { return false };
-                state.rewind(number, it.batch);
+                state.start_anew(number, it.batch);
                 true
             }
             Step::GiveUp(worker) => {
                 let Some(it) = state.transactions[worker].filter(|it| it.stage == Stage::Begin) else { return false };
                 let ours = state.workers[worker].ours;
-                state.rewind(worker, it.batch);
+                state.start_anew(worker, it.batch);
                 it.batch.partitions().any(|partition| !ours[partition])
             }
             Step::Copy(worker) => {
@@ -62,11 +62,11 @@ impl System {
                 }
                 to_copy.iter().any(|next| next.is_some())
             }
-            _ => unreachable!("not a step of the consumer: {step:?}"),
+            _ => unreachable!("not a consumer's: {step:?}"),
         }
     }
 
-    /// A worker handles one command at a time: it reads no offsets while a batch is in flight.
+    /// A worker handles one order after the other: none is answered while a batch is in flight.
     fn start(&self, state: &mut State, worker: usize) -> bool {
         let stored = if self.has(Part::OffsetsWithTheBatch) { state.live().next } else { state.in_kafka };
         let it = &mut state.workers[worker];
@@ -82,9 +82,9 @@ impl System {
 }
 
 impl State {
-    /// The batch is not applied: its partitions wait for their stored offsets, and records collected
+    /// The batch is not applied: where its partitions stand is asked for anew. Records of theirs that were collected
     /// since are dropped (`State::forget`).
-    fn rewind(&mut self, number: usize, batch: Batch) {
+    fn start_anew(&mut self, number: usize, batch: Batch) {
         self.transactions[number] = None;
         if number < WORKERS {
             for partition in batch.partitions() {

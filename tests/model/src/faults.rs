@@ -1,11 +1,11 @@
-//! Faults. A stopped process needs no step: any number of other steps may come before its next one.
+//! What breaks. A process that is stopped needs no step of its own: any other step may come before its next one.
 
 use crate::model::{Step, System};
 use crate::postgres::{Sender, Stage, Transaction};
 use crate::state::{LEFT, REPLAY, Rebuild, State, Worker};
 
 impl System {
-    /// Takes the step; false if it is impossible now.
+    /// False: it can't happen now.
     pub fn fault(state: &mut State, step: Step) -> bool {
         if step == Step::RollBack {
             return state.transactions[LEFT].take().is_some();
@@ -17,27 +17,27 @@ impl System {
         match step {
             Step::Disconnect(number) => {
                 let Some(it) = state.transactions[number] else { return false };
-                // Without effect where the transaction holds no locks.
+                // Where it holds nothing yet, or no longer, nobody can tell.
                 let matters = !matches!(it.stage, Stage::Begin | Stage::Fenced);
-                let lost = matters && state.leave_behind(number, Sender::Gone);
+                let lost = matters && state.leave_behind(number, Sender::Nobody);
                 state.transactions[number] = Some(it.rolled_back(Stage::Begin));
                 lost
             }
             Step::Crash(worker) => {
-                let dies = state.leave_behind(worker, Sender::Gone);
+                let dies = state.leave_behind(worker, Sender::Nobody);
                 state.workers[worker] = Worker::new(state.workers[worker].build);
                 dies
             }
             Step::NotYet => {
                 let gives_up = matches!(state.rebuild, Rebuild::HoldsLive | Rebuild::HoldsBoth);
                 state.rebuild = Rebuild::Filling;
-                // The batch in flight continues on the server, up to its COMMIT.
+                // The batch in flight goes on without us, to its COMMIT if it can.
                 gives_up && state.leave_behind(REPLAY, Sender::Replay)
             }
             Step::RebuildDies => {
                 let dies = !matches!(state.rebuild, Rebuild::Gone | Rebuild::Swapped);
                 state.rebuild = Rebuild::Gone;
-                dies && state.leave_behind(REPLAY, Sender::Gone)
+                dies && state.leave_behind(REPLAY, Sender::Nobody)
             }
             _ => unreachable!("not a fault: {step:?}"),
         }
@@ -45,11 +45,11 @@ impl System {
 }
 
 impl State {
-    /// The transaction keeps its locks until the server detects the loss, or until it commits: COMMIT
-    /// may be on its way. False if another transaction is left behind already.
+    /// What the transaction holds is held until the server notices, or until it commits: COMMIT may be under way. False:
+    /// there is one left behind already, and two at a time aren't modelled.
     fn leave_behind(&mut self, number: usize, sender: Sender) -> bool {
         let Some(it) = self.transactions[number].take() else { return true };
-        if sender == Sender::Gone && it.locked.or(it.written).is_none() {
+        if sender == Sender::Nobody && it.locked.or(it.written).is_none() {
             return true;
         }
         let alone = self.transactions[LEFT].is_none();

@@ -1,16 +1,9 @@
-//! A model of fencing, rebalances and the swap of `rebuild`. stateright visits every reachable state,
-//! so it checks all orders of the steps; the fault suite runs some orders on the real programs.
+//! Fencing, rebalances and the swap of `rebuild` as a state model, every state of which is visited: what two workers, a
+//! rebuild, a PostgreSQL, a group and some faults can come to, in whatever order their steps happen. The fault tests try
+//! some orders on the real thing; this tries all of them on a small picture of it.
 //!
-//! Modelled: two workers, one rebuild, PostgreSQL's row and table locks, the consumer group, the
-//! offsets in Kafka, and crashes, lost connections and lost answers to COMMIT; at most two
-//! partitions with a few records each, and a bounded number of moves and faults.
-//!
-//! Not modelled: retention and re-created topics, timeouts as such (a timeout is a step that may
-//! happen at any moment), dead letters, dropped windows, and more than one transaction left behind
-//! by its client. docs/ARCHITECTURE.md says more.
-//!
-//! Tests only. Each module and step names the code that it stands for: a change there needs a look
-//! at the model.
+//! Nothing but tests. The modules are named after what they stand for, and each step names the code that takes it: who
+//! changes that code looks here whether the picture still is one. What it leaves out is in docs/ARCHITECTURE.md.
 
 #[cfg(test)]
 mod batch;

@@ -1,4 +1,4 @@
-//! The steps and the properties of the model, as stateright's `Model`.
+//! What is modelled and what must hold: the model as `stateright` takes it.
 
 use stateright::{Model, Property};
 
@@ -6,56 +6,57 @@ use crate::batch::{Each, Log, PARTITIONS};
 use crate::postgres::{OLD, Stage, Tables, Transaction};
 use crate::state::{LEFT, Rebuild, State, WORKERS, Worker};
 
-/// One configuration of the model.
+/// What is modelled.
 pub struct System {
     pub log: Log,
-    /// The number of workers that take part.
+    /// How many of the workers take part.
     pub workers: usize,
-    /// The build of `rebuild`, if it runs. Workers are of build 1.
+    /// The build that `rebuild` is run with, if it is run. The workers are of build 1.
     pub rebuild: Option<u8>,
-    /// Bound on moves of partitions between workers.
+    /// How often the group may move a partition.
     pub moves: u8,
-    /// Bound on lost connections, crashes and abandoned swaps.
+    /// How often a connection is lost, a process dies or a swap is given up.
     pub faults: u8,
-    /// Safeguards that are switched off.
+    /// What is taken out.
     pub without: &'static [Part],
 }
 
-/// A safeguard.
+/// What can be taken out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Part {
     /// `Statements::fence` locks the offsets and compares them.
     Fence,
-    /// `Statements::fence` compares the fold version.
+    /// Then it compares the fold version.
     FoldVersion,
-    /// `Statements::advance` compares the offset again.
-    SecondCheck,
-    /// The swap locks the offset tables; without: their rows.
+    /// `Statements::advance` asks for the believed offset once more.
+    AskingAgain,
+    /// The swap locks the tables of offsets; without: their rows.
     TableLocks,
-    /// Stored offsets are committed with the batch; without: to Kafka, after it.
+    /// Where partitions are started from is committed with the batch; without: to Kafka, after it.
     OffsetsWithTheBatch,
 }
 
-/// A step. The first number is a worker or a transaction, the second a partition.
+/// A step. Workers and transactions by number, then a partition.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Step {
-    /// The group coordinator moves the partition to another worker.
+    /// The group's coordinator gives the partition to a worker: somebody joined, left, or was thought dead.
     Move { partition: usize, to: usize },
-    /// The worker learns that it owns the partition.
+    /// The worker hears that the partition is its own: `consumer/partitions.rs`, `rebalance`.
     Assigned(usize, usize),
-    /// The worker learns that it no longer owns the partition.
+    /// It hears that the partition no longer is: `give_back`.
     Revoked(usize, usize),
-    /// The worker reads the stored offsets of its new partitions: `Store::offsets`.
+    /// It is told where its wanted partitions stand: `Store::offsets`, `consumer/partitions.rs`, `start`.
     Offsets(usize),
-    /// The consumer thread hands a batch with this many records per partition to the worker task.
+    /// It sends off what it has collected, so many records of each partition: `consumer/collect.rs`, `take`;
+    /// `consumer.rs`, `send_off`.
     SendOff(usize, Each<u8>),
-    /// The consumer thread rewinds the partitions of a fenced batch.
-    Rewind(usize),
-    /// The worker task drops a batch because one of its partitions was revoked.
+    /// A fenced batch: `Answer::StartAnew`, `consumer.rs`, `answered`; for the replay `replay/reader.rs`, `stand`.
+    StartAnew(usize),
+    /// It stops trying, since a partition of the batch was given back: `worker.rs`, `apply_part`, `given_up`.
     GiveUp(usize),
-    /// The consumer thread commits offsets to Kafka.
+    /// `consumer/bookkeeping.rs`, `copy_offsets`
     Copy(usize),
-    /// BEGIN and the first statement of `Statements::fence`, up to the first row it has to wait for.
+    /// BEGIN and the first statement of `Statements::fence`, or as far as it gets without waiting.
     Lock(usize),
     /// `turn::FOLD_AND_TURN`, `Statements::handled`, `Statements::liked`
     Look(usize),
@@ -63,43 +64,44 @@ pub enum Step {
     Write(usize),
     /// `Statements::advance`
     Advance(usize),
-    /// COMMIT, also of a transaction whose client is gone.
+    /// COMMIT; the answer to one that was left behind reaches nobody.
     Commit(usize),
-    /// The connection is lost, or the server ends it (lock timeout, idle in transaction). The worker
-    /// task tries the same batch again.
+    /// The connection is lost, or the server ends it: a lock that was waited for too long, a process that was stopped in
+    /// mid-transaction. `worker.rs`, `apply_part` sends the same batch again.
     Disconnect(usize),
-    /// The server detects that the client of a transaction is gone.
+    /// The server notices that the sender of a transaction is gone.
     RollBack,
-    /// The process is killed, and another one is started.
+    /// The process is killed, and another one started in its place: `commands/run.rs`.
     Crash(usize),
-    /// The rebuild folds up to the live offsets. One step: no other process uses the shadow schema.
+    /// `commands/rebuild.rs`, `fill_and_swap`: a round up to where the live tables stand. In one step: nobody else
+    /// looks at the fresh tables.
     Round,
-    /// The swap locks and reads the live offsets.
+    /// `rebuild/swap.rs`, `try_it`: locks the live offsets and reads them.
     LockLive,
-    /// The replay folds the remaining records in one batch.
+    /// It has what is left folded: `replay.rs`, `fold`, in one batch.
     Refold,
-    /// The swap locks the shadow schema's offsets once they have caught up.
+    /// It locks the fresh offsets when all is folded.
     LockFresh,
-    /// The swap compares the offsets again, renames and commits.
+    /// It looks once more, renames, commits.
     Rename,
-    /// The swap is abandoned: a lock or the remaining records took too long.
+    /// `rebuild/swap.rs`, `attempt`: not swapped yet. A lock was not to be had or what was left took too long.
     NotYet,
     /// The rebuild's process dies.
     RebuildDies,
 }
 
-pub const FOLDED_ONCE: &str = "no record is folded twice";
-pub const EXACTLY_BELOW: &str = "exactly the records below the stored offset are folded";
-pub const FOLD: &str = "counts and likes are the fold of the log up to the stored offsets";
-pub const END: &str = "counts and likes are right at the end of the log";
-pub const NEVER_BACK: &str = "no stored offset, and so no receipt, goes back";
+pub const FOLDED_ONCE: &str = "no record is folded in twice";
+pub const NONE_LEFT_OUT: &str = "no record is left out below the stored offset, none is folded in above";
+pub const FOLD: &str = "counts and likes are what the log folds to up to the stored offsets";
+pub const END: &str = "counts and likes are right once the log is folded to its end";
+pub const NEVER_BACK: &str = "no stored offset goes back, and so no receipt";
 
 impl System {
     pub fn has(&self, part: Part) -> bool {
         !self.without.contains(&part)
     }
 
-    fn is_folded(&self, state: &State) -> bool {
+    fn is_counted(&self, state: &State) -> bool {
         (0..PARTITIONS).all(|partition| state.live().next[partition] == self.log.end(partition))
     }
 
@@ -116,29 +118,29 @@ impl Model for System {
     fn properties(&self) -> Vec<Property<Self>> {
         let mut properties = vec![
             Property::always(FOLDED_ONCE, |_, state: &State| !state.live().folded_twice),
-            Property::always(EXACTLY_BELOW, |_, state: &State| state.live().are_folded_to_their_offsets()),
+            Property::always(NONE_LEFT_OUT, |_, state: &State| state.live().are_folded_to_their_offsets()),
             Property::always(FOLD, |system: &Self, state: &State| system.is_fold(state.live())),
             Property::always(END, |system: &Self, state: &State| {
-                !system.is_folded(state) || system.is_fold(state.live())
+                !system.is_counted(state) || system.is_fold(state.live())
             }),
             Property::always(NEVER_BACK, |_, state: &State| !state.went_back),
-            // stateright's `eventually` is exact here: there are no cycles of states (tests.rs).
+            // Exact, since no way leads in a circle (tests.rs) and what is counted stays counted.
             Property::eventually(
-                "the log is folded, and the rebuild has swapped or died",
+                "all is counted, and the rebuild is through or dead",
                 |system: &Self, state: &State| {
-                    system.is_folded(state) && matches!(state.rebuild, Rebuild::Swapped | Rebuild::Gone)
+                    system.is_counted(state) && matches!(state.rebuild, Rebuild::Swapped | Rebuild::Gone)
                 },
             ),
-            // The rest shows that the interesting situations are reachable.
+            // From here on: that the model can come to what it is about.
             Property::sometimes("a batch is fenced", |_, state: &State| {
                 state.transactions.iter().flatten().any(|it| it.stage == Stage::Fenced)
             }),
-            Property::sometimes("a batch waits for another's row lock", |_, state: &State| {
+            Property::sometimes("a batch waits for another one's row", |_, state: &State| {
                 state.transactions.iter().flatten().any(|it| matches!(it.stage, Stage::Waits(_)))
             }),
         ];
         if self.workers > 1 {
-            properties.push(Property::sometimes("two workers believe to own a partition", |_, state: &State| {
+            properties.push(Property::sometimes("two take a partition for their own", |_, state: &State| {
                 (0..PARTITIONS).any(|partition| state.workers.iter().all(|worker| worker.position[partition].is_some()))
             }));
         }
@@ -148,12 +150,12 @@ impl Model for System {
                 state.swap_holds(OLD) && state.transactions[..WORKERS].iter().flatten().any(waits)
             }));
             properties.push(Property::sometimes(
-                "the rebuild has swapped, and the log is folded",
-                |system: &Self, state: &State| state.rebuild == Rebuild::Swapped && system.is_folded(state),
+                "the swap is through, and all is counted",
+                |system: &Self, state: &State| state.rebuild == Rebuild::Swapped && system.is_counted(state),
             ));
         }
         if self.rebuild.is_some_and(|build| build > 1) {
-            properties.push(Property::sometimes("a worker of the old build is replaced", |_, state: &State| {
+            properties.push(Property::sometimes("a worker of the old build is stopped", |_, state: &State| {
                 state.workers.iter().any(|worker| worker.build > 1)
             }));
         }
@@ -175,7 +177,7 @@ impl Model for System {
         }]
     }
 
-    /// A superset of the possible steps; `next_state` rejects the others.
+    /// Steps that may be possible: `next_state` knows.
     fn actions(&self, state: &State, steps: &mut Vec<Step>) {
         for worker in 0..self.workers {
             for partition in (0..PARTITIONS).filter(|p| self.log.end(*p) > 0) {
@@ -199,7 +201,7 @@ impl Model for System {
                 Stage::Looked => Step::Write(number),
                 Stage::Written => Step::Advance(number),
                 Stage::Advanced => Step::Commit(number),
-                Stage::Fenced => Step::Rewind(number),
+                Stage::Fenced => Step::StartAnew(number),
             });
             steps.push(if number == LEFT { Step::RollBack } else { Step::Disconnect(number) });
         }

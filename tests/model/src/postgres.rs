@@ -1,28 +1,28 @@
-//! PostgreSQL: two sets of tables, transactions, row locks and table locks. READ COMMITTED: a statement
-//! resolves its tables by name when it begins and sees what is committed then. A statement that has
-//! waited for a row lock continues with that row of the same tables; one that waits for a table lock
-//! has not begun.
+//! PostgreSQL as far as a batch meets it: two sets of tables, transactions whose writes nobody sees before COMMIT, row
+//! locks and table locks. READ COMMITTED: each statement sees what was committed when it began, and it looks its
+//! tables up by name when it begins. One that waits for a row goes on with the row, of the tables it began on; one that
+//! waits for a table hasn't begun.
 
 use crate::batch::{Batch, Changes, Each, PARTITIONS, below};
 
-/// The schema that is `likes` at the start, and the shadow schema of `rebuild`.
+/// The tables that `likes` names at first, and those that `rebuild` fills as `likes_rebuild`.
 pub const OLD: u8 = 0;
 pub const FRESH: u8 = 1;
 
-/// The committed content of one schema.
+/// What is committed in one schema.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Tables {
     /// `kafka_offset`.
     pub next: Each<u8>,
-    /// `fold`: the build whose rules made this content.
+    /// `fold`: the build by whose rules these tables are folded.
     pub build: u8,
-    /// `event_handled`: one bit per id.
+    /// `event_handled`, a bit per id.
     pub handled: u8,
     /// `product_like`.
     pub liked: Each<bool>,
     /// `product_like_count`.
     pub count: Each<i8>,
-    /// For the properties, in no table: the folded records, and whether one was folded twice.
+    /// In no table: the records that a committed batch has folded in, and whether one was folded in by two.
     pub folded: Each<u8>,
     pub folded_twice: bool,
 }
@@ -40,51 +40,52 @@ impl Tables {
         }
     }
 
-    /// Whether exactly the records below the stored offsets are folded.
+    /// Each record below the stored offsets was folded in, and no other.
     pub fn are_folded_to_their_offsets(&self) -> bool {
         (0..PARTITIONS).all(|partition| self.folded[partition] == below(self.next[partition]))
     }
 }
 
-/// The client of a transaction.
+/// Who sends a transaction's statements.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Sender {
     /// A worker of `run`.
     Worker,
-    /// The worker of `rebuild`: the same code on the shadow schema.
+    /// The worker of `rebuild`: the same code on the other schema.
     Replay,
-    /// None: the process or its connection is gone, and the server has not detected it yet.
-    Gone,
+    /// Nobody any more: the process or its connection is gone, and the server will notice some time.
+    Nobody,
 }
 
-/// Progress of a batch's transaction: `like-aggregator/src/apply/transaction.rs`.
+/// How far a batch's transaction is: `like-aggregator/src/store.rs`, `Store::try_apply`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Stage {
-    /// Before the first lock.
+    /// BEGIN, or not even connected.
     Begin,
-    /// `Statements::fence` has locked the rows before this partition and waits for its row.
+    /// `Statements::fence` has locked the rows of the partitions before this one, and waits for its row.
     Waits(u8),
-    /// All rows are locked and hold the batch's first offsets.
+    /// All rows are locked and stand where the batch begins.
     Locked,
-    /// The fold version matches, and `changes` are computed.
+    /// The fold version is ours; what is to be written follows from what `handled` and `liked` have found.
     Looked,
-    /// `remember`, `write_likes` and `add_counts` are done.
+    /// `remember`, `write_likes`, `add_counts` have answered.
     Written,
-    /// `Statements::advance` is done: COMMIT is next, or on its way.
+    /// `Statements::advance` has answered: COMMIT is next, or under way.
     Advanced,
-    /// Rolled back; the consumer thread will rewind.
+    /// Rolled back: `ApplyError::Fenced` is on its way to the consumer thread.
     Fenced,
 }
 
-/// A batch in flight and its transaction.
+/// A batch on its way, and what its transaction holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Transaction {
     pub sender: Sender,
+    /// The build that sends it.
     pub build: u8,
     pub batch: Batch,
     pub stage: Stage,
     pub changes: Changes,
-    /// The tables that were locked, written and advanced. They should be the same.
+    /// The tables that the lock, the writes and the new offsets went to. By right they are the same.
     pub locked: Option<u8>,
     pub written: Option<u8>,
     pub advanced: Option<u8>,
@@ -104,17 +105,17 @@ impl Transaction {
         }
     }
 
-    /// The batch after a rollback: no locks, no changes.
+    /// Rolled back: nothing is held any more, and the batch is to be sent again or given up.
     pub fn rolled_back(&self, stage: Stage) -> Self {
         Self { stage, ..Self::new(self.sender, self.build, self.batch) }
     }
 
-    /// Whether it holds a lock on `kafka_offset` for which EXCLUSIVE has to wait.
+    /// Holds ROW SHARE or ROW EXCLUSIVE on these tables' `kafka_offset`: what EXCLUSIVE has to wait for.
     pub fn uses_offsets(&self, tables: u8) -> bool {
         self.locked == Some(tables) || self.advanced == Some(tables)
     }
 
-    /// Whether it holds the lock of this row of `kafka_offset`.
+    /// Holds the lock of this row of `kafka_offset`.
     pub fn holds_offset(&self, tables: u8, partition: usize) -> bool {
         let locked = match self.stage {
             Stage::Waits(row) => partition < row as usize,
@@ -123,12 +124,14 @@ impl Transaction {
         self.batch.covers(partition) && (self.locked == Some(tables) && locked || self.advanced == Some(tables))
     }
 
-    /// Whether it has written a row that `changes` would write too: a product's count, or an id.
+    /// Has written what only one transaction at a time can write: a product's row in `product_like_count`, ids in
+    /// `event_handled`.
     pub fn holds_counts(&self, tables: u8, changes: Changes) -> bool {
         let same = |p: usize| self.changes.count[p] != 0 && changes.count[p] != 0;
         self.written == Some(tables) && (self.changes.handled & changes.handled != 0 || (0..PARTITIONS).any(same))
     }
 
+    /// COMMIT.
     pub fn commit(&self, tables: &mut [Tables; 2]) {
         let written = &mut tables[self.written.expect("written before") as usize];
         written.handled |= self.changes.handled;

@@ -1,4 +1,4 @@
-//! The `rebuild` command: `like-aggregator/src/commands/rebuild`, `like-aggregator/src/replay`.
+//! `rebuild`: `like-aggregator/src/commands/rebuild.rs`, `rebuild/swap.rs`, `src/replay.rs`.
 
 use crate::batch::{Batch, PARTITIONS};
 use crate::model::{Part, Step, System};
@@ -6,7 +6,7 @@ use crate::postgres::{FRESH, OLD, Sender, Transaction};
 use crate::state::{REPLAY, Rebuild, State};
 
 impl System {
-    /// Takes the step; false if it is impossible now.
+    /// False: it can't be taken now.
     pub fn rebuild_step(&self, state: &mut State, step: Step) -> bool {
         let (live, fresh) = (state.tables[OLD as usize].next, state.tables[FRESH as usize].next);
         let idle = state.transactions[REPLAY].is_none();
@@ -37,7 +37,7 @@ impl System {
                 state.live = FRESH;
                 (Rebuild::HoldsBoth, Rebuild::Swapped, left.is_empty())
             }
-            _ => unreachable!("not a step of the rebuild: {step:?}"),
+            _ => unreachable!("not a rebuild's: {step:?}"),
         };
         let taken = state.rebuild == at && possible;
         state.rebuild = next;

@@ -1,23 +1,24 @@
-//! One state of the model.
+//! Everything that can be different between two moments.
 
 use crate::batch::{Each, PARTITIONS};
 use crate::postgres::{FRESH, OLD, Sender, Tables, Transaction};
 
 pub const WORKERS: usize = 2;
 
-/// Indices of transactions: each worker's, then the replay's, then one whose client is gone.
+/// Transactions by number: one of each worker, one of the replay, and one that was left behind by its sender.
 pub const REPLAY: usize = WORKERS;
 pub const LEFT: usize = WORKERS + 1;
 
-/// The consumer thread of a like-aggregator process. Its worker task is its transaction.
+/// A process of like-aggregator: its consumer thread (`src/consumer.rs`, `State`). What its worker task is at
+/// (`InFlight`) is its transaction.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Worker {
     pub build: u8,
-    /// Partitions that it believes to own.
+    /// Partitions that it takes for its own.
     pub ours: Each<bool>,
-    /// The first offset of the next batch; None until the stored offset is known.
+    /// `State::positions`: where the next batch begins; none while PostgreSQL hasn't said (`State::wanted`).
     pub position: Each<Option<u8>>,
-    /// Offsets to commit to Kafka; set only where these matter.
+    /// `State::to_copy`; only told where Kafka's offsets matter.
     pub to_copy: Each<Option<u8>>,
 }
 
@@ -27,51 +28,53 @@ impl Worker {
     }
 }
 
-/// Progress of `rebuild`.
+/// Where `rebuild` is: `src/commands/rebuild.rs`, `rebuild/swap.rs`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Rebuild {
-    /// Not started, or dead.
+    /// Not run, or dead.
     Gone,
     /// Between two rounds.
     Filling,
-    /// In the swap's transaction, with a lock on the live offsets: folds the last records.
+    /// In the swap's transaction, with the lock on the live offsets: folding what is left.
     HoldsLive,
-    /// With a lock on the shadow schema's offsets too.
+    /// With the lock on the fresh ones, too.
     HoldsBoth,
+    /// Committed.
     Swapped,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct State {
     pub tables: [Tables; 2],
-    /// Index of the tables that are named `likes`.
+    /// The ones that are named `likes`.
     pub live: u8,
-    /// A reader of the tables that are named `likes` has seen an offset decrease.
+    /// An offset in the tables that are named `likes` was once higher than now.
     pub went_back: bool,
-    /// The owner of each partition, according to the group coordinator.
+    /// Whose each partition is, as the group's coordinator has it.
     pub owner: Each<usize>,
-    /// The group's offsets in Kafka; set only where these matter.
+    /// The group's offsets in Kafka; only told where they matter.
     pub in_kafka: Each<u8>,
     pub workers: [Worker; WORKERS],
     pub transactions: [Option<Transaction>; WORKERS + 2],
     pub rebuild: Rebuild,
-    /// Remaining moves of partitions, and remaining faults.
+    /// How often a partition may still be moved, and something break.
     pub moves: u8,
     pub faults: u8,
 }
 
 impl State {
+    /// What readers see.
     pub fn live(&self) -> &Tables {
         &self.tables[self.live as usize]
     }
 
-    /// The tables that a statement of this sender resolves to.
+    /// The tables that a statement of this sender finds now.
     pub fn named_by(&self, sender: Sender) -> Option<u8> {
         match sender {
             Sender::Worker => Some(self.live),
-            // After the rename there is no `likes_rebuild`.
+            // `likes_rebuild` is no more once it is renamed.
             Sender::Replay => (self.live == OLD).then_some(FRESH),
-            Sender::Gone => None,
+            Sender::Nobody => None,
         }
     }
 

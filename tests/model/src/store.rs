@@ -1,5 +1,5 @@
-//! A batch's transaction: `like-aggregator/src/apply`. A statement that has to wait is a step that is
-//! impossible now.
+//! A batch's transaction: `like-aggregator/src/store.rs`, `store/statements.rs`. A statement that has to wait is a step
+//! that can't be taken yet.
 
 use crate::batch::PARTITIONS;
 use crate::model::{Part, Step, System};
@@ -7,11 +7,11 @@ use crate::postgres::{Sender, Stage, Transaction};
 use crate::state::{State, WORKERS, Worker};
 
 impl System {
-    /// Takes the next statement of a transaction; false if it has to wait.
+    /// The next statement of a transaction; false: it waits, or isn't that far.
     pub fn statement(&self, state: &mut State, step: Step, number: usize) -> bool {
         let Some(it) = state.transactions[number] else { return false };
         if matches!(step, Step::Look(_)) && number < WORKERS && self.is_of_another_build(state, &it) {
-            // The process exits with `ApplyError::FoldVersion`; the operator starts the matching build.
+            // The process ends with `ApplyError::FoldVersion`, and a build of that version is started.
             state.transactions[number] = None;
             state.workers[number] = Worker::new(state.live().build);
             return true;
@@ -27,7 +27,7 @@ impl System {
         answered.is_some()
     }
 
-    /// COMMIT, which is sent after all statements.
+    /// COMMIT was sent: it is only asked for once all statements were answered.
     pub fn commit(&self, state: &mut State, number: usize) -> bool {
         let Some(it) = state.transactions[number].take().filter(|it| it.stage == Stage::Advanced) else { return false };
         it.commit(&mut state.tables);
@@ -44,14 +44,14 @@ impl System {
         !by_swap && !state.others(number).any(|other| other.holds_offset(tables, partition))
     }
 
-    /// The tables of a statement on `kafka_offset`. None: it waits for the table lock and will resolve
-    /// the name again.
+    /// The tables that a statement on `kafka_offset` finds when it begins. None: it waits for the table, and will look
+    /// for it by name again.
     fn offsets_for(&self, state: &State, sender: Sender) -> Option<u8> {
         let by_swap = |tables: &u8| self.has(Part::TableLocks) && state.swap_holds(*tables);
         state.named_by(sender).filter(|tables| !by_swap(tables))
     }
 
-    /// `Statements::fence`, first statement: locks rows in partition order, then compares offsets.
+    /// `Statements::fence`, first statement: the rows in partition order, then what the lock has returned.
     fn lock(&self, state: &State, number: usize, it: &Transaction) -> Option<Transaction> {
         let (tables, first) = match it.stage {
             Stage::Begin => (self.offsets_for(state, it.sender)?, 0),
@@ -87,21 +87,21 @@ impl System {
         }
         let found = &state.tables[tables as usize];
         let raced = |partition: usize| it.changes.liked[partition] == Some(found.liked[partition]);
-        // 23505 on event_handled or product_like, or `ApplyError::Raced`: the batch is tried again.
+        // 23505 on event_handled or product_like, or `ApplyError::Raced`: the same batch once more.
         if found.handled & it.changes.handled != 0 || (0..PARTITIONS).any(raced) {
             return Some(it.rolled_back(Stage::Begin));
         }
         Some(Transaction { written: Some(tables), stage: Stage::Written, ..*it })
     }
 
-    /// `Statements::advance`: waits for the row locks, then compares the current offsets.
+    /// `Statements::advance`: waits for the rows, and then looks at them as they are.
     fn advance(&self, state: &State, number: usize, it: &Transaction) -> Option<Transaction> {
         let tables = self.offsets_for(state, it.sender)?;
         for partition in it.batch.partitions() {
             if !self.row_is_free(state, number, tables, partition) {
                 return None;
             }
-            if self.has(Part::SecondCheck) && state.tables[tables as usize].next[partition] != it.batch.0[partition].0 {
+            if self.has(Part::AskingAgain) && state.tables[tables as usize].next[partition] != it.batch.0[partition].0 {
                 return Some(it.rolled_back(Stage::Fenced));
             }
         }

@@ -1,4 +1,4 @@
-//! All properties hold for the design as it is. Without a safeguard, the expected one fails.
+//! The model as built, where everything holds, and with parts taken out, where something must not.
 
 use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};
@@ -7,16 +7,16 @@ use std::time::Instant;
 use stateright::{Checker, HasDiscoveries, Model};
 
 use crate::batch::{Dedup, Event, Log};
-use crate::model::{END, EXACTLY_BELOW, FOLD, FOLDED_ONCE, NEVER_BACK, Part, Step, System};
+use crate::model::{END, FOLD, FOLDED_ONCE, NEVER_BACK, NONE_LEFT_OUT, Part, Step, System};
 
-/// A delta event, its duplicate, and another one.
+/// A delta event, its repeat, and another one.
 const DELTAS: &[Event] = &[Event::Delta(0), Event::Delta(0), Event::Delta(1)];
-/// A like, an unlike, and a duplicate of the like, which would restore the older state.
-const STATES: &[Event] = &[Event::Desired(2, true), Event::Desired(3, false), Event::Desired(2, true)];
-/// Without duplicates, for `DEDUP=batch`.
+/// A wish, the opposite, and a repeat of the first, which would bring the old wish back.
+const WISHES: &[Event] = &[Event::Wish(2, true), Event::Wish(3, false), Event::Wish(2, true)];
+/// No repeats, for `DEDUP=batch`.
 const DIFFERENT: &[Event] = &[Event::Delta(0), Event::Delta(1), Event::Delta(2)];
 
-/// The design as it is: two workers, no rebuild.
+/// As the code is: two workers, no rebuild.
 fn built(first: &'static [Event], second: &'static [Event]) -> System {
     System {
         log: Log::new(Dedup::History, [first, second]),
@@ -28,7 +28,7 @@ fn built(first: &'static [Event], second: &'static [Event]) -> System {
     }
 }
 
-/// With `DEDUP=batch`, which does not detect events of earlier batches.
+/// With `DEDUP=batch`, which doesn't find what was counted before.
 fn without_history() -> System {
     System { log: Log::new(Dedup::Batch, [DIFFERENT, &[]]), ..built(&[], &[]) }
 }
@@ -41,18 +41,18 @@ fn without(parts: &'static [Part], system: System) -> System {
     System { without: parts, ..system }
 }
 
-/// Without any check of the stored offsets.
+/// Offsets are neither locked nor compared.
 fn unfenced(system: System) -> System {
-    without(&[Part::Fence, Part::SecondCheck], system)
+    without(&[Part::Fence, Part::AskingAgain], system)
 }
 
-/// Visits all states and checks all properties.
+/// Visits all states: everything holds, and all that should be possible is.
 #[track_caller]
 fn holds(system: System) {
     visit(system).assert_properties();
 }
 
-/// Visits all states and checks these properties only.
+/// Visits all states: these hold. That a standstill is never reached and what is possible are left open.
 #[track_caller]
 fn hold(properties: &[&'static str], system: System) {
     let visited = visit(system);
@@ -66,54 +66,54 @@ fn visit(system: System) -> impl Checker<System> {
     visited
 }
 
-/// Returns the shortest path to a state in which the property is false.
+/// Answers the shortest way to a state where the property doesn't hold.
 #[track_caller]
 fn fails(property: &'static str, system: System) -> Vec<Step> {
     let found = system.checker().finish_when(HasDiscoveries::AnyOf([property].into())).spawn_bfs().join();
     let way = found.assert_any_discovery(property).into_actions();
-    println!("violated: {property}, after {way:?}");
+    println!("not so: {property}, after {way:?}");
     way
 }
 
-const EXACT: &[&str] = &[FOLDED_ONCE, EXACTLY_BELOW, FOLD, END, NEVER_BACK];
+const EXACT: &[&str] = &[FOLDED_ONCE, NONE_LEFT_OUT, FOLD, END, NEVER_BACK];
 
 #[test]
-fn design_is_exact_under_moves_and_crashes() {
+fn everything_holds_while_partitions_move_and_workers_and_connections_die() {
     holds(System { moves: 3, faults: 2, ..built(DELTAS, &[]) });
-    holds(built(STATES, &[]));
+    holds(built(WISHES, &[]));
     holds(without_history());
 }
 
 #[test]
-fn batches_over_two_partitions_are_exact() {
-    holds(built(&DELTAS[..2], &STATES[..1]));
+fn everything_holds_with_batches_over_two_partitions() {
+    holds(built(&DELTAS[..2], &WISHES[..1]));
 }
 
 #[test]
-fn rebuild_is_exact() {
+fn everything_holds_while_a_rebuild_swaps_the_tables() {
     holds(System { faults: 2, ..rebuilding() });
-    holds(System { rebuild: Some(1), ..built(&DELTAS[..1], &STATES[..1]) });
+    holds(System { rebuild: Some(1), ..built(&DELTAS[..1], &WISHES[..1]) });
 }
 
 #[test]
-fn rebuild_by_a_new_build_is_exact() {
+fn everything_holds_while_a_rebuild_by_other_rules_swaps_the_tables() {
     holds(System { rebuild: Some(2), ..rebuilding() });
 }
 
 #[test]
 #[ignore = "5.6 million states: half a minute"]
-fn rebuild_with_more_records_is_exact() {
-    holds(System { rebuild: Some(1), ..built(&DELTAS[..2], &STATES[..1]) });
+fn everything_holds_with_more_records_while_a_rebuild_swaps_the_tables() {
+    holds(System { rebuild: Some(1), ..built(&DELTAS[..2], &WISHES[..1]) });
 }
 
-/// With one worker, only the lost answer can have advanced the offset.
+/// Nobody else is there who could have moved on.
 #[test]
-fn lost_commit_answer_is_fenced() {
+fn a_batch_whose_commit_was_not_answered_is_fenced() {
     holds(System { workers: 1, moves: 0, ..built(DELTAS, &[]) });
 }
 
 #[test]
-fn without_fence_a_record_counts_twice() {
+fn without_the_fence_a_record_is_counted_twice() {
     fails(FOLDED_ONCE, unfenced(built(DELTAS, &[])));
     fails(END, unfenced(without_history()));
     fails(END, System { faults: 0, ..unfenced(without_history()) });
@@ -121,52 +121,52 @@ fn without_fence_a_record_counts_twice() {
 }
 
 #[test]
-fn without_fence_a_receipt_goes_back() {
+fn without_the_fence_a_receipt_goes_back_though_history_saves_the_counts() {
     fails(NEVER_BACK, unfenced(built(DELTAS, &[])));
     fails(FOLD, unfenced(built(DELTAS, &[])));
     hold(&[END], unfenced(built(DELTAS, &[])));
-    hold(&[END], unfenced(built(STATES, &[])));
+    hold(&[END], unfenced(built(WISHES, &[])));
 }
 
-/// A batch that waits for a row of the old tables passes its check there and writes to the new tables,
-/// where it holds no lock.
+/// The one who waits for a row of the old tables passes its check there and writes into the new ones, of which it holds
+/// no row.
 #[test]
-fn swap_with_row_locks_counts_twice() {
-    let rows = || without(&[Part::TableLocks, Part::SecondCheck], System { moves: 1, faults: 0, ..rebuilding() });
+fn with_row_locks_only_the_swap_lets_a_record_be_counted_twice() {
+    let rows = || without(&[Part::TableLocks, Part::AskingAgain], System { moves: 1, faults: 0, ..rebuilding() });
     let rows_without_history = System { log: without_history().log, ..rows() };
     for (property, system) in [(FOLDED_ONCE, rows()), (NEVER_BACK, rows()), (END, rows_without_history)] {
         let way = fails(property, system);
-        assert!(way.contains(&Step::Rename), "violated without the swap: {way:?}");
+        assert!(way.contains(&Step::Rename), "the swap has nothing to do with it: {way:?}");
     }
     hold(EXACT, System { rebuild: None, ..rows() });
 }
 
-/// Table locks and the second check of the offset: each suffices without the other.
+/// Each of the two is enough, as long as the other one is there: `store/statements.rs`, `advance`.
 #[test]
-fn table_locks_or_second_check_suffice() {
+fn the_offset_asked_for_once_more_makes_up_for_row_locks_and_table_locks_for_not_asking() {
     hold(EXACT, without(&[Part::TableLocks], rebuilding()));
-    holds(without(&[Part::SecondCheck], rebuilding()));
+    holds(without(&[Part::AskingAgain], rebuilding()));
 }
 
-/// The batch's first lock excludes the swap: without it the counts go to the old tables and the offset
-/// to the new ones.
+/// What holds the swap off is the lock that a batch takes first: without it a batch's counts stay in the old tables, and
+/// its offset moves in the new ones.
 #[test]
-fn second_check_alone_fails_under_a_swap() {
-    let unlocked = |system| without(&[Part::Fence], system);
-    hold(EXACT, unlocked(built(DELTAS, &[])));
-    let way = fails(EXACTLY_BELOW, System { moves: 0, faults: 0, ..unlocked(rebuilding()) });
-    assert!(way.contains(&Step::Rename), "violated without the swap: {way:?}");
+fn asking_for_the_offset_at_the_end_only_is_enough_until_a_swap_comes() {
+    let late = |system| without(&[Part::Fence], system);
+    hold(EXACT, late(built(DELTAS, &[])));
+    let way = fails(NONE_LEFT_OUT, System { moves: 0, faults: 0, ..late(rebuilding()) });
+    assert!(way.contains(&Step::Rename), "the swap has nothing to do with it: {way:?}");
 }
 
 #[test]
-fn without_fold_version_two_builds_mix() {
+fn without_the_fold_version_a_worker_folds_by_the_old_rules_into_the_new_tables() {
     fails(END, without(&[Part::FoldVersion], System { rebuild: Some(2), ..rebuilding() }));
 }
 
 #[test]
-fn offsets_committed_later_count_twice_after_a_crash() {
+fn offsets_that_are_committed_after_the_batch_count_it_twice_after_a_crash() {
     let in_kafka = |system| {
-        let parts = &[Part::Fence, Part::SecondCheck, Part::OffsetsWithTheBatch];
+        let parts = &[Part::Fence, Part::AskingAgain, Part::OffsetsWithTheBatch];
         without(parts, System { workers: 1, moves: 0, ..system })
     };
     let way = fails(END, in_kafka(without_history()));
@@ -175,13 +175,13 @@ fn offsets_committed_later_count_twice_after_a_crash() {
     hold(EXACT, System { faults: 0, ..in_kafka(without_history()) });
 }
 
-/// Every path is finite. `eventually` checks only the ends of paths, so a cycle could hide a violation.
+/// Each way ends, and so at a standstill, where all is counted: `eventually` looks at nothing else.
 #[test]
-fn no_path_has_a_cycle() {
-    for system in [built(&DELTAS[..1], &STATES[..1]), rebuilding(), System { rebuild: Some(2), ..rebuilding() }] {
+fn no_way_leads_in_a_circle() {
+    for system in [built(&DELTAS[..1], &WISHES[..1]), rebuilding(), System { rebuild: Some(2), ..rebuilding() }] {
         let hasher = RandomState::new();
         let start = system.init_states()[0];
-        // Whether all successors of a state have been visited.
+        // Whether all that follows from a state was visited.
         let mut visited = HashMap::from([(hasher.hash_one(start), false)]);
         let mut way = vec![(start, system.next_states(&start))];
         while let Some((state, next)) = way.last_mut() {
@@ -193,7 +193,7 @@ fn no_path_has_a_cycle() {
             match visited.insert(hasher.hash_one(next), false) {
                 None => way.push((next, system.next_states(&next))),
                 Some(true) => drop(visited.insert(hasher.hash_one(next), true)),
-                Some(false) => panic!("{next:?} is on a cycle"),
+                Some(false) => panic!("{next:?} leads back to itself"),
             }
         }
         println!("{} states", visited.len());
