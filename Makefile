@@ -38,10 +38,10 @@ test-containers: ## build the images, start them with Docker Compose and send li
 contract: ## check the API against its OpenAPI description with generated requests (SEED=7)
 	@tests/contract/run.sh
 
-lint: ## check formatting, shell scripts, clippy and documentation; any warning fails
+lint: ## formatting, clippy, documentation, shell scripts: no warning passes
 	@deploy/local/lint.sh
 
-# --- measure
+# --- measure it
 
 loadtest: ## send likes over HTTP to the system of make up and check the counts (PROFILE=burst)
 	@loadtest/run.sh

@@ -9,7 +9,7 @@ ROOT=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")/../.." && pwd -P)
 LOCAL=$ROOT/.local
 STATE=${STATE:-$LOCAL}
 SERVERS=(postgres kafka like-aggregator like-api)
-# The build profile of the services; tests and trials use debug.
+# Which build of the services is meant: debug where what counts is that they work.
 BUILD=release
 
 say() { printf '%s\n' "$*"; }

@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# `make lint`: formatting, shell scripts, clippy and documentation. Any warning fails.
+# `make lint`: formatting, clippy, documentation and shell scripts. Any warning
+# fails. Installs the tools that are missing.
 set -euo pipefail
 # shellcheck source=deploy/local/lib.sh
 . "$(dirname -- "${BASH_SOURCE[0]}")/lib.sh"

@@ -8,7 +8,7 @@ BIN=$ROOT/target/$BUILD
 # closed: a compiler cache may start a server that outlives this script.
 build_services() {
   say 'building both services (some minutes the first time)'
-  # In debug the whole workspace, as `make test` builds it: nothing is built twice.
+  # In debug the whole workspace: what `make test` has built is used as it is.
   local what=(--release -p like-api -p like-aggregator)
   [ "$BUILD" = release ] || what=(--workspace --bins)
   (cd "$ROOT" && cargo build --locked --target-dir "$ROOT/target" "${what[@]}" 9>&-) ||

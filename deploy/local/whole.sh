@@ -5,7 +5,8 @@
 # Sourced, then: start_whole NAME, and in_group COMMAND ARG….
 # shellcheck source=deploy/local/lib.sh
 . "$(dirname -- "${BASH_SOURCE[0]}")/lib.sh"
-BUILD=debug # what `make test` has built
+# What `make test` has built: no second build of everything in CI.
+BUILD=debug
 for part in install postgres kafka services; do
   # shellcheck source=/dev/null
   . "$ROOT/deploy/local/$part.sh"

@@ -22,7 +22,7 @@ const END_WAIT: Duration = Duration::from_secs(12);
 /// Bytes of a log that are shown when a test fails.
 const SHOWN: usize = 16 * 1024;
 
-/// like-aggregator with fault points, at which `FAULT_POINT` kills or stops it.
+/// like-aggregator, built with the points at which `FAULT_POINT` has it killed or stopped.
 pub const WITH_FAULTS: &str = "like-aggregator-faults";
 
 /// like-aggregator, built with a fold that is wrong: every unlike is taken for a like.

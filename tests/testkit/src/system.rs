@@ -116,7 +116,7 @@ impl TestSystem {
         assert!(output.status.success(), "{output:?}");
     }
 
-    /// Starts `like-aggregator run`; `settings` override the system's. Does not wait.
+    /// Starts a `like-aggregator run`; it may not be ready yet. `settings` go before the system's.
     pub fn start_aggregator(&self, settings: &[(&str, &str)]) -> TestService {
         self.start("like-aggregator", &["run"], settings)
     }
@@ -126,7 +126,7 @@ impl TestSystem {
         self.start(WITH_WRONG_FOLD, &["run"], &[])
     }
 
-    /// Starts an aggregator that is killed or stopped at a fault point (`FAULT_POINT`).
+    /// Starts one that is killed or stopped at this point (`FAULT_POINT` in like-aggregator).
     pub fn start_faulty(&self, fault: &str, settings: &[(&str, &str)]) -> TestService {
         self.start(WITH_FAULTS, &["run"], &[settings, &[("FAULT_POINT", fault)]].concat())
     }
