@@ -1,6 +1,8 @@
 //! The contract of the like topic, shared by its producer and its consumers: ids, events and
 //! their JSON, receipts, and what the topic must look like. Nothing here does I/O.
 
+#![warn(missing_docs)]
+
 pub mod event;
 pub mod ids;
 pub mod receipt;
