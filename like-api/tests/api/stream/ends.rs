@@ -57,7 +57,7 @@ async fn no_more_streams_open_than_allowed() {
 
 #[tokio::test]
 async fn a_reader_that_takes_nothing_is_dropped_and_holds_up_nobody() {
-    let (database, api) = set_up(SHORT, |config| config.stall_limit = Duration::from_secs(1)).await;
+    let (database, api) = set_up(SHORT, |config| config.write_timeout = Duration::from_secs(1)).await;
     let ids: Vec<_> = (0..40).map(|number| format!("{number:0>128}")).collect();
     let ids: Vec<_> = ids.iter().map(String::as_str).collect();
     let list = ids.join(",");
