@@ -41,7 +41,7 @@ pub fn program(name: &str) -> PathBuf {
     static FOLDER: OnceLock<PathBuf> = OnceLock::new();
     static FAULTS: OnceLock<PathBuf> = OnceLock::new();
     static WRONG_FOLD: OnceLock<PathBuf> = OnceLock::new();
-    // Always the same packages: with others cargo would build dependencies with other features.
+    // The same packages each time: with others, cargo would build their dependencies with other features.
     let services = ["-p", "like-api", "-p", "like-aggregator"];
     let with = |feature, bin| build(&[&services[..], &["--features", feature, "--bin", bin]].concat());
     let folder = match name {
