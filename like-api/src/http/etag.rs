@@ -5,7 +5,7 @@
 //! which needs no state.
 //!
 //! The `headers` crate was looked at. It takes no `*` in one of several header lines, and it would add
-//! seven packages for the two functions at the end of this file.
+//! two packages for the two functions at the end of this file.
 
 use std::hash::{DefaultHasher, Hasher};
 

@@ -25,8 +25,7 @@ use crate::read::receipts::Waited;
 /// contract; `lost`, it was removed from the log before it was counted.
 #[derive(Serialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
-#[schema(as = ReceiptStatus)]
-enum Status {
+enum ReceiptStatus {
     Pending,
     Counted,
     DeadLetter,
@@ -34,9 +33,8 @@ enum Status {
 }
 
 #[derive(Serialize, ToSchema)]
-#[schema(as = ReceiptAnswer)]
-struct Answer {
-    status: Status,
+struct ReceiptAnswer {
+    status: ReceiptStatus,
 }
 
 problem_responses!(ReceiptProblems: INVALID_REQUEST, RECEIPT_UNKNOWN, READS_UNAVAILABLE);
@@ -56,7 +54,7 @@ problem_responses!(ReceiptProblems: INVALID_REQUEST, RECEIPT_UNKNOWN, READS_UNAV
     ),
     responses(
         (
-            status = 200, description = "The current status.", body = Answer,
+            status = 200, description = "The current status.", body = ReceiptAnswer,
             headers(("Cache-Control"), ("Preference-Applied")), example = json!({ "status": "counted" }),
         ),
         ReceiptProblems,
@@ -81,13 +79,13 @@ pub async fn standing(State(app): State<Arc<AppState>>, request: Request) -> Res
         }
     }
     let status = match standing {
-        Standing::Counted => Status::Counted,
-        Standing::DeadLetter => Status::DeadLetter,
-        Standing::Lost => Status::Lost,
-        Standing::Pending { .. } => Status::Pending,
+        Standing::Counted => ReceiptStatus::Counted,
+        Standing::DeadLetter => ReceiptStatus::DeadLetter,
+        Standing::Lost => ReceiptStatus::Lost,
+        Standing::Pending { .. } => ReceiptStatus::Pending,
         Standing::Nowhere => return Err(ApiError::ReceiptUnknown("no topic has a log that reaches there")),
     };
-    let mut response = ([(header::CACHE_CONTROL, "no-store")], Json(Answer { status })).into_response();
+    let mut response = ([(header::CACHE_CONTROL, "no-store")], Json(ReceiptAnswer { status })).into_response();
     if let Some(wait) = wait {
         let applied = HeaderValue::try_from(format!("wait={}", wait.as_secs())).expect("text and digits");
         response.headers_mut().insert(PREFERENCE_APPLIED, applied);
