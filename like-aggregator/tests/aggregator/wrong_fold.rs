@@ -21,8 +21,11 @@ const PRODUCTS: usize = 4;
 const WRONG_LIKES: &str = "BEGIN;
     LOCK TABLE kafka_offset IN EXCLUSIVE MODE;
     INSERT INTO product_like
-        SELECT gen_random_uuid(), now(), true, 'wrong-' || p, 'ghost-' || u
-        FROM generate_series(0, 3) p, generate_series(1, 10) u;
+        SELECT encode(substr(sha256(p), 1, 4) || substr(sha256(p || u), 1, 12), 'hex')::uuid, now(), true, product, person
+        FROM (SELECT 'wrong-' || n AS product, 'ghost-' || m AS person
+              FROM generate_series(0, 3) n, generate_series(1, 10) m) pairs,
+             LATERAL (SELECT int4send(octet_length(product)) || product::bytea AS p,
+                             int4send(octet_length(person)) || person::bytea AS u) bytes;
     INSERT INTO product_like_count SELECT 'wrong-' || p, 10, 0, now() FROM generate_series(0, 3) p
         ON CONFLICT (product_id) DO UPDATE SET like_count = product_like_count.like_count + 10;
     COMMIT";
