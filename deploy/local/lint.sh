@@ -34,6 +34,6 @@ mapfile -d '' -t scripts < <(shell_scripts)
 say "lint: shellcheck of ${#scripts[@]} scripts"
 shellcheck --external-sources --source-path=SCRIPTDIR --source-path=. "${scripts[@]}"
 step cargo clippy --workspace --all-targets --locked -- -D warnings
-step cargo clippy -p like-aggregator --features fault-points,wrong-fold --bins --locked -- -D warnings
+step cargo clippy -p like-aggregator --features fault-points --bins --locked -- -D warnings
 RUSTDOCFLAGS='-D warnings' step cargo doc --workspace --no-deps --locked
 say 'lint: no warnings'

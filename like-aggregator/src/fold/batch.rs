@@ -12,11 +12,7 @@ use uuid::Uuid;
 
 /// What a log folds to, as a number. Raise it with every change of this file that folds any log
 /// to other likers, counts or deltas: a database folded under another number is refused.
-pub const FOLD_VERSION: i32 = if WRONG { 0 } else { 1 };
-
-/// The bug of the drill (docs/OPERATIONS.md): every unlike is taken for a like. In a build for
-/// that test only, which is older than the one that repairs it.
-const WRONG: bool = cfg!(feature = "wrong-fold");
+pub const FOLD_VERSION: i32 = 1;
 
 /// Key and value of a dead letter are kept up to this many bytes each.
 pub const DEAD_LETTER_BYTES: usize = 64 * 1024;
@@ -136,7 +132,7 @@ impl Batch {
             let prefix = self.products[product as usize].1;
             EventUser { pair_key: prefix.pair_key(&event.product_id, &user), start, length: user.len() as u8 }
         });
-        let (id, liked) = (event.event_id.uuid(), event.liked || WRONG);
+        let (id, liked) = (event.event_id.uuid(), event.liked);
         let Record { partition, offset, time, .. } = *record;
         self.events.push(Event { id, time, offset, partition, product, liked, user });
     }

@@ -1,5 +1,8 @@
-//! The drill "replay after a consumer bug", as docs/OPERATIONS.md has it: a build whose fold is
-//! wrong counts for a while; the log tells, and the log repairs it, while everybody goes on.
+//! The drill "replay after a consumer bug" of docs/OPERATIONS.md: the tables hold likes that the log
+//! doesn't; `audit --log` finds them and `rebuild` repairs them while clients read and like.
+//!
+//! SQL stands in for the wrong build: it seeds the likes, and sets the fold version of the tables
+//! to that of a newer or an older build.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::process::Output;
@@ -7,14 +10,27 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use crate::common::drill;
-use like_testkit::process::WITH_WRONG_FOLD;
 use like_testkit::{TestClient, TestSystem, eventually};
 use serde_json::Value;
 use tokio::task::JoinSet;
 
 const PRODUCTS: usize = 4;
 
-/// What the bug doesn't touch: nobody takes these likes back.
+/// Likes that the log holds for no product of `wrong()`, written as a wrong fold would: likers and
+/// counts agree. No batch is in progress meanwhile.
+const WRONG_LIKES: &str = "BEGIN;
+    LOCK TABLE kafka_offset IN EXCLUSIVE MODE;
+    INSERT INTO product_like
+        SELECT encode(substr(sha256(p), 1, 4) || substr(sha256(p || u), 1, 12), 'hex')::uuid, now(), true, product, person
+        FROM (SELECT 'wrong-' || n AS product, 'ghost-' || m AS person
+              FROM generate_series(0, 3) n, generate_series(1, 10) m) pairs,
+             LATERAL (SELECT int4send(octet_length(product)) || product::bytea AS p,
+                             int4send(octet_length(person)) || person::bytea AS u) bytes;
+    INSERT INTO product_like_count SELECT 'wrong-' || p, 10, 0, now() FROM generate_series(0, 3) p
+        ON CONFLICT (product_id) DO UPDATE SET like_count = product_like_count.like_count + 10;
+    COMMIT";
+
+/// Products whose likes stay: the wrong fold doesn't touch them.
 fn right() -> Vec<String> {
     (0..PRODUCTS).map(|n| format!("right-{n}")).collect()
 }
@@ -32,8 +48,8 @@ fn succeeds(output: Output) -> Output {
     output
 }
 
-/// New users, one after the other: each likes a product that is counted rightly, and likes another
-/// and takes that back. Answers what remains liked, and the last receipts.
+/// New users, one after the other: each likes a product of `right()`, likes one of `wrong()` and takes
+/// that back. Returns what remains liked, and the last receipt.
 async fn click(
     client: TestClient,
     name: usize,
@@ -55,8 +71,7 @@ async fn click(
     (liked, receipt)
 }
 
-/// Asks again and again for counts that the bug doesn't touch; none may go backwards. Answers the
-/// last ones.
+/// Reads the counts of `right()` again and again; none may go backwards. Returns the last ones.
 async fn watch(client: TestClient, enough: Arc<AtomicBool>) -> Vec<i64> {
     let (products, mut seen) = (right(), BTreeMap::new());
     while !enough.load(Ordering::Relaxed) {
@@ -73,12 +88,27 @@ async fn likers(system: &TestSystem) -> BTreeSet<(String, String)> {
     sqlx::query_as(sql).fetch_all(&system.database.pool).await.unwrap().into_iter().collect()
 }
 
+/// Runs `audit --log`, which must name exactly the products of `wrong()`; returns the fold versions
+/// of the tables and of the build.
+async fn audit_names_the_wrong(system: &TestSystem, audit_log: &[&str]) -> (Value, Value) {
+    let audit = system.command(&[audit_log, &["--json"][..]].concat()).await;
+    assert_eq!(audit.status.code(), Some(1), "{audit:?}");
+    let report: Value = serde_json::from_slice(&audit.stdout).unwrap();
+    let differences = report["products"]["differences"].as_array().unwrap();
+    let differing: BTreeSet<_> = differences.iter().map(|p| p["productId"].as_str().unwrap()).collect();
+    assert_eq!(differing, wrong().iter().map(String::as_str).collect(), "these and no others");
+    assert_eq!(report["products"]["differing"], PRODUCTS);
+    (report["foldVersion"].clone(), report["buildFoldVersion"].clone())
+}
+
+async fn execute(system: &TestSystem, sql: &'static str) {
+    sqlx::raw_sql(sql).execute(&system.database.pool).await.unwrap();
+}
+
 #[tokio::test(flavor = "multi_thread")]
-async fn a_wrong_fold_is_found_and_repaired_while_likes_go_on() {
-    let system = TestSystem::new().await;
-    succeeds(system.command_of(WITH_WRONG_FOLD, &["setup", "--partitions", "4"]).await);
-    let mut wrong_one = system.start_wrong_aggregator();
-    wrong_one.wait_until_ready().await;
+async fn wrong_fold_is_found_and_repaired() {
+    let system = TestSystem::set_up(4).await;
+    let mut old = system.aggregator(&[]).await;
     let api = system.api(&[]).await;
     let (enough, clicks) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
     let mut users: JoinSet<_> =
@@ -89,38 +119,33 @@ async fn a_wrong_fold_is_found_and_repaired_while_likes_go_on() {
         eventually("users click", async || (clicks.load(Ordering::Relaxed) >= until).then_some(())).await;
     };
     more_clicks(100).await;
+    execute(&system, WRONG_LIKES).await;
 
     let commands = drill::commands("## Drill: replay after a consumer bug", &[]);
     let commands: Vec<Vec<_>> = commands.iter().map(|words| words.iter().map(String::as_str).collect()).collect();
     let [audit_log, rebuild, audit_again] = &commands[..] else { panic!("{commands:?}") };
 
-    // Counts and likes agree with each other, and not with the log.
+    // Counts and likes agree with each other, but not with the log.
     succeeds(system.command(&["audit"]).await);
-    let audit = system.command(&[audit_log, &["--json"][..]].concat()).await;
-    assert_eq!(audit.status.code(), Some(1), "{audit:?}");
-    let report: Value = serde_json::from_slice(&audit.stdout).unwrap();
-    assert_eq!((&report["foldVersion"], &report["buildFoldVersion"]), (&Value::from(0), &Value::from(1)));
-    let differing: BTreeSet<_> = report["products"]["differences"]
-        .as_array()
-        .unwrap()
-        .iter()
-        .map(|p| p["productId"].as_str().unwrap())
-        .collect();
-    assert_eq!(differing, wrong().iter().map(String::as_str).collect(), "these and no others");
-    assert_eq!(report["products"]["differing"], PRODUCTS);
+    audit_names_the_wrong(&system, audit_log).await;
+    assert_eq!(old.process.status(), None, "the audit leaves a running aggregator alone");
 
-    // The right build repairs it. The wrong one goes on until then, and no longer.
-    assert_eq!(wrong_one.process.status(), None);
-    let rebuilt = said(&succeeds(system.command(rebuild).await));
-    assert_eq!(wrong_one.process.ended().await.code(), Some(1));
-    let last_words = wrong_one.process.log();
-    assert!(last_words.contains("fold version 1 and this build folds by 0"), "{last_words}");
-    let refused = system.command_of(WITH_WRONG_FOLD, &["rebuild", "--yes"]).await;
+    // A newer build has replaced the tables: the older one ends, and can't take them back.
+    execute(&system, "UPDATE fold SET fold_version = 2").await;
+    assert_eq!(old.process.ended().await.code(), Some(1));
+    let last_words = old.process.log();
+    assert!(last_words.contains("fold version 2 and this build folds by 1"), "{last_words}");
+    let refused = system.command(&["rebuild", "--yes"]).await;
     assert_eq!(refused.status.code(), Some(2), "{refused:?}");
     assert!(said(&refused).contains("use a newer build"), "{refused:?}");
 
-    more_clicks(100).await; // nobody counts them yet
-    let _right_one = system.aggregator(&[]).await;
+    // The tables are of an older build: this one finds what is wrong and repairs it.
+    execute(&system, "UPDATE fold SET fold_version = 0").await;
+    assert_eq!(audit_names_the_wrong(&system, audit_log).await, (Value::from(0), Value::from(1)));
+    let rebuilt = said(&succeeds(system.command(rebuild).await));
+
+    more_clicks(100).await; // no aggregator runs: these wait in the log
+    let _new = system.aggregator(&[]).await;
     more_clicks(100).await;
     enough.store(true, Ordering::Relaxed);
     let mut expected = BTreeSet::new();
@@ -130,10 +155,10 @@ async fn a_wrong_fold_is_found_and_repaired_while_likes_go_on() {
         expected.extend(liked);
     }
     let seen = (&mut watcher).await.unwrap();
-    assert!(seen.len() == PRODUCTS && seen.iter().all(|count| *count > 0), "nobody has watched: {seen:?}");
-    eventually("all is counted", async || (likers(&system).await.len() >= expected.len()).then_some(())).await;
+    assert!(seen.len() == PRODUCTS && seen.iter().all(|count| *count > 0), "no count was read: {seen:?}");
+    eventually("all likes are counted", async || (likers(&system).await.len() >= expected.len()).then_some(())).await;
     assert_eq!(likers(&system).await, expected);
-    for (product, (count, _)) in wrong().iter().zip(api.client().likes("anybody", &wrong()).await) {
+    for (product, (count, _)) in wrong().iter().zip(api.client().likes("any", &wrong()).await) {
         assert_eq!(count, 0, "{product}");
     }
     assert_eq!(system.wrong_counts().await, 0);

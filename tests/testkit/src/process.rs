@@ -25,9 +25,6 @@ const SHOWN: usize = 16 * 1024;
 /// like-aggregator, built with the points at which `FAULT_POINT` has it killed or stopped.
 pub const WITH_FAULTS: &str = "like-aggregator-faults";
 
-/// like-aggregator, built with a fold that is wrong: every unlike is taken for a like.
-pub const WITH_WRONG_FOLD: &str = "like-aggregator-wrong-fold";
-
 /// A running process.
 pub struct TestProcess {
     name: String,
@@ -40,13 +37,11 @@ pub struct TestProcess {
 pub fn program(name: &str) -> PathBuf {
     static FOLDER: OnceLock<PathBuf> = OnceLock::new();
     static FAULTS: OnceLock<PathBuf> = OnceLock::new();
-    static WRONG_FOLD: OnceLock<PathBuf> = OnceLock::new();
     // The same packages each time: with others, cargo would build their dependencies with other features.
     let services = ["-p", "like-api", "-p", "like-aggregator"];
     let with = |feature, bin| build(&[&services[..], &["--features", feature, "--bin", bin]].concat());
     let folder = match name {
         WITH_FAULTS => FAULTS.get_or_init(|| with("like-aggregator/fault-points", name)),
-        WITH_WRONG_FOLD => WRONG_FOLD.get_or_init(|| with("like-aggregator/wrong-fold", name)),
         _ => FOLDER.get_or_init(|| build(&services)),
     };
     folder.join(name)

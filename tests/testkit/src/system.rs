@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use crate::process::{TestProcess, WITH_FAULTS, WITH_WRONG_FOLD, command, free_addr, run_to_end};
+use crate::process::{TestProcess, WITH_FAULTS, command, free_addr, run_to_end};
 use crate::{TestClient, TestDatabase, TestTopic, eventually};
 
 /// Limit for a command.
@@ -119,11 +119,6 @@ impl TestSystem {
     /// Starts a `like-aggregator run`; it may not be ready yet. `settings` go before the system's.
     pub fn start_aggregator(&self, settings: &[(&str, &str)]) -> TestService {
         self.start("like-aggregator", &["run"], settings)
-    }
-
-    /// Starts one that folds wrongly.
-    pub fn start_wrong_aggregator(&self) -> TestService {
-        self.start(WITH_WRONG_FOLD, &["run"], &[])
     }
 
     /// Starts one that is killed or stopped at this point (`FAULT_POINT` in like-aggregator).
