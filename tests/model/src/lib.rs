@@ -3,7 +3,7 @@
 //! some orders on the real thing; this tries all of them on a small picture of it.
 //!
 //! Nothing but tests. The modules are named after what they stand for, and each step names the code that takes it: who
-//! changes that code looks here whether the picture still is one. What it leaves out is in docs/ARCHITECTURE.md.
+//! changes that code looks here whether the picture still is one. What it leaves out is in docs/adr/0013-state-model.md.
 
 #[cfg(test)]
 mod batch;
