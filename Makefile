@@ -1,7 +1,8 @@
 # All tasks; make help lists them. The scripts they call can also be run directly.
 
 .DEFAULT_GOAL := help
-.PHONY: help up down clean-local test test-faults test-stack test-stack-down test-containers contract lint loadtest drain bench claims replays
+DENY_VERSION := 0.18.3
+.PHONY: help up down clean-local test test-faults test-stack test-stack-down test-containers contract lint deny loadtest drain bench claims replays
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  \1|\2/p' Makefile | while IFS='|' read -r target text; do \
@@ -38,8 +39,14 @@ test-containers: ## build the images, start them with Docker Compose and send li
 contract: ## check the API against its OpenAPI description with generated requests (SEED=7)
 	@tests/contract/run.sh
 
-lint: ## formatting, clippy, documentation, shell scripts: no warning passes
+lint: ## formatting, clippy, documentation, links, shell scripts: no warning passes
 	@deploy/local/lint.sh
+
+# Advisories need the network: ARGS="advisories licenses bans sources", as the hosted workflow does.
+deny: ## licences, banned and duplicate crates, sources (ARGS="bans")
+	@cargo deny --version 2>/dev/null | grep -qxF 'cargo-deny $(DENY_VERSION)' || \
+	  cargo install --locked cargo-deny --version $(DENY_VERSION)
+	@cargo deny --locked check $(or $(ARGS),licenses bans sources)
 
 # --- measure it
 

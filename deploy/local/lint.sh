@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# `make lint`: formatting, clippy, documentation and shell scripts. Any warning
+# `make lint`: formatting, clippy, documentation, links and shell scripts. Any warning
 # fails. Installs the tools that are missing.
 set -euo pipefail
 # shellcheck source=deploy/local/lib.sh
@@ -18,6 +18,24 @@ shell_scripts() {
     done 2>/dev/null
 }
 
+# Every relative link of the Markdown files leads to a file and, behind a #, to a heading of it.
+markdown_links() {
+  local file link target anchor broken=0
+  while IFS= read -r -d '' file; do
+    while IFS= read -r link; do
+      [[ $link != *://* && $link != mailto:* ]] || continue
+      target=${link%%#*} anchor=${link#"${link%%#*}"}
+      target=${target:+${file%/*}/$target}
+      [ -e "${target:-$file}" ] || { printf '%s: no file %s\n' "$file" "$link"; broken=1; continue; }
+      # Anchors as GitHub makes them from headings.
+      [ -z "$anchor" ] || sed -n 's/^##* //p' "${target:-$file}" | tr '[:upper:]' '[:lower:]' |
+        sed 's/[^[:alnum:] _-]//g; s/ /-/g' | grep -qxF -- "${anchor#\#}" ||
+        { printf '%s: no heading %s\n' "$file" "$link"; broken=1; }
+    done < <(sed -n '/^```/,/^```/d; p' "$file" | grep -oP '\]\(\K[^)\s]+(?=\))')
+  done < <(find . \( -name target -o -name .local -o -name .git -o -name node_modules \) -prune -o -name '*.md' -print0)
+  return $broken
+}
+
 step() {
   say "lint: $*"
   "$@"
@@ -30,6 +48,7 @@ cargo fmt --version >/dev/null 2>&1 || rustup component add rustfmt
 cargo clippy --version >/dev/null 2>&1 || rustup component add clippy
 
 step cargo fmt --all --check
+step markdown_links
 mapfile -d '' -t scripts < <(shell_scripts)
 say "lint: shellcheck of ${#scripts[@]} scripts"
 shellcheck --external-sources --source-path=SCRIPTDIR --source-path=. "${scripts[@]}"

@@ -5,6 +5,7 @@ mod audit_log;
 mod bad_records;
 mod commands;
 mod common;
+mod configuration_page;
 mod dead_letters;
 mod erase_user;
 mod fault_points;

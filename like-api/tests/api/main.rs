@@ -5,6 +5,7 @@
 mod bad_input;
 mod browser;
 mod common;
+mod configuration_page;
 mod connections;
 mod description;
 mod hostile;

@@ -4,6 +4,7 @@
 pub mod broker;
 mod client;
 mod collector;
+pub mod configuration_page;
 mod crowd;
 mod database;
 mod events;
