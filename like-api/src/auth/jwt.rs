@@ -3,7 +3,6 @@
 //! the token.
 
 use std::convert::Infallible;
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use axum::http::HeaderMap;
 use jsonwebtoken::errors::ErrorKind;
@@ -18,7 +17,7 @@ use tracing::info;
 use super::bearer::{self, Refusal};
 use super::jwks::{self, Jwks};
 use super::keys::{Key, Rules};
-use super::verified::{Entry, Verified};
+use super::verified::{Entry, Verified, now};
 use crate::config::{JwtAlgorithm, JwtSettings};
 use crate::http::error::ApiError;
 
@@ -209,10 +208,6 @@ fn refusal(kind: ErrorKind) -> Refusal {
         }
         _ => MALFORMED,
     }
-}
-
-fn now() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }
 
 fn rules(settings: &JwtSettings) -> Result<Rules, String> {

@@ -5,7 +5,7 @@
 use std::time::{Duration, Instant};
 
 use like_events::{ProductId, UserId, pair_key};
-use moka::future::Cache;
+use moka::sync::Cache;
 use prometheus::{Histogram, HistogramOpts, IntCounter, IntCounterVec, Opts, Registry};
 use sqlx::PgPool;
 
@@ -89,7 +89,7 @@ impl Counts {
         let mut counts = Vec::with_capacity(products.len());
         let mut missed = Vec::new();
         for product in products {
-            let cached = self.cache.get(product).await.filter(|cached| cached.asked.elapsed() < CACHE_AGE);
+            let cached = self.cache.get(product).filter(|cached| cached.asked.elapsed() < CACHE_AGE);
             if cached.is_none() {
                 missed.push(Asked { product: product.clone(), pair: None });
             }
@@ -113,8 +113,8 @@ async fn query(pool: PgPool, cache: Cache<ProductId, Cached>, asked: Vec<Asked>)
             // Two queries may end in another order than they began: an anonymous reader's count
             // must not go back for that.
             let newer = |kept: &Cached| kept.asked > began;
-            if !cache.get(&product).await.as_ref().is_some_and(newer) {
-                cache.insert(product, cached).await;
+            if !cache.get(&product).as_ref().is_some_and(newer) {
+                cache.insert(product, cached);
             }
         }
     }
