@@ -15,7 +15,7 @@ use opentelemetry::{Context, KeyValue};
 use rdkafka::message::{Header, OwnedHeaders};
 
 use crate::metrics::method_label;
-use crate::publish::producer::{Position, PublishError};
+use crate::publish::outcome::{Position, PublishError};
 
 /// Looked for in every like: twice as fast as by the text alone.
 const PARENT_HEADER: HeaderName = HeaderName::from_static(TRACEPARENT);

@@ -5,7 +5,7 @@ use std::borrow::Cow;
 
 use axum::http::{HeaderMap, header};
 
-use crate::http::error::ApiError;
+use super::error::AuthError;
 
 /// Longest token, in characters: twice what the largest issuers make, and less than a head may have.
 const TOKEN_MAX: usize = 8 * 1024;
@@ -30,7 +30,7 @@ impl Refusal {
     }
 }
 
-impl From<Refusal> for ApiError {
+impl From<Refusal> for AuthError {
     fn from(refusal: Refusal) -> Self {
         // Section 3: no error code for a request without credentials.
         let (error, what) = match refusal {
@@ -120,9 +120,9 @@ mod tests {
 
     #[test]
     fn a_challenge_has_an_error_code_only_for_a_caller_with_credentials() {
-        let challenge = |refusal: Refusal| match ApiError::from(refusal) {
-            ApiError::Unauthenticated { challenge, .. } => challenge,
-            other => panic!("{other:?}"),
+        let challenge = |refusal: Refusal| match AuthError::from(refusal) {
+            AuthError::Unauthenticated { challenge, .. } => challenge,
+            other @ AuthError::KeysUnavailable => panic!("{other:?}"),
         };
         assert_eq!(challenge(Refusal::Missing), "Bearer realm=\"likes\"");
         assert_eq!(

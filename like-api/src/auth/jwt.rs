@@ -15,11 +15,11 @@ use serde_json::Value;
 use tracing::info;
 
 use super::bearer::{self, Refusal};
+use super::error::AuthError;
 use super::jwks::{self, Jwks};
 use super::keys::{Key, Rules};
 use super::verified::{Entry, Verified, now};
 use crate::config::{JwtAlgorithm, JwtSettings};
-use crate::http::error::ApiError;
 
 /// Verifies tokens.
 #[derive(Debug)]
@@ -125,7 +125,7 @@ impl Jwt {
     }
 
     /// The caller; None without credentials.
-    pub async fn caller(&self, headers: &HeaderMap) -> Result<Option<UserId>, ApiError> {
+    pub async fn caller(&self, headers: &HeaderMap) -> Result<Option<UserId>, AuthError> {
         let Some(token) = bearer::presented(headers).inspect_err(|_| self.refused.inc())? else {
             return Ok(None);
         };

@@ -1,6 +1,7 @@
 //! Who is calling. One variant per `AUTH_MODE`; a handler only ever sees a [`UserId`] or nobody.
 
 mod bearer;
+mod error;
 mod jwks;
 mod jwt;
 mod keys;
@@ -14,11 +15,11 @@ use like_common::health::Health;
 use like_events::UserId;
 use prometheus::Registry;
 
+pub use self::error::AuthError;
 pub use self::jwks::KEYS_FETCHED;
 use self::jwt::Jwt;
 use self::trusted_header::TrustedHeader;
 use crate::config::{AuthMode, Config};
-use crate::http::error::ApiError;
 
 /// How a caller is known.
 #[derive(Debug)]
@@ -82,7 +83,7 @@ impl Auth {
 
     /// The caller; None for one without credentials, who may read. Bad credentials are refused
     /// even where none are needed: taking them for nobody would answer for somebody else.
-    pub async fn caller(&self, headers: &HeaderMap) -> Result<Option<UserId>, ApiError> {
+    pub async fn caller(&self, headers: &HeaderMap) -> Result<Option<UserId>, AuthError> {
         match self {
             Self::TrustedHeader(header) => header.caller(headers),
             Self::Jwt(jwt) => jwt.caller(headers).await,
@@ -90,7 +91,7 @@ impl Auth {
     }
 
     /// The caller, who must be known.
-    pub async fn known_caller(&self, headers: &HeaderMap) -> Result<UserId, ApiError> {
+    pub async fn known_caller(&self, headers: &HeaderMap) -> Result<UserId, AuthError> {
         self.caller(headers).await?.ok_or_else(|| match self {
             Self::TrustedHeader(header) => header.refused("is missing"),
             Self::Jwt(_) => bearer::Refusal::Missing.into(),

@@ -8,8 +8,8 @@ use axum::http::{HeaderMap, HeaderName, HeaderValue};
 use like_events::UserId;
 use tracing::info;
 
+use super::error::AuthError;
 use crate::config::AuthSettings;
-use crate::http::error::ApiError;
 
 /// The header that is believed.
 #[derive(Debug)]
@@ -57,7 +57,7 @@ impl TrustedHeader {
     }
 
     /// The caller; None without the header.
-    pub fn caller(&self, headers: &HeaderMap) -> Result<Option<UserId>, ApiError> {
+    pub fn caller(&self, headers: &HeaderMap) -> Result<Option<UserId>, AuthError> {
         let mut values = headers.get_all(&self.name).iter();
         let Some(value) = values.next() else {
             return Ok(None);
@@ -75,8 +75,8 @@ impl TrustedHeader {
     }
 
     /// The refusal of a caller whose header is wrong in this way.
-    pub fn refused(&self, what: &str) -> ApiError {
-        ApiError::Unauthenticated {
+    pub fn refused(&self, what: &str) -> AuthError {
+        AuthError::Unauthenticated {
             challenge: format!("TrustedHeader header=\"{}\"", self.shown),
             header: self.shown.clone(),
             what: what.to_owned(),

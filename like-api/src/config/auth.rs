@@ -4,7 +4,7 @@ use axum::http::HeaderName;
 use clap::builder::BoolishValueParser;
 use clap::{ArgAction, Args, ValueEnum};
 
-use super::JwtSettings;
+use super::jwt::JwtSettings;
 
 /// How the caller is known.
 #[derive(Args, Debug, Clone)]

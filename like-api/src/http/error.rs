@@ -13,9 +13,11 @@ use serde::Serialize;
 use tracing::{debug, error, warn};
 use utoipa::ToSchema;
 
-use crate::http::openapi;
+use crate::auth::AuthError;
 use crate::http::problem::{self, Kind};
-use crate::publish::producer::PublishError;
+use crate::limits::LimitError;
+use crate::publish::outcome::PublishError;
+use crate::read::error::ReadError;
 
 /// Seconds after which a refused like is worth another try: a full queue drains in less.
 const RETRY_WRITE: &str = "1";
@@ -106,6 +108,34 @@ impl From<Fault> for ApiError {
     }
 }
 
+impl From<AuthError> for ApiError {
+    fn from(error: AuthError) -> Self {
+        match error {
+            AuthError::Unauthenticated { challenge, header, what } => Self::Unauthenticated { challenge, header, what },
+            AuthError::KeysUnavailable => Self::KeysUnavailable,
+        }
+    }
+}
+
+impl From<LimitError> for ApiError {
+    fn from(error: LimitError) -> Self {
+        match error {
+            LimitError::TooMany { retry_after, what } => Self::TooMany { retry_after, what },
+            LimitError::Overloaded => Self::Overloaded,
+        }
+    }
+}
+
+impl From<ReadError> for ApiError {
+    fn from(error: ReadError) -> Self {
+        match error {
+            ReadError::Unavailable(cause) => Self::ReadsUnavailable(cause),
+            ReadError::Internal(bug) => Self::Internal(bug),
+            ReadError::Overloaded => Self::Overloaded,
+        }
+    }
+}
+
 /// What the document is written from, but for the request id.
 #[derive(Debug, Clone)]
 struct Problem {
@@ -121,7 +151,7 @@ struct Problem {
 #[schema(as = Problem)]
 pub(crate) struct Document<'a> {
     /// Which kind of problem it is; leads to a page that explains it.
-    #[schema(schema_with = openapi::problem_type)]
+    #[schema(schema_with = problem::problem_type)]
     r#type: String,
     /// The kind in words.
     title: &'a str,

@@ -8,9 +8,8 @@ use like_events::receipt::InvalidReceipt;
 use like_events::{ProductId, Receipt};
 
 use crate::http::error::Fault;
+use crate::read::counts::IDS_MAX;
 
-/// Most ids of one request.
-pub const IDS_MAX: usize = 100;
 /// Longest list of ids, in characters, commas included.
 pub const IDS_LENGTH_MAX: usize = 6_000;
 /// Longest idempotency key, in characters.

@@ -7,6 +7,7 @@ pub(crate) mod extract;
 pub(crate) mod listener;
 pub mod middleware;
 pub mod openapi;
+pub mod paths;
 mod prefer;
 pub mod problem;
 pub mod router;

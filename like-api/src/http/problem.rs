@@ -4,6 +4,7 @@
 //! `type` is a relative reference, `/problems/<name>`. Names are stable, texts are not.
 
 use axum::http::StatusCode;
+use utoipa::openapi::{ObjectBuilder, RefOr, Schema, SchemaFormat, Type};
 
 /// One of them.
 #[derive(Debug)]
@@ -30,6 +31,17 @@ impl Kind {
 /// The kind of this name.
 pub fn named(name: &str) -> Option<&'static Kind> {
     ALL.iter().copied().find(|kind| kind.name == name)
+}
+
+/// `type` of a problem: one of the names that there are.
+pub fn problem_type() -> RefOr<Schema> {
+    let names = ALL.iter().map(|kind| kind.uri());
+    ObjectBuilder::new()
+        .schema_type(Type::String)
+        .format(Some(SchemaFormat::Custom("uri-reference".to_owned())))
+        .description(Some("Which kind of problem it is; leads to a page that explains it."))
+        .enum_values(Some(names))
+        .into()
 }
 
 macro_rules! kinds {

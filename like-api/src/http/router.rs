@@ -33,3 +33,53 @@ pub fn router(app: Arc<AppState>) -> Router {
         .layer(from_fn_with_state(Arc::clone(&app), observe))
         .with_state(app)
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::Value;
+
+    use super::*;
+
+    const COMMITTED: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/openapi.json");
+
+    fn document() -> Value {
+        openapi::complete(described().get_openapi(), None)
+    }
+
+    #[test]
+    fn the_committed_description_is_that_of_the_code() {
+        let document = document();
+        if std::env::var_os("WRITE_OPENAPI").is_some() {
+            std::fs::write(COMMITTED, serde_json::to_string_pretty(&document).unwrap() + "\n").unwrap();
+        }
+        // Not compared as text: whether serde_json keeps the order of members depends on which
+        // packages are built together.
+        let committed = std::fs::read_to_string(COMMITTED).unwrap_or_default();
+        assert!(
+            serde_json::from_str::<Value>(&committed).is_ok_and(|committed| committed == document),
+            "docs/openapi.json is not what the code says; this writes it anew:\n  \
+             WRITE_OPENAPI=1 cargo test --workspace --lib committed_description"
+        );
+    }
+
+    #[test]
+    fn every_reference_leads_to_something() {
+        fn walk(at: &Value, seen: &mut Vec<String>) {
+            match at {
+                Value::Object(members) => {
+                    seen.extend(members.get("$ref").and_then(Value::as_str).map(str::to_owned));
+                    members.values().for_each(|member| walk(member, seen));
+                }
+                Value::Array(items) => items.iter().for_each(|item| walk(item, seen)),
+                _ => {}
+            }
+        }
+        let (document, mut references) = (document(), Vec::new());
+        walk(&document, &mut references);
+        assert!(references.len() > 50, "{references:?}");
+        for reference in references {
+            let place = reference.strip_prefix('#').expect("within the document");
+            assert!(document.pointer(place).is_some(), "{reference}");
+        }
+    }
+}

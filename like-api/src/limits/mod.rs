@@ -10,7 +10,6 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use axum::http::HeaderMap;
-use axum::response::Response;
 use like_events::UserId;
 use prometheus::{IntCounter, IntCounterVec, IntGauge, Opts, Registry};
 
@@ -18,8 +17,20 @@ use self::client::{Proxies, held_to};
 use self::rate::Rate;
 use self::shed::{InProgress, REFUSED_AFTER, Shed};
 use crate::config::LimitSettings;
-use crate::http::error::{self, ApiError};
-use crate::http::routes::likes;
+
+/// Why a request is refused.
+#[derive(Debug)]
+pub enum LimitError {
+    /// The rate of this user or address is used up.
+    TooMany {
+        /// Seconds until the next request is admitted, at least 1.
+        retry_after: u64,
+        /// Whose rate it is, and its value.
+        what: String,
+    },
+    /// Too many likes are in progress.
+    Overloaded,
+}
 
 /// All limits.
 pub struct Limits {
@@ -91,14 +102,13 @@ impl Limits {
         self.proxies.client(peer, headers)
     }
 
-    /// Lets a request of this address in that has come at `now`, or says why not. `route` is a
-    /// route's template, or empty.
-    pub async fn admit(&self, client: IpAddr, route: &str, now: Instant) -> Result<Permit, ApiError> {
+    /// Admits a request of this address that arrives at `now`. Only likes count towards the limit of
+    /// requests in progress: reads that arrive together share their queries and don't slow each other.
+    pub async fn admit(&self, client: IpAddr, is_like: bool, now: Instant) -> Result<Permit, LimitError> {
         if let Some(addresses) = &self.addresses {
             addresses.take(&held_to(client))?;
         }
-        // Reads that arrive together share their queries, so they don't make each other slow.
-        if route != likes::ROUTE {
+        if !is_like {
             return Ok(Permit(None));
         }
         let Some(entered) = self.likes.enter(now) else {
@@ -106,33 +116,31 @@ impl Limits {
             if self.connection_metrics.open.get() < self.connections as i64 / 4 * 3 {
                 Box::pin(tokio::time::sleep(REFUSED_AFTER)).await;
             }
-            return Err(ApiError::Overloaded);
+            return Err(LimitError::Overloaded);
         };
         Ok(Permit(Some(entered)))
     }
 
     /// Lets a request of this user pass, or says that there were too many.
-    pub fn user(&self, user: &UserId) -> Result<(), ApiError> {
+    pub fn user(&self, user: &UserId) -> Result<(), LimitError> {
         self.users.as_ref().map_or(Ok(()), |users| users.take(user.as_str()))
     }
 }
 
 impl Limited {
-    fn take(&self, key: &(impl std::hash::Hash + ?Sized)) -> Result<(), ApiError> {
+    fn take(&self, key: &(impl std::hash::Hash + ?Sized)) -> Result<(), LimitError> {
         self.rate.take(key).map_err(|retry_after| {
             self.refused.inc();
             let what = format!("this {} may send {}", self.whose, self.rate.shown());
-            ApiError::TooMany { retry_after, what }
+            LimitError::TooMany { retry_after, what }
         })
     }
 }
 
 impl Permit {
-    /// The request has this answer.
-    pub fn answered(self, answer: &Response) {
-        // An early refusal says nothing of how long those take that are let in.
-        if answer.status().is_success() || error::waited_for_brokers(answer) {
-            self.0.into_iter().for_each(InProgress::settled);
-        }
+    /// The request was handled to its end. Not called for an early refusal, which says nothing about
+    /// how long admitted requests take.
+    pub fn settled(self) {
+        self.0.into_iter().for_each(InProgress::settled);
     }
 }

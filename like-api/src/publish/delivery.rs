@@ -15,7 +15,7 @@ use serde::Deserialize;
 use tokio::sync::{Notify, oneshot, watch};
 use tracing::warn;
 
-use super::producer::{Position, PublishError};
+use super::outcome::{Position, PublishError};
 use crate::metrics::Publishing;
 
 /// What became of an event.

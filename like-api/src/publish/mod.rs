@@ -1,5 +1,6 @@
 //! Publishing: the producer, its delivery reports, and the write gate.
 
 mod delivery;
+pub mod outcome;
 pub mod producer;
 pub mod write_gate;

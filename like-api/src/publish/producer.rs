@@ -18,6 +18,7 @@ use tokio::sync::{Notify, oneshot};
 use tracing::{error, info, warn};
 
 use super::delivery::{Deliveries, LogEnds, Pending};
+use super::outcome::{Position, PublishError};
 use crate::metrics::Publishing;
 
 /// Condition of readiness: Kafka answers the producer, which has its producer id, so that the first
@@ -68,43 +69,6 @@ const WATERMARK_TIMEOUT: Duration = Duration::from_secs(2);
 const SETTLED_AFTER: Duration = Duration::from_secs(7);
 /// How many calls may wait for a watermark at once: each holds a thread.
 const WATERMARK_CALLS: usize = 8;
-
-/// Where the broker has put an event.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Position {
-    /// Partition of the topic.
-    pub partition: i32,
-    /// Offset in that partition.
-    pub offset: i64,
-}
-
-/// Why an event has no position. The texts are for the log.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum PublishError {
-    /// Not even queued, because the queue is full.
-    #[error("the producer's queue is full")]
-    QueueFull,
-    /// Certainly not written: larger than the contract or the topic allows.
-    #[error("the event is too large")]
-    TooLarge,
-    /// Certainly not written.
-    #[error("not written: {0}")]
-    NotWritten(String),
-    /// Perhaps written; only the log knows.
-    #[error("perhaps written: {0}")]
-    PerhapsWritten(String),
-}
-
-impl PublishError {
-    /// Its name in metrics and traces.
-    pub fn outcome(&self) -> &'static str {
-        match self {
-            Self::QueueFull => "queue_full",
-            Self::TooLarge | Self::NotWritten(_) => "rejected",
-            Self::PerhapsWritten(_) => "unknown",
-        }
-    }
-}
 
 type Producer = BaseProducer<Deliveries>;
 

@@ -14,7 +14,6 @@ use rdkafka::ClientConfig;
 use sqlx::PgPool;
 use tracing::{error, info, warn};
 
-use crate::http::error::ApiError;
 use crate::metrics::pool::acquire;
 
 /// Condition of readiness: `topic_layout` was read and lets this topic be written to.
@@ -38,8 +37,8 @@ impl Gate {
     }
 
     /// The sequence of the topic in `topic_layout`, or why no like can be taken.
-    pub fn sequence(&self) -> Result<i32, ApiError> {
-        self.0.read().unwrap_or_else(PoisonError::into_inner).clone().map_err(ApiError::WritesUnavailable)
+    pub fn sequence(&self) -> Result<i32, String> {
+        self.0.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Opens it with the topic's sequence, or closes it with the reason, which callers are told.

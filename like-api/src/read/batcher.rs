@@ -11,7 +11,10 @@ use futures::future::BoxFuture;
 use prometheus::Histogram;
 use tokio::sync::{Notify, Semaphore, watch};
 
-use crate::http::error::ApiError;
+use crate::read::error::ReadError;
+
+/// Upper bounds of the buckets for reads per query.
+pub const READS: [f64; 13] = [1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0, 200.0, 500.0, 1000.0, 2000.0, 5000.0, 10_000.0];
 
 /// How far a [`Loader`] goes.
 #[derive(Debug, Clone, Copy)]
@@ -43,10 +46,10 @@ struct Shared<K, V> {
 }
 
 /// Answers one value per key, in their order.
-type Query<K, V> = Box<dyn Fn(Vec<K>) -> BoxFuture<'static, Result<Vec<V>, ApiError>> + Send + Sync>;
+type Query<K, V> = Box<dyn Fn(Vec<K>) -> BoxFuture<'static, Result<Vec<V>, ReadError>> + Send + Sync>;
 
 /// None until the query has ended.
-type Answer<V> = Option<Result<Arc<[V]>, ApiError>>;
+type Answer<V> = Option<Result<Arc<[V]>, ReadError>>;
 
 /// What one query will ask for.
 struct Batch<K, V> {
@@ -69,7 +72,7 @@ where
     /// One that asks by `query` and tells `reads` how many reads each query answered.
     pub fn new<F>(bounds: Bounds, reads: Histogram, query: impl Fn(Vec<K>) -> F + Send + Sync + 'static) -> Self
     where
-        F: Future<Output = Result<Vec<V>, ApiError>> + Send + 'static,
+        F: Future<Output = Result<Vec<V>, ReadError>> + Send + 'static,
     {
         let shared = Shared {
             bounds,
@@ -87,13 +90,13 @@ where
     pub async fn ask(
         &self,
         keys: impl IntoIterator<Item = K, IntoIter: ExactSizeIterator>,
-    ) -> Result<Vec<V>, ApiError> {
+    ) -> Result<Vec<V>, ReadError> {
         let (places, mut answer) = self.join(keys.into_iter());
         let timeout = self.shared.bounds.timeout;
         let Ok(answered) = tokio::time::timeout(timeout, answer.wait_for(Option::is_some)).await else {
-            return Err(ApiError::ReadsUnavailable(format!("no answer within {timeout:?}")));
+            return Err(ReadError::Unavailable(format!("no answer within {timeout:?}")));
         };
-        let bug = |what: &str| ApiError::Internal(format!("a shared query {what}"));
+        let bug = |what: &str| ReadError::Internal(format!("a shared query {what}"));
         let Some(result) = answered.map_err(|_| bug("ended without an answer"))?.clone() else {
             return Err(bug("said nothing"));
         };
@@ -161,7 +164,7 @@ mod tests {
 
     use super::*;
 
-    type Values = Result<Vec<u32>, ApiError>;
+    type Values = Result<Vec<u32>, ReadError>;
     /// What is asked for, and how to answer.
     type Begun = (Vec<u32>, oneshot::Sender<Values>);
 
@@ -249,9 +252,9 @@ mod tests {
         let reads = [ask(&loader, &[1]), ask(&loader, &[1]), ask(&loader, &[2])];
         let (keys, answer) = next(&mut begun).await;
         assert_eq!(keys, [1, 2]);
-        answer.send(Err(ApiError::ReadsUnavailable("away".to_owned()))).unwrap();
+        answer.send(Err(ReadError::Unavailable("away".to_owned()))).unwrap();
         for read in reads {
-            assert!(matches!(read.await, Err(ApiError::ReadsUnavailable(why)) if why == "away"));
+            assert!(matches!(read.await, Err(ReadError::Unavailable(why)) if why == "away"));
         }
         let read = ask(&loader, &[1]);
         next(&mut begun).await.1.send(Ok(vec![10])).unwrap();
@@ -284,7 +287,7 @@ mod tests {
         let _hangs = next(&mut begun).await;
         let behind = ask(&loader, &[1]);
         for read in [read, behind] {
-            assert!(matches!(read.await, Err(ApiError::ReadsUnavailable(_))));
+            assert!(matches!(read.await, Err(ReadError::Unavailable(_))));
         }
     }
 
@@ -293,9 +296,9 @@ mod tests {
         let (loader, mut begun, _) = loader(PATIENT);
         let read = ask(&loader, &[1]);
         drop(next(&mut begun).await);
-        assert!(matches!(read.await, Err(ApiError::Internal(_))));
+        assert!(matches!(read.await, Err(ReadError::Internal(_))));
         let read = ask(&loader, &[1, 2]);
         next(&mut begun).await.1.send(Ok(vec![10])).unwrap();
-        assert!(matches!(read.await, Err(ApiError::Internal(_))));
+        assert!(matches!(read.await, Err(ReadError::Internal(_))));
     }
 }

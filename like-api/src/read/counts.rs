@@ -9,10 +9,12 @@ use moka::sync::Cache;
 use prometheus::{Histogram, HistogramOpts, IntCounter, IntCounterVec, Opts, Registry};
 use sqlx::PgPool;
 
-use crate::http::error::ApiError;
-use crate::http::extract::IDS_MAX;
-use crate::read::batcher::{Bounds, Loader};
+use crate::read::batcher::{Bounds, Loader, READS};
+use crate::read::error::ReadError;
 use crate::read::pool::{self, Asked, Count, READ_TIMEOUT};
+
+/// Most products of one read.
+pub const IDS_MAX: usize = 100;
 
 /// An anonymous reader is told no count that was asked for longer ago. With the same again as
 /// `max-age` of the answer, so that caches on the way keep it as long, what such a reader sees is
@@ -24,10 +26,6 @@ const CACHE_PRODUCTS: u64 = 10_000;
 /// Half of the pool's connections: receipts and streams have the others.
 const BOUNDS: Bounds =
     Bounds { keys: 10 * IDS_MAX, queries: 4, patience: Duration::from_millis(10), timeout: READ_TIMEOUT };
-
-/// Upper bounds for reads per query.
-pub(crate) const READS: [f64; 13] =
-    [1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0, 200.0, 500.0, 1000.0, 2000.0, 5000.0, 10_000.0];
 
 /// All counts.
 pub struct Counts {
@@ -76,7 +74,7 @@ impl Counts {
 
     /// The counts of `products`, in their order, and what `user` likes of them. For a user they are
     /// of one moment, after the call.
-    pub async fn read(&self, products: &[ProductId], user: Option<&UserId>) -> Result<Vec<Count>, ApiError> {
+    pub async fn read(&self, products: &[ProductId], user: Option<&UserId>) -> Result<Vec<Count>, ReadError> {
         let Some(user) = user else { return self.for_anybody(products).await };
         let asked = |product: &ProductId| Asked {
             product: product.clone(),
@@ -85,7 +83,7 @@ impl Counts {
         self.loader.ask(products.iter().map(asked)).await
     }
 
-    async fn for_anybody(&self, products: &[ProductId]) -> Result<Vec<Count>, ApiError> {
+    async fn for_anybody(&self, products: &[ProductId]) -> Result<Vec<Count>, ReadError> {
         let mut counts = Vec::with_capacity(products.len());
         let mut missed = Vec::new();
         for product in products {
@@ -103,7 +101,7 @@ impl Counts {
     }
 }
 
-async fn query(pool: PgPool, cache: Cache<ProductId, Cached>, asked: Vec<Asked>) -> Result<Vec<Count>, ApiError> {
+async fn query(pool: PgPool, cache: Cache<ProductId, Cached>, asked: Vec<Asked>) -> Result<Vec<Count>, ReadError> {
     let began = Instant::now();
     let counts = pool::counts(&pool, &asked).await?;
     for (Asked { product, pair }, count) in asked.into_iter().zip(&counts) {

@@ -2,6 +2,8 @@
 
 pub mod batcher;
 pub mod counts;
+pub mod error;
+pub mod likes;
 pub mod live;
 pub mod pool;
 pub mod receipts;

@@ -11,8 +11,8 @@ use sqlx::query::Query;
 use sqlx::{Connection, PgPool, Postgres, Row};
 use uuid::Uuid;
 
-use crate::http::error::ApiError;
 use crate::metrics::pool::acquire;
+use crate::read::error::ReadError;
 
 /// Enough to keep several cores of PostgreSQL busy with look-ups by primary key.
 const CONNECTIONS: u32 = 8;
@@ -92,7 +92,7 @@ pub enum Standing {
 }
 
 /// The counts asked for, in their order and of one moment.
-pub async fn counts(pool: &PgPool, asked: &[Asked]) -> Result<Vec<Count>, ApiError> {
+pub async fn counts(pool: &PgPool, asked: &[Asked]) -> Result<Vec<Count>, ReadError> {
     let ids: Vec<&str> = asked.iter().map(|asked| asked.product.as_str()).collect();
     let pairs: Vec<Option<Uuid>> = asked.iter().map(|asked| asked.pair).collect();
     let query = sqlx::query(
@@ -118,7 +118,7 @@ pub async fn changes(
     products: Vec<&str>,
     counts: Vec<Option<i64>>,
     times: Vec<Option<DateTime<Utc>>>,
-) -> Result<Vec<Change>, ApiError> {
+) -> Result<Vec<Change>, ReadError> {
     let query = sqlx::query(
         "SELECT place, count, updated_at
          FROM (SELECT place, known_count, known_time, updated_at, greatest(like_count, 0) AS count
@@ -136,7 +136,7 @@ pub async fn changes(
 }
 
 /// Where the events of receipts stand, in their order, from one statement: its parts are of one moment.
-pub async fn standings(pool: &PgPool, receipts: &[Receipt]) -> Result<Vec<Standing>, ApiError> {
+pub async fn standings(pool: &PgPool, receipts: &[Receipt]) -> Result<Vec<Standing>, ReadError> {
     let sequences: Vec<i32> = receipts.iter().map(|receipt| receipt.sequence).collect();
     let partitions: Vec<i32> = receipts.iter().map(|receipt| receipt.partition).collect();
     let offsets: Vec<i64> = receipts.iter().map(|receipt| receipt.offset).collect();
@@ -183,7 +183,7 @@ fn standing(row: &PgRow, offset: i64) -> sqlx::Result<Standing> {
 }
 
 /// Every read goes through here: its wait for a connection is counted, and all of it is bounded.
-async fn rows(pool: &PgPool, query: Query<'_, Postgres, PgArguments>) -> Result<Vec<PgRow>, ApiError> {
+async fn rows(pool: &PgPool, query: Query<'_, Postgres, PgArguments>) -> Result<Vec<PgRow>, ReadError> {
     let read = async {
         let mut connection = acquire(pool).await?;
         let rows = query.fetch_all(&mut *connection).await;
@@ -192,15 +192,15 @@ async fn rows(pool: &PgPool, query: Query<'_, Postgres, PgArguments>) -> Result<
     };
     match tokio::time::timeout(READ_TIMEOUT, read).await {
         Ok(result) => result.map_err(|error| unavailable(&error)),
-        Err(_) => Err(ApiError::ReadsUnavailable(format!("no answer within {READ_TIMEOUT:?}"))),
+        Err(_) => Err(ReadError::Unavailable(format!("no answer within {READ_TIMEOUT:?}"))),
     }
 }
 
-fn unavailable(error: &sqlx::Error) -> ApiError {
+fn unavailable(error: &sqlx::Error) -> ReadError {
     // 42P01, no such table: setup has not been run yet.
     if is_transient(error) || sqlstate(error).as_deref() == Some("42P01") {
-        ApiError::ReadsUnavailable(error.to_string())
+        ReadError::Unavailable(error.to_string())
     } else {
-        ApiError::Internal(error.to_string())
+        ReadError::Internal(error.to_string())
     }
 }

@@ -11,9 +11,8 @@ use sqlx::PgPool;
 use tokio::sync::{Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 
-use crate::http::error::ApiError;
-use crate::read::batcher::{Bounds, Loader};
-use crate::read::counts::READS;
+use crate::read::batcher::{Bounds, Loader, READS};
+use crate::read::error::ReadError;
 use crate::read::pool::{self, READ_TIMEOUT, Standing};
 
 /// Between two looks at what is waited for, beside what a look takes. A batch is folded every
@@ -61,7 +60,7 @@ struct State {
     /// Whether somebody looks for them.
     looking: bool,
     /// What the last look ended in, if it was no answer.
-    failed: Option<ApiError>,
+    failed: Option<ReadError>,
 }
 
 impl Receipts {
@@ -87,21 +86,21 @@ impl Receipts {
     }
 
     /// Where the event stands now.
-    pub async fn standing(&self, receipt: Receipt) -> Result<Standing, ApiError> {
+    pub async fn standing(&self, receipt: Receipt) -> Result<Standing, ReadError> {
         let mut standings = self.loader.ask([receipt]).await?;
-        standings.pop().ok_or_else(|| ApiError::Internal("no standing".to_owned()))
+        standings.pop().ok_or_else(|| ReadError::Internal("no standing".to_owned()))
     }
 
     /// Waits until an event that was pending no longer is, at most `limit`. While PostgreSQL is away
     /// it waits on; an error if it is away at the end, since then nobody knows.
-    pub async fn wait(&self, receipt: Receipt, limit: Duration) -> Result<Waited, ApiError> {
+    pub async fn wait(&self, receipt: Receipt, limit: Duration) -> Result<Waited, ReadError> {
         let Ok(_place) = self.places.try_acquire() else { return Ok(Waited::NoPlace) };
         let _waiter = Waiter::counted(&self.waiters);
         let mut standing = self.watched.add(receipt);
         tokio::select! {
             settled = standing.wait_for(Option::is_some) => match settled.ok().and_then(|standing| standing.clone()) {
                 Some(standing) => Ok(Waited::Settled(standing)),
-                None => Err(ApiError::Internal("a receipt is no longer looked for".to_owned())),
+                None => Err(ReadError::Internal("a receipt is no longer looked for".to_owned())),
             },
             () = tokio::time::sleep(limit) => match self.watched.lock().failed.clone() {
                 Some(error) => Err(error),
@@ -147,7 +146,7 @@ impl Watched {
         Some(state.receipts.keys().copied().collect())
     }
 
-    fn tell(&self, receipts: Vec<Receipt>, standings: Result<Vec<Standing>, ApiError>) {
+    fn tell(&self, receipts: Vec<Receipt>, standings: Result<Vec<Standing>, ReadError>) {
         let mut state = self.lock();
         state.failed = standings.as_ref().err().cloned();
         // What has come to one of the other ends stays there: also who has come meanwhile may know.

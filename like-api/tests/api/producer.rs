@@ -5,7 +5,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::future::join_all;
-use like_api::publish::producer::{PRODUCER_WARM, Position, PublishError};
+use like_api::publish::outcome::{Position, PublishError};
+use like_api::publish::producer::PRODUCER_WARM;
 use like_testkit::eventually;
 use rdkafka::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, Consumer};

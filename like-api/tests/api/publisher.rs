@@ -5,7 +5,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use like_api::metrics::Metrics;
-use like_api::publish::producer::{PRODUCER_WARM, Position, PublishError, Publisher};
+use like_api::publish::outcome::{Position, PublishError};
+use like_api::publish::producer::{PRODUCER_WARM, Publisher};
 use like_common::health::Health;
 use like_testkit::{TestTopic, eventually};
 use prometheus::Registry;

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use futures::FutureExt;
-use like_api::http::error::ApiError;
+use like_api::read::error::ReadError;
 use like_api::read::pool::{self, Standing};
 use like_api::read::receipts::{INTERVAL, Receipts, WAITERS_MAX, Waited};
 use like_events::Receipt;
@@ -27,7 +27,7 @@ struct Scene {
     receipts: Arc<Receipts>,
     registry: Registry,
     shutdown: CancellationToken,
-    waiting: JoinSet<Result<Waited, ApiError>>,
+    waiting: JoinSet<Result<Waited, ReadError>>,
 }
 
 impl Scene {

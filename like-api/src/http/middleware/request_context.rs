@@ -23,7 +23,8 @@ use tracing::{Level, debug, enabled};
 use uuid::Uuid;
 
 use crate::app::AppState;
-use crate::http::error::{ApiError, finish};
+use crate::http::error::{ApiError, finish, waited_for_brokers};
+use crate::http::paths;
 use crate::metrics::InProgress;
 use crate::traces::{Incoming, ServerSpan, within};
 
@@ -99,17 +100,19 @@ impl Observed {
         if let Some(span) = &self.span {
             span.route(&self.method, route);
         }
-        let answer = match app.limits.admit(self.client, route, Instant::now()).await {
+        let answer = match app.limits.admit(self.client, route == paths::LIKE, Instant::now()).await {
             Ok(permit) => {
                 // Unwind safe: nothing of the request is used afterwards, and what handlers share
                 // keeps its locks for a few instructions that don't panic.
                 let handle = pin!(AssertUnwindSafe(handle).catch_unwind());
                 let answer = within(self.span.as_ref(), handle).await;
                 let answer = answer.unwrap_or_else(|panic| ApiError::Internal(panic_text(&*panic)).into_response());
-                permit.answered(&answer);
+                if answer.status().is_success() || waited_for_brokers(&answer) {
+                    permit.settled();
+                }
                 answer
             }
-            Err(refusal) => refusal.into_response(),
+            Err(refusal) => ApiError::from(refusal).into_response(),
         };
         self.finish(app, route, answer)
     }

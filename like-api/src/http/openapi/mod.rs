@@ -5,15 +5,12 @@ pub mod refusals;
 pub mod schemas;
 
 use serde_json::{Value, json};
-use utoipa::openapi::{
-    ComponentsBuilder, Info, InfoBuilder, LicenseBuilder, ObjectBuilder, OpenApi, OpenApiBuilder, RefOr, Schema,
-};
-use utoipa::openapi::{Server, Type, tag::TagBuilder};
+use utoipa::openapi::tag::TagBuilder;
+use utoipa::openapi::{ComponentsBuilder, Info, InfoBuilder, LicenseBuilder, OpenApi, OpenApiBuilder, Server};
 
 use crate::auth::Auth;
 use crate::http::error::{At, Document, Fault};
 use crate::http::middleware::request_context::REQUEST_ID_MAX;
-use crate::http::problem;
 
 /// What to begin with: everything but the routes.
 pub fn base() -> OpenApi {
@@ -179,65 +176,5 @@ fn security_schemes(auth: Option<&Auth>) -> Value {
         Some(Auth::TrustedHeader(trusted)) => json!({ "trustedHeader": header(trusted.shown()) }),
         Some(Auth::Jwt(_)) => json!({ "bearer": bearer }),
         None => json!({ "bearer": bearer, "trustedHeader": header("X-User-Id") }),
-    }
-}
-
-/// `type` of a problem: one of the names that there are.
-pub fn problem_type() -> RefOr<Schema> {
-    let names = problem::ALL.iter().map(|kind| kind.uri());
-    ObjectBuilder::new()
-        .schema_type(Type::String)
-        .format(Some(utoipa::openapi::SchemaFormat::Custom("uri-reference".to_owned())))
-        .description(Some("Which kind of problem it is; leads to a page that explains it."))
-        .enum_values(Some(names))
-        .into()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::http::router;
-
-    const COMMITTED: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/openapi.json");
-
-    fn document() -> Value {
-        complete(router::described().get_openapi(), None)
-    }
-
-    #[test]
-    fn the_committed_description_is_that_of_the_code() {
-        let document = document();
-        if std::env::var_os("WRITE_OPENAPI").is_some() {
-            std::fs::write(COMMITTED, serde_json::to_string_pretty(&document).unwrap() + "\n").unwrap();
-        }
-        // Not compared as text: whether serde_json keeps the order of members depends on which
-        // packages are built together.
-        let committed = std::fs::read_to_string(COMMITTED).unwrap_or_default();
-        assert!(
-            serde_json::from_str::<Value>(&committed).is_ok_and(|committed| committed == document),
-            "docs/openapi.json is not what the code says; this writes it anew:\n  \
-             WRITE_OPENAPI=1 cargo test --workspace --lib committed_description"
-        );
-    }
-
-    #[test]
-    fn every_reference_leads_to_something() {
-        fn walk(at: &Value, seen: &mut Vec<String>) {
-            match at {
-                Value::Object(members) => {
-                    seen.extend(members.get("$ref").and_then(Value::as_str).map(str::to_owned));
-                    members.values().for_each(|member| walk(member, seen));
-                }
-                Value::Array(items) => items.iter().for_each(|item| walk(item, seen)),
-                _ => {}
-            }
-        }
-        let (document, mut references) = (document(), Vec::new());
-        walk(&document, &mut references);
-        assert!(references.len() > 50, "{references:?}");
-        for reference in references {
-            let place = reference.strip_prefix('#').expect("within the document");
-            assert!(document.pointer(place).is_some(), "{reference}");
-        }
     }
 }

@@ -8,6 +8,7 @@ use utoipa::openapi::{ArrayBuilder, ObjectBuilder, Ref, RefOr, Schema, SchemaFor
 use utoipa::{PartialSchema, ToSchema};
 
 use crate::http::extract;
+use crate::read::counts::IDS_MAX;
 
 macro_rules! schemas {
     ($($(#[doc = $doc:literal])+ $name:ident = $schema:expr;)*) => {
@@ -55,7 +56,7 @@ schemas! {
 
     /// Products, separated by commas; 6,000 characters at most in all.
     ProductIds = ArrayBuilder::new().items(Ref::from_schema_name("ProductId"))
-        .min_items(Some(1)).max_items(Some(extract::IDS_MAX));
+        .min_items(Some(1)).max_items(Some(IDS_MAX));
 }
 
 fn text() -> ObjectBuilder {

@@ -6,10 +6,7 @@ use std::sync::Arc;
 use axum::extract::{Request, State};
 use axum::http::{HeaderName, HeaderValue, header};
 use axum::response::Response;
-use chrono::{DateTime, SecondsFormat, Utc};
 use like_events::{ProductId, UserId};
-use serde::Serialize;
-use utoipa::ToSchema;
 
 use crate::app::AppState;
 use crate::http::error::ApiError;
@@ -17,42 +14,13 @@ use crate::http::etag;
 use crate::http::extract;
 use crate::http::openapi::refusals::refusals;
 use crate::http::openapi::schemas;
+use crate::http::paths;
 use crate::read::counts::CACHE_AGE;
+use crate::read::likes::Likes;
 
 const IF_NONE_MATCH: &str =
     "An `ETag` of an earlier answer: while nothing has changed, the answer is `304`, without a body.";
 const NOT_MODIFIED: &str = "Nothing has changed since the answer with the `ETag` of `If-None-Match`.";
-
-/// The path of one product's.
-pub const ROUTE: &str = "/v1/products/{productId}/likes";
-/// The path of several products'.
-pub const MANY_ROUTE: &str = "/v1/likes";
-
-/// A product's count as it is answered.
-#[derive(Serialize, ToSchema)]
-#[serde(rename_all = "camelCase")]
-pub struct Likes {
-    #[schema(value_type = schemas::ProductId)]
-    product_id: ProductId,
-    /// How many users like it.
-    #[schema(minimum = 0)]
-    count: i64,
-    /// When that changed last, in UTC; null: never liked.
-    #[schema(format = DateTime, required)]
-    updated_at: Option<String>,
-    /// Whether the caller does; absent for a caller who isn't known.
-    #[schema(nullable = false)]
-    #[serde(skip_serializing_if = "Option::is_none")]
-    liked: Option<bool>,
-}
-
-impl Likes {
-    /// For a caller who isn't known.
-    pub fn of_anybody(product_id: ProductId, count: i64, updated_at: Option<DateTime<Utc>>) -> Self {
-        let updated_at = updated_at.map(|at| at.to_rfc3339_opts(SecondsFormat::Millis, true));
-        Self { product_id, count, updated_at, liked: None }
-    }
-}
 
 refusals!(Refusals: INVALID_REQUEST, UNAUTHENTICATED, KEYS_UNAVAILABLE, READS_UNAVAILABLE);
 
@@ -60,7 +28,7 @@ refusals!(Refusals: INVALID_REQUEST, UNAUTHENTICATED, KEYS_UNAVAILABLE, READS_UN
 ///
 /// And for a known caller, whether that is one of them. A product that nobody has liked yet has 0.
 #[utoipa::path(
-    get, path = ROUTE, operation_id = "getLikes", tag = "counts", security((), ("caller" = [])),
+    get, path = paths::PRODUCT_LIKES, operation_id = "getLikes", tag = "counts", security((), ("caller" = [])),
     params(
         ("productId" = schemas::ProductId, Path, example = "p42"),
         ("If-None-Match" = Option<String>, Header, description = IF_NONE_MATCH),
@@ -90,7 +58,7 @@ pub async fn one(State(app): State<Arc<AppState>>, request: Request) -> Result<R
 ///
 /// The same as for one product, for each of `ids`, in their order.
 #[utoipa::path(
-    get, path = MANY_ROUTE, operation_id = "listLikes", tag = "counts", security((), ("caller" = [])),
+    get, path = paths::LIKES, operation_id = "listLikes", tag = "counts", security((), ("caller" = [])),
     params(
         ("ids" = schemas::ProductIds, Query, style = Form, explode = false, example = json!(["p42", "p7"])),
         ("If-None-Match" = Option<String>, Header, description = IF_NONE_MATCH),
@@ -121,8 +89,7 @@ pub async fn many(State(app): State<Arc<AppState>>, request: Request) -> Result<
 async fn read(app: &AppState, products: Vec<ProductId>, user: Option<&UserId>) -> Result<Vec<Likes>, ApiError> {
     let counts = app.counts.read(&products, user).await?;
     let likes = products.into_iter().zip(counts).map(|(product_id, count)| {
-        let liked = user.is_some().then_some(count.liked);
-        Likes { liked, ..Likes::of_anybody(product_id, count.count, count.updated_at) }
+        Likes::new(product_id, count.count, count.updated_at, user.is_some().then_some(count.liked))
     });
     Ok(likes.collect())
 }

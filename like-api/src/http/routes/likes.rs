@@ -18,10 +18,8 @@ use crate::http::extract;
 use crate::http::middleware::request_context::{Arrival, Observed};
 use crate::http::openapi::refusals::refusals;
 use crate::http::openapi::schemas;
+use crate::http::paths;
 use crate::traces::{Incoming, Sending};
-
-/// The path of both.
-pub const ROUTE: &str = "/v1/products/{productId}/like";
 
 const KEY: &str = "Names this click: a repeat with the same key, by the same user, for the same product and wish, is \
                    the same event, for 48 hours unless the operators say otherwise.";
@@ -78,7 +76,7 @@ refusals!(Refusals: INVALID_REQUEST, UNAUTHENTICATED, KEYS_UNAVAILABLE, WRITES_U
 ///
 /// The caller likes the product from now on. Liking it twice counts once.
 #[utoipa::path(
-    put, path = ROUTE, operation_id = "like", tag = "likes", security(("caller" = [])),
+    put, path = paths::LIKE, operation_id = "like", tag = "likes", security(("caller" = [])),
     params(
         ("productId" = schemas::ProductId, Path, example = "p42"),
         ("Idempotency-Key" = Option<schemas::IdempotencyKey>, Header, description = KEY, example = "click-1"),
@@ -107,7 +105,7 @@ pub async fn like(State(app): State<Arc<AppState>>, wish: Wish) -> Result<Respon
 ///
 /// The caller doesn't like the product any more. Taking back what was never said changes nothing.
 #[utoipa::path(
-    delete, path = ROUTE, operation_id = "unlike", tag = "likes", security(("caller" = [])),
+    delete, path = paths::LIKE, operation_id = "unlike", tag = "likes", security(("caller" = [])),
     params(
         ("productId" = schemas::ProductId, Path, example = "p42"),
         ("Idempotency-Key" = Option<schemas::IdempotencyKey>, Header, description = KEY, example = "click-2"),
@@ -131,7 +129,7 @@ pub async fn unlike(State(app): State<Arc<AppState>>, wish: Wish) -> Result<Resp
     publish(&app, wish, false).await
 }
 
-/// Answers a request for [`ROUTE`] without the router, whose layers are a fifth of the time that a
+/// Answers a request for [`paths::LIKE`] without the router, whose layers are a fifth of the time that a
 /// like takes outside of the kernel. None: left to the router, as is a path that doesn't spell its
 /// product id plainly.
 pub async fn directly<B>(app: &AppState, arrival: Arrival, request: &Request<B>) -> Option<Response> {
@@ -149,12 +147,12 @@ pub async fn directly<B>(app: &AppState, arrival: Arrival, request: &Request<B>)
             Err(refusal) => refusal.into_response(),
         }
     };
-    Some(Observed::new(app, request, arrival).answer(app, ROUTE, handle).await)
+    Some(Observed::new(app, request, arrival).answer(app, paths::LIKE, handle).await)
 }
 
 async fn publish(app: &AppState, wish: Wish, liked: bool) -> Result<Response, ApiError> {
     let Wish { trace, user, product, key } = wish;
-    let sequence = app.gate.sequence()?;
+    let sequence = app.gate.sequence().map_err(ApiError::WritesUnavailable)?;
     let event_id = match key {
         Some(key) => EventId::from_idempotency_key(&user, &product, liked, &key),
         None => EventId::random(),

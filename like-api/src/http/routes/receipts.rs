@@ -16,6 +16,7 @@ use crate::http::error::ApiError;
 use crate::http::extract;
 use crate::http::openapi::refusals::refusals;
 use crate::http::openapi::schemas;
+use crate::http::paths;
 use crate::http::prefer::{self, PREFERENCE_APPLIED};
 use crate::read::pool::Standing;
 use crate::read::receipts::Waited;
@@ -44,7 +45,7 @@ refusals!(Refusals: INVALID_REQUEST, RECEIPT_UNKNOWN, READS_UNAVAILABLE);
 ///
 /// This is how a client reads its own write: once the answer is `counted`, what the same user reads includes the like.
 #[utoipa::path(
-    get, path = "/v1/receipts/{receipt}", operation_id = "getReceipt", tag = "receipts", security(()),
+    get, path = paths::RECEIPT, operation_id = "getReceipt", tag = "receipts", security(()),
     params(
         ("receipt" = schemas::Receipt, Path, example = "1-21-0"),
         (

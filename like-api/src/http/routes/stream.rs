@@ -19,9 +19,7 @@ use crate::http::error::ApiError;
 use crate::http::extract;
 use crate::http::openapi::refusals::refusals;
 use crate::http::openapi::schemas;
-
-/// The path.
-pub const ROUTE: &str = "/v1/likes/stream";
+use crate::http::paths;
 
 const HEADERS: [(HeaderName, &str); 3] = [
     (header::CONTENT_TYPE, "text/event-stream"),
@@ -49,7 +47,7 @@ refusals!(Refusals: INVALID_REQUEST, READS_UNAVAILABLE);
 /// browser's `EventSource` comes back by itself when a stream ends, but not when it was refused.
 // Its errors are answered as such: it begins once its first counts have been read.
 #[utoipa::path(
-    get, path = ROUTE, operation_id = "streamLikes", tag = "counts", security(()),
+    get, path = paths::STREAM, operation_id = "streamLikes", tag = "counts", security(()),
     params(("ids" = schemas::ProductIds, Query, style = Form, explode = false, example = json!(["p42", "p7"]))),
     responses(
         (

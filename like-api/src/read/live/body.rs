@@ -11,7 +11,7 @@ use axum::body::Bytes;
 use hyper::body::{Body, Frame};
 use tokio::time::{Instant, Sleep, sleep};
 
-use super::Slot;
+use super::metrics::Slot;
 use super::table::{CLOSED, Table, Watching};
 
 /// What a reader waits before it comes back, in milliseconds: a time of its own out of these, so

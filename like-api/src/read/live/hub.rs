@@ -10,9 +10,9 @@ use sqlx::PgPool;
 use tokio::time::{Instant, sleep_until};
 use tracing::{info, warn};
 
-use super::StreamMetrics;
+use super::metrics::StreamMetrics;
 use super::table::{Table, Watched};
-use crate::http::error::ApiError;
+use crate::read::error::ReadError;
 use crate::read::pool;
 
 /// Between a query's end and the next one's start: thousands who come one after another share
@@ -100,7 +100,7 @@ impl Hub {
         }
     }
 
-    async fn read(&mut self, watched: &[Arc<Watched>]) -> Result<(), ApiError> {
+    async fn read(&mut self, watched: &[Arc<Watched>]) -> Result<(), ReadError> {
         let ids = watched.iter().map(|watched| watched.product().as_str()).collect();
         let (counts, times) = watched.iter().map(|watched| watched.known()).unzip();
         let changes = pool::changes(&self.pool, ids, counts, times).await?;
@@ -113,19 +113,12 @@ impl Hub {
     }
 
     /// Once when it begins and once when it ends, however long it takes.
-    fn report(&mut self, read: &Result<(), ApiError>) {
+    fn report(&mut self, read: &Result<(), ReadError>) {
         match read {
-            Err(error) if self.answered => warn!(cause = text(error), "streams stand still: no counts can be read"),
+            Err(error) if self.answered => warn!(cause = %error, "streams stand still: no counts can be read"),
             Ok(()) if !self.answered => info!("streams go on"),
             _ => {}
         }
         self.answered = read.is_ok();
-    }
-}
-
-fn text(error: &ApiError) -> String {
-    match error {
-        ApiError::ReadsUnavailable(cause) | ApiError::Internal(cause) => cause.clone(),
-        other => format!("{other:?}"),
     }
 }

@@ -10,6 +10,7 @@
 
 mod body;
 mod hub;
+mod metrics;
 mod table;
 
 use std::collections::HashSet;
@@ -17,17 +18,17 @@ use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::Context;
 use like_events::ProductId;
-use prometheus::{IntCounter, IntCounterVec, IntGauge, Opts, Registry};
+use prometheus::Registry;
 use sqlx::PgPool;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::Semaphore;
 
 pub use self::body::LiveCounts;
 use self::hub::Hub;
+use self::metrics::{Slot, StreamMetrics};
 use self::table::Table;
 use crate::config::StreamSettings;
-use crate::http::error::ApiError;
+use crate::read::error::ReadError;
 
 /// Distinct products that all streams of a replica watch together: what one query can ask for
 /// without taking a good part of an interval.
@@ -41,15 +42,6 @@ pub struct Streams {
     slots: Arc<Semaphore>,
     heartbeat: Duration,
     metrics: StreamMetrics,
-}
-
-/// What is counted of them.
-#[derive(Clone)]
-struct StreamMetrics {
-    open: IntGauge,
-    products: IntGauge,
-    at_interval: IntCounter,
-    for_newcomers: IntCounter,
 }
 
 impl Streams {
@@ -77,56 +69,13 @@ impl Streams {
 
     /// A stream of these products, repeats left out. Its first counts were read after this was
     /// called, so whatever its reader has seen or was told before is in them.
-    pub async fn open(&self, mut products: Vec<ProductId>) -> Result<LiveCounts, ApiError> {
-        let permit = Arc::clone(&self.slots).try_acquire_owned().map_err(|_| ApiError::Overloaded)?;
+    pub async fn open(&self, mut products: Vec<ProductId>) -> Result<LiveCounts, ReadError> {
+        let permit = Arc::clone(&self.slots).try_acquire_owned().map_err(|_| ReadError::Overloaded)?;
         let mut seen = HashSet::new();
         products.retain(|product| seen.insert(product.clone()));
-        let (watching, read) = self.table.watch(products).ok_or(ApiError::Overloaded)?;
+        let (watching, read) = self.table.watch(products).ok_or(ReadError::Overloaded)?;
         // No answer: the service ends.
-        read.await.unwrap_or(Err(ApiError::Overloaded))?;
+        read.await.unwrap_or(Err(ReadError::Overloaded))?;
         Ok(LiveCounts::new(Arc::clone(&self.table), watching, self.heartbeat, Slot::new(permit, &self.metrics.open)))
-    }
-}
-
-/// A stream's place among the most that may be open.
-struct Slot {
-    _permit: OwnedSemaphorePermit,
-    open: IntGauge,
-}
-
-impl Slot {
-    fn new(permit: OwnedSemaphorePermit, open: &IntGauge) -> Self {
-        open.inc();
-        Self { _permit: permit, open: open.clone() }
-    }
-}
-
-impl Drop for Slot {
-    fn drop(&mut self) {
-        self.open.dec();
-    }
-}
-
-impl StreamMetrics {
-    fn register(registry: &Registry) -> anyhow::Result<Self> {
-        let open = IntGauge::new("likes_open_streams", "streams of live counts that are open")?;
-        let products = IntGauge::new(
-            "likes_watched_products",
-            "distinct products of all open streams, as asked for at the last interval",
-        )?;
-        let queries = IntCounterVec::new(
-            Opts::new(
-                "likes_stream_queries_total",
-                "queries for the counts of streams, by reason: interval (all watched products), newcomers (those of \
-                 streams that were opened since the last query)",
-            ),
-            &["reason"],
-        )?;
-        registry.register(Box::new(open.clone())).context("metrics")?;
-        registry.register(Box::new(products.clone())).context("metrics")?;
-        registry.register(Box::new(queries.clone())).context("metrics")?;
-        let (at_interval, for_newcomers) =
-            (queries.with_label_values(&["interval"]), queries.with_label_values(&["newcomers"]));
-        Ok(Self { open, products, at_interval, for_newcomers })
     }
 }

@@ -16,12 +16,12 @@ use futures::task::AtomicWaker;
 use like_events::ProductId;
 use tokio::sync::{Notify, oneshot};
 
-use crate::http::error::ApiError;
-use crate::http::routes::counts::Likes;
+use crate::read::error::ReadError;
+use crate::read::likes::Likes;
 use crate::read::pool::Change;
 
 /// What a newcomer waits for: its products' counts have been read, or can't be.
-pub type Read = oneshot::Receiver<Result<(), ApiError>>;
+pub type Read = oneshot::Receiver<Result<(), ReadError>>;
 
 /// See the module.
 pub struct Table {
@@ -72,7 +72,7 @@ pub struct Newcomer {
     /// What it watches.
     pub watched: Vec<Arc<Watched>>,
     /// Where it waits.
-    pub read: oneshot::Sender<Result<(), ApiError>>,
+    pub read: oneshot::Sender<Result<(), ReadError>>,
 }
 
 /// What a stream watches, in the order asked for, each with the look of the event that it has sent.
@@ -256,7 +256,7 @@ impl Watched {
 /// `data` only: an event without a name is what `EventSource.onmessage` is called for. No `id`:
 /// whoever comes back gets the counts as they are then, and has missed nothing.
 fn event(product: &ProductId, change: &Change) -> Bytes {
-    let likes = Likes::of_anybody(product.clone(), change.count, change.updated_at);
+    let likes = Likes::new(product.clone(), change.count, change.updated_at, None);
     let mut event = b"data: ".to_vec();
     serde_json::to_writer(&mut event, &likes).expect("texts and numbers");
     event.extend_from_slice(b"\n\n");
