@@ -14,7 +14,7 @@ use crate::http::middleware::cors::Browser;
 use crate::limits::Limits;
 use crate::metrics::Metrics;
 use crate::publish::producer::Publisher;
-use crate::publish::write_gate::Gate;
+use crate::publish::write_gate::WriteGate;
 use crate::read::counts::Counts;
 use crate::read::live::Streams;
 use crate::read::receipts::Receipts;
@@ -28,10 +28,10 @@ pub struct AppState {
     /// Which sites' pages may call.
     pub browser: Browser,
     /// Whether likes are taken.
-    pub gate: Gate,
+    pub gate: WriteGate,
     /// Where they go.
     pub publisher: Arc<Publisher>,
-    /// Where all is read; SQL is in [`crate::read::pool`] alone.
+    /// Where all is read; SQL is in [`crate::read::queries`] alone.
     pub pool: PgPool,
     /// How many like what.
     pub counts: Counts,
@@ -55,15 +55,15 @@ impl AppState {
         registry: &Registry,
         shutdown: &CancellationToken,
     ) -> anyhow::Result<Self> {
-        let pool = crate::read::pool::pool(&config.database);
+        let pool = crate::read::pool::open(&config.database);
         let auth = Auth::new(config).map_err(|refusal| anyhow!(refusal))?;
         auth.register(registry)?;
-        crate::metrics::pool::register(registry, &pool)?;
+        crate::read::pool::register(registry, &pool)?;
         Ok(Self {
             auth,
             limits: Limits::new(&config.limits, registry)?,
             browser: Browser::new(&config.browser),
-            gate: Gate::closed(),
+            gate: WriteGate::closed(),
             publisher,
             counts: Counts::new(pool.clone(), registry)?,
             receipts: Receipts::new(pool.clone(), registry, shutdown.clone())?,

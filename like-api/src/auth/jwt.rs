@@ -1,6 +1,5 @@
-//! `AUTH_MODE=jwt`: the caller is the `sub` of a token that an issuer has signed. jsonwebtoken
-//! verifies; which keys and algorithms it may use is decided here, by our settings and never by
-//! the token.
+//! `AUTH_MODE=jwt`: the caller is the `sub` of a signed token. jsonwebtoken verifies it; the settings, and
+//! never the token, decide which keys and algorithms are used.
 
 use std::convert::Infallible;
 
@@ -37,14 +36,14 @@ pub struct Jwt {
 
 #[derive(Debug)]
 enum Keys {
-    /// The one that was set, whatever a token calls it.
+    /// The configured key, whatever key id a token has.
     One(Box<Key>),
-    /// Those that the issuer publishes.
+    /// The issuer's published keys.
     Published(Box<Jwks>),
 }
 
-/// What is read of a token once it is verified. Any JSON: that they are there and of their types is
-/// among the rules, which say what is missing.
+/// The claims of a verified token. Any JSON here: the validation rules check presence and type, and name
+/// what is missing.
 #[derive(Deserialize)]
 struct Claims {
     #[serde(default)]
@@ -54,7 +53,7 @@ struct Claims {
 }
 
 impl Jwt {
-    /// The error says in one line why these settings are refused and what to set instead.
+    /// The error says in one line why the settings are invalid and what to set instead.
     pub fn new(settings: &JwtSettings) -> Result<Self, String> {
         let rules = rules(settings)?;
         let sources = settings.key_sources();
@@ -84,7 +83,7 @@ impl Jwt {
         Ok(Self { keys, rules, accepted, verified: Verified::default(), checks, cached, checked, refused, no_keys })
     }
 
-    /// What it counts: tokens, and fetches of keys.
+    /// Returns the counters of tokens and of key fetches.
     pub fn counted(&self) -> (IntCounterVec, IntCounterVec) {
         let fetches = match &self.keys {
             Keys::One(_) => jwks::fetches(),
@@ -93,7 +92,7 @@ impl Jwt {
         (self.checks.clone(), fetches)
     }
 
-    /// Says in the log what is trusted.
+    /// Logs what is trusted.
     pub fn log(&self) {
         let Rules { issuer, audiences, leeway } = &self.rules;
         let keys = match &self.keys {
@@ -107,16 +106,15 @@ impl Jwt {
             algorithms = ?self.accepted,
             leeway_seconds = leeway,
             keys,
-            "a caller is the sub of a token of this issuer for this audience"
+            "callers are authenticated by tokens of this issuer for this audience"
         );
     }
 
-    /// Whether its keys have to be fetched.
     pub fn fetches_keys(&self) -> bool {
         matches!(self.keys, Keys::Published(_))
     }
 
-    /// Keeps fetched keys up to date. Never ends.
+    /// Keeps fetched keys current. Never returns.
     pub async fn keep_keys(&self, health: &Health) -> Infallible {
         match &self.keys {
             Keys::One(_) => std::future::pending().await,
@@ -124,7 +122,7 @@ impl Jwt {
         }
     }
 
-    /// The caller; None without credentials.
+    /// Returns the caller. None: there are no credentials.
     pub async fn caller(&self, headers: &HeaderMap) -> Result<Option<UserId>, AuthError> {
         let Some(token) = bearer::presented(headers).inspect_err(|_| self.refused.inc())? else {
             return Ok(None);
@@ -137,7 +135,7 @@ impl Jwt {
             self.cached.inc();
             return Ok(Some(user));
         }
-        // On the heap, and only now: it would make every request's future larger.
+        // Boxed: it would make every request's future larger.
         let verified = Box::pin(self.verify(token)).await;
         let counter = match &verified {
             Ok(_) => &self.checked,
@@ -150,13 +148,13 @@ impl Jwt {
 
     async fn verify(&self, token: &str) -> Result<UserId, Refusal> {
         bearer::check(token)?;
-        // Not verified yet: used to choose among our keys, and for nothing else.
+        // Not verified yet: only selects among our keys.
         let header = decode_header(token).map_err(|_| MALFORMED)?;
         let Header { alg, kid, crit, .. } = &header;
         if !self.accepted.contains(alg) {
             return Err(Refusal::token("has an algorithm that isn't accepted here"));
         }
-        // RFC 7515 section 4.1.11: what must be understood and isn't makes it invalid.
+        // RFC 7515 section 4.1.11: unknown critical extensions make a token invalid.
         if crit.is_some() {
             return Err(Refusal::token("has critical extensions, and none is understood here"));
         }
@@ -182,7 +180,6 @@ impl Jwt {
 
 const OUTCOMES: [&str; 4] = ["cached", "verified", "refused", "no_keys"];
 
-/// Counts tokens.
 pub fn checks() -> IntCounterVec {
     let help = "tokens by what became of them: cached (verified before), verified, refused, no_keys (the issuer's keys \
                 could not be had)";
@@ -202,7 +199,7 @@ fn refusal(kind: ErrorKind) -> Refusal {
         ErrorKind::ImmatureSignature => Refusal::token("isn't valid yet"),
         ErrorKind::InvalidIssuer => Refusal::token("is from another issuer"),
         ErrorKind::InvalidAudience => Refusal::token("is for another audience"),
-        // The name is one of ours, the token has no say in it.
+        // The claim's name is a constant of the rules, not text of the token.
         ErrorKind::MissingRequiredClaim(claim) | ErrorKind::InvalidClaimFormat(claim) => {
             Refusal::Token(format!("has no usable {claim}").into())
         }
@@ -212,19 +209,19 @@ fn refusal(kind: ErrorKind) -> Refusal {
 
 fn rules(settings: &JwtSettings) -> Result<Rules, String> {
     let issuer = settings.jwt_issuer.clone().ok_or(
-        "JWT_ISSUER is not set: expected the iss of the tokens to take; without it any issuer's that uses the same \
-         key would do",
+        "JWT_ISSUER is not set: expected the iss of the tokens to take; without it, tokens of any issuer with the \
+         same key would be accepted",
     )?;
     if settings.jwt_audience.is_empty() {
-        return Err("JWT_AUDIENCE is not set: expected the aud of the tokens to take; without it a token that the \
-                    issuer made for another service would do, and that service could like in its users' names"
+        return Err("JWT_AUDIENCE is not set: expected the aud of the tokens to take; without it, tokens for \
+                    another service would be accepted, and that service could like on behalf of its users"
             .to_owned());
     }
     let leeway = settings.jwt_leeway.as_secs();
     Ok(Rules { issuer, audiences: settings.jwt_audience.clone(), leeway })
 }
 
-/// A key of our own has one algorithm; naming another is a mistake that somebody should know of.
+/// A configured key has one algorithm; any other in the settings is an error.
 fn one_algorithm(settings: &JwtSettings, of_key: Algorithm, source: &str) -> Result<Vec<Algorithm>, String> {
     match settings.jwt_algorithms.as_slice() {
         [] => {}

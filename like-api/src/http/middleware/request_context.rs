@@ -25,7 +25,7 @@ use uuid::Uuid;
 use crate::app::AppState;
 use crate::http::error::{ApiError, finish, waited_for_brokers};
 use crate::http::paths;
-use crate::metrics::InProgress;
+use crate::metrics::RequestInProgress;
 use crate::traces::{Incoming, ServerSpan, within};
 
 /// The header of the request's id, from the caller or made here, on every answer.
@@ -70,7 +70,7 @@ pub struct Observed {
     span: Option<ServerSpan>,
     /// For the log; None: no trace, or no line.
     trace: Option<TraceId>,
-    in_progress: InProgress,
+    in_progress: RequestInProgress,
 }
 
 impl Observed {

@@ -18,7 +18,7 @@ use crate::http::openapi::refusals::refusals;
 use crate::http::openapi::schemas;
 use crate::http::paths;
 use crate::http::prefer::{self, PREFERENCE_APPLIED};
-use crate::read::pool::Standing;
+use crate::read::queries::ReceiptStatus;
 use crate::read::receipts::Waited;
 
 /// What became of a like: `pending`, it is in the log and not counted yet; `counted`; `dead_letter`, it broke a rule of
@@ -66,8 +66,8 @@ pub async fn standing(State(app): State<Arc<AppState>>, request: Request) -> Res
     let (mut parts, _) = request.into_parts();
     let receipt = extract::receipt(&mut parts).await?;
     let mut wait = prefer::wait(&parts.headers);
-    let mut standing = app.receipts.standing(receipt).await?;
-    if let Standing::Pending { open_topic } = &standing {
+    let mut standing = app.receipts.status(receipt).await?;
+    if let ReceiptStatus::Pending { open_topic } = &standing {
         if let Some(topic) = open_topic {
             is_in_the_log(&app, topic, receipt).await?;
         }
@@ -75,16 +75,16 @@ pub async fn standing(State(app): State<Arc<AppState>>, request: Request) -> Res
             match app.receipts.wait(receipt, limit.saturating_sub(began.elapsed())).await? {
                 Waited::Settled(settled) => standing = settled,
                 Waited::Pending => {}
-                Waited::NoPlace => wait = None,
+                Waited::TooManyWaiters => wait = None,
             }
         }
     }
     let status = match standing {
-        Standing::Counted => Status::Counted,
-        Standing::DeadLetter => Status::DeadLetter,
-        Standing::Lost => Status::Lost,
-        Standing::Pending { .. } => Status::Pending,
-        Standing::Nowhere => return Err(ApiError::ReceiptUnknown("no topic has a log that reaches there")),
+        ReceiptStatus::Counted => Status::Counted,
+        ReceiptStatus::DeadLetter => Status::DeadLetter,
+        ReceiptStatus::Lost => Status::Lost,
+        ReceiptStatus::Pending { .. } => Status::Pending,
+        ReceiptStatus::NotFound => return Err(ApiError::ReceiptUnknown("no topic has a log that reaches there")),
     };
     let mut response = ([(header::CACHE_CONTROL, "no-store")], Json(Answer { status })).into_response();
     if let Some(wait) = wait {
