@@ -23,7 +23,7 @@ use crate::config::{JwtAlgorithm, JwtSettings};
 /// Verifies tokens.
 #[derive(Debug)]
 pub struct Jwt {
-    keys: Keys,
+    keys: KeySource,
     rules: Rules,
     accepted: Vec<Algorithm>,
     verified: Verified,
@@ -35,7 +35,7 @@ pub struct Jwt {
 }
 
 #[derive(Debug)]
-enum Keys {
+enum KeySource {
     /// The configured key, whatever key id a token has.
     One(Box<Key>),
     /// The issuer's published keys.
@@ -58,11 +58,11 @@ impl Jwt {
         let rules = rules(settings)?;
         let sources = settings.key_sources();
         let keys = match (&settings.jwt_secret, &settings.jwt_public_key, &settings.jwt_jwks_url) {
-            (Some(secret), None, None) => Keys::One(Box::new(Key::of_secret(secret.expose(), &rules)?)),
-            (None, Some(pem), None) => Keys::One(Box::new(Key::of_pem(pem.expose(), &rules)?)),
+            (Some(secret), None, None) => KeySource::One(Box::new(Key::of_secret(secret.expose(), &rules)?)),
+            (None, Some(pem), None) => KeySource::One(Box::new(Key::of_pem(pem.expose(), &rules)?)),
             (None, None, Some(url)) => {
                 let algorithms = published_algorithms(settings)?;
-                Keys::Published(Box::new(Jwks::new(url, algorithms, rules.clone(), settings.jwks_timing)?))
+                KeySource::Published(Box::new(Jwks::new(url, algorithms, rules.clone(), settings.jwks_timing)?))
             }
             (None, None, None) => {
                 return Err("AUTH_MODE=jwt needs the key that tokens are verified with: set one of JWT_SECRET, \
@@ -75,8 +75,8 @@ impl Jwt {
             }
         };
         let accepted = match &keys {
-            Keys::One(key) => one_algorithm(settings, key.algorithm, sources[0])?,
-            Keys::Published(jwks) => jwks.accepted.clone(),
+            KeySource::One(key) => one_algorithm(settings, key.algorithm, sources[0])?,
+            KeySource::Published(jwks) => jwks.accepted.clone(),
         };
         let checks = checks();
         let [cached, checked, refused, no_keys] = OUTCOMES.map(|outcome| checks.with_label_values(&[outcome]));
@@ -86,8 +86,8 @@ impl Jwt {
     /// Returns the counters of tokens and of key fetches.
     pub fn counted(&self) -> (IntCounterVec, IntCounterVec) {
         let fetches = match &self.keys {
-            Keys::One(_) => jwks::fetches(),
-            Keys::Published(jwks) => jwks.fetches.clone(),
+            KeySource::One(_) => jwks::fetches(),
+            KeySource::Published(jwks) => jwks.fetches.clone(),
         };
         (self.checks.clone(), fetches)
     }
@@ -96,8 +96,8 @@ impl Jwt {
     pub fn log(&self) {
         let Rules { issuer, audiences, leeway } = &self.rules;
         let keys = match &self.keys {
-            Keys::One(_) => "set".to_owned(),
-            Keys::Published(jwks) => jwks.shown(),
+            KeySource::One(_) => "set".to_owned(),
+            KeySource::Published(jwks) => jwks.shown(),
         };
         info!(
             auth_mode = "jwt",
@@ -111,14 +111,14 @@ impl Jwt {
     }
 
     pub fn fetches_keys(&self) -> bool {
-        matches!(self.keys, Keys::Published(_))
+        matches!(self.keys, KeySource::Published(_))
     }
 
     /// Keeps fetched keys current. Never returns.
     pub async fn keep_keys(&self, health: &Health) -> Infallible {
         match &self.keys {
-            Keys::One(_) => std::future::pending().await,
-            Keys::Published(jwks) => jwks.keep(health).await,
+            KeySource::One(_) => std::future::pending().await,
+            KeySource::Published(jwks) => jwks.keep(health).await,
         }
     }
 
@@ -128,8 +128,8 @@ impl Jwt {
             return Ok(None);
         };
         let keys = match &self.keys {
-            Keys::One(_) => 0,
-            Keys::Published(jwks) => jwks.version(),
+            KeySource::One(_) => 0,
+            KeySource::Published(jwks) => jwks.version(),
         };
         if let Some(user) = self.verified.user(token, keys, now()) {
             self.cached.inc();
@@ -159,8 +159,8 @@ impl Jwt {
             return Err(Refusal::token("has critical extensions, and none is understood here"));
         }
         match &self.keys {
-            Keys::One(key) => self.verify_with(key, 0, token),
-            Keys::Published(jwks) => {
+            KeySource::One(key) => self.verify_with(key, 0, token),
+            KeySource::Published(jwks) => {
                 let keys = jwks.holding(kid.as_deref(), *alg).await?;
                 self.verify_with(keys.find(kid.as_deref(), *alg)?, keys.version, token)
             }

@@ -28,7 +28,7 @@ const PLACES: usize = 4;
 
 /// One rate for each key.
 pub struct Rate<C: Clock = DefaultClock> {
-    limiter: RateLimiter<u64, Table, C, NoOpMiddleware<C::Instant>>,
+    limiter: RateLimiter<u64, RateTable, C, NoOpMiddleware<C::Instant>>,
     seed: RandomState,
     /// The rate in words, for refusals.
     shown: String,
@@ -44,7 +44,7 @@ impl Rate {
 impl<C: Clock> Rate<C> {
     fn with_clock(per_second: f64, burst: NonZeroU32, clock: C) -> Option<Self> {
         let quota = Quota::with_period(Duration::try_from_secs_f64(1.0 / per_second).ok()?)?.allow_burst(burst);
-        let limiter = RateLimiter::new(quota, Table::default(), clock);
+        let limiter = RateLimiter::new(quota, RateTable::default(), clock);
         Some(Self { limiter, seed: RandomState::new(), shown: format!("{per_second} a second, {burst} at once") })
     }
 
@@ -63,15 +63,15 @@ impl<C: Clock> Rate<C> {
 }
 
 /// Each place's time up to which the rate is used, in nanoseconds since the start.
-struct Table(Box<[Mutex<[u64; SHARD_SLOTS]>]>);
+struct RateTable(Box<[Mutex<[u64; SHARD_SLOTS]>]>);
 
-impl Default for Table {
+impl Default for RateTable {
     fn default() -> Self {
         Self((0..SHARDS).map(|_| Mutex::new([0; SHARD_SLOTS])).collect())
     }
 }
 
-impl StateStore for Table {
+impl StateStore for RateTable {
     /// A hash.
     type Key = u64;
 
@@ -149,7 +149,7 @@ mod tests {
             }
             clock.advance(Duration::from_secs(1));
         }
-        let Table(shards) = rate.limiter.into_state_store();
+        let RateTable(shards) = rate.limiter.into_state_store();
         let bytes: usize = shards.iter().map(|shard| size_of_val(&*shard.lock().unwrap())).sum();
         assert_eq!(bytes, 512 * 1024);
         // No key exceeds its rate because of others' places, and nearly none is delayed by them.

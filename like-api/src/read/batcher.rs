@@ -49,16 +49,16 @@ struct Shared<K, V> {
 type Query<K, V> = Box<dyn Fn(Vec<K>) -> BoxFuture<'static, Result<Vec<V>, ReadError>> + Send + Sync>;
 
 /// None until the query has ended.
-type Answer<V> = Option<Result<Arc<[V]>, ReadError>>;
+type QueryResult<V> = Option<Result<Arc<[V]>, ReadError>>;
 
 /// The reads of one query.
 struct Batch<K, V> {
-    wanted: Mutex<Keys<K>>,
+    wanted: Mutex<Collected<K>>,
     full: Notify,
-    answer: watch::Sender<Answer<V>>,
+    answer: watch::Sender<QueryResult<V>>,
 }
 
-struct Keys<K> {
+struct Collected<K> {
     /// Each key's index in the answer.
     keys: HashMap<K, usize>,
     reads: u32,
@@ -106,14 +106,14 @@ where
     }
 
     /// Adds keys to the next query, starting one if needed.
-    fn join(&self, keys: impl ExactSizeIterator<Item = K>) -> (Vec<usize>, watch::Receiver<Answer<V>>) {
+    fn join(&self, keys: impl ExactSizeIterator<Item = K>) -> (Vec<usize>, watch::Receiver<QueryResult<V>>) {
         let mut next = lock(&self.shared.next);
         if let Some(batch) = next.take_if(|batch| lock(&batch.wanted).keys.len() + keys.len() > self.shared.limits.keys)
         {
             batch.full.notify_one();
         }
         let batch = next.get_or_insert_with(|| {
-            let wanted = Mutex::new(Keys { keys: HashMap::new(), reads: 0 });
+            let wanted = Mutex::new(Collected { keys: HashMap::new(), reads: 0 });
             let batch = Arc::new(Batch { wanted, full: Notify::new(), answer: watch::Sender::new(None) });
             tokio::spawn(run(Arc::clone(&self.shared), Arc::clone(&batch)));
             batch
@@ -141,7 +141,8 @@ async fn run<K: Eq + Hash, V>(shared: Arc<Shared<K, V>>, batch: Arc<Batch<K, V>>
     if batch.answer.is_closed() {
         return;
     }
-    let Keys { keys, reads } = std::mem::replace(&mut *lock(&batch.wanted), Keys { keys: HashMap::new(), reads: 0 });
+    let Collected { keys, reads } =
+        std::mem::replace(&mut *lock(&batch.wanted), Collected { keys: HashMap::new(), reads: 0 });
     let mut keys: Vec<(usize, K)> = keys.into_iter().map(|(key, place)| (place, key)).collect();
     keys.sort_unstable_by_key(|(place, _)| *place);
     shared.reads.observe(f64::from(reads));
