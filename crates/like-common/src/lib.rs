@@ -10,6 +10,7 @@ pub mod health;
 pub mod kafka;
 pub mod layout;
 pub mod metrics;
+pub mod migrations;
 pub mod secrets;
 pub mod shutdown;
 pub mod telemetry;

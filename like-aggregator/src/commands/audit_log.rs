@@ -13,7 +13,7 @@ use like_common::cli::UsageError;
 use like_common::database::SCHEMA;
 use serde::Serialize;
 use sqlx::postgres::PgRow;
-use sqlx::{AssertSqlSafe, Connection, FromRow, PgConnection};
+use sqlx::{AssertSqlSafe, Connection, FromRow, PgConnection, Row as _};
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
@@ -52,7 +52,7 @@ struct Differences<T> {
 }
 
 /// A product whose numbers aren't what the log says.
-#[derive(Serialize, FromRow)]
+#[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
 struct Product {
     product_id: String,
@@ -62,14 +62,37 @@ struct Product {
     expected_delta_count: i64,
 }
 
+impl FromRow<'_, PgRow> for Product {
+    fn from_row(row: &PgRow) -> sqlx::Result<Self> {
+        Ok(Self {
+            product_id: row.try_get("product_id")?,
+            like_count: row.try_get("like_count")?,
+            expected_like_count: row.try_get("expected_like_count")?,
+            delta_count: row.try_get("delta_count")?,
+            expected_delta_count: row.try_get("expected_delta_count")?,
+        })
+    }
+}
+
 /// A user who likes a product only in the tables, or only by the log.
-#[derive(Serialize, FromRow)]
+#[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
 struct Like {
     product_id: String,
     user_id: String,
     liked: bool,
     expected_liked: bool,
+}
+
+impl FromRow<'_, PgRow> for Like {
+    fn from_row(row: &PgRow) -> sqlx::Result<Self> {
+        Ok(Self {
+            product_id: row.try_get("product_id")?,
+            user_id: row.try_get("user_id")?,
+            liked: row.try_get("liked")?,
+            expected_liked: row.try_get("expected_liked")?,
+        })
+    }
 }
 
 /// Folds and compares.

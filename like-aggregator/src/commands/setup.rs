@@ -107,7 +107,7 @@ pub(crate) async fn migrate(connection: &mut PgConnection, schema: &'static str)
         }
     }
     // A migration that this build doesn't know is a newer build's, and works with this one too.
-    let mut migrations = sqlx::migrate!("../migrations");
+    let mut migrations = like_common::migrations::migrator();
     migrations.set_ignore_missing(true).run(&mut *connection).await.context("migrations")?;
     let insert = "INSERT INTO fold (fold_version) VALUES ($1) ON CONFLICT DO NOTHING";
     sqlx::query(insert).bind(FOLD_VERSION).execute(&mut *connection).await?;

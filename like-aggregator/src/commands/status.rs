@@ -9,6 +9,7 @@ use like_common::database::SCHEMA;
 use like_common::layout;
 use rdkafka::ClientConfig;
 use serde::Serialize;
+use sqlx::postgres::PgRow;
 use sqlx::{Connection, PgConnection, Row};
 
 use crate::cli::StatusSettings;
@@ -33,13 +34,24 @@ struct Status {
 }
 
 /// A part of the log that was gone before it was folded.
-#[derive(Serialize, sqlx::FromRow)]
+#[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
 struct Gap {
     partition: i32,
     from_offset: i64,
     to_offset: i64,
     found_at: DateTime<Utc>,
+}
+
+impl sqlx::FromRow<'_, PgRow> for Gap {
+    fn from_row(row: &PgRow) -> sqlx::Result<Self> {
+        Ok(Self {
+            partition: row.try_get("partition")?,
+            from_offset: row.try_get("from_offset")?,
+            to_offset: row.try_get("to_offset")?,
+            found_at: row.try_get("found_at")?,
+        })
+    }
 }
 
 #[derive(Serialize)]

@@ -146,7 +146,7 @@ async fn the_rights_are_the_same_in_a_schema_that_was_filled_under_another_name(
     // As `rebuild` does it.
     let mut owner = system.database.pool.acquire().await.unwrap();
     owner.execute("CREATE SCHEMA likes_new; SET search_path = likes_new").await.unwrap();
-    sqlx::migrate!("../migrations").run(&mut *owner).await.unwrap();
+    like_common::migrations::migrator().run(&mut *owner).await.unwrap();
     let granted = roles::granted(&mut owner, "likes").await.unwrap();
     assert_eq!(granted, roles.roles());
     roles::grant(&mut owner, "likes_new", &granted).await.unwrap();

@@ -22,7 +22,7 @@ async fn set_up(fresh: i64) -> TestDatabase {
     let url = DatabaseUrl::from_str(&database.url).unwrap();
     let options = url.connect_options("likes_rebuild", "test");
     let mut connection = PgConnection::connect_with(&options).await.unwrap();
-    sqlx::migrate!("../migrations").run(&mut connection).await.unwrap();
+    like_common::migrations::migrator().run(&mut connection).await.unwrap();
     for (schema, offset) in [("likes", 10), ("likes_rebuild", fresh)] {
         let fill = format!(
             "INSERT INTO {schema}.fold VALUES ({FOLD_VERSION});

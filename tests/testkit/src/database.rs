@@ -23,7 +23,7 @@ impl TestDatabase {
     pub async fn create() -> Self {
         let database = Self::create_empty().await;
         sqlx::query("CREATE SCHEMA likes").execute(&database.pool).await.expect("schema");
-        sqlx::migrate!("../../migrations").run(&database.pool).await.expect("migrations");
+        like_common::migrations::migrator().run(&database.pool).await.expect("migrations");
         database
     }
 
