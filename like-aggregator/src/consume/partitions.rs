@@ -165,6 +165,8 @@ impl ConsumerThread {
                 Ok(Answer::Applied(spans)) => {
                     state.in_flight = None;
                     self.committed(state, &spans, partitions);
+                    // Nothing in flight means nothing paused, for the partitions that stay too.
+                    self.resume(state)?;
                 }
                 Ok(answer) => self.answered(state, answer)?,
                 Err(_) => {

@@ -18,6 +18,7 @@ mod lost_tail;
 mod metrics_page;
 mod offsets;
 mod operations_page;
+mod paused;
 mod rebalance;
 mod rebuild;
 mod restore;
