@@ -43,10 +43,10 @@ impl Expiry<Box<str>, Entry> for UntilExpired {
 
 impl Default for Verified {
     fn default() -> Self {
-        let cache = Cache::builder()
+        let cache = Cache::<Box<str>, Entry>::builder()
             .max_capacity(BYTES_MAX)
             // The least weight holds the number of tokens to TOKENS_MAX.
-            .weigher(|token: &Box<str>, entry: &Entry| {
+            .weigher(|token, entry| {
                 let bytes = (token.len() + entry.user.as_str().len() + ENTRY_BYTES) as u64;
                 bytes.max(BYTES_MAX / TOKENS_MAX) as u32
             })
