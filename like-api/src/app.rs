@@ -19,35 +19,25 @@ use crate::read::counts::Counts;
 use crate::read::live::Streams;
 use crate::read::receipts::Receipts;
 
-/// What handlers share.
+/// The state of all handlers.
 pub struct AppState {
-    /// Who is calling.
     pub auth: Auth,
-    /// How much is taken from whom.
     pub limits: Limits,
-    /// Which sites' pages may call.
     pub browser: Browser,
-    /// Whether likes are taken.
     pub gate: WriteGate,
-    /// Where they go.
     pub publisher: Arc<Publisher>,
-    /// Where all is read; SQL is in [`crate::read::queries`] alone.
+    /// The database; all SQL is in [`crate::read::queries`].
     pub pool: PgPool,
-    /// How many like what.
     pub counts: Counts,
-    /// What became of likes.
     pub receipts: Receipts,
-    /// Live counts.
     pub streams: Streams,
-    /// What is counted.
     pub metrics: Metrics,
-    /// Where spans are made.
     pub traces: Traces,
 }
 
 impl AppState {
-    /// By settings; what its parts count is made known to `registry`. Takes no like until its gate
-    /// is opened. With `shutdown` those who only wait are answered.
+    /// Registers the metrics of all parts with `registry`. No like is accepted until the write gate is
+    /// opened. `shutdown` ends the waits for receipts.
     pub fn new(
         config: &Config,
         publisher: Arc<Publisher>,

@@ -1,6 +1,6 @@
-//! Takes likes over HTTP and publishes each as an event; answers counts and receipts. Kafka is
-//! needed to take a like, PostgreSQL to answer a read and, once after the start, to learn the
-//! topic's layout. Counting is like-aggregator's.
+//! Accepts likes over HTTP and publishes each as an event; serves counts and receipts. A like needs
+//! Kafka. A read needs PostgreSQL, as does the start, once, to read the topic's layout. Counting is
+//! like-aggregator's job.
 
 pub mod app;
 pub mod auth;

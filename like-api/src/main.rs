@@ -39,21 +39,21 @@ fn main() -> ExitCode {
             Cli::Serve(config) => run(*config).await,
         }
     });
-    // A thread that still waits for Kafka must not keep the process: all likes are settled.
+    // All likes are settled, so don't wait for a thread that still calls Kafka.
     runtime.shutdown_timeout(Duration::from_millis(100));
     result.map_or_else(|error| failed(&error), |()| ExitCode::SUCCESS)
 }
 
-/// Half as many threads as processors, unless `TOKIO_WORKER_THREADS` says how many: librdkafka's
-/// thread and the kernel have use for the rest, and on two processors threads that wake each other
-/// for every like take a tenth of its time. The error is for whoever set it.
+/// Returns the number of worker threads: `TOKIO_WORKER_THREADS`, or half the processors. librdkafka's
+/// thread and the kernel use the rest; on two processors, threads that wake each other for every like
+/// take a tenth of its time.
 fn threads() -> Result<usize, String> {
     let processors = || thread::available_parallelism().map_or(1, NonZero::get);
     match env::var(THREADS) {
         Ok(number) if !number.is_empty() => number
             .parse::<NonZero<usize>>()
             .map(NonZero::get)
-            .map_err(|_| format!("{THREADS} can't be '{number}': expected a whole number above 0")),
+            .map_err(|_| format!("{THREADS}='{number}' is not a thread count: expected a whole number above 0")),
         _ => Ok(processors().div_ceil(2)),
     }
 }
@@ -64,21 +64,21 @@ fn runtime(threads: usize) -> io::Result<Runtime> {
     tokio::runtime::Builder::new_multi_thread().worker_threads(threads).enable_all().build()
 }
 
-/// librdkafka takes some 100 KB for each batch that it compresses, and glibc would give them back
-/// to the kernel after each: a fifth of the whole time of a like went into getting them again.
+/// librdkafka allocates about 100 KB for each batch that it compresses. By default glibc returns them
+/// to the kernel after each batch, and allocating them again took a fifth of the time of a like.
 #[cfg(target_env = "gnu")]
-#[expect(unsafe_code, reason = "the standard library has no way to say it")]
+#[expect(unsafe_code, reason = "the standard library has no call for it")]
 fn keep_freed_memory() {
     const KEPT: libc::c_int = 2 << 20;
-    // SAFETY: sets one number of the allocator; no other thread is there yet.
+    // SAFETY: sets one number of the allocator before any other thread starts.
     unsafe { libc::mallopt(libc::M_TRIM_THRESHOLD, KEPT) };
 }
 
 #[cfg(not(target_env = "gnu"))]
 fn keep_freed_memory() {}
 
-/// A connection is an open file. What a shell allows at first is 1,024, for the sake of programs
-/// that use `select()`; what it allows on request is many times that.
+/// Raises the limit of open files, since each connection is one. The soft limit is 1,024 by default for
+/// programs that use `select()`; the hard limit is many times that.
 fn open_many_files() {
     let mut limit = getrlimit(Resource::Nofile);
     limit.current = limit.maximum;

@@ -1,4 +1,4 @@
-//! The server: its listeners and tasks, and an orderly shutdown.
+//! Runs the service: its listeners and tasks, and the shutdown in order.
 
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
@@ -13,20 +13,20 @@ use tracing::{info, warn};
 
 use crate::app::AppState;
 use crate::config::Config;
-use crate::http::listener::StallLimit;
+use crate::http::listener::WriteTimeout;
 use crate::metrics::Metrics;
 use crate::publish::producer::{PRODUCER_WARM, Publisher};
 use crate::publish::write_gate::{LAYOUT_READ, TOPIC_CHECKED, TopicMonitor};
 
-/// Requests in progress get this long after a signal: a like is settled in some six seconds.
+/// The time for requests in progress after a signal: a like is settled within about six seconds.
 const FINISH_TIMEOUT: Duration = Duration::from_millis(6_500);
-/// And then events whose requests have ended before them: so long, and what requests have left.
+/// The time for events whose requests have ended, in addition to what [`FINISH_TIMEOUT`] left over.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// And each of what is left to close.
+/// The time to close the admin port and the producer, each.
 const CLOSE_TIMEOUT: Duration = Duration::from_millis(500);
 
-/// The sockets, bound by whoever knows how to say that one can't be.
+/// The sockets, bound by the caller, which reports errors by the setting's name.
 pub struct Listeners {
     /// For callers.
     pub public: TcpListener,
@@ -34,7 +34,7 @@ pub struct Listeners {
     pub admin: TcpListener,
 }
 
-/// Serves until `shutdown`, then finishes what was begun: within ten seconds in all.
+/// Serves until `shutdown`, then finishes the requests in progress, within ten seconds in all.
 pub async fn serve(config: Config, listeners: Listeners, shutdown: CancellationToken) -> anyhow::Result<()> {
     let registry = Registry::new();
     let metrics = Metrics::register(&registry)?;
@@ -56,11 +56,11 @@ pub async fn serve(config: Config, listeners: Listeners, shutdown: CancellationT
         topic: topic.clone(),
         interval: config.topic_check_interval,
     };
-    let stall = StallLimit::new(config.stall_limit, &registry)?;
+    let write_timeout = WriteTimeout::new(config.write_timeout, &registry)?;
     let (public_addr, admin_addr) = (listeners.public.local_addr()?, listeners.admin.local_addr()?);
-    info!(%public_addr, %admin_addr, topic, "like-api listens");
+    info!(%public_addr, %admin_addr, topic, "listening");
 
-    // The admin port ends last, so that /readyz says why while requests are finished.
+    // The admin port closes last, so that /readyz states the reason during the shutdown.
     let admin_stop = CancellationToken::new();
     let admin = tokio::spawn(admin::serve(listeners.admin, health.clone(), registry, admin_stop.clone()));
     let ready = health.clone();
@@ -73,44 +73,44 @@ pub async fn serve(config: Config, listeners: Listeners, shutdown: CancellationT
 
     let router = crate::http::router::router(Arc::clone(&state));
     let ending = Arc::clone(&state);
-    let public = crate::http::listener::serve(listeners.public, state, router, stall, shutdown.clone());
+    let public = crate::http::listener::serve(listeners.public, state, router, write_timeout, shutdown.clone());
     let signalled = OnceLock::new();
     let overtime = async {
         shutdown.cancelled().await;
         let _ = signalled.set(Instant::now());
         health.unmet("shutdown", "shutting down");
-        // They would go on for ever.
+        // Streams don't end by themselves.
         ending.streams.close();
         tokio::time::sleep(FINISH_TIMEOUT).await;
     };
     let tasks = [producer.abort_handle(), watch.abort_handle(), auth.abort_handle(), streams.abort_handle()];
     let served = tokio::select! {
         biased;
-        // First, so that it has said "not ready" before anything ends.
+        // First, so that readiness is off before anything stops.
         () = overtime => {
             warn!("requests were still in progress; leaving them");
             Ok(())
         }
         () = public => Ok(()),
-        // They never end by themselves, and nothing works without them.
-        ended = producer => Err(anyhow!("the producer's task ended: {ended:?}")),
-        ended = watch => Err(anyhow!("the topic's watch ended: {ended:?}")),
-        ended = auth => Err(anyhow!("the task that keeps the issuer's keys ended: {ended:?}")),
-        ended = streams => Err(anyhow!("the streams' task ended: {ended:?}")),
+        // These tasks never end by themselves, and the service doesn't work without them.
+        ended = producer => Err(anyhow!("the producer task ended: {ended:?}")),
+        ended = watch => Err(anyhow!("the topic check ended: {ended:?}")),
+        ended = auth => Err(anyhow!("the key refresh task ended: {ended:?}")),
+        ended = streams => Err(anyhow!("the stream task ended: {ended:?}")),
     };
     tasks.iter().for_each(|task| task.abort());
-    // It holds the publisher, whose last owner waits for its end.
+    // The state holds the publisher, whose last owner waits until it is closed.
     drop(ending);
     let left = signalled.get().map_or(Duration::ZERO, |at| FINISH_TIMEOUT.saturating_sub(at.elapsed()));
     publisher.flush(FLUSH_TIMEOUT + left).await;
     admin_stop.cancel();
-    // Its callers may keep their connections open; and closing a client waits for threads of its
-    // own, which may be waiting for a name server. The process needn't.
+    // Bounded: probes may keep their connections open, and closing the producer waits for its threads,
+    // which may be waiting for a name server.
     let close = async {
         let _ = tokio::time::timeout(CLOSE_TIMEOUT, admin).await;
         let _ = tokio::time::timeout(CLOSE_TIMEOUT, tokio::task::spawn_blocking(move || drop(publisher))).await;
     };
     tokio::join!(close, traces.end());
-    info!("like-api ends");
+    info!("shut down");
     served
 }

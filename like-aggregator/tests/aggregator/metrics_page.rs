@@ -93,7 +93,7 @@ async fn the_page_lists_what_both_services_tell_and_nothing_else() {
         ("JWT_ISSUER", "i"),
         ("JWT_AUDIENCE", "a"),
     ]);
-    tokens.process.says("like-api listens").await;
+    tokens.process.says("listening").await;
     let mut of_api = told(&tokens).await;
     of_api.extend(told(&api).await);
 

@@ -1,4 +1,4 @@
-//! Settings that say how the caller is known.
+//! Settings of authentication.
 
 use axum::http::HeaderName;
 use clap::builder::BoolishValueParser;
@@ -6,7 +6,7 @@ use clap::{ArgAction, Args, ValueEnum};
 
 use super::jwt::JwtSettings;
 
-/// How the caller is known.
+/// How callers are authenticated.
 #[derive(Args, Debug, Clone)]
 pub struct AuthSettings {
     /// who says which user is calling; there is no default, since a wrong one would let everybody
@@ -32,7 +32,6 @@ pub struct AuthSettings {
     )]
     pub auth_header_allow_public: bool,
 
-    /// How tokens are verified where the mode is jwt.
     #[command(flatten)]
     pub jwt: JwtSettings,
 }
@@ -40,13 +39,15 @@ pub struct AuthSettings {
 /// One value for each variant of [`crate::auth::Auth`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum AuthMode {
-    /// A gateway in front has checked who is calling, and says so in a header.
+    /// A gateway authenticates the caller and names the user in a header.
     TrustedHeader,
     /// A token in the Authorization header, signed by an issuer, names the user.
     Jwt,
 }
 
 fn header_name(text: &str) -> Result<String, String> {
-    // Kept as written: HTTP compares names without case, people read them with it.
-    HeaderName::try_from(text).map(|_| text.to_owned()).map_err(|_| "that is no header name".to_owned())
+    // Kept as written, for messages: HTTP ignores the case of names.
+    HeaderName::try_from(text)
+        .map(|_| text.to_owned())
+        .map_err(|_| "not a header name: expected a name such as X-User-Id".to_owned())
 }

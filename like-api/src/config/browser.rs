@@ -1,9 +1,8 @@
-//! Settings that say which sites' pages may use the API.
+//! Settings of CORS: which sites' pages may use the API.
 
 use axum::http::HeaderValue;
 use clap::Args;
 
-/// Which sites may use it from a browser.
 #[derive(Args, Debug, Clone)]
 pub struct BrowserSettings {
     /// origins whose pages may call, such as `https://shop.example,http://localhost:3000`; * lets the
@@ -12,16 +11,16 @@ pub struct BrowserSettings {
     pub cors_allowed_origins: Vec<AllowedOrigin>,
 }
 
-/// Whose pages are let in.
+/// An entry of the list of origins.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum AllowedOrigin {
-    /// Everybody's, to read what is anonymous.
+    /// All origins may read anonymously.
     Any,
-    /// Those of one site, to do what their user may do: as browsers spell it in `Origin`.
+    /// This origin, as browsers send it in `Origin`, may do all that its user may do.
     Exact(HeaderValue),
 }
 
-/// An origin is compared byte by byte, so one that no browser would send is a mistake.
+/// Origins are compared byte by byte, so a spelling that no browser sends is an error.
 fn origin(text: &str) -> Result<AllowedOrigin, String> {
     let text = text.trim();
     if text == "*" {
@@ -76,7 +75,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_origin_that_no_browser_sends_is_refused_with_the_one_that_it_does() {
+    fn unusual_origin_is_refused_with_a_fix() {
         assert_eq!(origin("*"), Ok(AllowedOrigin::Any));
         for fine in [
             "https://shop.example",

@@ -1,4 +1,4 @@
-//! Settings of `AUTH_MODE=jwt`: whose tokens, for whom, verified with which keys.
+//! Settings of `AUTH_MODE=jwt`: issuer, audience and keys.
 
 use std::time::Duration;
 
@@ -8,11 +8,11 @@ use jsonwebtoken::Algorithm;
 use like_common::cli::duration;
 use like_common::secrets::Secret;
 
-/// Clocks that differ by more should be set right.
+/// A larger difference of clocks should be corrected, not tolerated.
 const LEEWAY_MAX: Duration = Duration::from_secs(300);
 
-/// How tokens are verified. That one source of keys is set, and what it needs beside it, is checked
-/// when [`crate::auth::Auth`] is made.
+/// How tokens are verified. `Auth::new` checks that exactly one source of keys is set, with what it
+/// requires.
 #[derive(Args, Debug, Clone)]
 pub struct JwtSettings {
     /// the secret that tokens are signed with (HS256), at least 32 bytes
@@ -43,12 +43,12 @@ pub struct JwtSettings {
     #[arg(long, env = "JWT_LEEWAY", value_name = "DURATION", default_value = "30s", value_parser = leeway)]
     pub jwt_leeway: Duration,
 
-    /// How often keys are fetched. No setting: only tests have a reason to be less patient.
+    /// How often keys are fetched. Only tests change it.
     #[arg(skip)]
     pub jwks_timing: JwksTiming,
 }
 
-/// What a token may be signed by.
+/// The signature algorithm of a token.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum JwtAlgorithm {
     /// HMAC.
@@ -65,14 +65,14 @@ pub enum JwtAlgorithm {
     EdDsa,
 }
 
-/// When an issuer is asked for its keys.
+/// When the issuer's keys are fetched.
 #[derive(Debug, Clone, Copy)]
 pub struct JwksTiming {
-    /// The interval: as long as a key may be used that the issuer has taken back.
+    /// The interval: a key that the issuer has revoked is accepted for at most this long.
     pub refresh: Duration,
-    /// Between two fetches that callers bring about by naming unknown keys.
+    /// The least time between two fetches caused by tokens with unknown keys.
     pub pause: Duration,
-    /// Longest wait for the issuer's whole answer.
+    /// The longest wait for the issuer's answer.
     pub timeout: Duration,
 }
 
@@ -83,7 +83,7 @@ impl Default for JwksTiming {
 }
 
 impl JwtSettings {
-    /// The sources of keys that are set.
+    /// Returns the names of the key sources that are set.
     pub fn key_sources(&self) -> Vec<&'static str> {
         let sources = [
             ("JWT_SECRET", self.jwt_secret.is_some()),
@@ -93,7 +93,7 @@ impl JwtSettings {
         sources.into_iter().filter_map(|(name, set)| set.then_some(name)).collect()
     }
 
-    /// All that are set and without a default.
+    /// Returns the names of all settings that are set and have no default.
     pub fn named(&self) -> Vec<&'static str> {
         let others = [
             ("JWT_ALGORITHMS", !self.jwt_algorithms.is_empty()),
@@ -106,7 +106,7 @@ impl JwtSettings {
 }
 
 impl JwtAlgorithm {
-    /// The same for jsonwebtoken.
+    /// Returns jsonwebtoken's name of it.
     pub fn algorithm(self) -> Algorithm {
         match self {
             Self::Hs256 => Algorithm::HS256,
@@ -116,7 +116,7 @@ impl JwtAlgorithm {
         }
     }
 
-    /// As it is set.
+    /// Returns the name as it is set.
     pub fn name(self) -> &'static str {
         match self {
             Self::Hs256 => "HS256",

@@ -1,4 +1,4 @@
-//! Settings that say how much is taken, from one caller and from all together.
+//! Settings of rate limits, connections and overload.
 
 use std::num::{NonZeroU32, NonZeroUsize};
 use std::time::Duration;
@@ -7,7 +7,7 @@ use clap::{Args, ValueEnum};
 use ipnet::IpNet;
 use like_common::cli::duration;
 
-/// How much is taken.
+/// The limits of requests and connections.
 #[derive(Args, Debug, Clone)]
 pub struct LimitSettings {
     /// requests a second that one user may send, may be a fraction; 0 for as many as they like
@@ -48,7 +48,7 @@ pub struct LimitSettings {
     pub shed_above: Duration,
 }
 
-/// How proxies name the client.
+/// The header in which proxies name the client.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum ProxyHeader {
     /// `X-Forwarded-For: client, proxy`
@@ -57,13 +57,13 @@ pub enum ProxyHeader {
     Forwarded,
 }
 
-/// What is left of the open files for Kafka, PostgreSQL, the admin port and the rest.
+/// Open files reserved for Kafka, PostgreSQL, the admin port and others.
 const OTHER_FILES: u64 = 200;
-/// More need some 20 KiB each, and somebody who has thought of it.
+/// The default maximum: each connection needs about 20 KiB, so more should be a decision.
 const CONNECTIONS: u64 = 10_000;
 
 impl LimitSettings {
-    /// As many connections as there may be.
+    /// Returns the most connections that may be open.
     pub fn max_connections(&self) -> usize {
         self.max_connections.map_or_else(
             || {
@@ -76,12 +76,13 @@ impl LimitSettings {
     }
 }
 
-/// Below this a wait would be longer than anybody waits for.
+/// One request an hour: a lower rate would ask clients to wait for longer.
 const SLOWEST: f64 = 1.0 / 3600.0;
 const FASTEST: f64 = 1e6;
 
 fn rate(text: &str) -> Result<f64, String> {
-    let refused = || "a number such as 10 or 0.5; 0, or from 1 an hour (0.0003) to 1000000 a second".to_owned();
+    let refused =
+        || "expected requests per second, such as 10 or 0.5: from 0.0003 to 1000000, or 0 for no limit".to_owned();
     let rate: f64 = text.parse().map_err(|_| refused())?;
     let fits = rate == 0.0 || (SLOWEST..=FASTEST).contains(&rate);
     fits.then_some(rate).ok_or_else(refused)
@@ -92,8 +93,9 @@ fn network(text: &str) -> Result<IpNet, String> {
     let text = text.trim();
     let network: Option<IpNet> =
         text.parse().ok().or_else(|| Some(IpNet::from(text.parse::<std::net::IpAddr>().ok()?)));
-    let network = network.ok_or_else(|| format!("'{text}' is no network: write 10.0.0.0/8, fd00::/8 or 192.0.2.7"))?;
-    // 10.1.2.3/8 may be meant as /32 as well as /8: trusting too many is not to be guessed.
+    let network =
+        network.ok_or_else(|| format!("'{text}' is not a network: write 10.0.0.0/8, fd00::/8 or 192.0.2.7"))?;
+    // 10.1.2.3/8 may mean /32 or /8. A wrong guess may trust too many addresses.
     if network.addr() == network.network() {
         Ok(network)
     } else {
@@ -106,7 +108,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_rate_is_a_number_that_somebody_could_wait_for() {
+    fn rate_is_zero_or_within_bounds() {
         for (text, expected) in [("0", 0.0), ("10", 10.0), ("0.5", 0.5), ("1000000", 1e6), ("0.0003", 0.0003)] {
             assert_eq!(rate(text), Ok(expected), "{text}");
         }
@@ -116,7 +118,7 @@ mod tests {
     }
 
     #[test]
-    fn a_network_that_could_be_meant_in_two_ways_is_refused_with_both() {
+    fn ambiguous_network_is_refused() {
         for fine in ["10.0.0.0/8", " fd00::/8", "192.0.2.7", "::1", "192.0.2.7/32"] {
             network(fine).unwrap_or_else(|e| panic!("{fine}: {e}"));
         }

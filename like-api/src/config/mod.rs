@@ -1,5 +1,5 @@
-//! What can be set, and the command line: flags and environment of `like-api` itself. What the
-//! contract fixes is no setting; Kafka's, PostgreSQL's and the logs' are like-common's.
+//! The settings and the command line of `like-api`. Settings of Kafka, PostgreSQL and logs are in
+//! like-common. What the contract fixes is a constant, not a setting.
 
 mod auth;
 mod browser;
@@ -22,7 +22,7 @@ pub use self::jwt::{JwksTiming, JwtAlgorithm, JwtSettings};
 pub use self::limits::{LimitSettings, ProxyHeader};
 pub use self::stream::StreamSettings;
 
-/// Takes likes over HTTP and publishes them to Kafka; answers counts from PostgreSQL.
+/// Accepts likes over HTTP and publishes them to Kafka; serves counts from PostgreSQL.
 #[derive(Parser, Debug, Clone)]
 #[command(name = "like-api", version)]
 pub struct Config {
@@ -30,50 +30,40 @@ pub struct Config {
     #[arg(long, env = "LISTEN_ADDR", value_name = "IP:PORT", default_value = "127.0.0.1:8080")]
     pub listen_addr: SocketAddr,
 
-    /// The admin port.
     #[command(flatten)]
     pub admin: AdminSettings,
 
-    /// Who the caller is.
     #[command(flatten)]
     pub auth: AuthSettings,
 
-    /// How much is taken.
     #[command(flatten)]
     pub limits: LimitSettings,
 
-    /// Live counts.
     #[command(flatten)]
     pub streams: StreamSettings,
 
-    /// Which sites may use it from a browser.
     #[command(flatten)]
     pub browser: BrowserSettings,
 
-    /// Where likes are published.
     #[command(flatten)]
     pub kafka: KafkaSettings,
 
-    /// Where counts are read.
     #[command(flatten)]
     pub database: DatabaseSettings,
 
-    /// How logs look.
     #[command(flatten)]
     pub log: LogSettings,
 
-    /// How often the topic and its layout are looked at. No setting: only tests have a reason to
-    /// be less patient.
+    /// How often the topic and its layout are checked. Only tests change it.
     #[arg(skip = topic_check::INTERVAL)]
     pub topic_check_interval: Duration,
 
-    /// For how long what is sent to a caller may wait for it to take a byte. No setting, for the
-    /// same reason.
+    /// How long a write to a client may make no progress. Only tests change it.
     #[arg(skip = Duration::from_secs(30))]
-    pub stall_limit: Duration,
+    pub write_timeout: Duration,
 }
 
-/// Where `/livez`, `/readyz` and `/metrics` are.
+/// The port of `/livez`, `/readyz` and `/metrics`.
 #[derive(Args, Debug, Clone)]
 pub struct AdminSettings {
     /// address and port for probes and metrics, such as 127.0.0.1:8081; never the public one
@@ -86,12 +76,12 @@ pub struct AdminSettings {
 pub enum Cli {
     /// Serve until a signal.
     Serve(Box<Config>),
-    /// Ask the running service whether it is ready.
+    /// Exit status 0 if the running service is ready.
     Healthcheck(AdminSettings),
 }
 
-/// Written out because `healthcheck` needs none of the required settings of serving, which a
-/// derived optional group can't say as long as one of them is in the environment.
+/// Not derived: `healthcheck` needs none of the settings that are required for serving, which a
+/// derived optional group can't express while one of them is in the environment.
 impl FromArgMatches for Cli {
     fn from_arg_matches(matches: &ArgMatches) -> Result<Self, clap::Error> {
         match matches.subcommand() {

@@ -5,7 +5,7 @@ use std::time::Duration;
 use clap::Args;
 use like_common::cli;
 
-/// How often, and for how many.
+/// The limits of streams.
 #[derive(Args, Debug, Clone)]
 pub struct StreamSettings {
     /// streams of live counts that may be open at once, on this replica; 0: none. Each is a
@@ -19,8 +19,8 @@ pub struct StreamSettings {
     #[arg(long, env = "STREAM_INTERVAL", value_name = "DURATION", default_value = "1s", value_parser = interval)]
     pub stream_interval: Duration,
 
-    /// How long a stream is silent at most. No setting: gateways that give up on a silent answer
-    /// take 30 s or more to do so, and only tests have a reason to be less patient.
+    /// The longest time without an event or comment: gateways close a silent response after 30 s or
+    /// more. Only tests change it.
     #[arg(skip = Duration::from_secs(15))]
     pub stream_heartbeat: Duration,
 }
@@ -28,5 +28,5 @@ pub struct StreamSettings {
 fn interval(text: &str) -> Result<Duration, String> {
     let interval = cli::duration(text)?;
     let allowed = Duration::from_millis(100)..=Duration::from_mins(1);
-    if allowed.contains(&interval) { Ok(interval) } else { Err("it must be from 100ms to 1m".to_owned()) }
+    if allowed.contains(&interval) { Ok(interval) } else { Err("expected a duration from 100ms to 1m".to_owned()) }
 }

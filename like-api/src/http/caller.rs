@@ -1,5 +1,5 @@
-//! The caller of a request: who it is, and whether that user may ask again so soon. The one way in
-//! which handlers learn who is calling.
+//! The authenticated caller of a request, held to the user's rate limit. Handlers get the caller only
+//! from here.
 
 use axum::http::HeaderMap;
 use like_events::UserId;
@@ -8,8 +8,8 @@ use crate::app::AppState;
 use crate::http::error::ApiError;
 
 impl AppState {
-    /// The caller; None for one without credentials, who may read. Bad credentials are refused
-    /// even where none are needed: taking them for nobody would answer for somebody else.
+    /// Returns the caller, or None for a request without credentials. Bad credentials are refused even
+    /// where none are needed: an anonymous answer would look like the user's own.
     pub async fn caller(&self, headers: &HeaderMap) -> Result<Option<UserId>, ApiError> {
         let user = self.auth.caller(headers).await?;
         if let Some(user) = &user {
@@ -18,7 +18,7 @@ impl AppState {
         Ok(user)
     }
 
-    /// The caller, who must be known.
+    /// Returns the caller of a route that needs one.
     pub async fn known_caller(&self, headers: &HeaderMap) -> Result<UserId, ApiError> {
         let user = self.auth.known_caller(headers).await?;
         self.limits.user(&user)?;

@@ -1,8 +1,8 @@
-//! Every answer that isn't a success: `application/problem+json` (RFC 9457). One enum, one
-//! `IntoResponse`. The request id is known to [`crate::http::middleware::request_context::observe`] alone, so the document
-//! travels to it as an extension of the response and is written there, once, by [`finish`].
+//! Error answers as `application/problem+json` (RFC 9457): one enum, converted from the errors of the
+//! modules below. Only the request context knows the request id, so [`ApiError`] travels to it as an
+//! extension of the response, where [`finish`] writes and logs it, once.
 //!
-//! What stays the same of each kind is in [`crate::http::problem`].
+//! The constant parts of each kind are in [`crate::http::problem`].
 
 use std::borrow::Cow;
 
@@ -19,18 +19,17 @@ use crate::limits::LimitError;
 use crate::publish::outcome::PublishError;
 use crate::read::error::ReadError;
 
-/// Seconds after which a refused like is worth another try: a full queue drains in less.
+/// `Retry-After` of a refused like, in seconds: a full queue drains in less.
 const RETRY_WRITE: &str = "1";
-/// Seconds after which a topic or a database may be there.
+/// `Retry-After` while the topic, the database or the keys are missing, in seconds.
 const RETRY_LATER: &str = "5";
 
-/// What a request can end in, other than success. Holds the cause for the log; the caller never
-/// sees an internal text.
+/// Why a request fails. Holds the cause for the log, which is never sent to the client.
 #[derive(Debug, Clone)]
 pub enum ApiError {
-    /// Parts of the request break their rules.
+    /// Parts of the request break a rule.
     Invalid(Vec<Fault>),
-    /// No or bad credentials: what is wrong with which header.
+    /// Credentials are missing or bad.
     Unauthenticated {
         /// The value of `WWW-Authenticate`.
         challenge: String,
@@ -41,46 +40,46 @@ pub enum ApiError {
     },
     /// No route has this path.
     NotFound,
-    /// No event is at a receipt's position.
+    /// No event has this receipt, for this reason.
     ReceiptUnknown(&'static str),
-    /// The route hasn't this method.
+    /// The route doesn't have this method.
     MethodNotAllowed,
-    /// The body is larger than any route takes: how large it may be.
+    /// The body is too large; the text states the limit.
     TooLarge(String),
-    /// The body doesn't come to an end: how long was waited for it.
+    /// The body doesn't end in time; the text states the limit.
     TooSlow(String),
-    /// This caller has asked too often.
+    /// The rate of this user or address is used up.
     TooMany {
-        /// Seconds until the next one is let in, at least 1.
+        /// Seconds until the next request is admitted, at least 1.
         retry_after: u64,
-        /// Whose rate it is, and how high that may be.
+        /// Whose rate it is, and its value.
         what: String,
     },
-    /// All callers together have asked too often.
+    /// The service has more requests than it can answer in time.
     Overloaded,
     /// A bug.
     Internal(String),
-    /// No like can be taken now, for a reason that the caller may know.
+    /// Likes can't be accepted now; the client receives the reason.
     WritesUnavailable(String),
-    /// The keys that a token would be verified with can't be had.
+    /// The keys to verify the token can't be fetched.
     KeysUnavailable,
-    /// PostgreSQL can't be asked.
+    /// PostgreSQL can't be read.
     ReadsUnavailable(String),
-    /// A like that was certainly or perhaps not written.
+    /// The like was not acknowledged.
     NotPublished(PublishError),
 }
 
-/// One part of a request at fault.
+/// A part of a request that breaks a rule.
 #[derive(Debug, Clone, Serialize, ToSchema)]
 pub struct Fault {
-    /// Where it is.
+    /// The part.
     #[serde(flatten)]
     pub at: At,
     /// The rule it breaks.
     pub detail: String,
 }
 
-/// Where a fault is.
+/// The part of a request that a fault is in.
 #[derive(Debug, Clone, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub enum At {
@@ -91,12 +90,10 @@ pub enum At {
 }
 
 impl Fault {
-    /// A parameter of path or query breaks a rule.
     pub fn parameter(name: &'static str, detail: impl Into<String>) -> Self {
         Self { at: At::Parameter(name), detail: detail.into() }
     }
 
-    /// A header breaks a rule.
     pub fn header(name: impl Into<String>, detail: impl Into<String>) -> Self {
         Self { at: At::Header(name.into()), detail: detail.into() }
     }
@@ -136,7 +133,7 @@ impl From<ReadError> for ApiError {
     }
 }
 
-/// What the document is written from, but for the request id.
+/// The document without the request id.
 #[derive(Debug, Clone)]
 struct Problem {
     kind: &'static Kind,
@@ -145,32 +142,32 @@ struct Problem {
     cause: Option<Cause>,
 }
 
-/// The body of an answer that isn't a success (RFC 9457).
+/// The body of an error answer (RFC 9457).
 #[derive(Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 #[schema(as = Problem)]
 pub(crate) struct Document<'a> {
-    /// Which kind of problem it is; leads to a page that explains it.
+    /// The kind of problem: the URL of a page that explains it.
     #[schema(schema_with = problem::problem_type)]
     r#type: String,
     /// The kind in words.
     title: &'a str,
-    /// The answer's status once more.
+    /// The status of the answer.
     #[schema(minimum = 400, maximum = 599)]
     status: u16,
-    /// What is wrong with this request. For people: it may change.
+    /// What is wrong with this request. For people; the text may change.
     detail: &'a str,
-    /// The parts of the request at fault, if they can be named.
+    /// The parts of the request that break a rule, if known.
     #[serde(skip_serializing_if = "<[Fault]>::is_empty")]
     errors: &'a [Fault],
     /// The id of the request, as in the log and in `X-Request-Id`.
     request_id: &'a str,
 }
 
-/// What the log gets to know, and how loud.
+/// The cause and its log level.
 #[derive(Debug, Clone)]
 enum Cause {
-    /// Expected under load: a metric counts them, a line each would add to the load.
+    /// Expected under load, where a line for each would add to the load; a metric counts them.
     Quiet(String),
     Warn(String),
     Bug(String),
@@ -238,7 +235,7 @@ impl IntoResponse for ApiError {
         let detail = detail.map_or(Cow::Borrowed(kind.detail), Cow::Owned);
         let mut response = kind.status.into_response();
         for (name, value) in headers {
-            // A header name and fixed texts: always a valid value.
+            // Header names and fixed texts are always valid values.
             response.headers_mut().extend(HeaderValue::try_from(value).ok().map(|value| (name, value)));
         }
         response.extensions_mut().insert(Problem { kind, detail, errors, cause });
@@ -246,7 +243,7 @@ impl IntoResponse for ApiError {
     }
 }
 
-/// Whether a like was handed over, and failed there.
+/// Whether a like was handed to the producer and failed there.
 pub fn waited_for_brokers(response: &Response) -> bool {
     let problem = response.extensions().get::<Problem>();
     problem.is_some_and(|problem| {
@@ -256,8 +253,8 @@ pub fn waited_for_brokers(response: &Response) -> bool {
     })
 }
 
-/// Writes the document into a response made from an [`ApiError`], and its cause into the log.
-/// Other responses pass unchanged.
+/// Writes the document of an [`ApiError`] into its response, and its cause to the log. Leaves other
+/// responses unchanged.
 pub fn finish(response: &mut Response, request_id: &HeaderValue) {
     let Some(problem) = response.extensions_mut().remove::<Problem>() else {
         return;
@@ -275,7 +272,7 @@ pub fn finish(response: &mut Response, request_id: &HeaderValue) {
     let body = serde_json::to_vec(&document).expect("strings always serialise");
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
-    // Some of these statuses may be cached by default; none of these answers stays true.
+    // Caches keep some of these statuses by default.
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
     headers.remove(header::CONTENT_LENGTH);
     *response.body_mut() = Body::from(body);

@@ -1,5 +1,5 @@
-//! Parts of a request turned into types that can't be wrong, or into faults that name the part:
-//! product ids, receipts, the list of ids, the idempotency key.
+//! Parses parts of a request: product ids, receipts, the list of ids, the idempotency key. A
+//! [`Fault`] names the part that breaks its rule.
 
 use axum::extract::{FromRequestParts, Path, Query};
 use axum::http::request::Parts;
@@ -10,29 +10,29 @@ use like_events::{ProductId, Receipt};
 use crate::http::error::Fault;
 use crate::read::counts::IDS_MAX;
 
-/// Longest list of ids, in characters, commas included.
+/// The longest list of ids, in characters, commas included.
 pub const IDS_LENGTH_MAX: usize = 6_000;
-/// Longest idempotency key, in characters.
+/// The longest idempotency key, in characters.
 pub const KEY_MAX: usize = 255;
 
-/// What [`idempotency_key`] takes as the one value of its header, for descriptions.
+/// The pattern of values that [`idempotency_key`] accepts, for the OpenAPI description.
 pub const KEY_PATTERN: &str = r#"^([!#-+\x2D-~]{1,255}|"([ !#-\[\]-~]|\\["\\]){1,255}")$"#;
 
 const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 
-/// `{productId}` of the path.
+/// Parses `{productId}` of the path.
 pub async fn product_id(parts: &mut Parts) -> Result<ProductId, Fault> {
     let text = path(parts, "productId").await?;
     ProductId::parse(&text).map_err(|rule| Fault::parameter("productId", rule.to_string()))
 }
 
-/// `{receipt}` of the path.
+/// Parses `{receipt}` of the path.
 pub async fn receipt(parts: &mut Parts) -> Result<Receipt, Fault> {
     let text = path(parts, "receipt").await?;
     text.parse().map_err(|rule: InvalidReceipt| Fault::parameter("receipt", rule.to_string()))
 }
 
-/// The one parameter of the path, percent-decoded.
+/// Returns the only parameter of the path, percent-decoded.
 async fn path(parts: &mut Parts, name: &'static str) -> Result<String, Fault> {
     match Path::<String>::from_request_parts(parts, &()).await {
         Ok(Path(text)) => Ok(text),
@@ -40,11 +40,11 @@ async fn path(parts: &mut Parts, name: &'static str) -> Result<String, Fault> {
     }
 }
 
-/// `ids` of the query, in its order; every fault names the place in the list, counted from 1.
-/// Other parameters are ignored.
+/// Parses `ids` of the query, in order; a fault names the place in the list, counted from 1. Other
+/// parameters are ignored.
 pub fn ids(uri: &Uri) -> Result<Vec<ProductId>, Vec<Fault>> {
     let fault = |detail: String| vec![Fault::parameter("ids", detail)];
-    // Pairs and not a map: a parameter that is there twice must be seen twice.
+    // Pairs, not a map: a repeated parameter is an error.
     let Ok(Query(pairs)) = Query::<Vec<(String, String)>>::try_from_uri(uri) else {
         return Err(fault("the query can't be read".to_owned()));
     };
@@ -74,8 +74,8 @@ pub fn ids(uri: &Uri) -> Result<Vec<ProductId>, Vec<Fault>> {
     if faults.is_empty() { Ok(ids) } else { Err(faults) }
 }
 
-/// The `Idempotency-Key`, bare or as a quoted string of RFC 8941: both name the same key. None:
-/// the header is absent.
+/// Parses `Idempotency-Key`, bare or as a quoted string of RFC 8941: both name the same key. None
+/// without the header.
 pub fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>, Fault> {
     let fault = |detail| Fault::header("Idempotency-Key", detail);
     let mut values = headers.get_all(IDEMPOTENCY_KEY).iter();
@@ -91,7 +91,7 @@ pub fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>, Fault> {
     } else if text.bytes().all(|b| b.is_ascii_graphic() && b != b'"' && b != b',') {
         text.to_owned()
     } else {
-        // A comma is how a proxy joins two headers into one.
+        // Proxies join two headers by a comma.
         return Err(fault("must be quoted if it has spaces, quotes or commas"));
     };
     match key.len() {
@@ -101,7 +101,7 @@ pub fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>, Fault> {
     }
 }
 
-/// What stands before the closing quote, if that is the end and all is well formed.
+/// Returns the text up to the closing quote, which must be the end.
 fn unquote(quoted: &str) -> Option<String> {
     let mut key = String::with_capacity(quoted.len());
     let mut rest = quoted.chars();
@@ -127,7 +127,7 @@ mod tests {
     }
 
     #[test]
-    fn a_key_is_the_same_bare_and_quoted() {
+    fn bare_and_quoted_key_are_the_same() {
         assert_eq!(key(&[]), Ok(None));
         let longest = "x".repeat(KEY_MAX);
         for text in ["k", "8e03978e-40d5-43dd-bc93-6894a57f9324", "a/b=c;d\\e", &longest] {
@@ -140,8 +140,8 @@ mod tests {
 
     proptest::proptest! {
         #[test]
-        fn the_described_pattern_of_a_key_is_its_rule(text in r#"[a\\",!~ ]{0,6}|"[a\\"]{0,8}"|"?[a\\]{250,260}"?"#) {
-            // What stands around a value is no part of it.
+        fn key_pattern_matches_the_parser(text in r#"[a\\",!~ ]{0,6}|"[a\\"]{0,8}"|"?[a\\]{250,260}"?"#) {
+            // Whitespace around a header value is not part of it.
             let text = text.trim();
             let matches = regex::Regex::new(KEY_PATTERN).unwrap().is_match(text);
             proptest::prop_assert_eq!(matches, key(&[text]).is_ok());
@@ -149,7 +149,7 @@ mod tests {
     }
 
     #[test]
-    fn a_key_that_is_empty_too_long_malformed_or_repeated_is_a_fault() {
+    fn invalid_key_is_a_fault() {
         let (long, long_quoted) = ("x".repeat(256), format!("\"{}\"", "x".repeat(256)));
         for bad in ["", "\"\"", &long, &long_quoted, "a b", "a,b", "a\"b", "\"a", "\"", r#""a\""#, r#""a\b""#, "ké"] {
             assert!(key(&[bad]).is_err(), "{bad}");

@@ -1,4 +1,4 @@
-//! HTTP: the listener and its limits, the middleware, the routes and how errors are answered.
+//! The HTTP side: listener, middleware, routes, errors and the OpenAPI description.
 
 mod caller;
 pub mod error;

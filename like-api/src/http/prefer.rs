@@ -1,38 +1,38 @@
-//! The `Prefer` header (RFC 7240), as far as anything here honours it: `wait`.
+//! The `Prefer` header (RFC 7240), of which `wait` is honoured. The `headers` crate doesn't have it.
 
 use std::time::Duration;
 
 use axum::http::{HeaderMap, HeaderName};
 
-/// How long a caller may have its answer wait, in seconds: longer than any like takes to be counted
-/// when all is well, and short enough for what stands between us and the caller.
+/// The longest wait, in seconds: longer than a like takes to be counted in normal operation, and
+/// shorter than the timeouts of gateways.
 pub const WAIT_MAX: u64 = 10;
 
-/// The header.
+/// The request header.
 pub const PREFER: HeaderName = HeaderName::from_static("prefer");
-/// Says which preferences were honoured.
+/// The response header that lists the honoured preferences.
 pub const PREFERENCE_APPLIED: HeaderName = HeaderName::from_static("preference-applied");
 
-/// How many seconds the caller would wait for a better answer, at most [`WAIT_MAX`]. None: it
-/// doesn't say so in a form that can be read, which the RFC has ignored.
+/// Returns how long the client is ready to wait, at most [`WAIT_MAX`] seconds. None without a valid
+/// `wait`: the RFC says to ignore invalid preferences.
 pub fn wait(headers: &HeaderMap) -> Option<Duration> {
-    // A header that is there twice is one list.
+    // Several header lines are one list.
     let fields = headers.get_all(PREFER).iter().filter_map(|value| value.to_str().ok());
     let mut preferences = fields.flat_map(|field| split(field, ',')).map(|preference| {
-        // What follows a semicolon are a preference's parameters; wait has none.
+        // Parameters follow a semicolon; wait has none.
         let preference = split(preference, ';').next().unwrap_or_default();
         let (name, value) = preference.split_once('=').unwrap_or((preference, ""));
         (name.trim(), value.trim())
     });
-    // Of several only the first counts, whatever it says.
+    // Only the first counts, even if it is invalid.
     let (_, value) = preferences.find(|(name, _)| name.eq_ignore_ascii_case("wait"))?;
     let digits = value.strip_prefix('"').and_then(|value| value.strip_suffix('"')).unwrap_or(value);
     let is_number = !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit());
-    // More than fits is a lot.
+    // A number that doesn't fit is above the maximum.
     is_number.then(|| Duration::from_secs(digits.parse().unwrap_or(WAIT_MAX).min(WAIT_MAX)))
 }
 
-/// The parts between separators, but for those within quotes.
+/// Splits at separators outside of quotes.
 fn split(field: &str, separator: char) -> impl Iterator<Item = &str> {
     let (mut quoted, mut escaped) = (false, false);
     field.split(move |c| {
@@ -57,7 +57,7 @@ mod tests {
     }
 
     #[test]
-    fn wait_is_found_among_other_preferences_and_capped() {
+    fn wait_is_found_and_capped() {
         for (sent, found) in [
             (&["wait=5"][..], 5),
             (&["wait=0"], 0),
@@ -80,7 +80,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_wait_is_ignored() {
+    fn invalid_wait_is_ignored() {
         for sent in [
             &[][..],
             &[""],

@@ -1,12 +1,12 @@
-//! The kinds of problem: one table of what stays the same of each, whatever the request. Answers
-//! ([`crate::http::error`]), the API's description and the pages that a `type` leads to are made from it.
+//! The kinds of problem: one table with the constant parts of each. Error answers, the OpenAPI
+//! description and the pages under `/problems` are made from it.
 //!
 //! `type` is a relative reference, `/problems/<name>`. Names are stable, texts are not.
 
 use axum::http::StatusCode;
 use utoipa::openapi::{ObjectBuilder, RefOr, Schema, SchemaFormat, Type};
 
-/// One of them.
+/// A kind of problem.
 #[derive(Debug)]
 pub struct Kind {
     /// The last part of `type`.
@@ -15,9 +15,9 @@ pub struct Kind {
     pub status: StatusCode,
     /// `title`: the same for all of the kind.
     pub title: &'static str,
-    /// `detail` where there is nothing more particular to say, and in examples.
+    /// The default `detail`.
     pub detail: &'static str,
-    /// For who reads up on it: what it means, what to do.
+    /// What it means and what to do, for the page about it.
     pub meaning: &'static str,
 }
 
@@ -28,18 +28,18 @@ impl Kind {
     }
 }
 
-/// The kind of this name.
+/// Returns the kind with this name.
 pub fn named(name: &str) -> Option<&'static Kind> {
     ALL.iter().copied().find(|kind| kind.name == name)
 }
 
-/// `type` of a problem: one of the names that there are.
+/// Returns the schema of `type`.
 pub fn problem_type() -> RefOr<Schema> {
     let names = ALL.iter().map(|kind| kind.uri());
     ObjectBuilder::new()
         .schema_type(Type::String)
         .format(Some(SchemaFormat::Custom("uri-reference".to_owned())))
-        .description(Some("Which kind of problem it is; leads to a page that explains it."))
+        .description(Some("The kind of problem: the URL of a page that explains it."))
         .enum_values(Some(names))
         .into()
 }
@@ -65,19 +65,19 @@ kinds! {
     INVALID_REQUEST: BAD_REQUEST "invalid-request"
         "The request breaks a rule"
         "errors names each part of the request at fault"
-        "A parameter or a header breaks its rule. `errors` names each one at fault and says what is expected of it; \
-         the same request will be refused again."
+        "A parameter or a header breaks its rule. `errors` names each of them and the rule. The same request will be \
+         refused again."
 
     UNAUTHENTICATED: UNAUTHORIZED "unauthenticated"
         "The caller isn't known"
         "the request has no credentials"
-        "Credentials are missing where they are needed, or can't be accepted. `WWW-Authenticate` says which ones are \
-         expected. Bad ones are refused also where none are needed."
+        "Credentials are missing where they are required, or aren't accepted. `WWW-Authenticate` states what is \
+         expected. Bad credentials are refused even where none are required."
 
     NOT_FOUND: NOT_FOUND "not-found"
         "There is no such resource"
         "no route has this path"
-        "No route has this path. `/openapi.json` lists those that there are."
+        "No route has this path. `/openapi.json` lists the routes."
 
     RECEIPT_UNKNOWN: NOT_FOUND "receipt-unknown"
         "No event has this receipt"
@@ -87,34 +87,34 @@ kinds! {
     METHOD_NOT_ALLOWED: METHOD_NOT_ALLOWED "method-not-allowed"
         "The resource hasn't this method"
         "the Allow header names the methods of this resource"
-        "The path is right, the method isn't. `Allow` names those that are."
+        "The path exists, but not with this method. `Allow` lists the methods."
 
     REQUEST_TIMEOUT: REQUEST_TIMEOUT "request-timeout"
         "The request takes too long"
         "the body doesn't come to an end"
-        "The request's body didn't come to its end in time. No route needs one."
+        "The body of the request did not end in time. No route needs a body."
 
     PAYLOAD_TOO_LARGE: PAYLOAD_TOO_LARGE "payload-too-large"
         "The body is too large"
         "no route reads a body; this one is too large to be ignored"
-        "The request's body is larger than this service takes. No route needs one."
+        "The body of the request is larger than this service accepts. No route needs a body."
 
     TOO_MANY_REQUESTS: TOO_MANY_REQUESTS "too-many-requests"
         "Too many requests"
         "this caller's rate is used up"
-        "The user or the address has asked too often. `Retry-After` says after how many seconds the next request is \
-         let in. Nothing was done: the request may be repeated as it is."
+        "The rate limit of the user or the address is exceeded. The next request is admitted after `Retry-After` \
+         seconds. Nothing was done: the request may be repeated unchanged."
 
     INTERNAL: INTERNAL_SERVER_ERROR "internal"
         "Something went wrong"
         "an error on our side; the request id finds it in the log"
-        "A bug on our side. Operators find the cause in the log under `requestId`."
+        "A bug in this service. Operators find the cause in the log under `requestId`."
 
     WRITES_UNAVAILABLE: SERVICE_UNAVAILABLE "writes-unavailable"
         "Likes can't be taken now"
         "the topic's layout has not been read yet"
-        "No like can be taken until the service has what it needs: `detail` says what that is. Nothing was written: \
-         try again after `Retry-After` seconds."
+        "The service can't accept likes at the moment; `detail` has the reason. Nothing was written: try again after \
+         `Retry-After` seconds."
 
     NOT_ACCEPTED: SERVICE_UNAVAILABLE "not-accepted"
         "The like was not taken"
@@ -124,26 +124,26 @@ kinds! {
     KEYS_UNAVAILABLE: SERVICE_UNAVAILABLE "keys-unavailable"
         "The token can't be verified now"
         "the key that the token names can't be fetched from its issuer now; the token may be good"
-        "The issuer's keys can't be had, so nobody can say whether the token is good. Nothing was done: try again after \
+        "The issuer's keys can't be fetched, so the token can't be verified. Nothing was done: try again after \
          `Retry-After` seconds."
 
     READS_UNAVAILABLE: SERVICE_UNAVAILABLE "reads-unavailable"
         "This can't be read now"
         "the database can't be asked; likes are still taken"
-        "The database can't be asked. Likes are still taken, and counted later. Try again after `Retry-After` seconds."
+        "The database can't be read. Likes are still accepted, and counted later. Try again after `Retry-After` seconds."
 
     OVERLOADED: SERVICE_UNAVAILABLE "overloaded"
         "Too busy"
         "more requests than can be answered in time; nothing was begun, try again"
-        "More requests have come than can be answered in time. Nothing was begun: try again after `Retry-After` \
+        "The service receives more requests than it can answer in time. Nothing was done: try again after `Retry-After` \
          seconds."
 
     OUTCOME_UNKNOWN: GATEWAY_TIMEOUT "outcome-unknown"
         "The like may or may not have been taken"
         "outcome unknown: retry with the same Idempotency-Key"
-        "The log didn't say in time whether it has the like. Repeat the request with the same `Idempotency-Key` until \
-         it is answered `202`: it is the same like, counted once. Without a key, a repeat is a like of its own, which \
-         counts once for the same user as well, but may bring back a wish that was changed since."
+        "Kafka did not acknowledge the like in time: it may or may not have been written. Repeat the request with the \
+         same `Idempotency-Key` until it is answered `202`: it stays one event, counted once. Without a key, a repeat is \
+         an event of its own; it also counts once per user, but may undo a change made in the meantime."
 }
 
 #[cfg(test)]
@@ -151,7 +151,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_name_stands_for_one_kind_and_is_fit_for_a_path() {
+    fn names_are_unique_and_valid_in_a_path() {
         for kind in ALL {
             assert_eq!(ALL.iter().filter(|other| other.name == kind.name).count(), 1, "{}", kind.name);
             assert_eq!(named(kind.name).unwrap().title, kind.title);

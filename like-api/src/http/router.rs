@@ -1,4 +1,4 @@
-//! Which path leads to which handler.
+//! The routes of the public port.
 
 use std::sync::Arc;
 
@@ -13,7 +13,7 @@ use crate::http::middleware::request_context::observe;
 use crate::http::openapi;
 use crate::http::routes::{counts, docs, likes, receipts, stream};
 
-/// Those that are described, with their description.
+/// Returns the routes that the OpenAPI description covers, with that description.
 pub(crate) fn described() -> OpenApiRouter<Arc<AppState>> {
     OpenApiRouter::with_openapi(openapi::base())
         .routes(routes!(likes::like, likes::unlike))
@@ -23,7 +23,7 @@ pub(crate) fn described() -> OpenApiRouter<Arc<AppState>> {
         .routes(routes!(receipts::standing))
 }
 
-/// All of them, ready to serve.
+/// Returns all routes, with the middleware.
 pub fn router(app: Arc<AppState>) -> Router {
     let (routes, description) = described().split_for_parts();
     routes
@@ -47,23 +47,23 @@ mod tests {
     }
 
     #[test]
-    fn the_committed_description_is_that_of_the_code() {
+    fn committed_description_matches_the_code() {
         let document = document();
         if std::env::var_os("WRITE_OPENAPI").is_some() {
             std::fs::write(COMMITTED, serde_json::to_string_pretty(&document).unwrap() + "\n").unwrap();
         }
-        // Not compared as text: whether serde_json keeps the order of members depends on which
-        // packages are built together.
+        // Not compared as text: the order of members depends on the features that serde_json is
+        // built with.
         let committed = std::fs::read_to_string(COMMITTED).unwrap_or_default();
         assert!(
             serde_json::from_str::<Value>(&committed).is_ok_and(|committed| committed == document),
-            "docs/openapi.json is not what the code says; this writes it anew:\n  \
+            "docs/openapi.json differs from the code; regenerate it with:\n  \
              WRITE_OPENAPI=1 cargo test --workspace --lib committed_description"
         );
     }
 
     #[test]
-    fn every_reference_leads_to_something() {
+    fn every_reference_resolves() {
         fn walk(at: &Value, seen: &mut Vec<String>) {
             match at {
                 Value::Object(members) => {

@@ -15,10 +15,10 @@ pub struct Likes {
     /// How many users like it.
     #[schema(minimum = 0)]
     count: i64,
-    /// When that changed last, in UTC; null: never liked.
+    /// When the count last changed, in UTC; null if the product was never liked.
     #[schema(format = DateTime, required)]
     updated_at: Option<String>,
-    /// Whether the caller does; absent for a caller who isn't known.
+    /// Whether the caller likes it; absent for an anonymous caller.
     #[schema(nullable = false)]
     #[serde(skip_serializing_if = "Option::is_none")]
     liked: Option<bool>,

@@ -100,7 +100,7 @@ impl Running {
         let mut child = program(settings).spawn().unwrap();
         let mut stdout = BufReader::new(child.stdout.take().unwrap());
         let mut log = String::new();
-        while !log.contains("like-api listens") {
+        while !log.contains("listening") {
             assert_ne!(stdout.read_line(&mut log).unwrap(), 0, "{log}");
         }
         let addr = |name: &str| log.split(&format!("{name}=")).nth(1).unwrap().split_whitespace().next().unwrap();

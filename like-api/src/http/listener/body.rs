@@ -1,5 +1,5 @@
-//! Bodies. No route takes one, and clients send them nevertheless (`{}`, or an empty form): a small
-//! one is read past, so that its connection can go on. Nothing of it is ever kept.
+//! Request bodies. No route takes one, but some clients send one (`{}`, or an empty form). A small
+//! body is read and discarded, so that its connection stays usable.
 
 use std::future::poll_fn;
 use std::pin::Pin;
@@ -12,15 +12,15 @@ use tokio::time::timeout;
 
 use crate::http::error::{ApiError, Fault};
 
-/// A larger one is refused.
+/// The largest body that is discarded, in bytes; a larger one is refused.
 pub const BODY_MAX: u64 = 16 * 1024;
-/// By then a small one is there.
+/// The time in which a body has to end.
 const BODY_TIMEOUT: Duration = Duration::from_secs(10);
-/// A caller that is still sending must be read to some end, or the kernel throws the answer away
-/// together with the connection.
+/// How long a body that is too large is read on: closing while the client still sends resets the
+/// connection, and the answer may be lost.
 const LINGER: Duration = Duration::from_secs(1);
 
-/// Reads past the body, or says why not.
+/// Reads and discards the body, or returns why it is refused.
 pub async fn discard(request: &mut Request<Incoming>) -> Result<(), ApiError> {
     let waits_for_us = request.headers().contains_key(header::EXPECT);
     let body = request.body_mut();
@@ -31,18 +31,18 @@ pub async fn discard(request: &mut Request<Incoming>) -> Result<(), ApiError> {
     match read {
         Ok(Ok(true)) => Ok(()),
         Ok(Ok(false)) => {
-            // Whoever asks first has sent nothing yet, and needn't.
+            // A client that asks first has sent nothing yet.
             if !waits_for_us {
                 let _ = timeout(LINGER, async { while frame(body).await.is_some_and(|frame| frame.is_ok()) {} }).await;
             }
             Err(ApiError::TooLarge(format!("no route takes a body; up to {BODY_MAX} bytes are read and ignored")))
         }
-        Ok(Err(_)) => Err(Fault::header("Transfer-Encoding", "the body isn't what it says").into()),
-        Err(_) => Err(ApiError::TooSlow(format!("no end of the body within {} s", BODY_TIMEOUT.as_secs()))),
+        Ok(Err(_)) => Err(Fault::header("Transfer-Encoding", "doesn't match the body").into()),
+        Err(_) => Err(ApiError::TooSlow(format!("the body must end within {} s", BODY_TIMEOUT.as_secs()))),
     }
 }
 
-/// Whether it ended within its limit.
+/// Returns whether the body ended within [`BODY_MAX`].
 async fn past(
     body: &mut Incoming,
     within: Duration,

@@ -3,9 +3,9 @@
 //! listener, and this port has one kind of connection.
 
 mod body;
-mod full;
-mod patience;
-mod stalled;
+mod bypass;
+mod excess;
+mod timeouts;
 
 use std::convert::Infallible;
 use std::io;
@@ -28,21 +28,19 @@ use tokio_util::task::TaskTracker;
 use tower_service::Service;
 use tracing::{debug, warn};
 
-use self::full::Refusals;
-use self::patience::{Patient, Phase};
-pub use self::stalled::StallLimit;
-use self::stalled::Unstalled;
+use self::excess::ExcessConnections;
+pub use self::timeouts::WriteTimeout;
+use self::timeouts::{Phase, Timeouts};
 use crate::app::AppState;
-use crate::http::middleware::request_context::{Arrival, Observed};
-use crate::http::routes::likes;
+use crate::http::middleware::request_context::{Received, RequestContext};
 
-/// A head, URL included, may have this many bytes; a larger one is answered 431. The longest that
-/// a route takes (`ids`) fits in twice, and a connection's buffer is no larger.
+/// The largest head, URL included, in bytes; a larger one is answered 431. The longest that a route
+/// takes (`ids`) fits twice, and the buffer of a connection is no larger.
 const HEAD_MAX: usize = 16 * 1024;
-/// A connection on which nothing is asked for this long is closed: longer than what gateways keep
-/// their idle connections for (60 s, usually), so that the one to close is them.
+/// An idle connection is closed after this long. Gateways mostly close theirs after 60 s: they should
+/// be the ones to close, or they may send a request on a connection that we are closing.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(75);
-/// When no connection can be accepted, for want of file descriptors mostly, some may be soon.
+/// The pause after an error of `accept`, mostly because the process has no free file descriptor.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
 
 /// Serves until `shutdown`, then until the last request in progress is answered.
@@ -50,12 +48,12 @@ pub async fn serve(
     listener: TcpListener,
     app: Arc<AppState>,
     router: Router,
-    stall: StallLimit,
+    write_timeout: WriteTimeout,
     shutdown: CancellationToken,
 ) {
     let mut http = http1::Builder::new();
     http.max_buf_size(HEAD_MAX).timer(TokioTimer::new()).header_read_timeout(IDLE_TIMEOUT);
-    let (connections, refusals) = (TaskTracker::new(), Refusals::default());
+    let (connections, excess) = (TaskTracker::new(), ExcessConnections::default());
     loop {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
@@ -65,13 +63,13 @@ pub async fn serve(
         let metrics = &app.limits.connection_metrics;
         if connections.len() >= app.limits.connections {
             metrics.refused.inc();
-            refusals.refuse(stream);
+            excess.refuse(stream);
             continue;
         }
         let open = metrics.open.clone();
         open.inc();
         let phase = Phase::new();
-        let stream = TokioIo::new(Unstalled::new(Patient::new(stream, phase.clone()), stall.clone()));
+        let stream = TokioIo::new(Timeouts::new(stream, phase.clone(), write_timeout.clone()));
         let (app, router) = (Arc::clone(&app), router.clone());
         let service = service_fn(move |request| {
             phase.handling();
@@ -100,30 +98,30 @@ pub async fn serve(
             }
         });
     }
-    // Who comes now is refused, and does not wait for an answer until the end.
+    // Refuses new connections at once: left open, they would wait for an answer until the end.
     drop(listener);
     connections.close();
     connections.wait().await;
 }
 
 async fn answer(app: Arc<AppState>, router: Router, peer: IpAddr, mut request: Request<Incoming>) -> Response {
-    let arrival = Arrival { peer, at: Instant::now() };
+    let received = Received { peer, at: Instant::now() };
     if let Err(refusal) = body::discard(&mut request).await {
-        let observed = Observed::new(&app, &request, arrival);
-        let mut answer = observed.answer(&app, "", async { refusal.into_response() }).await;
-        // What is left of the body stands where the next request would.
+        let context = RequestContext::new(&app, &request, received);
+        let mut answer = context.answer(&app, "", async { refusal.into_response() }).await;
+        // The rest of the body would be read as the next request.
         answer.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
         return answer;
     }
-    if let Some(response) = likes::directly(&app, arrival, &request).await {
+    if let Some(response) = bypass::answer(&app, received, &request).await {
         return response;
     }
-    // In a box of its own: a request's future is moved about, and most are of likes.
-    Box::pin(routed(router, arrival, request)).await
+    // Boxed, so that the future of a like, which is moved several times, stays small.
+    Box::pin(routed(router, received, request)).await
 }
 
-async fn routed(mut router: Router, arrival: Arrival, mut request: Request<Incoming>) -> Response {
-    request.extensions_mut().insert(arrival);
+async fn routed(mut router: Router, received: Received, mut request: Request<Incoming>) -> Response {
+    request.extensions_mut().insert(received);
     let Ok(answer) = router.call(request.map(Body::new)).await;
     answer
 }
@@ -137,7 +135,7 @@ async fn usable(accepted: io::Result<(TcpStream, SocketAddr)>) -> Option<(TcpStr
             Some((stream, peer.ip().to_canonical()))
         }
         Err(error) => {
-            // Those are the caller's who has gone already.
+            // With these the client has gone already.
             if !matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset) {
                 warn!(%error, "no connection can be accepted");
                 tokio::time::sleep(ACCEPT_PAUSE).await;

@@ -1,15 +1,15 @@
-//! What browsers ask of a service that another site's pages use: which origins may (CORS), and what
-//! a page of ours may do (security headers).
+//! CORS: which origins may use the API from a browser. And the security headers of our own pages.
 //!
-//! A caller is known by a header that the page itself sets, and by no cookie. So there is nothing
-//! that a browser adds to another site's request by itself, `Access-Control-Allow-Credentials` is
-//! never sent, and an origin need only be kept from acting for a user whose token it can't have
-//! anyway. The list is a second fence: with `*`, pages of other origins may read what is anonymous,
-//! and neither write nor say who they are. A gateway that knows users by a cookie is protected by
-//! it, too: a like is no "simple" request, so the browser asks here first.
+//! Callers authenticate by a header that the page sets, not by a cookie. A browser therefore adds no
+//! credentials to another site's request, and `Access-Control-Allow-Credentials` is never sent. The
+//! list of origins is a second line of defence. With `*`, pages of unlisted origins may read counts
+//! anonymously, but neither write nor authenticate. A gateway that authenticates by cookie is
+//! protected too: a like is no "simple" request, so the browser sends a preflight first.
 //!
-//! The header of `AUTH_MODE=trusted-header` is never among those that a page may send: a gateway
-//! sets it.
+//! Pages may never send the header of `AUTH_MODE=trusted-header`: only a gateway sets it.
+//!
+//! tower-http's `CorsLayer` isn't used: it has one set of methods and headers for all origins, where
+//! `*` and listed origins differ here, and as a layer it adds 1 to 7 us to each request.
 
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
 use axum::response::{IntoResponse, Response};
@@ -20,37 +20,35 @@ use crate::config::{AllowedOrigin, BrowserSettings};
 const METHODS: &str = "GET, HEAD, PUT, DELETE";
 const HEADERS: &str = "authorization, idempotency-key, prefer, if-none-match, last-event-id, x-request-id, \
                        traceparent, tracestate";
-/// And those of all others, where they are let in.
+/// What pages of other origins may send, where `*` is set.
 const ANONYMOUS_METHODS: &str = "GET, HEAD";
 const ANONYMOUS_HEADERS: &str = "prefer, if-none-match, last-event-id, x-request-id, traceparent, tracestate";
-/// What they may see of an answer, beside what everybody may.
+/// The response headers that pages may read, beside those that are always readable.
 const EXPOSED: &str = "location, etag, retry-after, x-request-id, preference-applied, www-authenticate";
-/// Seconds for which a browser needn't ask again: no browser keeps it for longer than a day, nor
-/// Chromium for longer than two hours.
+/// How long a browser caches the answer, in seconds. Chromium caches at most two hours.
 const PREFLIGHT_AGE: &str = "7200";
 
-/// For a page that doesn't say what it needs: nothing from anywhere else, no frame around it. Styles
-/// in its own attributes, which pages made by tools have, can't send anything anywhere.
+/// The policy of a page without one of its own: nothing from other hosts, no frames. Inline styles,
+/// which generated pages have, can't send data anywhere.
 const PAGE_POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; \
                            img-src 'self' data:; font-src 'self'; connect-src 'self'; base-uri 'none'; \
                            form-action 'none'; frame-ancestors 'none'";
 
-/// Rules for browsers.
+/// The rules for browsers.
 pub struct Browser {
     exact: Vec<HeaderValue>,
     any: bool,
 }
 
-/// What an origin may.
+/// What an origin is permitted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum May {
+enum Permission {
     Everything,
     Read,
     Nothing,
 }
 
 impl Browser {
-    /// By settings.
     pub fn new(settings: &BrowserSettings) -> Self {
         let mut rules = Self { exact: Vec::new(), any: false };
         for origin in &settings.cors_allowed_origins {
@@ -62,16 +60,16 @@ impl Browser {
         rules
     }
 
-    /// The answer to a preflight; None: the request isn't one, or no origin is let in.
+    /// Returns the answer to a preflight. None: the request isn't one, or CORS is off.
     pub fn preflight(&self, method: &Method, headers: &HeaderMap) -> Option<Response> {
         let is_one = *method == Method::OPTIONS && headers.contains_key(header::ACCESS_CONTROL_REQUEST_METHOD);
-        let origin = headers.get(header::ORIGIN).filter(|_| is_one && self.lets_in())?;
+        let origin = headers.get(header::ORIGIN).filter(|_| is_one && self.enabled())?;
         let mut answer = StatusCode::NO_CONTENT.into_response();
-        let (methods, allowed) = match self.may(Some(origin)) {
-            May::Everything => (METHODS, HEADERS),
-            May::Read => (ANONYMOUS_METHODS, ANONYMOUS_HEADERS),
-            // Without permission in it: the browser tells the page's developer.
-            May::Nothing => return Some(answer),
+        let (methods, allowed) = match self.permission(Some(origin)) {
+            Permission::Everything => (METHODS, HEADERS),
+            Permission::Read => (ANONYMOUS_METHODS, ANONYMOUS_HEADERS),
+            // Without permissions: the browser reports it in its console.
+            Permission::Nothing => return Some(answer),
         };
         for (name, value) in [
             (header::ACCESS_CONTROL_ALLOW_METHODS, methods),
@@ -83,7 +81,7 @@ impl Browser {
         Some(answer)
     }
 
-    /// Adds what a browser asks of every answer; `origin` is the request's.
+    /// Adds the headers for browsers to an answer; `origin` is the request's.
     pub fn finish(&self, origin: Option<&HeaderValue>, response: &mut Response) {
         let headers = response.headers_mut();
         headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
@@ -91,16 +89,16 @@ impl Browser {
         if headers.get(header::CONTENT_TYPE).is_some_and(html) {
             page(headers);
         }
-        if !self.lets_in() {
+        if !self.enabled() {
             return;
         }
-        let allowed = match self.may(origin) {
-            May::Everything => origin.cloned(),
-            May::Read => Some(HeaderValue::from_static("*")),
-            May::Nothing => None,
+        let allowed = match self.permission(origin) {
+            Permission::Everything => origin.cloned(),
+            Permission::Read => Some(HeaderValue::from_static("*")),
+            Permission::Nothing => None,
         };
-        // What is kept for one origin mustn't be answered to another: also where nothing is allowed,
-        // and where nobody asked. Only where all are answered alike it makes no difference.
+        // A cached answer for one origin must not be served to another. That holds for refused origins
+        // and requests without an origin too, unless all origins get the same answer.
         if !self.exact.is_empty() {
             vary(headers, &header::ORIGIN);
         }
@@ -110,25 +108,25 @@ impl Browser {
         }
     }
 
-    fn lets_in(&self) -> bool {
+    fn enabled(&self) -> bool {
         self.any || !self.exact.is_empty()
     }
 
-    fn may(&self, origin: Option<&HeaderValue>) -> May {
+    fn permission(&self, origin: Option<&HeaderValue>) -> Permission {
         match origin {
-            Some(origin) if self.exact.contains(origin) => May::Everything,
-            _ if self.any => May::Read,
-            _ => May::Nothing,
+            Some(origin) if self.exact.contains(origin) => Permission::Everything,
+            _ if self.any => Permission::Read,
+            _ => Permission::Nothing,
         }
     }
 }
 
-/// Of a page, unless its handler has said something else.
+/// Adds the security headers of a page, unless its handler has set them.
 fn page(headers: &mut HeaderMap) {
     for (name, value) in [
         (header::CONTENT_SECURITY_POLICY, PAGE_POLICY),
         (header::REFERRER_POLICY, "no-referrer"),
-        // For browsers that don't know frame-ancestors.
+        // For browsers without frame-ancestors.
         (header::X_FRAME_OPTIONS, "DENY"),
         (HeaderName::from_static("cross-origin-opener-policy"), "same-origin"),
     ] {
@@ -136,7 +134,7 @@ fn page(headers: &mut HeaderMap) {
     }
 }
 
-/// Adds a name to `Vary`, which becomes one line: caches that read only one are not rare.
+/// Adds a name to `Vary` and joins its lines: some caches read only one.
 fn vary(headers: &mut HeaderMap, name: &HeaderName) {
     let mut names: Vec<&str> = Vec::new();
     for line in headers.get_all(header::VARY) {
@@ -178,7 +176,7 @@ mod tests {
     }
 
     #[test]
-    fn vary_names_origin_once_beside_what_the_route_has_named() {
+    fn vary_adds_origin_once() {
         let shop = "https://shop.example";
         for (set, expected) in [
             (&[][..], "origin"),
@@ -194,13 +192,13 @@ mod tests {
                 assert_eq!(lines, [expected], "{set:?} {origin:?}");
             }
         }
-        // Nothing depends on it.
+        // All origins get the same answer.
         assert!(!finished("*", Some(shop), &[]).contains_key("vary"));
         assert!(!finished("", Some(shop), &[]).contains_key("vary"));
     }
 
     #[test]
-    fn an_origin_that_is_not_listed_gets_no_permission_and_everybody_reads_with_a_star() {
+    fn unlisted_origin_gets_no_permission() {
         let allowed = |origins: &str, origin| {
             finished(origins, origin, &[]).get("access-control-allow-origin").map(|v| v.to_str().unwrap().to_owned())
         };
@@ -220,7 +218,7 @@ mod tests {
     }
 
     #[test]
-    fn a_page_is_kept_to_itself_unless_its_handler_has_said_something_else() {
+    fn page_gets_security_headers() {
         let page = finished("", None, &[("content-type", "text/html; charset=utf-8")]);
         assert!(page["content-security-policy"].to_str().unwrap().starts_with("default-src 'none'"));
         assert_eq!(

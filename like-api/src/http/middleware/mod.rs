@@ -1,4 +1,4 @@
-//! What is done around every route, one concern per file.
+//! Middleware for all routes, one concern per file.
 
 pub mod cors;
 pub mod request_context;

@@ -1,7 +1,7 @@
-//! The API's description (OpenAPI 3.1). What is particular to a route stands at its handler; here is
-//! what all of them have in common, and the whole as it is served and as `docs/openapi.json`.
+//! The API's OpenAPI 3.1 description, served as `/openapi.json` and kept as `docs/openapi.json`. Each
+//! handler describes its own route; this module adds what all routes have in common.
 
-pub mod refusals;
+pub mod problem_responses;
 pub mod schemas;
 
 use serde_json::{Value, json};
@@ -12,7 +12,7 @@ use crate::auth::Auth;
 use crate::http::error::{At, Document, Fault};
 use crate::http::middleware::request_context::REQUEST_ID_MAX;
 
-/// What to begin with: everything but the routes.
+/// Returns the description without routes.
 pub fn base() -> OpenApi {
     let tags = [
         ("likes", "Saying what a user wants."),
@@ -20,7 +20,7 @@ pub fn base() -> OpenApi {
         ("receipts", "What became of an acknowledged like."),
     ];
     let tags = tags.map(|(name, description)| TagBuilder::new().name(name).description(Some(description)).build());
-    // Those that are only referred to.
+    // Schemas that no route names directly.
     let schemas = ComponentsBuilder::new()
         .schema_from::<Document<'_>>()
         .schema_from::<Fault>()
@@ -47,8 +47,8 @@ fn info() -> Info {
         .build()
 }
 
-/// Completes what the routes say of themselves. Of the ways to say who is calling, that of `auth`;
-/// without it all of them, as they are in the repository.
+/// Completes the description of the routes. The security schemes are those of `auth`; without `auth`,
+/// all of them, as in the repository.
 pub fn complete(routes: &OpenApi, auth: Option<&Auth>) -> Value {
     let mut document = serde_json::to_value(routes).expect("a description always serialises");
     let schemes = security_schemes(auth);
@@ -73,8 +73,7 @@ pub fn complete(routes: &OpenApi, auth: Option<&Auth>) -> Value {
     document
 }
 
-/// What may be absent is an `Option` to a route, and so may be null in its schema, which no header
-/// can be.
+/// utoipa makes the schema of an `Option` nullable, but a header is never null.
 fn never_null(schema: &mut Value) {
     if let Some(referred) =
         schema["oneOf"].as_array().and_then(|either| either.iter().find(|one| one["$ref"].is_string()))
@@ -85,8 +84,7 @@ fn never_null(schema: &mut Value) {
     }
 }
 
-/// Routes say `caller`, for each of the ways in which a caller can be known; `()` beside it where
-/// none need be.
+/// Replaces `caller` in the security of a route by each of the security schemes.
 fn secure(operation: &mut Value, schemes: &[String]) {
     let requirements = operation["security"].as_array().expect("each route says who may call it");
     let any = requirements.iter().flat_map(|requirement| match requirement.get("caller") {
@@ -96,19 +94,19 @@ fn secure(operation: &mut Value, schemes: &[String]) {
     operation["security"] = any.collect::<Vec<_>>().into();
 }
 
-/// What the headers of answers say. `true`: it is there whenever an answer of that status is.
+/// The headers of answers: name, whether each answer of that status has it, description.
 const HEADERS: &[(&str, bool, &str)] = &[
-    ("Cache-Control", true, "Who may keep the answer, and for how long."),
-    ("ETag", true, "Stands for exactly this answer: send it as `If-None-Match`."),
-    ("Location", true, "Where to ask what became of it."),
-    ("Preference-Applied", false, "The preference that was followed, if one was."),
-    ("Retry-After", true, "Seconds after which another try is worth while."),
-    ("Vary", true, "Which headers of the request the answer depends on."),
-    ("WWW-Authenticate", true, "Which credentials are expected, and what is wrong with these."),
+    ("Cache-Control", true, "Who may cache the answer, and for how long."),
+    ("ETag", true, "Identifies exactly this answer: send it as `If-None-Match`."),
+    ("Location", true, "The URL of the receipt."),
+    ("Preference-Applied", false, "The preference that was honoured, if any."),
+    ("Retry-After", true, "Seconds to wait before the next attempt."),
+    ("Vary", true, "The request headers that the answer depends on."),
+    ("WWW-Authenticate", true, "The credentials that are expected, and what is wrong with those sent."),
     (
         "X-Request-Id",
         true,
-        "The request's id in our log: the caller's if it sent one that is fit for a log, else a new one.",
+        "The id of the request in the service's log: the caller's if it is valid, else a generated one.",
     ),
 ];
 
@@ -124,10 +122,10 @@ fn headers() -> Value {
     HEADERS.iter().map(header).collect::<serde_json::Map<_, _>>().into()
 }
 
-/// Routes name their headers; what they are is said once.
+/// Replaces the headers that a route names by references to their descriptions.
 fn refer_to_headers(response: &mut Value) {
-    // The connection's own answer, before there is a request.
-    if response["description"] == refusals::HEAD_TOO_LARGE {
+    // The connection sends this answer before a request exists, so it has no headers of ours.
+    if response["description"] == problem_responses::HEAD_TOO_LARGE {
         return;
     }
     let named = response["headers"].as_object().into_iter().flat_map(|headers| headers.keys().cloned());
@@ -148,11 +146,11 @@ fn common_parameters() -> Value {
         })
     };
     let id = format!(
-        "An id for this request, of 1 to {REQUEST_ID_MAX} visible ASCII characters: comes back on the answer and is in our log. \
-         Another one is made if it is absent or not fit for a log."
+        "An id for this request, of 1 to {REQUEST_ID_MAX} visible ASCII characters. It is returned with the answer and \
+         written to the log. Without a valid id, the service generates one."
     );
     let trace =
-        "The caller's place in a trace (W3C Trace Context); goes on in the event. Ignored if malformed.".to_owned();
+        "The caller's trace (W3C Trace Context), which is passed on with the event. Ignored if malformed.".to_owned();
     json!({
         "X-Request-Id": header("X-Request-Id", id, "r-2026-11-22-0001"),
         "traceparent": header("traceparent", trace, "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"),
@@ -163,14 +161,14 @@ fn security_schemes(auth: Option<&Auth>) -> Value {
     let header = |name: &str| {
         json!({
             "type": "apiKey", "in": "header", "name": name,
-            "description": "`AUTH_MODE=trusted-header`: a gateway has checked who is calling and sets this header to \
-                            the user's id, of 1 to 255 visible ASCII characters. It strips the header from what callers send.",
+            "description": "`AUTH_MODE=trusted-header`: a gateway authenticates the caller and sets this header to \
+                            the user's id, of 1 to 255 visible ASCII characters. It removes the header from incoming requests.",
         })
     };
     let bearer = json!({
         "type": "http", "scheme": "bearer", "bearerFormat": "JWT",
-        "description": "`AUTH_MODE=jwt`: a token that the issuer of the operators' choice has signed; the user is its `sub`, \
-                        of 1 to 255 visible ASCII characters.",
+        "description": "`AUTH_MODE=jwt`: a token signed by the configured issuer. Its `sub` is the user's id, of 1 to 255 \
+                        visible ASCII characters.",
     });
     match auth {
         Some(Auth::TrustedHeader(trusted)) => json!({ "trustedHeader": header(trusted.shown()) }),

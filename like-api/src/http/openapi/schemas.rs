@@ -1,4 +1,4 @@
-//! The identifiers of the contract as schemas, made from the constants that they are checked by.
+//! The schemas of the contract's identifiers, made from the constants that validate them.
 
 use std::borrow::Cow;
 
@@ -37,24 +37,25 @@ schemas! {
     ProductId = text().min_length(Some(1)).max_length(Some(PRODUCT_ID_MAX)).pattern(Some(PRODUCT_ID_PATTERN))
         .examples(["p42"]);
 
-    /// What makes an event one event (UUID, RFC 9562).
+    /// The id of an event (UUID, RFC 9562).
     EventId = text().format(Some(SchemaFormat::Custom("uuid".to_owned())))
         .examples(["0197aaaa-bbbb-7ccc-8ddd-eeeeeeeeeeee"]);
 
-    /// Where in the log an acknowledged like stands: `<topic sequence>-<partition>-<offset>`.
+    /// The position of an acknowledged like in the log: `<topic sequence>-<partition>-<offset>`.
     Receipt = text().pattern(Some(RECEIPT_PATTERN)).examples(["1-21-0"]);
 
     /// Names one click: 1 to 255 characters, bare, or between double quotes (then also with spaces and commas, and
     /// with `\"` and `\\` for quote and backslash). Bare and quoted name the same key.
     IdempotencyKey = text().pattern(Some(extract::KEY_PATTERN)).examples(["8e03978e-40d5-43dd-bc93-6894a57f9324"]);
 
-    /// One event of a stream: its `data` is a count as JSON. The first one says in milliseconds when to come back.
+    /// An event of a stream: its `data` is a count as JSON. The first event has `retry`, the time in milliseconds before
+    /// a client reconnects.
     LikesEvent = ObjectBuilder::new()
         .property("data", text().content_media_type("application/json").content_schema(Some(Ref::from_schema_name("Likes"))))
         .property("retry", ObjectBuilder::new().schema_type(Type::Integer))
         .required("data");
 
-    /// Products, separated by commas; 6,000 characters at most in all.
+    /// Product ids, separated by commas; at most 6,000 characters in all.
     ProductIds = ArrayBuilder::new().items(Ref::from_schema_name("ProductId"))
         .min_items(Some(1)).max_items(Some(IDS_MAX));
 }

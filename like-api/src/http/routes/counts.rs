@@ -1,5 +1,5 @@
-//! `GET /v1/products/{productId}/likes` and `GET /v1/likes?ids=`: counts, and for a known caller
-//! what that caller likes. How fresh they are is said in [`crate::read::counts`].
+//! `GET /v1/products/{productId}/likes` and `GET /v1/likes?ids=`: counts, and for an authenticated
+//! caller what that caller likes. [`crate::read::counts`] says how fresh they are.
 
 use std::sync::Arc;
 
@@ -12,21 +12,22 @@ use crate::app::AppState;
 use crate::http::error::ApiError;
 use crate::http::etag;
 use crate::http::extract;
-use crate::http::openapi::refusals::refusals;
+use crate::http::openapi::problem_responses::problem_responses;
 use crate::http::openapi::schemas;
 use crate::http::paths;
 use crate::read::counts::CACHE_AGE;
 use crate::read::likes::Likes;
 
 const IF_NONE_MATCH: &str =
-    "An `ETag` of an earlier answer: while nothing has changed, the answer is `304`, without a body.";
+    "The `ETag` of an earlier answer. If nothing has changed since, the answer is `304` without a body.";
 const NOT_MODIFIED: &str = "Nothing has changed since the answer with the `ETag` of `If-None-Match`.";
 
-refusals!(Refusals: INVALID_REQUEST, UNAUTHENTICATED, KEYS_UNAVAILABLE, READS_UNAVAILABLE);
+problem_responses!(CountProblems: INVALID_REQUEST, UNAUTHENTICATED, KEYS_UNAVAILABLE, READS_UNAVAILABLE);
 
 /// Count the likes of a product
 ///
-/// And for a known caller, whether that is one of them. A product that nobody has liked yet has 0.
+/// For an authenticated caller, the answer also states whether the caller likes the product. A product without likes
+/// has the count 0.
 #[utoipa::path(
     get, path = paths::PRODUCT_LIKES, operation_id = "getLikes", tag = "counts", security((), ("caller" = [])),
     params(
@@ -43,7 +44,7 @@ refusals!(Refusals: INVALID_REQUEST, UNAUTHENTICATED, KEYS_UNAVAILABLE, READS_UN
             status = 304, description = NOT_MODIFIED,
             headers(("ETag"), ("Cache-Control"), ("Vary")),
         ),
-        Refusals,
+        CountProblems,
     ),
 )]
 pub async fn one(State(app): State<Arc<AppState>>, request: Request) -> Result<Response, ApiError> {
@@ -56,7 +57,7 @@ pub async fn one(State(app): State<Arc<AppState>>, request: Request) -> Result<R
 
 /// Count the likes of several products
 ///
-/// The same as for one product, for each of `ids`, in their order.
+/// Returns what the route for one product returns, for each of `ids`, in order.
 #[utoipa::path(
     get, path = paths::LIKES, operation_id = "listLikes", tag = "counts", security((), ("caller" = [])),
     params(
@@ -76,7 +77,7 @@ pub async fn one(State(app): State<Arc<AppState>>, request: Request) -> Result<R
             status = 304, description = NOT_MODIFIED,
             headers(("ETag"), ("Cache-Control"), ("Vary")),
         ),
-        Refusals,
+        CountProblems,
     ),
 )]
 pub async fn many(State(app): State<Arc<AppState>>, request: Request) -> Result<Response, ApiError> {
@@ -94,8 +95,8 @@ async fn read(app: &AppState, products: Vec<ProductId>, user: Option<&UserId>) -
     Ok(likes.collect())
 }
 
-/// Who may keep the answer: everybody for as long as our own cache does, and of a known caller's
-/// nobody else, nor that one without asking again.
+/// Anonymous answers may be cached for as long as our own cache keeps counts; a caller's own answer
+/// only by that caller, who has to revalidate it.
 fn caching(app: &AppState, user: Option<&UserId>) -> [(HeaderName, HeaderValue); 2] {
     const _: () = assert!(CACHE_AGE.as_secs() == 1 && CACHE_AGE.subsec_nanos() == 0, "max-age below says the same");
     let control = if user.is_some() { "private, no-cache" } else { "public, max-age=1" };

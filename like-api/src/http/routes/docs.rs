@@ -1,5 +1,5 @@
-//! What helps to use the API, and is no part of it: its description, a page that shows it, and the
-//! pages that a problem's `type` leads to. Nothing of it asks another host.
+//! `/openapi.json`, the page `/docs` that shows it, and the pages of `/problems`. They load nothing from
+//! other hosts.
 
 use std::borrow::Cow;
 use std::fmt::Write as _;
@@ -44,7 +44,7 @@ pub fn router(description: &Value) -> Router<Arc<AppState>> {
         .route("/problems/{name}", get(explain))
 }
 
-/// A file of Swagger UI.
+/// Returns a file of Swagger UI.
 fn viewer(name: &str, content_type: HeaderValue) -> File {
     let file = utoipa_swagger_ui::serve(name, Arc::new(Config::from("")));
     let file = file.ok().flatten().unwrap_or_else(|| panic!("the vendored Swagger UI has no {name}"));
@@ -54,7 +54,7 @@ fn viewer(name: &str, content_type: HeaderValue) -> File {
     }
 }
 
-/// A file that stays as it is while the process runs.
+/// A file that doesn't change while the process runs.
 #[derive(Clone)]
 struct File {
     content_type: HeaderValue,
@@ -72,7 +72,7 @@ impl File {
         get(async move |headers: HeaderMap| self.answer(&headers))
     }
 
-    /// Asked for again each time, sent again only when another version of the service is there.
+    /// Clients revalidate each time, and download again only after an update of the service.
     fn answer(&self, headers: &HeaderMap) -> Response {
         let caching: [(HeaderName, HeaderValue); 2] =
             [(header::ETAG, self.etag.clone()), (header::CACHE_CONTROL, HeaderValue::from_static("public, no-cache"))];
@@ -83,7 +83,7 @@ impl File {
     }
 }
 
-/// What a problem's `type` leads to.
+/// The page of one kind of problem.
 async fn explain(Path(name): Path<String>) -> Result<Html<String>, ApiError> {
     let kind = problem::named(&name).ok_or(ApiError::NotFound)?;
     Ok(Html(problems(&[kind])))

@@ -1,11 +1,11 @@
-//! `PUT` and `DELETE /v1/products/{productId}/like`: a wish becomes an event, and is acknowledged
-//! once the log has it. Whether and when it is counted is like-aggregator's.
+//! `PUT` and `DELETE /v1/products/{productId}/like`: a like or unlike becomes an event, which is
+//! acknowledged once Kafka has written it. Counting is like-aggregator's job.
 
 use std::sync::Arc;
 
 use axum::extract::{FromRequestParts, State};
 use axum::http::request::Parts;
-use axum::http::{HeaderMap, Method, Request, StatusCode, header};
+use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Json, Response};
 use chrono::Utc;
 use like_events::{EventId, LikeEvent, ProductId, Receipt, UserId};
@@ -15,24 +15,23 @@ use utoipa::ToSchema;
 use crate::app::AppState;
 use crate::http::error::{ApiError, Fault};
 use crate::http::extract;
-use crate::http::middleware::request_context::{Arrival, Observed};
-use crate::http::openapi::refusals::refusals;
+use crate::http::openapi::problem_responses::problem_responses;
 use crate::http::openapi::schemas;
 use crate::http::paths;
 use crate::traces::{Incoming, Sending};
 
-const KEY: &str = "Names this click: a repeat with the same key, by the same user, for the same product and wish, is \
-                   the same event, for 48 hours unless the operators say otherwise.";
+const KEY: &str = "Identifies this click. A repeat with the same key by the same user, for the same product and method, is the \
+                   same event. Keys are honoured for 48 hours, unless the operators set another time.";
 
-/// Who, which product, and the name of the click if it has one.
-pub struct Wish {
+/// A like or unlike as requested: the user, the product, and the idempotency key if there is one.
+pub struct LikeRequest {
     trace: Option<Incoming>,
     user: UserId,
     product: ProductId,
     key: Option<String>,
 }
 
-impl FromRequestParts<Arc<AppState>> for Wish {
+impl FromRequestParts<Arc<AppState>> for LikeRequest {
     type Rejection = ApiError;
 
     async fn from_request_parts(parts: &mut Parts, app: &Arc<AppState>) -> Result<Self, ApiError> {
@@ -41,13 +40,13 @@ impl FromRequestParts<Arc<AppState>> for Wish {
     }
 }
 
-impl Wish {
-    /// Who it is comes before what is asked.
-    async fn new(app: &AppState, headers: &HeaderMap, product: Result<ProductId, Fault>) -> Result<Self, ApiError> {
+impl LikeRequest {
+    /// Checks the credentials first, then the parameters.
+    pub async fn new(app: &AppState, headers: &HeaderMap, product: Result<ProductId, Fault>) -> Result<Self, ApiError> {
         let user = app.known_caller(headers).await?;
         match (product, extract::idempotency_key(headers)) {
             (Ok(product), Ok(key)) => {
-                // Where spans are made, the one of the request has it.
+                // With tracing on, the span of the request carries the trace.
                 let trace = if app.traces.tracer().is_none() { Incoming::of(headers) } else { None };
                 Ok(Self { trace, user, product, key })
             }
@@ -59,18 +58,18 @@ impl Wish {
 #[derive(Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 struct Acknowledged {
-    /// The same for each repeat with the same key.
+    /// The id of the event; the same for each repeat with the same key.
     #[schema(value_type = schemas::EventId)]
     event_id: EventId,
     #[schema(value_type = schemas::ProductId)]
     product_id: ProductId,
-    /// What is wanted.
+    /// Whether the user likes the product now.
     liked: bool,
     #[schema(value_type = schemas::Receipt)]
     receipt: String,
 }
 
-refusals!(Refusals: INVALID_REQUEST, UNAUTHENTICATED, KEYS_UNAVAILABLE, WRITES_UNAVAILABLE, NOT_ACCEPTED, OUTCOME_UNKNOWN);
+problem_responses!(LikeProblems: INVALID_REQUEST, UNAUTHENTICATED, KEYS_UNAVAILABLE, WRITES_UNAVAILABLE, NOT_ACCEPTED, OUTCOME_UNKNOWN);
 
 /// Like a product
 ///
@@ -83,7 +82,7 @@ refusals!(Refusals: INVALID_REQUEST, UNAUTHENTICATED, KEYS_UNAVAILABLE, WRITES_U
     ),
     responses(
         (
-            status = 202, description = "The log has the like: it will be counted exactly once.", body = Acknowledged,
+            status = 202, description = "The like is written and will be counted exactly once.", body = Acknowledged,
             headers(("Location")),
             links(
                 ("receipt" = (operation_id = "getReceipt", parameters(("receipt" = "$response.body#/receipt")))),
@@ -94,16 +93,16 @@ refusals!(Refusals: INVALID_REQUEST, UNAUTHENTICATED, KEYS_UNAVAILABLE, WRITES_U
                 "eventId": "6d88dbc7-5716-8f39-8ec2-917b20ec1ac4", "productId": "p42", "liked": true, "receipt": "1-21-0",
             }),
         ),
-        Refusals,
+        LikeProblems,
     ),
 )]
-pub async fn like(State(app): State<Arc<AppState>>, wish: Wish) -> Result<Response, ApiError> {
-    publish(&app, wish, true).await
+pub async fn like(State(app): State<Arc<AppState>>, request: LikeRequest) -> Result<Response, ApiError> {
+    publish(&app, request, true).await
 }
 
-/// Take a like back
+/// Unlike a product
 ///
-/// The caller doesn't like the product any more. Taking back what was never said changes nothing.
+/// The caller no longer likes the product. Unliking a product that was never liked changes nothing.
 #[utoipa::path(
     delete, path = paths::LIKE, operation_id = "unlike", tag = "likes", security(("caller" = [])),
     params(
@@ -112,7 +111,7 @@ pub async fn like(State(app): State<Arc<AppState>>, wish: Wish) -> Result<Respon
     ),
     responses(
         (
-            status = 202, description = "The log has it: it will be counted exactly once.", body = Acknowledged,
+            status = 202, description = "The unlike is written and will be counted exactly once.", body = Acknowledged,
             headers(("Location")),
             links(
                 ("receipt" = (operation_id = "getReceipt", parameters(("receipt" = "$response.body#/receipt")))),
@@ -122,36 +121,16 @@ pub async fn like(State(app): State<Arc<AppState>>, wish: Wish) -> Result<Respon
                 "eventId": "13d8aaac-2316-8b29-b822-b7111e27cd9d", "productId": "p42", "liked": false, "receipt": "1-21-1",
             }),
         ),
-        Refusals,
+        LikeProblems,
     ),
 )]
-pub async fn unlike(State(app): State<Arc<AppState>>, wish: Wish) -> Result<Response, ApiError> {
-    publish(&app, wish, false).await
+pub async fn unlike(State(app): State<Arc<AppState>>, request: LikeRequest) -> Result<Response, ApiError> {
+    publish(&app, request, false).await
 }
 
-/// Answers a request for [`paths::LIKE`] without the router, whose layers are a fifth of the time that a
-/// like takes outside of the kernel. None: left to the router, as is a path that doesn't spell its
-/// product id plainly.
-pub async fn directly<B>(app: &AppState, arrival: Arrival, request: &Request<B>) -> Option<Response> {
-    let liked = match *request.method() {
-        Method::PUT => true,
-        Method::DELETE => false,
-        _ => return None,
-    };
-    let product = request.uri().path().strip_prefix("/v1/products/")?.strip_suffix("/like")?;
-    let product = ProductId::parse(product).ok()?;
-    let headers = request.headers();
-    let handle = async {
-        match Wish::new(app, headers, Ok(product)).await {
-            Ok(wish) => publish(app, wish, liked).await.into_response(),
-            Err(refusal) => refusal.into_response(),
-        }
-    };
-    Some(Observed::new(app, request, arrival).answer(app, paths::LIKE, handle).await)
-}
-
-async fn publish(app: &AppState, wish: Wish, liked: bool) -> Result<Response, ApiError> {
-    let Wish { trace, user, product, key } = wish;
+/// Publishes the event and waits for the acknowledgement.
+pub async fn publish(app: &AppState, request: LikeRequest, liked: bool) -> Result<Response, ApiError> {
+    let LikeRequest { trace, user, product, key } = request;
     let sequence = app.gate.sequence().map_err(ApiError::WritesUnavailable)?;
     let event_id = match key {
         Some(key) => EventId::from_idempotency_key(&user, &product, liked, &key),

@@ -1,5 +1,5 @@
-//! The public routes, a file per resource: what is asked, what is answered. What is common to all
-//! of them is around them, in [`crate::http::middleware::request_context`].
+//! The public routes, one file per resource. What all routes have in common is in
+//! [`crate::http::middleware::request_context`].
 
 pub(crate) mod counts;
 pub(crate) mod docs;

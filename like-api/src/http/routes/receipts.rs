@@ -1,5 +1,5 @@
-//! `GET /v1/receipts/{receipt}`: what became of an acknowledged like. This is how a client reads
-//! its own write; with `Prefer: wait=N` it asks once and is told when that is so.
+//! `GET /v1/receipts/{receipt}`: the status of an acknowledged like. This is how a client reads its own
+//! write; with `Prefer: wait=N` the answer waits until the like is counted.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -14,15 +14,15 @@ use utoipa::ToSchema;
 use crate::app::AppState;
 use crate::http::error::ApiError;
 use crate::http::extract;
-use crate::http::openapi::refusals::refusals;
+use crate::http::openapi::problem_responses::problem_responses;
 use crate::http::openapi::schemas;
 use crate::http::paths;
 use crate::http::prefer::{self, PREFERENCE_APPLIED};
 use crate::read::queries::ReceiptStatus;
 use crate::read::receipts::Waited;
 
-/// What became of a like: `pending`, it is in the log and not counted yet; `counted`; `dead_letter`, it broke a rule of
-/// the log; `lost`, it was removed from the log before it could be counted.
+/// The status of a like: `pending`, written but not counted yet; `counted`; `dead_letter`, it breaks a rule of the event
+/// contract; `lost`, it was removed from the log before it was counted.
 #[derive(Serialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 #[schema(as = ReceiptStatus)]
@@ -39,26 +39,27 @@ struct Answer {
     status: Status,
 }
 
-refusals!(Refusals: INVALID_REQUEST, RECEIPT_UNKNOWN, READS_UNAVAILABLE);
+problem_responses!(ReceiptProblems: INVALID_REQUEST, RECEIPT_UNKNOWN, READS_UNAVAILABLE);
 
-/// Ask what became of a like
+/// Get the status of a like
 ///
-/// This is how a client reads its own write: once the answer is `counted`, what the same user reads includes the like.
+/// This is how a client reads its own write: once the status is `counted`, the counts that the same user reads include
+/// the like.
 #[utoipa::path(
     get, path = paths::RECEIPT, operation_id = "getReceipt", tag = "receipts", security(()),
     params(
         ("receipt" = schemas::Receipt, Path, example = "1-21-0"),
         (
             "Prefer" = Option<String>, Header, example = "wait=5",
-            description = "`wait=N`: answer once the like is counted, or after N seconds (10 at most) if it isn't by then.",
+            description = "`wait=N`: the answer waits until the like is counted, for at most N seconds (10 or less).",
         ),
     ),
     responses(
         (
-            status = 200, description = "Where it stands now.", body = Answer,
+            status = 200, description = "The current status.", body = Answer,
             headers(("Cache-Control"), ("Preference-Applied")), example = json!({ "status": "counted" }),
         ),
-        Refusals,
+        ReceiptProblems,
     ),
 )]
 pub async fn standing(State(app): State<Arc<AppState>>, request: Request) -> Result<Response, ApiError> {
@@ -94,7 +95,7 @@ pub async fn standing(State(app): State<Arc<AppState>>, request: Request) -> Res
     Ok(response)
 }
 
-/// Where the broker can't be asked, "not counted yet" is all that can be said.
+/// Without an answer of the broker the event is taken to be pending.
 async fn is_in_the_log(app: &AppState, open_topic: &str, receipt: Receipt) -> Result<(), ApiError> {
     let end = app.publisher.log_end(open_topic, receipt.partition, receipt.offset).await;
     if end.is_some_and(|end| end <= receipt.offset) {

@@ -57,7 +57,7 @@ async fn open_streams_are_limited() {
 
 #[tokio::test]
 async fn stalled_reader_is_disconnected() {
-    let (database, api) = set_up(SHORT, |config| config.stall_limit = Duration::from_secs(1)).await;
+    let (database, api) = set_up(SHORT, |config| config.write_timeout = Duration::from_secs(1)).await;
     let ids: Vec<_> = (0..40).map(|number| format!("{number:0>128}")).collect();
     let ids: Vec<_> = ids.iter().map(String::as_str).collect();
     let list = ids.join(",");

@@ -1,6 +1,5 @@
-//! Connections that are one too many: told so at once, so that their callers, or a gateway that has
-//! other replicas, can do something about it. Left waiting unaccepted they would learn it from a
-//! timeout of their own.
+//! Connections above the limit: answered 503 at once, so that clients, or a gateway with other
+//! replicas, can react. Left unaccepted, they would find out by a timeout of their own.
 
 use std::time::Duration;
 
@@ -10,25 +9,24 @@ use tokio::time::timeout;
 use tokio_util::task::TaskTracker;
 use uuid::Uuid;
 
-/// So many are told at a time; under a flood the rest is just closed.
-const TOLD: usize = 64;
-/// How long one may take to take note.
-const WITHIN: Duration = Duration::from_secs(1);
+/// The most connections that are answered at a time; the rest is closed without an answer.
+const ANSWERED_MAX: usize = 64;
+/// The time in which a client has to read the answer.
+const TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Refuses connections.
 #[derive(Default)]
-pub struct Refusals(TaskTracker);
+pub struct ExcessConnections(TaskTracker);
 
-impl Refusals {
-    /// Answers whatever it was going to ask, and closes it.
+impl ExcessConnections {
+    /// Answers 503 without reading a request, and closes the connection.
     pub fn refuse(&self, mut stream: TcpStream) {
-        if self.0.len() >= TOLD {
+        if self.0.len() >= ANSWERED_MAX {
             return;
         }
-        self.0.spawn(timeout(WITHIN, async move {
+        self.0.spawn(timeout(TIMEOUT, async move {
             stream.write_all(answer().as_bytes()).await?;
             stream.shutdown().await?;
-            // Closed with something unread, it would be reset, and the answer lost on its way.
+            // Closing with unread bytes resets the connection, which may lose the answer.
             let mut unread = [0; 1024];
             while stream.read(&mut unread).await? > 0 {}
             std::io::Result::Ok(())
@@ -37,7 +35,7 @@ impl Refusals {
 }
 
 fn answer() -> String {
-    // It has asked nothing yet, so there is nothing to be found in the log; but clients rely on one.
+    // No log line has this id, but clients rely on having one.
     let id = Uuid::now_v7();
     let body = format!(
         r#"{{"type":"/problems/overloaded","title":"Too busy","status":503,"detail":"as many connections are open as may be; nothing was begun, try again","requestId":"{id}"}}"#

@@ -1,5 +1,5 @@
-//! What a route may answer other than a success: one response per status, with the kinds of problem
-//! that have it.
+//! The error responses of a route: one response per status, listing the kinds of problem that have
+//! this status.
 
 use std::collections::BTreeMap;
 
@@ -13,7 +13,7 @@ use utoipa::openapi::{
 
 use crate::http::problem::{self, Kind};
 
-/// Of every route, whatever it does.
+/// The kinds of problem that every route can return.
 const OF_ALL: [&Kind; 5] = [
     problem::REQUEST_TIMEOUT,
     problem::PAYLOAD_TOO_LARGE,
@@ -22,12 +22,12 @@ const OF_ALL: [&Kind; 5] = [
     problem::OVERLOADED,
 ];
 
-/// Of the connection itself, which knows no request yet.
+/// The answer of the connection, before a request exists.
 pub const HEAD_TOO_LARGE: &str = "The head of the request, URL and headers, has more than 16 KiB. No document, no request id: \
                               the connection answers before there is a request.";
 
-/// Declares a type for the `responses` of a route: it may end in these kinds of problem.
-macro_rules! refusals {
+/// Declares a type for the `responses` of a route that returns these kinds of problem.
+macro_rules! problem_responses {
     ($name:ident: $($kind:ident),*) => {
         struct $name;
 
@@ -36,14 +36,14 @@ macro_rules! refusals {
                 String,
                 utoipa::openapi::RefOr<utoipa::openapi::response::Response>,
             > {
-                $crate::http::openapi::refusals::responses(&[$($crate::http::problem::$kind),*])
+                $crate::http::openapi::problem_responses::responses(&[$($crate::http::problem::$kind),*])
             }
         }
     };
 }
-pub(crate) use refusals;
+pub(crate) use problem_responses;
 
-/// Those of `kinds`, and those that every route has.
+/// Returns the responses for `kinds` and for the kinds that every route can return.
 pub fn responses(kinds: &[&'static Kind]) -> BTreeMap<String, RefOr<Response>> {
     let mut by_status: BTreeMap<StatusCode, Vec<&Kind>> = BTreeMap::new();
     for kind in kinds.iter().chain(&OF_ALL) {
@@ -84,7 +84,7 @@ fn content(status: StatusCode, kinds: &[&Kind]) -> Content {
     ContentBuilder::new().schema(Some(Schema::from(schema.build()))).examples_from_iter(examples).build()
 }
 
-/// Of `errors` only what such a document really has.
+/// Only an invalid request has `errors`.
 fn example(kind: &Kind) -> Value {
     let mut example = json!({
         "type": kind.uri(), "title": kind.title, "status": kind.status.as_u16(), "detail": kind.detail,

@@ -1,0 +1,157 @@
+//! Read and write timeouts of a connection.
+//!
+//! hyper has one timer for a request's head, which also runs on an idle connection: as long as a
+//! gateway keeps idle connections, which is far too long for half a head. Here the time from a head's
+//! first byte to its end is limited. A write that makes no progress would hold its buffers for as long
+//! as the client keeps the connection open; here it fails.
+//!
+//! `tokio-io-timeout` was looked at: its read timeout doesn't know which bytes belong to a head.
+
+use std::io::{self, IoSlice};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, Ordering};
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use prometheus::{IntCounter, Registry};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::time::{Instant, Sleep, sleep, sleep_until};
+
+/// From a head's first byte to its end, and from the connection to the end of its first head.
+const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// The write timeout, and the number of connections closed by it.
+#[derive(Clone)]
+pub struct WriteTimeout {
+    limit: Duration,
+    exceeded: IntCounter,
+}
+
+impl WriteTimeout {
+    /// Closes a connection to which no byte could be written for `limit`.
+    pub fn new(limit: Duration, registry: &Registry) -> anyhow::Result<Self> {
+        let exceeded = IntCounter::new(
+            "likes_stalled_connections_total",
+            "connections closed because the client read nothing for too long: slow readers of streams, mostly",
+        )?;
+        registry.register(Box::new(exceeded.clone()))?;
+        Ok(Self { limit, exceeded })
+    }
+}
+
+/// What a connection is doing.
+#[derive(Clone)]
+pub struct Phase(Arc<AtomicU8>);
+
+/// The connection is idle, or an answer is being written.
+const BETWEEN: u8 = 0;
+/// A head has begun.
+const HEAD: u8 = 1;
+/// A request is being handled: bytes that are read belong to its body or to the next head.
+const HANDLING: u8 = 2;
+
+impl Phase {
+    /// Returns the phase of a new connection, whose first head is due.
+    pub fn new() -> Self {
+        Self(Arc::new(AtomicU8::new(HEAD)))
+    }
+
+    /// Records that a head was read.
+    pub fn handling(&self) {
+        self.0.store(HANDLING, Ordering::Relaxed);
+    }
+
+    /// Records that the request was handled.
+    pub fn handled(&self) {
+        self.0.store(BETWEEN, Ordering::Relaxed);
+    }
+
+    fn is(&self, phase: u8) -> bool {
+        self.0.load(Ordering::Relaxed) == phase
+    }
+}
+
+/// A connection with both timeouts.
+pub struct Timeouts<S> {
+    io: S,
+    phase: Phase,
+    head_began: Instant,
+    /// Made only when a read has to wait: nearly every head arrives in one piece.
+    head_timer: Option<Pin<Box<Sleep>>>,
+    write: WriteTimeout,
+    /// Present while a write waits.
+    write_timer: Option<Pin<Box<Sleep>>>,
+}
+
+impl<S> Timeouts<S> {
+    pub fn new(io: S, phase: Phase, write: WriteTimeout) -> Self {
+        Self { io, phase, head_began: Instant::now(), head_timer: None, write, write_timer: None }
+    }
+
+    /// Returns the result of a write, or an error once writes have waited for too long.
+    fn bounded<T>(&mut self, cx: &mut Context<'_>, write: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
+        if write.is_ready() {
+            self.write_timer = None;
+            return write;
+        }
+        let limit = self.write.limit;
+        ready!(self.write_timer.get_or_insert_with(|| Box::pin(sleep(limit))).as_mut().poll(cx));
+        self.write.exceeded.inc();
+        Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, format!("no bytes were taken for {limit:?}"))))
+    }
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Timeouts<S> {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let this = &mut *self;
+        let before = buffer.filled().len();
+        let read = Pin::new(&mut this.io).poll_read(cx, buffer);
+        match &read {
+            Poll::Ready(_) => {
+                if buffer.filled().len() > before && this.phase.is(BETWEEN) {
+                    this.phase.0.store(HEAD, Ordering::Relaxed);
+                    this.head_began = Instant::now();
+                    this.head_timer = None;
+                }
+            }
+            Poll::Pending if this.phase.is(HEAD) => {
+                let until = this.head_began + HEAD_TIMEOUT;
+                let timer = this.head_timer.get_or_insert_with(|| Box::pin(sleep_until(until)));
+                if timer.as_mut().poll(cx).is_ready() {
+                    return Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, "the head took too long")));
+                }
+            }
+            Poll::Pending => this.head_timer = None,
+        }
+        read
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for Timeouts<S> {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        let written = Pin::new(&mut self.io).poll_write(cx, bytes);
+        self.bounded(cx, written)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        parts: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let written = Pin::new(&mut self.io).poll_write_vectored(cx, parts);
+        self.bounded(cx, written)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.io.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_shutdown(cx)
+    }
+}
