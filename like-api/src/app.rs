@@ -14,7 +14,7 @@ use crate::http::middleware::cors::Browser;
 use crate::limits::Limits;
 use crate::metrics::Metrics;
 use crate::publish::producer::Publisher;
-use crate::publish::write_gate::Gate;
+use crate::publish::write_gate::WriteGate;
 use crate::read::counts::Counts;
 use crate::read::live::Streams;
 use crate::read::receipts::Receipts;
@@ -24,9 +24,9 @@ pub struct AppState {
     pub auth: Auth,
     pub limits: Limits,
     pub browser: Browser,
-    pub gate: Gate,
+    pub gate: WriteGate,
     pub publisher: Arc<Publisher>,
-    /// The database; all SQL is in [`crate::read::pool`].
+    /// The database; all SQL is in [`crate::read::queries`].
     pub pool: PgPool,
     pub counts: Counts,
     pub receipts: Receipts,
@@ -45,15 +45,15 @@ impl AppState {
         registry: &Registry,
         shutdown: &CancellationToken,
     ) -> anyhow::Result<Self> {
-        let pool = crate::read::pool::pool(&config.database);
+        let pool = crate::read::pool::open(&config.database);
         let auth = Auth::new(config).map_err(|refusal| anyhow!(refusal))?;
         auth.register(registry)?;
-        crate::metrics::pool::register(registry, &pool)?;
+        crate::read::pool::register(registry, &pool)?;
         Ok(Self {
             auth,
             limits: Limits::new(&config.limits, registry)?,
             browser: Browser::new(&config.browser),
-            gate: Gate::closed(),
+            gate: WriteGate::closed(),
             publisher,
             counts: Counts::new(pool.clone(), registry)?,
             receipts: Receipts::new(pool.clone(), registry, shutdown.clone())?,

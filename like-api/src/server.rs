@@ -16,7 +16,7 @@ use crate::config::Config;
 use crate::http::listener::WriteTimeout;
 use crate::metrics::Metrics;
 use crate::publish::producer::{PRODUCER_WARM, Publisher};
-use crate::publish::write_gate::{LAYOUT_READ, TOPIC_CHECKED, Watch};
+use crate::publish::write_gate::{LAYOUT_READ, TOPIC_CHECKED, TopicMonitor};
 
 /// The time for requests in progress after a signal: a like is settled within about six seconds.
 const FINISH_TIMEOUT: Duration = Duration::from_millis(6_500);
@@ -48,7 +48,7 @@ pub async fn serve(config: Config, listeners: Listeners, shutdown: CancellationT
         health.unmet(condition, "not there yet");
     }
     let traces = state.traces.clone();
-    let watch = Watch {
+    let watch = TopicMonitor {
         gate: state.gate.clone(),
         health: health.clone(),
         pool: state.pool.clone(),

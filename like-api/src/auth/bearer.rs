@@ -1,5 +1,5 @@
-//! The `Authorization` header by RFC 6750: the one token in it, and what is answered to a caller
-//! whose token isn't taken. A token in the query or in a body is never looked at: URLs are logged.
+//! The `Authorization` header by RFC 6750: its one token, and the challenge for a caller without a valid
+//! one. Tokens in the query or the body are ignored: URLs are logged.
 
 use std::borrow::Cow;
 
@@ -7,24 +7,23 @@ use axum::http::{HeaderMap, header};
 
 use super::error::AuthError;
 
-/// Longest token, in characters: twice what the largest issuers make, and less than a head may have.
+/// Longest token, in characters: twice the size of the largest issuers' tokens, and less than a head's.
 const TOKEN_MAX: usize = 8 * 1024;
 
-/// Why nobody is known. The texts are fixed ones: nothing of a token is ever in them.
+/// Why a caller isn't authenticated. The texts are constants and never contain a part of a token.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Refusal {
     /// There are no credentials.
     Missing,
-    /// The header isn't one token: what is wrong with it, as the rest of a sentence about it.
+    /// The header isn't one token. The text completes a sentence about the header.
     Header(&'static str),
-    /// The token isn't good: why, as the rest of a sentence about it.
+    /// The token is invalid. The text completes a sentence about the token.
     Token(Cow<'static, str>),
-    /// The token may be good: the key that it names can't be had now.
+    /// The token may be valid, but its key can't be fetched now.
     NoKeys,
 }
 
 impl Refusal {
-    /// A token that isn't good.
     pub const fn token(why: &'static str) -> Self {
         Self::Token(Cow::Borrowed(why))
     }
@@ -50,21 +49,21 @@ impl From<Refusal> for AuthError {
     }
 }
 
-/// What stands where the token should, not yet looked at; None: the header is absent.
+/// Returns the header's token, unchecked. None: there is no header.
 pub fn presented(headers: &HeaderMap) -> Result<Option<&str>, Refusal> {
     let mut values = headers.get_all(header::AUTHORIZATION).iter();
     let Some(value) = values.next() else {
         return Ok(None);
     };
     if values.next().is_some() {
-        return Err(Refusal::Header("is there more than once"));
+        return Err(Refusal::Header("occurs more than once"));
     }
     let presented = value.to_str().ok().and_then(|text| text.split_once(' '));
     let presented = presented.filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"));
     presented.map(|(_, token)| Some(token.trim_start_matches(' '))).ok_or(NO_TOKEN)
 }
 
-/// Whether it may be a token. A pass over all of it, which one that was verified before doesn't need.
+/// Checks characters and length. A token that was verified before needs no such pass.
 pub fn check(presented: &str) -> Result<(), Refusal> {
     if !is_token(presented) {
         return Err(NO_TOKEN);
@@ -77,7 +76,7 @@ pub fn check(presented: &str) -> Result<(), Refusal> {
 
 const NO_TOKEN: Refusal = Refusal::Header("must be Bearer, a space and one token");
 
-/// `b64token` of section 2.1. Two headers that a proxy has joined have a comma between them.
+/// Whether the text is a `b64token` of section 2.1. Headers that a proxy has joined contain a comma.
 fn is_token(text: &str) -> bool {
     let allowed = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'.' | b'_' | b'~' | b'+' | b'/');
     let bare = text.trim_end_matches('=');
@@ -98,7 +97,7 @@ mod tests {
     }
 
     #[test]
-    fn the_scheme_is_bearer_in_any_case_and_the_token_its_one_word() {
+    fn bearer_scheme_is_case_insensitive() {
         assert_eq!(of(&[]), Ok(None));
         for sent in ["Bearer a.b-c_d", "bearer a.b-c_d", "BEARER  a.b-c_d"] {
             assert_eq!(of(&[sent]), Ok(Some("a.b-c_d".to_owned())), "{sent}");
@@ -107,19 +106,19 @@ mod tests {
     }
 
     #[test]
-    fn a_header_that_is_no_single_token_is_an_invalid_request() {
+    fn header_must_be_a_single_token() {
         for sent in
             ["", "Bearer", "Bearer ", "Bearer =", "Bearer a b", "Bearer a, Bearer b", "Basic YTpi", "a.b.c", "Bearer é"]
         {
             assert_eq!(of(&[sent]), Err(Refusal::Header("must be Bearer, a space and one token")), "{sent}");
         }
-        assert_eq!(of(&["Bearer a", "Bearer a"]), Err(Refusal::Header("is there more than once")));
+        assert_eq!(of(&["Bearer a", "Bearer a"]), Err(Refusal::Header("occurs more than once")));
         assert!(matches!(of(&[&format!("Bearer {}", "a".repeat(TOKEN_MAX + 1))]), Err(Refusal::Token(_))));
         assert!(of(&[&format!("Bearer {}", "a".repeat(TOKEN_MAX))]).is_ok());
     }
 
     #[test]
-    fn a_challenge_has_an_error_code_only_for_a_caller_with_credentials() {
+    fn challenge_without_credentials_has_no_error() {
         let challenge = |refusal: Refusal| match AuthError::from(refusal) {
             AuthError::Unauthenticated { challenge, .. } => challenge,
             other @ AuthError::KeysUnavailable => panic!("{other:?}"),
@@ -129,6 +128,6 @@ mod tests {
             challenge(Refusal::token("has expired")),
             "Bearer realm=\"likes\", error=\"invalid_token\", error_description=\"the token has expired\""
         );
-        assert!(challenge(Refusal::Header("is there more than once")).contains("error=\"invalid_request\""));
+        assert!(challenge(Refusal::Header("occurs more than once")).contains("error=\"invalid_request\""));
     }
 }

@@ -1,10 +1,9 @@
-//! The keys that an issuer publishes (`JWT_JWKS_URL`). One task fetches them: at an interval, and
-//! when a token names a key that isn't known, which any caller can make up, so at a bounded rate.
-//! Requests never fetch; those that wait for a key wait for the same answer.
+//! The issuer's published keys (`JWT_JWKS_URL`). One task fetches them at an interval, and when a token
+//! names an unknown key. Any caller can make up a key id, so the rate of fetches is bounded. Requests
+//! never fetch; those that need a key wait for the same fetch.
 //!
-//! While the issuer can't be reached the last keys stay in force. A key that isn't among them may
-//! then be good or not: that is answered 503 and not 401, since a client throws a token away that
-//! is called invalid.
+//! While the issuer is unreachable the last keys stay in force. An unknown key may be valid then, so it
+//! is answered 503 and not 401: clients discard a token that is called invalid.
 
 use std::convert::Infallible;
 use std::net::IpAddr;
@@ -26,25 +25,25 @@ use super::bearer::Refusal;
 use super::keys::{KeySet, Rules, UNKNOWN_KEY};
 use crate::config::JwksTiming;
 
-/// Condition of readiness: the issuer's keys were fetched once.
+/// Readiness condition: the issuer's keys were fetched once.
 pub const KEYS_FETCHED: &str = "jwks";
 
-/// A request waits for a key as long as a fetch may take, and for the task's turn.
-const TURN: Duration = Duration::from_secs(1);
-/// Largest set. A hundred keys with their certificates are less.
+/// A request waits for a fetch's timeout and this long for its start.
+const START: Duration = Duration::from_secs(1);
+/// Largest key set, in bytes. A hundred keys with certificates are smaller.
 const BODY_MAX: usize = 512 * 1024;
 
-/// The issuer's keys, as far as they are known.
+/// The issuer's keys.
 #[derive(Debug)]
 pub struct Jwks {
-    /// Which algorithms' keys are used.
+    /// The accepted algorithms.
     pub accepted: Vec<Algorithm>,
     url: Url,
     rules: Rules,
     timing: JwksTiming,
     client: Client,
     known: watch::Sender<Known>,
-    /// [`KeySet::version`] of what is known: read for every request.
+    /// The current [`KeySet::version`], read for every request.
     version: AtomicU64,
     asked: Notify,
     /// See [`fetches`].
@@ -54,37 +53,36 @@ pub struct Jwks {
 #[derive(Debug, Clone, Default)]
 struct Known {
     keys: Arc<KeySet>,
-    /// When the issuer was asked last, and whether it answered.
+    /// When the last fetch ended, and whether it succeeded.
     asked: Option<(Instant, bool)>,
 }
 
 impl Jwks {
-    /// Fetches nothing yet. The error says in one line why the URL is refused.
+    /// Creates an empty set. The error says in one line why the URL is invalid.
     pub fn new(url: &str, accepted: Vec<Algorithm>, rules: Rules, timing: JwksTiming) -> Result<Self, String> {
-        let url = usable(url)?;
+        let url = check_url(url)?;
         let client = Client::builder()
             .timeout(timing.timeout)
-            // Elsewhere is not where keys were said to be.
+            // A redirect would let another host supply the keys.
             .redirect(Policy::none())
             .user_agent(concat!("like-api/", env!("CARGO_PKG_VERSION")));
         let client = if url.scheme() == "http" { client.no_proxy() } else { client };
-        let client = client.build().map_err(|e| format!("JWT_JWKS_URL={url} can't be fetched: {}", whole(e)))?;
+        let client = client.build().map_err(|e| format!("JWT_JWKS_URL={url} can't be fetched: {}", with_causes(e)))?;
         let known = watch::Sender::new(Known::default());
         let version = AtomicU64::new(0);
         Ok(Self { accepted, url, rules, timing, client, known, version, asked: Notify::new(), fetches: fetches() })
     }
 
-    /// Where the keys come from.
     pub fn shown(&self) -> String {
         self.url.to_string()
     }
 
-    /// Which keys are known: another number for others.
+    /// Returns the version of the current keys.
     pub fn version(&self) -> u64 {
         self.version.load(Ordering::Acquire)
     }
 
-    /// The keys, once they hold this one or the issuer has said lately that it doesn't.
+    /// Returns the keys, once they contain this one or a recent fetch has shown that they don't.
     pub async fn holding(&self, id: Option<&str>, algorithm: Algorithm) -> Result<Arc<KeySet>, Refusal> {
         let has = |keys: &KeySet| !matches!(keys.find(id, algorithm), Err(missing) if missing == UNKNOWN_KEY);
         let mut known = self.known.subscribe();
@@ -97,8 +95,8 @@ impl Jwks {
         };
         if !lately {
             self.asked.notify_one();
-            let told = tokio::time::timeout(self.timing.timeout + TURN, known.changed()).await;
-            told.map_err(|_| Refusal::NoKeys)?.map_err(|_| Refusal::NoKeys)?;
+            let fetched = tokio::time::timeout(self.timing.timeout + START, known.changed()).await;
+            fetched.map_err(|_| Refusal::NoKeys)?.map_err(|_| Refusal::NoKeys)?;
         }
         let known = known.borrow();
         let answered = known.asked.is_some_and(|(_, answered)| answered);
@@ -109,7 +107,7 @@ impl Jwks {
         }
     }
 
-    /// Fetches them now and then. Never ends.
+    /// Fetches the keys at an interval and on demand. Never returns.
     pub async fn keep(&self, health: &Health) -> Infallible {
         let mut backoff = Backoff::new(Duration::from_millis(500), Duration::from_secs(30).min(self.timing.refresh));
         loop {
@@ -120,15 +118,15 @@ impl Jwks {
             let keys = match fetched {
                 Ok(None) => before,
                 Ok(Some(new)) => {
-                    self.tell(&new);
+                    self.log(&new);
                     Arc::new(new)
                 }
                 Err(why) => {
-                    self.tell_failed(&before, &why, health);
+                    self.log_failure(&before, &why, health);
                     before
                 }
             };
-            // First the number: a token that was verified with older keys is looked at anew.
+            // The version first: tokens that older keys have verified are verified again.
             self.version.store(keys.version, Ordering::Release);
             self.known.send_replace(Known { keys, asked: Some((Instant::now(), answered)) });
             if answered {
@@ -147,19 +145,19 @@ impl Jwks {
         }
     }
 
-    fn tell(&self, keys: &KeySet) {
+    fn log(&self, keys: &KeySet) {
         let url = self.shown();
         if keys.is_empty() {
-            error!(url, "the issuer has taken back all its keys: no token is taken");
+            error!(url, "the issuer has withdrawn all its keys: every token is refused");
         } else {
-            info!(url, keys = ?keys.ids(), "the issuer's keys were fetched");
+            info!(url, keys = ?keys.ids(), "issuer keys fetched");
         }
     }
 
-    fn tell_failed(&self, before: &KeySet, why: &str, health: &Health) {
+    fn log_failure(&self, before: &KeySet, why: &str, health: &Health) {
         let url = self.shown();
         if before.version > 0 {
-            warn!(url, why, "the issuer's keys can't be fetched: the last ones stay in force");
+            warn!(url, why, "issuer keys can't be fetched: the last ones stay in force");
         } else if health.unmet(KEYS_FETCHED, format!("the issuer's keys can't be fetched from {url}: {why}")) {
             info!(awaiting = KEYS_FETCHED, url, why, "not ready");
         }
@@ -167,12 +165,12 @@ impl Jwks {
 
     async fn fetch(&self, before: &KeySet) -> Result<Option<KeySet>, String> {
         let request = self.client.get(self.url.clone()).header(header::ACCEPT, "application/json");
-        let mut answer = request.send().await.map_err(whole)?;
+        let mut answer = request.send().await.map_err(with_causes)?;
         if answer.status() != 200 {
             return Err(format!("it answered {}", answer.status()));
         }
         let mut body = Vec::new();
-        while let Some(part) = answer.chunk().await.map_err(whole)? {
+        while let Some(part) = answer.chunk().await.map_err(with_causes)? {
             if body.len() + part.len() > BODY_MAX {
                 return Err(format!("it answered more than {BODY_MAX} bytes"));
             }
@@ -180,7 +178,7 @@ impl Jwks {
         }
         let fetched = KeySet::published(&body, &self.accepted, &self.rules, before)?;
         match fetched {
-            // Settings that don't fit are seen at the start. Later, it is the issuer's word.
+            // At start an empty set is a wrong setting; later the issuer has withdrawn its keys.
             Some(keys) if keys.is_empty() && before.version == 0 => {
                 Err(format!("it has no key for JWT_ALGORITHMS={:?}", self.accepted))
             }
@@ -189,7 +187,6 @@ impl Jwks {
     }
 }
 
-/// Counts fetches.
 pub fn fetches() -> IntCounterVec {
     let help = "fetches of the issuer's keys, by outcome: fetched, failed";
     let fetches = IntCounterVec::new(Opts::new("likes_jwks_fetches_total", help), &["outcome"]).expect("a valid name");
@@ -199,17 +196,18 @@ pub fn fetches() -> IntCounterVec {
     fetches
 }
 
-/// Without the URL, with the causes that reqwest leaves out.
-fn whole(error: reqwest::Error) -> String {
+/// Formats an error with its causes and without the URL.
+fn with_causes(error: reqwest::Error) -> String {
     format!("{:#}", anyhow::Error::from(error.without_url()))
 }
 
-/// Whoever can change what is fetched can be anybody: TLS, or this machine.
-fn usable(text: &str) -> Result<Url, String> {
+/// Checks the URL. Who can modify the fetched keys can impersonate every user, so it must be HTTPS or
+/// loopback.
+fn check_url(text: &str) -> Result<Url, String> {
     const EXPECTED: &str = "expected https://…, or http:// on this machine";
-    let url = Url::parse(text).map_err(|error| format!("JWT_JWKS_URL is no URL ({error}): {EXPECTED}"))?;
+    let url = Url::parse(text).map_err(|error| format!("JWT_JWKS_URL is not a URL ({error}): {EXPECTED}"))?;
     if !url.username().is_empty() || url.password().is_some() {
-        return Err(format!("JWT_JWKS_URL names a user or a password, and would show it: {EXPECTED}"));
+        return Err(format!("JWT_JWKS_URL contains a user or a password, which would be logged: {EXPECTED}"));
     }
     let host = url.host_str().unwrap_or_default();
     let ip = host.trim_matches(['[', ']']).parse::<IpAddr>();
@@ -217,6 +215,6 @@ fn usable(text: &str) -> Result<Url, String> {
     match url.scheme() {
         "https" => Ok(url),
         "http" if here => Ok(url),
-        _ => Err(format!("JWT_JWKS_URL={url}: what comes that way could be anybody's keys; {EXPECTED}")),
+        _ => Err(format!("JWT_JWKS_URL={url}: keys fetched without TLS could be forged; {EXPECTED}")),
     }
 }

@@ -1,9 +1,7 @@
-//! `AUTH_MODE=jwt`: the caller is the `sub` of a token that an issuer has signed. jsonwebtoken
-//! verifies; which keys and algorithms it may use is decided here, by our settings and never by
-//! the token.
+//! `AUTH_MODE=jwt`: the caller is the `sub` of a signed token. jsonwebtoken verifies it; the settings, and
+//! never the token, decide which keys and algorithms are used.
 
 use std::convert::Infallible;
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use axum::http::HeaderMap;
 use jsonwebtoken::errors::ErrorKind;
@@ -19,13 +17,13 @@ use super::bearer::{self, Refusal};
 use super::error::AuthError;
 use super::jwks::{self, Jwks};
 use super::keys::{Key, Rules};
-use super::verified::{Entry, Verified};
+use super::verified::{Entry, Verified, now};
 use crate::config::{JwtAlgorithm, JwtSettings};
 
 /// Verifies tokens.
 #[derive(Debug)]
 pub struct Jwt {
-    keys: Keys,
+    keys: KeySource,
     rules: Rules,
     accepted: Vec<Algorithm>,
     verified: Verified,
@@ -37,15 +35,15 @@ pub struct Jwt {
 }
 
 #[derive(Debug)]
-enum Keys {
-    /// The one that was set, whatever a token calls it.
+enum KeySource {
+    /// The configured key, whatever key id a token has.
     One(Box<Key>),
-    /// Those that the issuer publishes.
+    /// The issuer's published keys.
     Published(Box<Jwks>),
 }
 
-/// What is read of a token once it is verified. Any JSON: that they are there and of their types is
-/// among the rules, which say what is missing.
+/// The claims of a verified token. Any JSON here: the validation rules check presence and type, and name
+/// what is missing.
 #[derive(Deserialize)]
 struct Claims {
     #[serde(default)]
@@ -55,16 +53,16 @@ struct Claims {
 }
 
 impl Jwt {
-    /// The error says in one line why these settings are refused and what to set instead.
+    /// The error says in one line why the settings are invalid and what to set instead.
     pub fn new(settings: &JwtSettings) -> Result<Self, String> {
         let rules = rules(settings)?;
         let sources = settings.key_sources();
         let keys = match (&settings.jwt_secret, &settings.jwt_public_key, &settings.jwt_jwks_url) {
-            (Some(secret), None, None) => Keys::One(Box::new(Key::of_secret(secret.expose(), &rules)?)),
-            (None, Some(pem), None) => Keys::One(Box::new(Key::of_pem(pem.expose(), &rules)?)),
+            (Some(secret), None, None) => KeySource::One(Box::new(Key::of_secret(secret.expose(), &rules)?)),
+            (None, Some(pem), None) => KeySource::One(Box::new(Key::of_pem(pem.expose(), &rules)?)),
             (None, None, Some(url)) => {
                 let algorithms = published_algorithms(settings)?;
-                Keys::Published(Box::new(Jwks::new(url, algorithms, rules.clone(), settings.jwks_timing)?))
+                KeySource::Published(Box::new(Jwks::new(url, algorithms, rules.clone(), settings.jwks_timing)?))
             }
             (None, None, None) => {
                 return Err("AUTH_MODE=jwt needs the key that tokens are verified with: set one of JWT_SECRET, \
@@ -77,29 +75,29 @@ impl Jwt {
             }
         };
         let accepted = match &keys {
-            Keys::One(key) => one_algorithm(settings, key.algorithm, sources[0])?,
-            Keys::Published(jwks) => jwks.accepted.clone(),
+            KeySource::One(key) => one_algorithm(settings, key.algorithm, sources[0])?,
+            KeySource::Published(jwks) => jwks.accepted.clone(),
         };
         let checks = checks();
         let [cached, checked, refused, no_keys] = OUTCOMES.map(|outcome| checks.with_label_values(&[outcome]));
         Ok(Self { keys, rules, accepted, verified: Verified::default(), checks, cached, checked, refused, no_keys })
     }
 
-    /// What it counts: tokens, and fetches of keys.
+    /// Returns the counters of tokens and of key fetches.
     pub fn counted(&self) -> (IntCounterVec, IntCounterVec) {
         let fetches = match &self.keys {
-            Keys::One(_) => jwks::fetches(),
-            Keys::Published(jwks) => jwks.fetches.clone(),
+            KeySource::One(_) => jwks::fetches(),
+            KeySource::Published(jwks) => jwks.fetches.clone(),
         };
         (self.checks.clone(), fetches)
     }
 
-    /// Says in the log what is trusted.
+    /// Logs what is trusted.
     pub fn log(&self) {
         let Rules { issuer, audiences, leeway } = &self.rules;
         let keys = match &self.keys {
-            Keys::One(_) => "set".to_owned(),
-            Keys::Published(jwks) => jwks.shown(),
+            KeySource::One(_) => "set".to_owned(),
+            KeySource::Published(jwks) => jwks.shown(),
         };
         info!(
             auth_mode = "jwt",
@@ -108,37 +106,36 @@ impl Jwt {
             algorithms = ?self.accepted,
             leeway_seconds = leeway,
             keys,
-            "a caller is the sub of a token of this issuer for this audience"
+            "callers are authenticated by tokens of this issuer for this audience"
         );
     }
 
-    /// Whether its keys have to be fetched.
     pub fn fetches_keys(&self) -> bool {
-        matches!(self.keys, Keys::Published(_))
+        matches!(self.keys, KeySource::Published(_))
     }
 
-    /// Keeps fetched keys up to date. Never ends.
+    /// Keeps fetched keys current. Never returns.
     pub async fn keep_keys(&self, health: &Health) -> Infallible {
         match &self.keys {
-            Keys::One(_) => std::future::pending().await,
-            Keys::Published(jwks) => jwks.keep(health).await,
+            KeySource::One(_) => std::future::pending().await,
+            KeySource::Published(jwks) => jwks.keep(health).await,
         }
     }
 
-    /// The caller; None without credentials.
+    /// Returns the caller. None: there are no credentials.
     pub async fn caller(&self, headers: &HeaderMap) -> Result<Option<UserId>, AuthError> {
         let Some(token) = bearer::presented(headers).inspect_err(|_| self.refused.inc())? else {
             return Ok(None);
         };
         let keys = match &self.keys {
-            Keys::One(_) => 0,
-            Keys::Published(jwks) => jwks.version(),
+            KeySource::One(_) => 0,
+            KeySource::Published(jwks) => jwks.version(),
         };
         if let Some(user) = self.verified.user(token, keys, now()) {
             self.cached.inc();
             return Ok(Some(user));
         }
-        // On the heap, and only now: it would make every request's future larger.
+        // Boxed: it would make every request's future larger.
         let verified = Box::pin(self.verify(token)).await;
         let counter = match &verified {
             Ok(_) => &self.checked,
@@ -151,19 +148,19 @@ impl Jwt {
 
     async fn verify(&self, token: &str) -> Result<UserId, Refusal> {
         bearer::check(token)?;
-        // Not verified yet: used to choose among our keys, and for nothing else.
+        // Not verified yet: only selects among our keys.
         let header = decode_header(token).map_err(|_| MALFORMED)?;
         let Header { alg, kid, crit, .. } = &header;
         if !self.accepted.contains(alg) {
             return Err(Refusal::token("has an algorithm that isn't accepted here"));
         }
-        // RFC 7515 section 4.1.11: what must be understood and isn't makes it invalid.
+        // RFC 7515 section 4.1.11: unknown critical extensions make a token invalid.
         if crit.is_some() {
             return Err(Refusal::token("has critical extensions, and none is understood here"));
         }
         match &self.keys {
-            Keys::One(key) => self.verify_with(key, 0, token),
-            Keys::Published(jwks) => {
+            KeySource::One(key) => self.verify_with(key, 0, token),
+            KeySource::Published(jwks) => {
                 let keys = jwks.holding(kid.as_deref(), *alg).await?;
                 self.verify_with(keys.find(kid.as_deref(), *alg)?, keys.version, token)
             }
@@ -183,7 +180,6 @@ impl Jwt {
 
 const OUTCOMES: [&str; 4] = ["cached", "verified", "refused", "no_keys"];
 
-/// Counts tokens.
 pub fn checks() -> IntCounterVec {
     let help = "tokens by what became of them: cached (verified before), verified, refused, no_keys (the issuer's keys \
                 could not be had)";
@@ -203,7 +199,7 @@ fn refusal(kind: ErrorKind) -> Refusal {
         ErrorKind::ImmatureSignature => Refusal::token("isn't valid yet"),
         ErrorKind::InvalidIssuer => Refusal::token("is from another issuer"),
         ErrorKind::InvalidAudience => Refusal::token("is for another audience"),
-        // The name is one of ours, the token has no say in it.
+        // The claim's name is a constant of the rules, not text of the token.
         ErrorKind::MissingRequiredClaim(claim) | ErrorKind::InvalidClaimFormat(claim) => {
             Refusal::Token(format!("has no usable {claim}").into())
         }
@@ -211,25 +207,21 @@ fn refusal(kind: ErrorKind) -> Refusal {
     }
 }
 
-fn now() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
-}
-
 fn rules(settings: &JwtSettings) -> Result<Rules, String> {
     let issuer = settings.jwt_issuer.clone().ok_or(
-        "JWT_ISSUER is not set: expected the iss of the tokens to take; without it any issuer's that uses the same \
-         key would do",
+        "JWT_ISSUER is not set: expected the iss of the tokens to take; without it, tokens of any issuer with the \
+         same key would be accepted",
     )?;
     if settings.jwt_audience.is_empty() {
-        return Err("JWT_AUDIENCE is not set: expected the aud of the tokens to take; without it a token that the \
-                    issuer made for another service would do, and that service could like in its users' names"
+        return Err("JWT_AUDIENCE is not set: expected the aud of the tokens to take; without it, tokens for \
+                    another service would be accepted, and that service could like on behalf of its users"
             .to_owned());
     }
     let leeway = settings.jwt_leeway.as_secs();
     Ok(Rules { issuer, audiences: settings.jwt_audience.clone(), leeway })
 }
 
-/// A key of our own has one algorithm; naming another is a mistake that somebody should know of.
+/// A configured key has one algorithm; any other in the settings is an error.
 fn one_algorithm(settings: &JwtSettings, of_key: Algorithm, source: &str) -> Result<Vec<Algorithm>, String> {
     match settings.jwt_algorithms.as_slice() {
         [] => {}

@@ -1,6 +1,6 @@
-//! Keys that tokens are verified with. Each is for one algorithm, which follows from what the key
-//! is and from our settings: what a token says about itself only selects among them. So no token
-//! can have a public key used as an HMAC secret, or nothing used at all.
+//! The keys that verify tokens. Each key has one algorithm, which follows from the key's type and the
+//! settings; a token's header only selects among the keys. So no token can have a public key used as an
+//! HMAC secret, or skip verification.
 
 use jsonwebtoken::jwk::{AlgorithmParameters, EllipticCurve, Jwk, KeyAlgorithm, KeyOperations, PublicKeyUse};
 use jsonwebtoken::{Algorithm, DecodingKey, Validation};
@@ -14,14 +14,14 @@ const SECRET_MIN: usize = 32;
 /// Shortest RSA modulus, in characters of base64 without padding: 2,048 bits, by section 3.3.
 const MODULUS_MIN: usize = 342;
 
-/// What is asked of every token beside its signature.
+/// The requirements of every token beside its signature.
 #[derive(Debug, Clone)]
 pub struct Rules {
-    /// Who must have made it.
+    /// The required `iss`.
     pub issuer: String,
-    /// For whom it must be: one of these.
+    /// The accepted `aud` values.
     pub audiences: Vec<String>,
-    /// How far clocks may differ, in seconds.
+    /// Tolerated difference of clocks, in seconds.
     pub leeway: u64,
 }
 
@@ -29,31 +29,29 @@ pub struct Rules {
 #[derive(Debug)]
 pub struct Key {
     id: Option<String>,
-    /// What it verifies.
     pub algorithm: Algorithm,
-    /// The key.
     pub decoding: DecodingKey,
-    /// The rules, for this algorithm.
+    /// The rules for this algorithm.
     pub validation: Validation,
 }
 
 /// The keys of an issuer.
 #[derive(Debug, Default)]
 pub struct KeySet {
-    /// Another one with every change; 0 before there were any.
+    /// Incremented with every change; 0: no keys yet.
     pub version: u64,
     published: Vec<Jwk>,
     keys: Vec<Key>,
 }
 
-/// A set as it is published (RFC 7517). What can't be understood in it is none of our keys.
+/// A published key set (RFC 7517). Entries that aren't valid keys are ignored.
 #[derive(Deserialize)]
 struct Published {
     keys: Vec<Value>,
 }
 
 impl Key {
-    /// Of a shared secret.
+    /// Creates the key of a shared secret.
     pub fn of_secret(secret: &str, rules: &Rules) -> Result<Self, String> {
         let length = secret.len();
         if length < SECRET_MIN {
@@ -65,18 +63,16 @@ impl Key {
         Ok(Self::new(None, Algorithm::HS256, DecodingKey::from_secret(secret.as_bytes()), rules))
     }
 
-    /// Of a public key in PEM.
+    /// Creates the key of a public key in PEM.
     pub fn of_pem(pem: &str, rules: &Rules) -> Result<Self, String> {
         const EXPECTED: &str = "expected a public key in PEM: RSA of at least 2048 bits, EC P-256 or Ed25519";
         if pem.contains("PRIVATE KEY-----") {
-            return Err(
-                "JWT_PUBLIC_KEY holds a private key: nobody but the issuer may have that; give the public one \
+            return Err("JWT_PUBLIC_KEY holds a private key, which only the issuer may have: set the public key \
                         (openssl pkey -in FILE -pubout)"
-                    .to_owned(),
-            );
+                .to_owned());
         }
         if !pem.contains("-----BEGIN PUBLIC KEY-----") && !pem.contains("-----BEGIN RSA PUBLIC KEY-----") {
-            return Err(format!("JWT_PUBLIC_KEY can't be what it is: {EXPECTED}"));
+            return Err(format!("JWT_PUBLIC_KEY is not a usable PEM public key: {EXPECTED}"));
         }
         let pem = pem.as_bytes();
         let tried = [
@@ -86,14 +82,14 @@ impl Key {
         ];
         let found = tried.into_iter().find_map(|(algorithm, key)| {
             let key = key.ok()?;
-            // As a JWK it says what it is, and is held to the same rules.
+            // A JWK states the key's type and is subject to the same rules.
             let jwk = Jwk::from_decoding_key(&key, Some(algorithm)).ok()?;
             (algorithm_of(&jwk)? == algorithm).then(|| Self::new(None, algorithm, key, rules))
         });
-        found.ok_or_else(|| format!("JWT_PUBLIC_KEY can't be what it is: {EXPECTED}"))
+        found.ok_or_else(|| format!("JWT_PUBLIC_KEY is not a usable PEM public key: {EXPECTED}"))
     }
 
-    /// Of a set, if it is for verifying by one of these algorithms.
+    /// Creates the key of a JWK, if it verifies signatures of one of these algorithms.
     fn of_jwk(jwk: &Jwk, accepted: &[Algorithm], rules: &Rules) -> Option<Self> {
         let algorithm = algorithm_of(jwk).filter(|algorithm| accepted.contains(algorithm))?;
         let common = &jwk.common;
@@ -115,8 +111,8 @@ impl Key {
     }
 }
 
-/// What a public key is for, by what it is; None: for nothing that we do. A secret is no public
-/// key, wherever it is published.
+/// Returns the algorithm of a public key's type. None: an unsupported type, or a secret, which is
+/// never accepted as a published key.
 fn algorithm_of(jwk: &Jwk) -> Option<Algorithm> {
     match &jwk.algorithm {
         AlgorithmParameters::RSA(key) if key.n.trim_end_matches('=').len() >= MODULUS_MIN => Some(Algorithm::RS256),
@@ -127,14 +123,14 @@ fn algorithm_of(jwk: &Jwk) -> Option<Algorithm> {
 }
 
 impl KeySet {
-    /// What of a published set can be used, as the successor of `before`; None: nothing has changed.
+    /// Returns the usable keys of a published set, as the successor of `before`. None: no change.
     pub fn published(
         json: &[u8],
         accepted: &[Algorithm],
         rules: &Rules,
         before: &Self,
     ) -> Result<Option<Self>, String> {
-        let set: Published = serde_json::from_slice(json).map_err(|_| "it answered no JWK set".to_owned())?;
+        let set: Published = serde_json::from_slice(json).map_err(|_| "the answer is no JWK set".to_owned())?;
         let published: Vec<Jwk> = set.keys.into_iter().filter_map(|jwk| serde_json::from_value(jwk).ok()).collect();
         if before.version > 0 && published == before.published {
             return Ok(None);
@@ -143,17 +139,16 @@ impl KeySet {
         Ok(Some(Self { version: before.version + 1, published, keys }))
     }
 
-    /// The names of the keys that can be used, for the log.
+    /// Returns the ids of the usable keys, for the log.
     pub fn ids(&self) -> Vec<&str> {
         self.keys.iter().map(|key| key.id.as_deref().unwrap_or("(none)")).collect()
     }
 
-    /// Whether there is nothing to verify with.
     pub fn is_empty(&self) -> bool {
         self.keys.is_empty()
     }
 
-    /// The key for a token; the refusal of a name that isn't there is [`UNKNOWN_KEY`].
+    /// Returns the key of a token. An unknown id is refused with [`UNKNOWN_KEY`].
     pub fn find(&self, id: Option<&str>, algorithm: Algorithm) -> Result<&Key, Refusal> {
         let mut fitting = self.keys.iter().filter(|key| key.algorithm == algorithm);
         let Some(id) = id else {

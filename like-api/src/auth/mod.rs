@@ -1,4 +1,4 @@
-//! Who is calling. One variant per `AUTH_MODE`; a handler only ever sees a [`UserId`] or nobody.
+//! Authentication of the caller. One variant per `AUTH_MODE`; handlers see a [`UserId`] or None.
 
 mod bearer;
 mod error;
@@ -21,17 +21,17 @@ use self::jwt::Jwt;
 use self::trusted_header::TrustedHeader;
 use crate::config::{AuthMode, Config};
 
-/// How a caller is known.
+/// How callers are authenticated.
 #[derive(Debug)]
 pub enum Auth {
-    /// A gateway has checked who is calling and names the user in a header.
+    /// A gateway has authenticated the caller and names the user in a header.
     TrustedHeader(TrustedHeader),
     /// A token that an issuer has signed names the user.
     Jwt(Box<Jwt>),
 }
 
 impl Auth {
-    /// The error says in one line why these settings are refused and what to set instead.
+    /// The error says in one line why the settings are invalid and what to set instead.
     pub fn new(config: &Config) -> Result<Self, String> {
         let settings = &config.auth;
         match settings.auth_mode {
@@ -47,7 +47,7 @@ impl Auth {
         }
     }
 
-    /// Makes known what it counts: in either mode the same metrics, so that a page about them holds.
+    /// Registers the metrics, the same in both modes, so that dashboards work with either.
     pub fn register(&self, registry: &Registry) -> anyhow::Result<()> {
         let (checks, fetches) = match self {
             Self::TrustedHeader(_) => (jwt::checks(), jwks::fetches()),
@@ -57,7 +57,7 @@ impl Auth {
         Ok(registry.register(Box::new(fetches))?)
     }
 
-    /// Says in the log what is trusted, so that nobody has to guess it from the settings.
+    /// Logs what is trusted.
     pub fn log(&self) {
         match self {
             Self::TrustedHeader(header) => header.log(),
@@ -65,7 +65,7 @@ impl Auth {
         }
     }
 
-    /// The condition of readiness that it waits for, if there is one.
+    /// Returns the readiness condition of this mode, if any.
     pub fn condition(&self) -> Option<&'static str> {
         match self {
             Self::Jwt(jwt) if jwt.fetches_keys() => Some(KEYS_FETCHED),
@@ -73,7 +73,7 @@ impl Auth {
         }
     }
 
-    /// Keeps what it needs to know the callers up to date, and reports its condition. Never ends.
+    /// Keeps fetched keys current and reports the readiness condition. Never returns.
     pub async fn keep_current(&self, health: &Health) -> Infallible {
         match self {
             Self::TrustedHeader(_) => std::future::pending().await,
@@ -81,8 +81,8 @@ impl Auth {
         }
     }
 
-    /// The caller; None for one without credentials, who may read. Bad credentials are refused
-    /// even where none are needed: taking them for nobody would answer for somebody else.
+    /// Returns the caller. None: there are no credentials, which suffices for reads. Invalid credentials
+    /// are refused everywhere: treating them as none would answer for another caller.
     pub async fn caller(&self, headers: &HeaderMap) -> Result<Option<UserId>, AuthError> {
         match self {
             Self::TrustedHeader(header) => header.caller(headers),
@@ -90,7 +90,7 @@ impl Auth {
         }
     }
 
-    /// The caller, who must be known.
+    /// Returns the caller, or the refusal of an anonymous one.
     pub async fn known_caller(&self, headers: &HeaderMap) -> Result<UserId, AuthError> {
         self.caller(headers).await?.ok_or_else(|| match self {
             Self::TrustedHeader(header) => header.refused("is missing"),
@@ -98,7 +98,7 @@ impl Auth {
         })
     }
 
-    /// What an answer that depends on the caller depends on: the value of `Vary`.
+    /// Returns the `Vary` header of answers that depend on the caller.
     pub fn vary(&self) -> HeaderValue {
         match self {
             Self::TrustedHeader(header) => header.vary(),

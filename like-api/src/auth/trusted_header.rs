@@ -1,6 +1,5 @@
-//! `AUTH_MODE=trusted-header`: a gateway in front has checked who is calling and names the user in
-//! a header. Whoever reaches the listener is believed, so it is loopback unless somebody says that
-//! they have thought of it.
+//! `AUTH_MODE=trusted-header`: a gateway has authenticated the caller and names the user in a header.
+//! Every client of the listener is trusted, so it must be loopback unless the operator permits more.
 
 use std::net::SocketAddr;
 
@@ -11,28 +10,27 @@ use tracing::info;
 use super::error::AuthError;
 use crate::config::AuthSettings;
 
-/// The header that is believed.
+/// The trusted header.
 #[derive(Debug)]
 pub struct TrustedHeader {
-    /// For look-ups.
     name: HeaderName,
-    /// The same as it was set, for people.
+    /// The name as it was configured.
     shown: String,
-    /// The same as a value, for `Vary`.
+    /// The value of `Vary`.
     vary: HeaderValue,
     listen_addr: SocketAddr,
     allow_public: bool,
 }
 
 impl TrustedHeader {
-    /// The error says in one line why these settings are refused and what to set instead.
+    /// The error says in one line why the settings are invalid and what to set instead.
     pub fn new(settings: &AuthSettings, listen_addr: SocketAddr) -> Result<Self, String> {
         let shown = settings.auth_user_header.clone();
         let name = HeaderName::try_from(&shown).map_err(|e| format!("AUTH_USER_HEADER='{shown}': {e}"))?;
         let allow_public = settings.auth_header_allow_public;
         if !listen_addr.ip().to_canonical().is_loopback() && !allow_public {
             return Err(format!(
-                "AUTH_MODE=trusted-header believes whoever sends {shown}, so LISTEN_ADDR={listen_addr} is refused: \
+                "AUTH_MODE=trusted-header trusts every client that sends {shown}, so LISTEN_ADDR={listen_addr} is refused: \
                  listen on 127.0.0.1, or set AUTH_HEADER_ALLOW_PUBLIC=true if only a gateway that sets \
                  the header itself can reach that address"
             ));
@@ -40,41 +38,39 @@ impl TrustedHeader {
         Ok(Self { vary: HeaderValue::from_name(name.clone()), name, shown, listen_addr, allow_public })
     }
 
-    /// The header's name as it was set.
     pub fn shown(&self) -> &str {
         &self.shown
     }
 
-    /// Says in the log what is trusted.
+    /// Logs what is trusted.
     pub fn log(&self) {
         info!(
             auth_mode = "trusted-header",
             header = self.shown,
             listen_addr = %self.listen_addr,
             allow_public = self.allow_public,
-            "whoever reaches the listener is believed to be the user that this header names"
+            "callers are authenticated by a trusted header"
         );
     }
 
-    /// The caller; None without the header.
+    /// Returns the caller. None: there is no header.
     pub fn caller(&self, headers: &HeaderMap) -> Result<Option<UserId>, AuthError> {
         let mut values = headers.get_all(&self.name).iter();
         let Some(value) = values.next() else {
             return Ok(None);
         };
         if values.next().is_some() {
-            return Err(self.refused("is there more than once"));
+            return Err(self.refused("occurs more than once"));
         }
         let user = value.to_str().ok().and_then(|text| UserId::parse(text).ok());
         user.map(Some).ok_or_else(|| self.refused("must be 1 to 255 visible ASCII characters"))
     }
 
-    /// The value of `Vary`.
     pub fn vary(&self) -> HeaderValue {
         self.vary.clone()
     }
 
-    /// The refusal of a caller whose header is wrong in this way.
+    /// Returns the refusal of a caller whose header has this fault.
     pub fn refused(&self, what: &str) -> AuthError {
         AuthError::Unauthenticated {
             challenge: format!("TrustedHeader header=\"{}\"", self.shown),

@@ -1,102 +1,87 @@
-//! Tokens that were found good a moment ago, so that a signature is verified once per token and not
-//! once per request. An entry is found by comparing the whole token, and holds as long as the
-//! token and no longer than the keys it was verified with.
-//!
-//! Bounded by two generations: where the young one is full it becomes the old one, and the one
-//! before is forgotten. What is used moves to the young one. Only verified tokens enter, so that
-//! filling it takes an issuer's help.
+//! Cache of verified tokens, so that a signature is verified once per token and not once per
+//! request. Only verified tokens enter: filling the cache takes valid tokens of the issuer.
 
-use std::collections::HashMap;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use hashbrown::DefaultHashBuilder;
 use like_events::UserId;
+use moka::Expiry;
+use moka::policy::EvictionPolicy;
+use moka::sync::Cache;
 
-/// Most tokens in memory, of both generations.
-pub const TOKENS_MAX: usize = 32 * 1024;
-/// Most bytes in memory, of both generations: tokens of common size (700 bytes, with room in the
-/// tables) reach the other bound first.
-pub const BYTES_MAX: usize = 32 * 1024 * 1024;
+/// Most tokens in memory.
+pub const TOKENS_MAX: u64 = 32 * 1024;
+/// Most bytes in memory. Tokens of common size (700 bytes) reach [`TOKENS_MAX`] first.
+pub const BYTES_MAX: u64 = 32 * 1024 * 1024;
 
-/// So that cores wait for one another less often.
-const SHARDS: usize = 16;
+/// Approximate memory of an entry beside its texts.
+const ENTRY_BYTES: usize = 256;
 
-/// What is kept beside the texts, roughly: an entry in a table that is half full.
-const ENTRY_BYTES: usize = 160;
+/// The verified tokens, each by its whole text. The hasher is seeded; the standard one takes twice as
+/// long for a token of 700 bytes, and a look-up is on the path of every request.
+pub struct Verified(Cache<Box<str>, Entry, DefaultHashBuilder>);
 
-/// A bounded set of verified tokens.
-#[derive(Default)]
-pub struct Verified([Mutex<Shard>; SHARDS]);
-
-#[derive(Default)]
-struct Shard {
-    young: HashMap<Box<str>, Entry>,
-    young_bytes: usize,
-    old: HashMap<Box<str>, Entry>,
-}
-
-/// Whose token it is, and how long.
+/// What a verified token is good for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Entry {
-    /// The user that it names.
+    /// The token's user.
     pub user: UserId,
-    /// The version of the keys that it was verified with.
+    /// The version of the key set that verified the token.
     pub keys: u64,
-    /// The last second in which it is good, since 1970.
+    /// The last second in which the token is valid, since 1970.
     pub until: u64,
 }
 
-impl Verified {
-    /// Whose token this is, if it was verified with these keys and is still good at `now`.
-    pub fn user(&self, token: &str, keys: u64, now: u64) -> Option<UserId> {
-        let mut shard = self.shard(token);
-        let good = |entry: &Entry| entry.keys == keys && now <= entry.until;
-        if let Some(entry) = shard.young.get(token) {
-            return good(entry).then(|| entry.user.clone());
-        }
-        let (token, entry) = shard.old.remove_entry(token)?;
-        let user = good(&entry).then(|| entry.user.clone())?;
-        shard.add(token, entry);
-        Some(user)
-    }
+/// Frees the memory of expired tokens.
+struct UntilExpired;
 
-    /// Keeps a token that was just verified.
-    pub fn keep(&self, token: &str, entry: Entry) {
-        self.shard(token).add(token.into(), entry);
-    }
-
-    /// How many there are.
-    #[cfg(test)]
-    fn len(&self) -> usize {
-        let len = |shard: &Mutex<Shard>| {
-            let shard = shard.lock().unwrap();
-            shard.young.len() + shard.old.len()
-        };
-        self.0.iter().map(len).sum()
-    }
-
-    /// By the end of the signature, which is as good as random.
-    fn shard(&self, token: &str) -> MutexGuard<'_, Shard> {
-        let end = token.bytes().rev().take(4).fold(0, |sum: usize, byte| sum * 31 + usize::from(byte));
-        self.0[end % SHARDS].lock().unwrap_or_else(PoisonError::into_inner)
+impl Expiry<Box<str>, Entry> for UntilExpired {
+    fn expire_after_create(&self, _: &Box<str>, entry: &Entry, _: Instant) -> Option<Duration> {
+        Some(Duration::from_secs((entry.until + 1).saturating_sub(now())))
     }
 }
 
+impl Default for Verified {
+    fn default() -> Self {
+        let cache = Cache::<Box<str>, Entry>::builder()
+            .max_capacity(BYTES_MAX)
+            // The least weight holds the number of tokens to TOKENS_MAX.
+            .weigher(|token, entry| {
+                let bytes = (token.len() + entry.user.as_str().len() + ENTRY_BYTES) as u64;
+                bytes.max(BYTES_MAX / TOKENS_MAX) as u32
+            })
+            // The default (TinyLFU) would keep out new tokens while old ones fill the cache.
+            .eviction_policy(EvictionPolicy::lru())
+            .expire_after(UntilExpired)
+            .build_with_hasher(DefaultHashBuilder::default());
+        Self(cache)
+    }
+}
+
+impl Verified {
+    /// Returns the token's user if these keys have verified it and it is still valid at `now`.
+    /// The entry's own expiry isn't enough: a monotonic clock stops while a machine is suspended.
+    pub fn user(&self, token: &str, keys: u64, now: u64) -> Option<UserId> {
+        let entry = self.0.get(token)?;
+        (entry.keys == keys && now <= entry.until).then_some(entry.user)
+    }
+
+    /// Adds a token that was just verified.
+    pub fn keep(&self, token: &str, entry: Entry) {
+        self.0.insert(token.into(), entry);
+    }
+}
+
+/// Without the tokens.
 impl std::fmt::Debug for Verified {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str("Verified(…)")
     }
 }
 
-impl Shard {
-    fn add(&mut self, token: Box<str>, entry: Entry) {
-        let bytes = token.len() + entry.user.as_str().len() + ENTRY_BYTES;
-        if self.young.len() >= TOKENS_MAX / 2 / SHARDS || self.young_bytes + bytes > BYTES_MAX / 2 / SHARDS {
-            self.old = std::mem::take(&mut self.young);
-            self.young_bytes = 0;
-        }
-        self.young_bytes += bytes;
-        self.young.insert(token, entry);
-    }
+/// Seconds since 1970.
+pub fn now() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }
 
 #[cfg(test)]
@@ -108,33 +93,37 @@ mod tests {
     }
 
     #[test]
-    fn a_token_is_known_until_its_end_and_while_the_keys_are_the_same() {
-        let verified = Verified::default();
-        verified.keep("a.b.c", entry(1, 100));
-        assert_eq!(verified.user("a.b.c", 1, 100), Some(UserId::parse("u1").unwrap()));
-        assert_eq!(verified.user("a.b.c", 1, 101), None, "it has expired");
-        assert_eq!(verified.user("a.b.c", 2, 100), None, "the keys have changed");
-        assert_eq!(verified.user("x.b.c", 1, 100), None, "all of a token counts");
-        verified.keep("a.b.c", entry(2, 100));
-        assert!(verified.user("a.b.c", 2, 100).is_some());
+    fn token_is_known_until_expiry_or_new_keys() {
+        let (verified, until) = (Verified::default(), now() + 100);
+        verified.keep("a.b.c", entry(1, until));
+        assert_eq!(verified.user("a.b.c", 1, until), Some(UserId::parse("u1").unwrap()));
+        assert_eq!(verified.user("a.b.c", 1, until + 1), None, "it has expired");
+        assert_eq!(verified.user("a.b.c", 2, until), None, "the keys have changed");
+        assert_eq!(verified.user("x.b.c", 1, until), None, "the whole token is compared");
+        verified.keep("a.b.c", entry(2, until));
+        assert!(verified.user("a.b.c", 2, until).is_some());
+        verified.keep("expired", entry(2, now() - 1));
+        assert_eq!(verified.0.get("expired"), None);
     }
 
     #[test]
-    fn tokens_are_bounded_in_number_and_size_and_the_used_ones_stay() {
-        let verified = Verified::default();
-        verified.keep("used", entry(1, 1));
+    fn tokens_are_bounded_and_used_ones_stay() {
+        let (verified, until) = (Verified::default(), now() + 1_000);
+        verified.keep("used", entry(1, until));
         for n in 0..3 * TOKENS_MAX {
-            verified.keep(&format!("token-{n}"), entry(1, 1));
-            assert!(n % 64 != 0 || verified.user("used", 1, 1).is_some(), "after {n}");
+            verified.keep(&format!("token-{n}"), entry(1, until));
+            assert!(n % 64 != 0 || verified.user("used", 1, until).is_some(), "after {n}");
         }
-        assert!(verified.len() <= TOKENS_MAX, "{}", verified.len());
-        assert_eq!(verified.user("token-0", 1, 1), None, "long unused");
+        verified.0.run_pending_tasks();
+        assert!(verified.0.entry_count() <= TOKENS_MAX, "{}", verified.0.entry_count());
+        assert_eq!(verified.user("token-0", 1, until), None, "long unused");
 
         let (verified, long) = (Verified::default(), "x".repeat(8_000));
-        for n in 0..2 * BYTES_MAX / long.len() {
-            verified.keep(&format!("{long}-{n}"), entry(1, 1));
+        for n in 0..2 * BYTES_MAX / 8_000 {
+            verified.keep(&format!("{long}-{n}"), entry(1, until));
         }
-        assert!(verified.len() * long.len() <= BYTES_MAX, "{}", verified.len());
-        assert!(verified.len() * long.len() > BYTES_MAX / 3, "{}", verified.len());
+        verified.0.run_pending_tasks();
+        let bytes = verified.0.entry_count() * 8_000;
+        assert!(bytes <= BYTES_MAX && bytes > BYTES_MAX / 3, "{bytes}");
     }
 }

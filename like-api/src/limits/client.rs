@@ -1,10 +1,8 @@
-//! Who sends a request. The other end of the connection, unless that is one of our own proxies:
-//! then whom the proxy names.
+//! The client's address: the peer of the connection, or the address that a trusted proxy names.
 //!
-//! A caller can write anything into `X-Forwarded-For`, and each proxy adds to its right end the
-//! address that it was reached from. So the list is read from the right, as long as the one who has
-//! written an entry is trusted. The first address that isn't a trusted proxy's is the client's; what
-//! stands left of it is the client's own invention.
+//! A client can write anything into `X-Forwarded-For`, and each proxy appends the address of its own
+//! peer. So the list is read from the right while the writer of an entry is a trusted proxy. The first
+//! address that isn't a trusted proxy is the client's; everything left of it may be forged.
 
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
@@ -27,7 +25,7 @@ impl Proxies {
         Self { trusted: settings.trusted_proxies.clone(), header: settings.trusted_proxies_header }
     }
 
-    /// The client's address: the last one that can be believed.
+    /// Returns the client's address: the last trustworthy one.
     pub fn client(&self, peer: IpAddr, headers: &HeaderMap) -> IpAddr {
         let mut client = peer.to_canonical();
         if !self.trusts(client) {
@@ -42,7 +40,7 @@ impl Proxies {
                     ProxyHeader::XForwardedFor => address(entry.trim()),
                     ProxyHeader::Forwarded => forwarded_for(entry).and_then(address),
                 };
-                // Not an address: nobody to be held to, but who has written it is known.
+                // Not an address: the client is the one that has written it.
                 let Some(named) = named else { return client };
                 client = named;
                 if !self.trusts(client) {
@@ -58,8 +56,8 @@ impl Proxies {
     }
 }
 
-/// What a limit is for: an IPv4 address, or the /64 that an IPv6 client has to itself; whoever has
-/// one has 2⁶⁴ addresses.
+/// Returns the address that a limit applies to: an IPv4 address, or the /64 of an IPv6 client, which has
+/// all 2⁶⁴ addresses of it.
 pub fn held_to(client: IpAddr) -> IpAddr {
     match client.to_canonical() {
         IpAddr::V6(v6) => Ipv6Addr::from_bits(v6.to_bits() & !u128::from(u64::MAX)).into(),
@@ -103,14 +101,14 @@ mod tests {
     }
 
     #[test]
-    fn a_caller_who_is_no_trusted_proxy_is_who_it_is_whatever_it_writes() {
+    fn untrusted_peer_is_the_client() {
         assert_eq!(by_xff("192.0.2.1", &["198.51.100.1"]), "192.0.2.1");
         assert_eq!(by_xff("192.0.2.1", &["10.0.0.1"]), "192.0.2.1");
         assert_eq!(by_xff("2001:db8::1", &["::1"]), "2001:db8::1");
     }
 
     #[test]
-    fn what_a_client_writes_left_of_the_proxys_entry_is_not_believed() {
+    fn entries_of_the_client_are_ignored() {
         assert_eq!(by_xff("10.0.0.1", &["198.51.100.1"]), "198.51.100.1");
         assert_eq!(by_xff("10.0.0.1", &["203.0.113.9, 198.51.100.1"]), "198.51.100.1");
         // Pretending to be behind a proxy of ours.
@@ -124,7 +122,7 @@ mod tests {
     }
 
     #[test]
-    fn several_proxies_of_ours_are_looked_through() {
+    fn chain_of_trusted_proxies_is_followed() {
         assert_eq!(by_xff("10.0.0.1", &["198.51.100.1, fd00::2, 10.9.9.9"]), "198.51.100.1");
         assert_eq!(by_xff("10.0.0.1", &["198.51.100.1", "fd00::2"]), "198.51.100.1");
         assert_eq!(by_xff("::ffff:10.0.0.1", &["::ffff:198.51.100.1"]), "198.51.100.1");
@@ -134,7 +132,7 @@ mod tests {
     }
 
     #[test]
-    fn ports_and_brackets_are_understood_and_from_what_is_malformed_on_nothing_is_believed() {
+    fn malformed_entry_ends_the_chain() {
         for (entry, expected) in [
             ("198.51.100.1:4711", "198.51.100.1"),
             ("[2001:db8::1]:4711", "2001:db8::1"),
@@ -150,7 +148,7 @@ mod tests {
     }
 
     #[test]
-    fn forwarded_is_read_by_its_own_rules() {
+    fn forwarded_header_is_parsed() {
         let by = |list: &str| client(ProxyHeader::Forwarded, "10.0.0.1", &[("forwarded", list)]);
         assert_eq!(by("for=203.0.113.9, for=198.51.100.1;proto=https;by=10.0.0.1"), "198.51.100.1");
         assert_eq!(by("by=10.0.0.2; FOR=\"[2001:db8::1]:4711\""), "2001:db8::1");
@@ -161,7 +159,7 @@ mod tests {
     }
 
     #[test]
-    fn an_ipv6_client_is_held_to_its_64_and_a_mapped_one_to_its_ipv4_address() {
+    fn ipv6_client_is_limited_by_its_64() {
         let held = |address: &str| held_to(address.parse().unwrap()).to_string();
         assert_eq!(held("2001:db8:1:2:3:4:5:6"), "2001:db8:1:2::");
         assert_eq!(held("2001:db8:1:2:ffff::"), held("2001:db8:1:2::1"));

@@ -1,5 +1,4 @@
-//! How much is taken, from one caller and from all together. Over an address's or a user's rate:
-//! 429; over what the service can bear: 503, early.
+//! Limits: the rate of each address and user (429), and the likes in progress together (503, early).
 
 mod client;
 mod rate;
@@ -15,7 +14,7 @@ use prometheus::{IntCounter, IntCounterVec, IntGauge, Opts, Registry};
 
 use self::client::{Proxies, held_to};
 use self::rate::Rate;
-use self::shed::{InProgress, REFUSED_AFTER, Shed};
+use self::shed::{LikeInProgress, REFUSED_AFTER, Shed};
 use crate::config::LimitSettings;
 
 /// Why a request is refused.
@@ -38,32 +37,30 @@ pub struct Limits {
     users: Option<Limited>,
     addresses: Option<Limited>,
     likes: Arc<Shed>,
-    /// As many connections as there may be.
+    /// Most open connections.
     pub connections: usize,
-    /// What is counted of connections.
     pub connection_metrics: ConnectionMetrics,
 }
 
-/// A rate, and how many were over it.
+/// A rate and its metric.
 struct Limited {
     rate: Rate,
     whose: &'static str,
     refused: IntCounter,
 }
 
-/// What is counted of connections.
+/// The metrics of connections.
 pub struct ConnectionMetrics {
-    /// Those that are open.
     pub open: IntGauge,
-    /// Those that were one too many.
+    /// Connections above the limit.
     pub refused: IntCounter,
 }
 
-/// Held while a request is handled, until the head of its answer is known.
-pub struct Permit(Option<InProgress>);
+/// An admitted request, until the head of its response is known.
+pub struct Permit(Option<LikeInProgress>);
 
 impl Limits {
-    /// By settings; what it counts is made known to `registry`.
+    /// Creates the limits and registers their metrics.
     pub fn new(settings: &LimitSettings, registry: &Registry) -> anyhow::Result<Self> {
         let limited = IntCounterVec::new(
             Opts::new("likes_rate_limited_total", "requests over the rate of their user or address, answered 429"),
@@ -97,7 +94,7 @@ impl Limits {
         })
     }
 
-    /// Who sends the request: `peer`, or whom a proxy that may be believed names.
+    /// Returns the client's address: `peer`, or the address that a trusted proxy names.
     pub fn client(&self, peer: IpAddr, headers: &HeaderMap) -> IpAddr {
         self.proxies.client(peer, headers)
     }
@@ -112,7 +109,7 @@ impl Limits {
             return Ok(Permit(None));
         }
         let Some(entered) = self.likes.enter(now) else {
-            // Others need connections too.
+            // A refusal holds its connection meanwhile: not while connections are scarce.
             if self.connection_metrics.open.get() < self.connections as i64 / 4 * 3 {
                 Box::pin(tokio::time::sleep(REFUSED_AFTER)).await;
             }
@@ -121,7 +118,7 @@ impl Limits {
         Ok(Permit(Some(entered)))
     }
 
-    /// Lets a request of this user pass, or says that there were too many.
+    /// Admits a request of this user.
     pub fn user(&self, user: &UserId) -> Result<(), LimitError> {
         self.users.as_ref().map_or(Ok(()), |users| users.take(user.as_str()))
     }
@@ -141,6 +138,6 @@ impl Permit {
     /// The request was handled to its end. Not called for an early refusal, which says nothing about
     /// how long admitted requests take.
     pub fn settled(self) {
-        self.0.into_iter().for_each(InProgress::settled);
+        self.0.into_iter().for_each(LikeInProgress::settled);
     }
 }

@@ -1,15 +1,12 @@
-//! How often each user or address may ask: governor's arithmetic (GCRA) on a table of fixed size.
+//! The rate limit of each user or address: governor's arithmetic (GCRA) on a table of fixed size.
 //!
-//! A table with an entry per caller grows with the callers, and whoever makes up addresses or
-//! accounts decides how large it gets. Here every key has [`PLACES`] places in a table of 65,536
-//! numbers (half a MiB), chosen by a hash whose seed nobody outside knows. A place holds the time up
-//! to which its callers have used their rate; a key's own is the *least* of its places. All of a
-//! key's places are at least as far as the key itself, so nobody ever gets more than the rate; and
-//! a caller is held up by others only if every one of its places belongs to one who is over the
-//! rate. With a thousand callers at their limit at the same time that befalls one in 70,000 others,
-//! with ten thousand (who together already send ten times what a replica can answer, at 10 a
-//! second) one in 23: as the table fills, callers come to share rates, and neither does everybody
-//! pass nor nobody.
+//! Why not governor's keyed limiter: its map has an entry per key, so a client that makes up addresses
+//! or accounts decides how large it grows. Here every key has [`PLACES`] places in a table of 65,536
+//! numbers (half a MiB), chosen by a hash with a secret seed. A place holds the time up to which its
+//! keys have used their rate; a key's own time is the *least* of its places. No place is behind any of
+//! its keys, so no key exceeds its rate. A key is delayed by others only if each of its places is shared
+//! with a key over the rate. With a thousand keys at their limit this affects one in 70,000 others; with
+//! ten thousand (which at 10 a second send ten times what a replica can answer) one in 23.
 
 use std::hash::{BuildHasher, Hash, RandomState};
 use std::num::NonZeroU32;
@@ -31,14 +28,14 @@ const PLACES: usize = 4;
 
 /// One rate for each key.
 pub struct Rate<C: Clock = DefaultClock> {
-    limiter: RateLimiter<u64, Table, C, NoOpMiddleware<C::Instant>>,
+    limiter: RateLimiter<u64, RateTable, C, NoOpMiddleware<C::Instant>>,
     seed: RandomState,
-    /// What it is, for those who are over it.
+    /// The rate in words, for refusals.
     shown: String,
 }
 
 impl Rate {
-    /// So many a second, after `burst` at once. None for a rate of 0: no limit.
+    /// Creates a rate of so many per second, after `burst` at once. None for a rate of 0: no limit.
     pub fn new(per_second: f64, burst: NonZeroU32) -> Option<Self> {
         Self::with_clock(per_second, burst, DefaultClock::default())
     }
@@ -47,35 +44,34 @@ impl Rate {
 impl<C: Clock> Rate<C> {
     fn with_clock(per_second: f64, burst: NonZeroU32, clock: C) -> Option<Self> {
         let quota = Quota::with_period(Duration::try_from_secs_f64(1.0 / per_second).ok()?)?.allow_burst(burst);
-        let limiter = RateLimiter::new(quota, Table::default(), clock);
+        let limiter = RateLimiter::new(quota, RateTable::default(), clock);
         Some(Self { limiter, seed: RandomState::new(), shown: format!("{per_second} a second, {burst} at once") })
     }
 
-    /// Takes one request of `key`, or says in how many seconds it may be sent again.
+    /// Takes one request of `key`. The error is the number of seconds until the next one is admitted.
     pub fn take(&self, key: &(impl Hash + ?Sized)) -> Result<(), u64> {
         self.limiter.check_key(&self.seed.hash_one(key)).map_err(|refused| {
             let wait = refused.wait_time_from(self.limiter.clock().now());
-            // Rounded up: by then it is let in.
+            // Rounded up, so that the request is admitted by then.
             wait.as_secs() + u64::from(wait.subsec_nanos() > 0).max(u64::from(wait.is_zero()))
         })
     }
 
-    /// What the rate is.
     pub fn shown(&self) -> &str {
         &self.shown
     }
 }
 
-/// For each place, the time up to which the rate is used, in nanoseconds since the start.
-struct Table(Box<[Mutex<[u64; SHARD_SLOTS]>]>);
+/// Each place's time up to which the rate is used, in nanoseconds since the start.
+struct RateTable(Box<[Mutex<[u64; SHARD_SLOTS]>]>);
 
-impl Default for Table {
+impl Default for RateTable {
     fn default() -> Self {
         Self((0..SHARDS).map(|_| Mutex::new([0; SHARD_SLOTS])).collect())
     }
 }
 
-impl StateStore for Table {
+impl StateStore for RateTable {
     /// A hash.
     type Key = u64;
 
@@ -84,7 +80,7 @@ impl StateStore for Table {
         F: Fn(Option<Nanos>) -> Result<(T, Nanos), E>,
     {
         let shard = &self.0[(hash >> 58) as usize % SHARDS];
-        // A lock and no atomics: two requests of one key at once must both be counted.
+        // A lock instead of atomics: two concurrent requests of one key must both count.
         let mut slots = shard.lock().unwrap_or_else(PoisonError::into_inner);
         let places: [usize; PLACES] = std::array::from_fn(|n| (hash >> (10 * n)) as usize % SHARD_SLOTS);
         let used = places.iter().map(|place| slots[*place]).min().unwrap_or_default();
@@ -113,7 +109,7 @@ mod tests {
     }
 
     #[test]
-    fn a_caller_gets_the_burst_and_then_the_rate_and_others_are_not_concerned() {
+    fn key_gets_burst_then_rate() {
         let (rate, clock) = rate(10.0, 50);
         assert_eq!(taken(&rate, "a", 100), 50);
         assert_eq!(taken(&rate, "b", 100), 50);
@@ -125,7 +121,7 @@ mod tests {
     }
 
     #[test]
-    fn a_wait_is_whole_seconds_rounded_up_and_true() {
+    fn wait_is_rounded_up_to_seconds() {
         for (per_second, after_ms, wait) in
             [(10.0, 0, 1), (0.25, 0, 4), (0.25, 1, 4), (0.25, 1_000, 3), (0.25, 3_999, 1)]
         {
@@ -138,9 +134,9 @@ mod tests {
         }
     }
 
-    /// Three million users in ten minutes, and among them hundreds who never stop.
+    /// Three million users in ten minutes, and hundreds that never stop.
     #[test]
-    fn millions_of_callers_take_no_more_memory_and_the_limits_go_on_holding() {
+    fn millions_of_keys_take_no_more_memory() {
         const BUSY: u32 = 300;
         let (rate, clock) = rate(10.0, 50);
         let (mut refused, mut busy) = (0, 0);
@@ -153,24 +149,24 @@ mod tests {
             }
             clock.advance(Duration::from_secs(1));
         }
-        let Table(shards) = rate.limiter.into_state_store();
+        let RateTable(shards) = rate.limiter.into_state_store();
         let bytes: usize = shards.iter().map(|shard| size_of_val(&*shard.lock().unwrap())).sum();
         assert_eq!(bytes, 512 * 1024);
-        // Nobody is over the rate by others' places, and nearly nobody is held up by them.
+        // No key exceeds its rate because of others' places, and nearly none is delayed by them.
         assert!(busy <= BUSY * (50 + 600 * 10), "{busy}");
         assert!(busy > BUSY * 600 * 9, "{busy}");
         assert!(refused < 300, "{refused} of three million");
     }
 
     #[test]
-    fn a_full_table_neither_lets_everybody_through_nor_locks_everybody_out() {
+    fn full_table_neither_admits_nor_refuses_all() {
         let (rate, clock) = rate(10.0, 50);
         // As many attackers as would fill it several times, all at their limit.
         for attacker in 0..40_000_u32 {
             (0..51).for_each(|_| _ = rate.take(&("attacker", attacker)));
         }
         let passed = (0..10_000_u32).filter(|user| rate.take(&("user", *user)).is_ok()).count();
-        assert!(passed < 10_000, "somebody shares a rate with them");
+        assert!(passed < 10_000, "some share places with the attackers");
         clock.advance(Duration::from_secs(1));
         let passed = (0..10_000_u32).filter(|user| rate.take(&("user", *user)).is_ok()).count();
         assert!(passed > 9_000, "{passed} of 10,000 a second later");

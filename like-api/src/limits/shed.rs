@@ -1,19 +1,17 @@
-//! Refusing what can't be answered in time, before anything is done for it, so that the rest is.
+//! Load shedding: limits the likes in progress, so that admitted likes are answered in time.
 //!
-//! Under more load than it can bear a service gets slower and not faster: everything is taken, and
-//! everything waits. What a like waits for (processors, the producer's queue, the brokers) shows in
-//! one number, the time from its arrival to its answer, and what makes that longer is how many likes
-//! are in progress together. So that number has a limit, and the limit follows the time: at a given
-//! rate the one is proportional to the other. It shrinks while likes take longer than they should,
-//! and grows while they don't and it is what holds likes back. Above it a like is refused before
-//! anything is done for it. Only likes are limited: reads that arrive together share their queries and
-//! don't make each other slow, and receipts and streams wait by their callers' wish.
+//! An overloaded service that accepts everything only makes everything wait. Whatever a like waits for
+//! (processors, the producer's queue, the brokers) shows in one number, its latency, which at a given
+//! rate is proportional to the likes in progress. So the likes in progress are limited, and the limit
+//! follows the latency: it shrinks while likes take longer than the target, and grows while they don't
+//! and likes are being refused. Above it a like is refused before any work is done for it. Only likes
+//! are limited: concurrent reads share their queries, and receipts and streams are meant to wait.
 //!
-//! To refuse a like costs a third to a half of what it costs to take it, nearly all of it in the
-//! kernel. Where processors are what is short, refusing at once would spend them on those who ask
-//! again at once. So a refusal waits ([`REFUSED_AFTER`]): whoever waits for it asks nothing.
+//! A refusal costs a third to a half of an accepted like, nearly all of it in the kernel. If processors
+//! are scarce, refusing at once would spend them on clients that retry at once. So a refusal is
+//! delayed ([`REFUSED_AFTER`]): a client that waits sends nothing.
 //!
-//! Refusals say nothing of what the others wait for: only what was settled counts.
+//! Refusals say nothing about the latency of admitted likes: only settled likes count.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -21,25 +19,23 @@ use std::time::{Duration, Instant};
 
 use prometheus::{IntCounter, IntGauge};
 
-/// The limit is set anew that often,
+/// The limit is adjusted at this interval,
 const EVERY: Duration = Duration::from_millis(100);
-/// if so many were settled meanwhile: one slow like is no overload.
+/// if so many likes were settled meanwhile: one slow like is no overload.
 const ENOUGH: u32 = 16;
-/// A like that isn't let in is refused after so long, or at once where connections are scarce: it
-/// holds one meanwhile.
+/// Delay of a refusal. Without delay while connections are scarce, since a refused like holds one.
 pub const REFUSED_AFTER: Duration = Duration::from_millis(500);
-/// It never falls below: that many keep processors and brokers busy. Where likes take long with so
-/// few in progress it is for another reason (a distant broker, a machine that others use), and
-/// refusing more of them would only lose them.
+/// Smallest limit: so many likes keep processors and brokers busy. If likes are slow with so few in
+/// progress, the cause is another (a distant broker, a shared machine), and refusing more doesn't help.
 const LEAST: usize = 256;
-/// It never rises above, which is what the producer's queue takes.
+/// Largest limit: the size of the producer's queue.
 const MOST: usize = 20_000;
-/// How much smaller and larger it becomes at once, at most.
+/// Smallest and largest factor of one adjustment.
 const CHANGE: (f64, f64) = (0.5, 1.25);
 
-/// The limit, and what it is made from.
+/// The adaptive limit of likes in progress.
 pub struct Shed {
-    /// As long as they should take on average; zero: nothing is ever refused.
+    /// Target of the mean latency; zero: no limit.
     target: Duration,
     limit: AtomicUsize,
     in_progress: AtomicUsize,
@@ -48,36 +44,36 @@ pub struct Shed {
     shown: IntGauge,
 }
 
-/// Since the limit was set.
+/// Observations since the last adjustment.
 struct Seen {
     since: Instant,
     settled: u32,
     time: Duration,
-    /// In progress together.
+    /// Most likes in progress.
     most: usize,
     refused: u64,
 }
 
-/// One that was let in; no longer in progress when it is dropped.
-pub struct InProgress {
+/// An admitted like, in progress until it is dropped.
+pub struct LikeInProgress {
     shed: Arc<Shed>,
     since: Instant,
-    /// How many there were with it.
+    /// Likes in progress when it was admitted, itself included.
     of: usize,
 }
 
 impl Shed {
-    /// `refused` counts those that are, `shown` is the limit.
+    /// Creates a limit. `refused` counts refusals, `shown` shows the limit.
     pub fn new(target: Duration, refused: IntCounter, shown: IntGauge) -> Arc<Self> {
         shown.set(if target.is_zero() { 0 } else { MOST as i64 });
         let seen = Mutex::new(Seen::from(Instant::now()));
         Arc::new(Self { target, limit: MOST.into(), in_progress: 0.into(), seen, refused, shown })
     }
 
-    /// Lets one in; None: there are too many.
-    pub fn enter(self: &Arc<Self>, now: Instant) -> Option<InProgress> {
+    /// Admits a like. None: too many are in progress.
+    pub fn enter(self: &Arc<Self>, now: Instant) -> Option<LikeInProgress> {
         let of = self.in_progress.fetch_add(1, Ordering::Relaxed) + 1;
-        let entered = InProgress { shed: Arc::clone(self), since: now, of };
+        let entered = LikeInProgress { shed: Arc::clone(self), since: now, of };
         if of > self.limit.load(Ordering::Relaxed) && !self.target.is_zero() {
             self.refused.inc();
             return None;
@@ -98,7 +94,7 @@ impl Shed {
         let mean = seen.time / seen.settled;
         let change = (self.target.as_secs_f64() / mean.as_secs_f64()).clamp(CHANGE.0, CHANGE.1);
         let next = if change < 1.0 {
-            // What was there has made them slow, and not a limit that nobody came near.
+            // The likes in progress made them slow, not a limit that was never reached.
             limit.min(seen.most) as f64 * change
         } else if refused > seen.refused {
             limit as f64 * change
@@ -118,8 +114,8 @@ impl Seen {
     }
 }
 
-impl InProgress {
-    /// It has its answer, which says how long they take.
+impl LikeInProgress {
+    /// Records the latency of an answered like.
     pub fn settled(self) {
         let shed = &self.shed;
         if !shed.target.is_zero() {
@@ -129,7 +125,7 @@ impl InProgress {
     }
 }
 
-impl Drop for InProgress {
+impl Drop for LikeInProgress {
     fn drop(&mut self) {
         self.shed.in_progress.fetch_sub(1, Ordering::Relaxed);
     }
@@ -149,9 +145,8 @@ mod tests {
         Shed::new(target, refused, shown)
     }
 
-    /// A service of a rate: takes `offered` a millisecond for some seconds, settles at most
-    /// `capacity` of them, in their order. Answers the settled, and the longest times of the last
-    /// second, all in simulated time.
+    /// Simulates a service that is offered `offered` likes per millisecond and settles at most `capacity`
+    /// of them, in order. Returns the number settled and the longest latency of the last second.
     fn simulate(shed: &Arc<Shed>, offered: usize, capacity: usize, seconds: u32) -> (usize, Duration) {
         let start = Instant::now();
         let (mut waiting, mut settled, mut longest) = (VecDeque::new(), 0, Duration::ZERO);
@@ -172,14 +167,14 @@ mod tests {
     }
 
     #[test]
-    fn three_times_the_load_is_answered_at_the_rate_it_can_bear_and_in_bounded_time() {
+    fn triple_load_keeps_rate_and_latency() {
         let shed = shed(TARGET);
         assert_eq!(simulate(&shed, 10, 10, 5), (10_000, Duration::ZERO));
         assert_eq!(shed.refused.get(), 0);
         let (settled, longest) = simulate(&shed, 30, 10, 10);
         assert_eq!(settled, 10_000);
         assert!(longest < 2 * TARGET, "{longest:?}");
-        // And afterwards nothing is refused.
+        // Nothing is refused afterwards.
         let before = shed.refused.get();
         assert_eq!(simulate(&shed, 9, 10, 5), (9_000, Duration::ZERO));
         assert_eq!(shed.refused.get(), before);
@@ -187,21 +182,21 @@ mod tests {
     }
 
     #[test]
-    fn without_it_everything_is_taken_and_waits() {
+    fn without_limit_everything_waits() {
         let (settled, longest) = simulate(&shed(Duration::ZERO), 30, 10, 10);
         assert_eq!(settled, 10_000);
         assert!(longest > Duration::from_secs(5), "{longest:?}");
     }
 
     #[test]
-    fn after_a_service_that_was_slow_for_another_reason_a_burst_is_taken_soon() {
+    fn limit_recovers_after_an_outage() {
         let shed = shed(TARGET);
         let start = Instant::now();
-        // A broker that was away for some seconds.
+        // A broker was unreachable for some seconds.
         for n in 0..1_000 {
             let entered = shed.enter(start).unwrap();
             shed.settled(Duration::from_secs(3), entered.of, start + MILLI * n);
-            // What there is at the time is too much, and not what once was allowed.
+            // Shrinks from the likes in progress, not from the former limit.
             assert!(n < 200 || shed.limit.load(Ordering::Relaxed) <= 500);
         }
         assert_eq!(shed.limit.load(Ordering::Relaxed), LEAST);
@@ -209,7 +204,7 @@ mod tests {
         let before = shed.refused.get();
         simulate(&shed, 40, 50, 1);
         assert_eq!(shed.refused.get(), before);
-        // More at once than the least that is always let in.
+        // Bursts above the smallest limit.
         let bursts = |from: u32, seconds: u32| {
             let mut waiting = VecDeque::new();
             for milli in from * 1_000..(from + seconds) * 1_000 {

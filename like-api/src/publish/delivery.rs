@@ -1,5 +1,5 @@
-//! What librdkafka reports about events and about itself, where the producer is polled: delivery
-//! reports, the producer id, fatal errors. A panic here would end the polling, so nothing panics.
+//! The callbacks of librdkafka: delivery reports, statistics (for the producer id) and errors. They run
+//! where the producer is polled. A panic would end the polling, so nothing here panics.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -18,10 +18,10 @@ use tracing::warn;
 use super::outcome::{Position, PublishError};
 use crate::metrics::Publishing;
 
-/// What became of an event.
+/// The result of an event.
 pub(super) type Settled = Result<Position, PublishError>;
 
-/// Travels with an event through librdkafka.
+/// An event in flight: librdkafka returns it with the delivery report.
 pub(super) struct Pending {
     pub settle: oneshot::Sender<Settled>,
     pub since: Instant,
@@ -37,8 +37,8 @@ pub(super) struct Deliveries {
     last_error: Mutex<Option<(Option<RDKafkaErrorCode>, Instant)>>,
 }
 
-/// An error of the same kind is logged again after this long: each comes twice, and with each
-/// attempt to connect.
+/// Pause between log lines about the same error: librdkafka reports each error twice, and again with
+/// each attempt to connect.
 const REPEAT_ERROR_AFTER: Duration = Duration::from_secs(10);
 
 impl Deliveries {
@@ -48,7 +48,7 @@ impl Deliveries {
         Self { log_ends, metrics, has_id, maybe_fatal, settled, last_error }
     }
 
-    /// Polls, which takes one report of several events, until a poll has settled none.
+    /// Polls until a poll settles no event. One poll handles one report, of several events.
     pub fn take_reports(&self, poll: impl Fn()) {
         loop {
             let before = self.settled.load(Ordering::Relaxed);
@@ -59,19 +59,18 @@ impl Deliveries {
         }
     }
 
-    /// Whether the broker has given the producer its id.
     pub fn has_id_now(&self) -> bool {
         *self.has_id.borrow()
     }
 
-    /// Waits until the broker has given the producer its id: from then on it can write.
+    /// Waits until the broker has assigned the producer id, which writing needs.
     pub async fn has_id(&self) {
-        // Can't fail: the sender is ours.
+        // Can't fail: `self` owns the sender.
         let _ = self.has_id.subscribe().wait_for(|has_id| *has_id).await;
     }
 }
 
-/// Waits until `producer` has failed for good, and says why.
+/// Waits for a fatal error of `producer` and returns its text.
 pub(super) async fn fatal_error(producer: &BaseProducer<Deliveries>) -> String {
     loop {
         if let Some((code, text)) = producer.client().fatal_error() {
@@ -101,11 +100,11 @@ impl ClientContext for Deliveries {
     }
 
     fn error(&self, error: KafkaError, reason: &str) {
-        // A fatal error comes under any code; the one who waits asks the client whether it was.
+        // A fatal error has any code: `fatal_error` asks the client.
         self.maybe_fatal.notify_one();
         let code = error.rdkafka_error_code();
         if matches!(code, Some(RDKafkaErrorCode::BrokerTransportFailure | RDKafkaErrorCode::Resolve)) {
-            return; // In librdkafka's own log, which says it once in a while and not each time.
+            return; // librdkafka logs it itself, at a lower rate.
         }
         let mut last = self.last_error.lock().unwrap_or_else(PoisonError::into_inner);
         if last.is_none_or(|(last, at)| last != code || at.elapsed() > REPEAT_ERROR_AFTER) {
@@ -115,7 +114,7 @@ impl ClientContext for Deliveries {
     }
 
     fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
-        // It says that a producer ignores it, but asking where a log ends doesn't.
+        // A false warning: producers ignore the property, but their watermark requests don't.
         if !(facility == "CONFWARN" && message.contains("isolation.level")) {
             DefaultProducerContext.log(level, facility, message);
         }
@@ -134,7 +133,7 @@ impl ProducerContext for Deliveries {
         self.metrics.in_flight.dec();
         self.metrics.duration.observe(pending.since.elapsed().as_secs_f64());
         self.metrics.count(settled.as_ref().map(|_| ()));
-        // Nobody listens when the caller has hung up; the event stands all the same.
+        // The receiver is gone if the caller has disconnected.
         let _ = pending.settle.send(settled);
     }
 }
@@ -144,8 +143,8 @@ fn settle(result: &DeliveryResult<'_>) -> Settled {
         Ok(message) if message.offset() >= 0 => {
             Ok(Position { partition: message.partition(), offset: message.offset() })
         }
-        // A repeat inside librdkafka that the broker had already, too long ago to remember where.
-        Ok(_) => Err(PublishError::PerhapsWritten("written, but the broker didn't say where".to_owned())),
+        // librdkafka repeated a request that the broker had written too long ago to know its offset.
+        Ok(_) => Err(PublishError::PerhapsWritten("written at an unknown offset".to_owned())),
         Err((KafkaError::MessageProduction(RDKafkaErrorCode::MessageSizeTooLarge), _)) => Err(PublishError::TooLarge),
         Err((error, message)) if certainly_not_written(message) => Err(PublishError::NotWritten(error.to_string())),
         Err((error, _)) => Err(PublishError::PerhapsWritten(error.to_string())),
@@ -153,7 +152,7 @@ fn settle(result: &DeliveryResult<'_>) -> Settled {
 }
 
 /// Whether no broker can have written the message.
-#[expect(unsafe_code, reason = "rdkafka's safe API lacks the one thing that tells 503 from 504")]
+#[expect(unsafe_code, reason = "rdkafka's safe API lacks the status that tells 503 from 504")]
 fn certainly_not_written(message: &BorrowedMessage<'_>) -> bool {
     use rdkafka::bindings::{rd_kafka_message_status, rd_kafka_msg_status_t};
     let pointer: *mut RDKafkaMessage = message.ptr();
@@ -175,7 +174,7 @@ impl Publishing {
     }
 }
 
-/// The highest end of each partition's log that this replica has seen, whichever producer wrote.
+/// The highest end offset of each partition that this replica has seen, over all its producers.
 #[derive(Default)]
 pub(super) struct LogEnds(Mutex<Vec<i64>>);
 

@@ -3,4 +3,5 @@
 mod delivery;
 pub mod outcome;
 pub mod producer;
+mod properties;
 pub mod write_gate;

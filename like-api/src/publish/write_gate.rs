@@ -1,6 +1,6 @@
-//! Whether likes may be published now, and under which sequence: the layout of the topic, read
-//! from PostgreSQL, and the check that the topic still is what it says. Once read, a layout stays
-//! in force while PostgreSQL is away: likes go on.
+//! The write gate: whether likes may be published, and under which topic sequence. It opens once the
+//! topic's layout was read from PostgreSQL and the topic matches it. A layout stays in force when
+//! PostgreSQL fails later, so that likes are still accepted.
 
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
@@ -14,24 +14,24 @@ use rdkafka::ClientConfig;
 use sqlx::PgPool;
 use tracing::{error, info, warn};
 
-use crate::metrics::pool::acquire;
+use crate::read::pool::acquire;
 
-/// Condition of readiness: `topic_layout` was read and lets this topic be written to.
+/// Readiness condition: `topic_layout` was read and permits writes to this topic.
 pub const LAYOUT_READ: &str = "topic_layout";
-/// Condition of readiness: the topic is what its layout says.
+/// Readiness condition: the topic matches its layout.
 pub const TOPIC_CHECKED: &str = "topic";
 
-/// Longest wait for the layout: a network that swallows the answer must not end the watch.
+/// Longest wait for the layout: a lost answer must not stop the monitor.
 const READ_TIMEOUT: Duration = Duration::from_secs(5);
 
 const NO_LAYOUT: &str = "the topic's layout has not been read yet";
 
-/// Open or closed; what writes look at.
+/// Open with a topic sequence, or closed with a reason. Every write checks it.
 #[derive(Clone)]
-pub struct Gate(Arc<RwLock<Result<i32, String>>>);
+pub struct WriteGate(Arc<RwLock<Result<i32, String>>>);
 
-impl Gate {
-    /// Closed until the first look.
+impl WriteGate {
+    /// Creates a gate that is closed until the first check.
     pub fn closed() -> Self {
         Self(Arc::new(RwLock::new(Err(NO_LAYOUT.to_owned()))))
     }
@@ -41,37 +41,33 @@ impl Gate {
         self.0.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Opens it with the topic's sequence, or closes it with the reason, which callers are told.
+    /// Opens the gate with the topic's sequence, or closes it with a reason that callers may see.
     pub fn set(&self, state: Result<i32, String>) {
         let mut now = self.0.write().unwrap_or_else(PoisonError::into_inner);
         if *now != state {
             match &state {
-                Ok(sequence) => info!(sequence, "likes are taken"),
-                Err(why) => warn!(why, "no likes are taken"),
+                Ok(sequence) => info!(sequence, "write gate open"),
+                Err(why) => warn!(why, "write gate closed"),
             }
             *now = state;
         }
     }
 }
 
-/// Looks at layout and topic, and opens and closes a [`Gate`].
-pub struct Watch {
-    /// What it opens and closes.
-    pub gate: Gate,
-    /// Where it reports [`LAYOUT_READ`] and [`TOPIC_CHECKED`].
+/// Checks layout and topic, and opens and closes a [`WriteGate`].
+pub struct TopicMonitor {
+    pub gate: WriteGate,
+    /// Receives [`LAYOUT_READ`] and [`TOPIC_CHECKED`].
     pub health: Health,
-    /// Where the layout is.
     pub pool: PgPool,
-    /// How brokers are asked.
     pub kafka: ClientConfig,
-    /// The topic.
     pub topic: String,
-    /// How often it looks, once it has seen that all is well.
+    /// Between checks while the gate is open.
     pub interval: Duration,
 }
 
-impl Watch {
-    /// Looks often until likes can be taken, then every `interval`. Never ends.
+impl TopicMonitor {
+    /// Checks often until the gate is open, then every `interval`. Never returns.
     pub async fn run(self) -> std::convert::Infallible {
         let mut backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(5).min(self.interval));
         let mut layout: Option<Layout> = None;
@@ -79,14 +75,14 @@ impl Watch {
         loop {
             match self.read().await {
                 Ok(read) => layout = Some(read),
-                // The last one stays in force, unless a newer one says otherwise.
-                Err(Unread::Refused(why)) => {
+                // The last layout stays in force until a newer one is read.
+                Err(LayoutError::Refused(why)) => {
                     layout = None;
                     self.not_yet(LAYOUT_READ, &why, &why);
                 }
-                Err(Unread::Away(why)) if layout.is_none() => self.not_yet(LAYOUT_READ, &why, NO_LAYOUT),
-                Err(Unread::Missing(why)) if layout.is_none() => self.not_yet(LAYOUT_READ, &why, &why),
-                Err(Unread::Away(_) | Unread::Missing(_)) => {}
+                Err(LayoutError::Unavailable(why)) if layout.is_none() => self.not_yet(LAYOUT_READ, &why, NO_LAYOUT),
+                Err(LayoutError::Missing(why)) if layout.is_none() => self.not_yet(LAYOUT_READ, &why, &why),
+                Err(LayoutError::Unavailable(_) | LayoutError::Missing(_)) => {}
             }
             let settled = match &layout {
                 Some(layout) => {
@@ -105,41 +101,41 @@ impl Watch {
         }
     }
 
-    /// The layout of our topic, if it may be written to.
-    async fn read(&self) -> Result<Layout, Unread> {
+    /// Reads the layout of our topic, if it permits writes.
+    async fn read(&self) -> Result<Layout, LayoutError> {
         let read = async {
             let mut connection = acquire(&self.pool).await?;
             let layouts = layout::read_all(&mut *connection).await;
-            connection.give_back();
+            connection.release();
             layouts
         };
         let read = tokio::time::timeout(READ_TIMEOUT, read).await;
         let layouts =
             read.unwrap_or(Err(sqlx::Error::PoolTimedOut)).map_err(|error| match sqlstate(&error).as_deref() {
-                Some("42P01") => Unread::Missing("the tables are not there: run like-aggregator setup".to_owned()),
-                _ => Unread::Away(format!("PostgreSQL can't be asked: {error}")),
+                Some("42P01") => LayoutError::Missing("the tables don't exist: run like-aggregator setup".to_owned()),
+                _ => LayoutError::Unavailable(format!("PostgreSQL can't be queried: {error}")),
             })?;
         let topic = &self.topic;
         let Some(own) = layouts.iter().find(|layout| layout.topic == *topic) else {
-            return Err(Unread::Missing(format!("topic {topic} has no layout: run like-aggregator setup")));
+            return Err(LayoutError::Missing(format!("topic {topic} has no layout: run like-aggregator setup")));
         };
         if own.end_offsets.is_some() {
-            return Err(Unread::Refused(format!("topic {topic} is closed: likes go to the one after it")));
+            return Err(LayoutError::Refused(format!("topic {topic} is closed: likes go to the one after it")));
         }
-        // Folded one after the other: a like written here would wait for all of the earlier topic,
+        // Topics are folded in sequence: a like written here would wait for the whole earlier topic,
         // and one still written there would be overtaken.
         if let Some(open) = layouts.iter().find(|l| l.sequence < own.sequence && l.end_offsets.is_none()) {
             let earlier = &open.topic;
-            return Err(Unread::Refused(format!("topic {earlier} comes before {topic} and is not closed yet")));
+            return Err(LayoutError::Refused(format!("topic {earlier} comes before {topic} and is not closed yet")));
         }
         Ok(own.clone())
     }
 
-    /// Answers whether there is nothing to wait for.
+    /// Returns whether the gate is settled: the next check may wait for `interval`.
     async fn check(&self, layout: &Layout, warned: &mut Vec<String>) -> bool {
         let described = match topic_check::describe(&self.kafka, &self.topic).await {
             Ok(described) => described,
-            // An open gate stays open: Kafka being away shows in the likes themselves.
+            // An open gate stays open: likes themselves report a Kafka outage.
             Err(error) => {
                 let open = self.gate.sequence().is_ok();
                 if !open {
@@ -168,20 +164,21 @@ impl Watch {
         true
     }
 
-    /// `told` is what callers learn of it: what servers say may hold names and addresses.
-    fn not_yet(&self, condition: &'static str, why: &str, told: &str) {
+    /// Closes the gate. `shown` is the reason for callers: servers' messages may hold host names.
+    fn not_yet(&self, condition: &'static str, why: &str, shown: &str) {
         if self.health.unmet(condition, why) {
             info!(awaiting = condition, why, "not ready");
         }
-        self.gate.set(Err(told.to_owned()));
+        self.gate.set(Err(shown.to_owned()));
     }
 }
 
-enum Unread {
-    /// There is nothing to be read now.
-    Away(String),
+/// Why there is no layout.
+enum LayoutError {
+    /// PostgreSQL can't be queried now.
+    Unavailable(String),
     /// `setup` has not been run yet.
     Missing(String),
-    /// What was read says that nobody may write to the topic.
+    /// The layout forbids writes to the topic.
     Refused(String),
 }

@@ -6,4 +6,5 @@ pub mod error;
 pub mod likes;
 pub mod live;
 pub mod pool;
+pub mod queries;
 pub mod receipts;

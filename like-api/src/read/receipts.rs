@@ -1,5 +1,5 @@
-//! Where receipts' events stand: asked for together, and for those who wait, again and again, by
-//! one query for all of them per interval.
+//! The status of receipts. Concurrent reads share a query. For callers that wait, one task polls the
+//! status of all their receipts, with one query per interval.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -11,43 +11,44 @@ use sqlx::PgPool;
 use tokio::sync::{Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 
-use crate::read::batcher::{Bounds, Loader, READS};
+use crate::read::batcher::{BatchLimits, Batcher, READS};
 use crate::read::error::ReadError;
-use crate::read::pool::{self, READ_TIMEOUT, Standing};
+use crate::read::pool::READ_TIMEOUT;
+use crate::read::queries::{self, ReceiptState};
 
-/// Between two looks at what is waited for, beside what a look takes. A batch is folded every
-/// 100 ms or so.
+/// The pause between two polls. A batch is folded about every 100 ms.
 pub const INTERVAL: Duration = Duration::from_millis(50);
-/// The same while PostgreSQL can't be asked.
+/// The same while PostgreSQL can't be reached.
 const FAILED_INTERVAL: Duration = Duration::from_millis(500);
-/// Callers who wait at the same time. A look at so many different receipts takes PostgreSQL a few
+/// Most callers that wait at the same time. A poll of so many receipts takes PostgreSQL a few
 /// milliseconds.
 pub const WAITERS_MAX: usize = 5_000;
 
-const BOUNDS: Bounds = Bounds { keys: 1_000, queries: 2, patience: Duration::from_millis(10), timeout: READ_TIMEOUT };
+const LIMITS: BatchLimits =
+    BatchLimits { keys: 1_000, queries: 2, max_delay: Duration::from_millis(10), timeout: READ_TIMEOUT };
 
-/// All receipts that are asked for.
+/// Reads the status of receipts.
 pub struct Receipts {
-    loader: Loader<Receipt, Standing>,
+    batcher: Batcher<Receipt, ReceiptState>,
     places: Semaphore,
     waiters: IntGauge,
-    watched: Arc<Watched>,
+    poller: Arc<Poller>,
     shutdown: CancellationToken,
 }
 
-/// What became of waiting.
+/// The result of waiting.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Waited {
-    /// It is no longer pending.
-    Settled(Standing),
-    /// It still is, and the time is up, or the service ends.
+    /// No longer pending.
+    Settled(ReceiptState),
+    /// Still pending when the time was up or the service shut down.
     Pending,
-    /// Too many wait already: it hasn't.
-    NoPlace,
+    /// Didn't wait: there are too many waiters.
+    TooManyWaiters,
 }
 
-/// The receipts that somebody waits for.
-struct Watched {
+/// Polls the receipts that have waiters.
+struct Poller {
     pool: PgPool,
     reads: Histogram,
     state: Mutex<State>,
@@ -56,15 +57,15 @@ struct Watched {
 #[derive(Default)]
 struct State {
     /// None: pending.
-    receipts: HashMap<Receipt, watch::Sender<Option<Standing>>>,
-    /// Whether somebody looks for them.
-    looking: bool,
-    /// What the last look ended in, if it was no answer.
+    receipts: HashMap<Receipt, watch::Sender<Option<ReceiptState>>>,
+    /// Whether the polling task runs.
+    polling: bool,
+    /// The error of the last poll.
     failed: Option<ReadError>,
 }
 
 impl Receipts {
-    /// Read through `pool`; what it counts is made known to `registry`. With `shutdown` waiting ends.
+    /// Reads through `pool` and registers its metrics. `shutdown` ends all waits.
     pub fn new(pool: PgPool, registry: &Registry, shutdown: CancellationToken) -> anyhow::Result<Self> {
         let reads = Histogram::with_opts(
             HistogramOpts::new(
@@ -76,33 +77,33 @@ impl Receipts {
         let waiters = IntGauge::new("likes_receipt_waiters", "callers waiting for a receipt to be counted")?;
         registry.register(Box::new(reads.clone()))?;
         registry.register(Box::new(waiters.clone()))?;
-        let watched = Arc::new(Watched { pool: pool.clone(), reads: reads.clone(), state: Mutex::default() });
+        let poller = Arc::new(Poller { pool: pool.clone(), reads: reads.clone(), state: Mutex::default() });
         let query = move |receipts: Vec<Receipt>| {
             let pool = pool.clone();
-            async move { pool::standings(&pool, &receipts).await }
+            async move { queries::receipt_statuses(&pool, &receipts).await }
         };
-        let loader = Loader::new(BOUNDS, reads, query);
-        Ok(Self { loader, places: Semaphore::new(WAITERS_MAX), waiters, watched, shutdown })
+        let batcher = Batcher::new(LIMITS, reads, query);
+        Ok(Self { batcher, places: Semaphore::new(WAITERS_MAX), waiters, poller, shutdown })
     }
 
-    /// Where the event stands now.
-    pub async fn standing(&self, receipt: Receipt) -> Result<Standing, ReadError> {
-        let mut standings = self.loader.ask([receipt]).await?;
-        standings.pop().ok_or_else(|| ReadError::Internal("no standing".to_owned()))
+    /// Returns the current status.
+    pub async fn status(&self, receipt: Receipt) -> Result<ReceiptState, ReadError> {
+        let mut statuses = self.batcher.read([receipt]).await?;
+        statuses.pop().ok_or_else(|| ReadError::Internal("no status".to_owned()))
     }
 
-    /// Waits until an event that was pending no longer is, at most `limit`. While PostgreSQL is away
-    /// it waits on; an error if it is away at the end, since then nobody knows.
+    /// Waits until a pending event is settled, at most `limit`. An outage of PostgreSQL doesn't end the
+    /// wait; one that lasts until `limit` is an error, since the status is unknown then.
     pub async fn wait(&self, receipt: Receipt, limit: Duration) -> Result<Waited, ReadError> {
-        let Ok(_place) = self.places.try_acquire() else { return Ok(Waited::NoPlace) };
+        let Ok(_place) = self.places.try_acquire() else { return Ok(Waited::TooManyWaiters) };
         let _waiter = Waiter::counted(&self.waiters);
-        let mut standing = self.watched.add(receipt);
+        let mut status = self.poller.add(receipt);
         tokio::select! {
-            settled = standing.wait_for(Option::is_some) => match settled.ok().and_then(|standing| standing.clone()) {
-                Some(standing) => Ok(Waited::Settled(standing)),
-                None => Err(ReadError::Internal("a receipt is no longer looked for".to_owned())),
+            settled = status.wait_for(Option::is_some) => match settled.ok().and_then(|status| status.clone()) {
+                Some(status) => Ok(Waited::Settled(status)),
+                None => Err(ReadError::Internal("a receipt is no longer polled".to_owned())),
             },
-            () = tokio::time::sleep(limit) => match self.watched.lock().failed.clone() {
+            () = tokio::time::sleep(limit) => match self.poller.lock().failed.clone() {
                 Some(error) => Err(error),
                 None => Ok(Waited::Pending),
             },
@@ -111,32 +112,32 @@ impl Receipts {
     }
 }
 
-impl Watched {
-    /// Has it looked for until nobody holds the receiver any more.
-    fn add(self: &Arc<Self>, receipt: Receipt) -> watch::Receiver<Option<Standing>> {
+impl Poller {
+    /// Polls the receipt while its receiver exists.
+    fn add(self: &Arc<Self>, receipt: Receipt) -> watch::Receiver<Option<ReceiptState>> {
         let mut state = self.lock();
-        if !std::mem::replace(&mut state.looking, true) {
-            tokio::spawn(Arc::clone(self).look());
+        if !std::mem::replace(&mut state.polling, true) {
+            tokio::spawn(Arc::clone(self).run());
         }
         state.receipts.entry(receipt).or_insert_with(|| watch::Sender::new(None)).subscribe()
     }
 
-    /// Looks for all of them, as long as there are any.
-    async fn look(self: Arc<Self>) {
+    /// Polls until no receipt has a waiter.
+    async fn run(self: Arc<Self>) {
         let mut pause = INTERVAL;
         loop {
             tokio::time::sleep(pause).await;
-            let Some(receipts) = self.still_waited_for() else { return };
-            let standings = pool::standings(&self.pool, &receipts).await;
-            pause = if standings.is_ok() { INTERVAL } else { FAILED_INTERVAL };
-            self.tell(receipts, standings);
+            let Some(receipts) = self.awaited() else { return };
+            let statuses = queries::receipt_statuses(&self.pool, &receipts).await;
+            pause = if statuses.is_ok() { INTERVAL } else { FAILED_INTERVAL };
+            self.publish(receipts, statuses);
         }
     }
 
-    /// None: nobody waits, and whoever comes next has to have somebody look.
-    fn still_waited_for(&self) -> Option<Vec<Receipt>> {
+    /// Returns the receipts with waiters. None: the task ends, and the next waiter starts another.
+    fn awaited(&self) -> Option<Vec<Receipt>> {
         let mut state = self.lock();
-        state.receipts.retain(|_, standing| standing.receiver_count() > 0);
+        state.receipts.retain(|_, status| status.receiver_count() > 0);
         if state.receipts.is_empty() {
             *state = State::default();
             return None;
@@ -146,14 +147,14 @@ impl Watched {
         Some(state.receipts.keys().copied().collect())
     }
 
-    fn tell(&self, receipts: Vec<Receipt>, standings: Result<Vec<Standing>, ReadError>) {
+    fn publish(&self, receipts: Vec<Receipt>, statuses: Result<Vec<ReceiptState>, ReadError>) {
         let mut state = self.lock();
-        state.failed = standings.as_ref().err().cloned();
-        // What has come to one of the other ends stays there: also who has come meanwhile may know.
-        for (receipt, standing) in receipts.into_iter().zip(standings.into_iter().flatten()) {
-            if !matches!(standing, Standing::Pending { .. }) {
-                let told = state.receipts.remove(&receipt);
-                told.into_iter().for_each(|waiting| drop(waiting.send_replace(Some(standing.clone()))));
+        state.failed = statuses.as_ref().err().cloned();
+        // A settled status is final, so it also answers waiters that came during the poll.
+        for (receipt, status) in receipts.into_iter().zip(statuses.into_iter().flatten()) {
+            if !matches!(status, ReceiptState::Pending { .. }) {
+                let settled = state.receipts.remove(&receipt);
+                settled.into_iter().for_each(|waiting| drop(waiting.send_replace(Some(status.clone()))));
             }
         }
     }
@@ -164,7 +165,7 @@ impl Watched {
     }
 }
 
-/// One who waits, counted as long as that is so.
+/// Counts one waiter, also when its future is dropped.
 struct Waiter<'a>(&'a IntGauge);
 
 impl<'a> Waiter<'a> {
@@ -188,13 +189,13 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn nobody_looks_once_nobody_waits() {
+    async fn polling_ends_with_the_last_waiter() {
         let pool = PgPoolOptions::new().connect_lazy("postgres://nobody@127.0.0.1:1/none").unwrap();
         let receipts = Receipts::new(pool, &Registry::new(), CancellationToken::new()).unwrap();
-        let looking = || receipts.watched.lock().looking;
+        let polling = || receipts.poller.lock().polling;
         let receipt = Receipt { sequence: 1, partition: 0, offset: 0 };
         assert!(matches!(receipts.wait(receipt, Duration::ZERO).await, Ok(Waited::Pending)));
-        assert!(looking());
-        eventually("nobody looks", async || (!looking()).then_some(())).await;
+        assert!(polling());
+        eventually("polling ends", async || (!polling()).then_some(())).await;
     }
 }

@@ -43,7 +43,7 @@ async fn refuses(cases: &[Case<'_>]) {
 }
 
 #[tokio::test]
-async fn a_product_id_outside_its_alphabet_or_length_is_named() {
+async fn bad_product_id_is_refused() {
     let product = &[("parameter", "productId")][..];
     let too_long = format!("/v1/products/{}/like", "x".repeat(129));
     refuses(&[
@@ -62,7 +62,7 @@ async fn a_product_id_outside_its_alphabet_or_length_is_named() {
 }
 
 #[tokio::test]
-async fn a_caller_without_or_with_bad_credentials_is_unauthenticated() {
+async fn bad_credentials_are_refused() {
     let user = &[("header", "X-User-Id")][..];
     let too_long = "u".repeat(256);
     refuses(&[
@@ -83,7 +83,7 @@ async fn a_caller_without_or_with_bad_credentials_is_unauthenticated() {
 }
 
 #[tokio::test]
-async fn an_idempotency_key_that_is_none_is_named() {
+async fn bad_idempotency_key_is_refused() {
     let key = &[("header", "Idempotency-Key")][..];
     let both = &[("parameter", "productId"), key[0]][..];
     let too_long = "k".repeat(256);
@@ -103,7 +103,7 @@ async fn an_idempotency_key_that_is_none_is_named() {
 }
 
 #[tokio::test]
-async fn a_list_of_ids_that_is_missing_empty_too_long_or_holds_a_bad_one_is_named() {
+async fn bad_list_of_ids_is_refused() {
     let ids = &[("parameter", "ids")][..];
     let too_many = format!("/v1/likes?ids={}", vec!["p"; 101].join(","));
     let too_long = format!("/v1/likes?ids={},{}", vec!["x".repeat(100); 59].join(","), "x".repeat(42));
@@ -127,7 +127,7 @@ async fn a_list_of_ids_that_is_missing_empty_too_long_or_holds_a_bad_one_is_name
 }
 
 #[tokio::test]
-async fn an_unknown_route_method_or_spelling_of_a_receipt_is_refused() {
+async fn unknown_route_and_method_are_refused() {
     let receipt = &[("parameter", "receipt")][..];
     refuses(&[
         ("GET", "/v1/receipts/1-2", &[], 400, INVALID, receipt),
@@ -148,7 +148,7 @@ async fn an_unknown_route_method_or_spelling_of_a_receipt_is_refused() {
 }
 
 #[tokio::test]
-async fn a_refusal_says_which_id_it_is_and_which_methods_there_are() {
+async fn refusal_names_the_id_and_the_methods() {
     let (_topic, _database, api) = set_up().await;
     let answer = api.get(LIKE).await;
     let mut allowed: Vec<_> = answer.header("allow").split(',').map(str::trim).collect();
@@ -161,7 +161,7 @@ async fn a_refusal_says_which_id_it_is_and_which_methods_there_are() {
 }
 
 #[tokio::test]
-async fn what_is_just_within_its_limit_is_taken() {
+async fn longest_inputs_are_accepted() {
     let (_topic, _database, api) = set_up().await;
     let of_6000 = [vec!["x".repeat(100); 59].join(","), "x".repeat(41)].join(",");
     assert_eq!(of_6000.len(), 6_000);
@@ -178,7 +178,7 @@ async fn what_is_just_within_its_limit_is_taken() {
 }
 
 #[tokio::test]
-async fn a_request_id_is_taken_or_made_and_comes_back_on_every_answer() {
+async fn every_answer_has_a_request_id() {
     let (topic, database) = (TestTopic::create(1).await, TestDatabase::create().await);
     let api = Api::start(crate::common::config(&topic.name, &database.url)).await;
     for path in ["/v1/likes?ids=p1", "/v1/likes", "/nowhere"] {
@@ -190,7 +190,7 @@ async fn a_request_id_is_taken_or_made_and_comes_back_on_every_answer() {
 }
 
 #[tokio::test]
-async fn a_head_that_no_route_has_a_use_for_is_refused_and_others_go_on() {
+async fn too_large_head_is_refused() {
     let (topic, database) = (TestTopic::create(1).await, TestDatabase::create().await);
     let api = Api::start(crate::common::config(&topic.name, &database.url)).await;
     let (fits, too_large) = ("x".repeat(15_000), "x".repeat(17_000));

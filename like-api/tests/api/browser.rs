@@ -33,7 +33,7 @@ impl Api {
 }
 
 #[tokio::test]
-async fn a_preflight_of_a_listed_origin_is_answered_before_anybody_asks_who_it_is() {
+async fn preflight_of_listed_origin_is_permitted() {
     let api = start(&format!("{SHOP},http://localhost:3000")).await;
     let answer = api.preflight(SHOP, "PUT").await;
     assert_eq!(answer.status, 204);
@@ -53,7 +53,7 @@ async fn a_preflight_of_a_listed_origin_is_answered_before_anybody_asks_who_it_i
 }
 
 #[tokio::test]
-async fn a_preflight_of_another_origin_is_answered_without_permission() {
+async fn preflight_of_other_origin_is_not_permitted() {
     let api = start(SHOP).await;
     for origin in [EVIL, "null", "https://shop.example.evil.example", "http://shop.example"] {
         let answer = api.preflight(origin, "PUT").await;
@@ -64,7 +64,7 @@ async fn a_preflight_of_another_origin_is_answered_without_permission() {
 }
 
 #[tokio::test]
-async fn a_star_lets_pages_read_what_is_anonymous_and_nothing_else() {
+async fn star_permits_anonymous_reads_only() {
     let api = start("*").await;
     let answer = api.preflight(EVIL, "PUT").await;
     assert_eq!((answer.status.as_u16(), answer.header("access-control-allow-origin")), (204, "*"));
@@ -84,7 +84,7 @@ async fn a_star_lets_pages_read_what_is_anonymous_and_nothing_else() {
 }
 
 #[tokio::test]
-async fn a_page_may_read_every_answer_that_its_origin_gets_refusals_included() {
+async fn page_may_read_every_answer_and_refusal() {
     let mut settings = config("t", NO_DATABASE);
     settings.limits.rate_limit_user = 0.001;
     settings.limits.rate_limit_user_burst = NonZeroU32::new(1).unwrap();
@@ -123,7 +123,7 @@ async fn a_page_may_read_every_answer_that_its_origin_gets_refusals_included() {
 }
 
 #[tokio::test]
-async fn what_an_answer_depends_on_is_named_in_one_line() {
+async fn vary_names_all_headers_in_one_line() {
     let (topic, database) = (TestTopic::create(1).await, TestDatabase::create().await);
     database.lay_out(&topic.name, 1).await;
     let api = Api::start(allowing(SHOP, config(&topic.name, &database.url))).await;
@@ -141,7 +141,7 @@ async fn what_an_answer_depends_on_is_named_in_one_line() {
 }
 
 #[tokio::test]
-async fn preflights_are_no_ones_requests_and_limits_are_not_for_them() {
+async fn preflights_are_not_limited() {
     let mut settings = config("t", NO_DATABASE);
     settings.limits.rate_limit_address = 0.001;
     settings.limits.rate_limit_address_burst = NonZeroU32::MIN;
@@ -158,7 +158,7 @@ async fn preflights_are_no_ones_requests_and_limits_are_not_for_them() {
 }
 
 #[tokio::test]
-async fn without_the_setting_no_page_of_another_site_may_do_anything() {
+async fn without_origins_cors_is_off() {
     let api = Api::start(config("t", NO_DATABASE)).await;
     let answers = [api.preflight(SHOP, "PUT").await, api.send(Method::GET, "/nowhere", &[("Origin", SHOP)]).await];
     for answer in answers {

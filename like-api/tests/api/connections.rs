@@ -19,7 +19,7 @@ async fn start() -> Api {
 }
 
 #[tokio::test]
-async fn a_connection_too_many_is_told_so_at_once_and_those_that_are_there_go_on() {
+async fn connection_above_the_limit_is_refused() {
     let mut config = config("t", NO_DATABASE);
     config.limits.max_connections = NonZeroUsize::new(2);
     let api = Api::start(config).await;
@@ -64,7 +64,7 @@ async fn a_connection_too_many_is_told_so_at_once_and_those_that_are_there_go_on
 }
 
 #[tokio::test]
-async fn half_a_request_is_given_up_soon_and_an_idle_connection_is_kept() {
+async fn partial_request_times_out() {
     let api = start().await;
     let url = api.url.clone();
     spawn_blocking(move || {
@@ -109,7 +109,7 @@ async fn half_a_request_is_given_up_soon_and_an_idle_connection_is_kept() {
 }
 
 #[tokio::test]
-async fn a_small_body_is_read_past_and_the_connection_goes_on() {
+async fn small_body_keeps_the_connection() {
     let api = start().await;
     let url = api.url.clone();
     spawn_blocking(move || {
@@ -141,7 +141,7 @@ async fn a_small_body_is_read_past_and_the_connection_goes_on() {
 }
 
 #[tokio::test]
-async fn whoever_is_still_sending_a_large_body_can_do_so_and_gets_the_answer() {
+async fn sender_of_large_body_gets_the_answer() {
     let api = start().await;
     // The kernel takes little of it in the service's place.
     let socket = TcpSocket::new_v4().unwrap();
@@ -157,7 +157,7 @@ async fn whoever_is_still_sending_a_large_body_can_do_so_and_gets_the_answer() {
 }
 
 #[tokio::test]
-async fn a_large_or_broken_body_is_refused_and_its_connection_ends() {
+async fn bad_body_closes_the_connection() {
     let api = start().await;
     let url = api.url.clone();
     spawn_blocking(move || {

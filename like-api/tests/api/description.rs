@@ -72,7 +72,7 @@ async fn exemplary() -> (TestTopic, TestDatabase, Api) {
 }
 
 #[tokio::test]
-async fn each_example_is_answered_as_its_example_says() {
+async fn examples_are_answered_as_described() {
     let (_topic, _database, api) = exemplary().await;
     let mut operations = Vec::new();
     for (path, route) in DESCRIPTION["paths"].as_object().unwrap() {
@@ -141,7 +141,7 @@ async fn anywhere() -> (TestTopic, TestDatabase, Api) {
 }
 
 #[tokio::test]
-async fn the_description_is_served_with_the_credentials_that_this_service_takes() {
+async fn description_names_the_auth_mode() {
     let (topic, database) = (TestTopic::create(1).await, TestDatabase::create().await);
     let mut config = crate::common::config(&topic.name, &database.url);
     config.auth.auth_user_header = "X-Gateway-User".to_owned();
@@ -167,7 +167,7 @@ async fn the_description_is_served_with_the_credentials_that_this_service_takes(
 }
 
 #[tokio::test]
-async fn the_page_that_shows_it_needs_no_other_host_and_says_so_to_the_browser() {
+async fn docs_page_needs_no_other_host() {
     let (_topic, _database, api) = anywhere().await;
     let page = api.get("/docs").await;
     assert_eq!((page.status.as_u16(), page.header("content-type")), (200, "text/html; charset=utf-8"));
@@ -189,7 +189,7 @@ async fn the_page_that_shows_it_needs_no_other_host_and_says_so_to_the_browser()
 }
 
 #[tokio::test]
-async fn the_type_of_each_problem_leads_to_a_page_that_explains_it() {
+async fn problem_types_lead_to_their_pages() {
     let (_topic, _database, api) = anywhere().await;
     for kind in like_api::http::problem::ALL {
         let page = api.http.get(format!("{}{}", api.url, kind.uri())).send().await.unwrap();

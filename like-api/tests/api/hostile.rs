@@ -367,7 +367,7 @@ fn runner() -> TestRunner {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn whatever_is_asked_is_answered_by_the_rules() {
+async fn arbitrary_requests_are_answered() {
     let (_topic, _database, api) = of_secret_taking_likes().await;
     let addr = addr(&api);
     let tried = tokio::task::spawn_blocking(move || {
@@ -381,7 +381,7 @@ async fn whatever_is_asked_is_answered_by_the_rules() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn bytes_that_are_no_http_are_refused_and_close_the_connection() {
+async fn arbitrary_bytes_close_the_connection() {
     let (_topic, _database, api) = of_secret_taking_likes().await;
     let addr = addr(&api);
     let tried = tokio::task::spawn_blocking(move || {

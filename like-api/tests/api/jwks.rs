@@ -55,7 +55,7 @@ fn token(key: &TestKey, user: &str) -> String {
 }
 
 #[tokio::test]
-async fn it_is_not_ready_until_the_keys_were_fetched_once_and_stays_ready_without_the_issuer() {
+async fn readiness_needs_one_fetch_of_keys() {
     let key = es256("k1");
     let issuer = TestIssuer::start(&[&key]).await;
     issuer.fall_silent();
@@ -77,7 +77,7 @@ async fn it_is_not_ready_until_the_keys_were_fetched_once_and_stays_ready_withou
 }
 
 #[tokio::test]
-async fn a_new_key_is_fetched_when_a_token_names_it() {
+async fn new_key_is_fetched_on_demand() {
     let (old, new) = (es256("k1"), TestKey::generate("k2", Algorithm::EdDSA));
     let issuer = TestIssuer::start(&[&old]).await;
     let api = api(&issuer, NEVER, SOON).await;
@@ -88,7 +88,7 @@ async fn a_new_key_is_fetched_when_a_token_names_it() {
 }
 
 #[tokio::test]
-async fn tokens_that_wait_for_the_keys_share_one_fetch() {
+async fn waiting_tokens_share_one_fetch() {
     let key = es256("k1");
     let issuer = TestIssuer::start(&[&key]).await;
     issuer.fall_silent();
@@ -97,7 +97,8 @@ async fn tokens_that_wait_for_the_keys_share_one_fetch() {
     let token = token(&key, "u1");
     let likes = futures::future::join_all((0..50).map(|_| like_by(&api, &token)));
     let (answers, ()) = tokio::join!(likes, async {
-        tokio::time::sleep(SOON).await;
+        let waiting = async || (api.metric("http_server_active_requests").await == Some(50.0)).then_some(());
+        eventually("all wait for the keys", waiting).await;
         issuer.publish(&[&key]);
     });
     answers.iter().for_each(Answer::assert_known);
@@ -105,7 +106,7 @@ async fn tokens_that_wait_for_the_keys_share_one_fetch() {
 }
 
 #[tokio::test]
-async fn attack_a_flood_of_unknown_keys() {
+async fn attack_flood_of_unknown_keys() {
     let key = es256("k1");
     let issuer = TestIssuer::start(&[&key]).await;
     let api = api(&issuer, NEVER, NEVER).await;
@@ -121,7 +122,7 @@ async fn attack_a_flood_of_unknown_keys() {
 }
 
 #[tokio::test]
-async fn attack_a_key_id_with_a_path_in_it() {
+async fn attack_path_in_key_id() {
     let key = es256("k1");
     let issuer = TestIssuer::start(&[&key]).await;
     let api = api(&issuer, NEVER, NEVER).await;
@@ -134,7 +135,7 @@ async fn attack_a_key_id_with_a_path_in_it() {
 }
 
 #[tokio::test]
-async fn attack_a_key_that_its_issuer_has_taken_back() {
+async fn attack_withdrawn_key() {
     let (stolen, kept) = (es256("k1"), es256("k2"));
     let issuer = TestIssuer::start(&[&stolen, &kept]).await;
     let api = api(&issuer, SOON, NEVER).await;
@@ -154,7 +155,7 @@ async fn attack_a_key_that_its_issuer_has_taken_back() {
 }
 
 #[tokio::test]
-async fn an_unknown_key_of_an_issuer_that_cannot_be_reached_is_503_and_not_called_invalid() {
+async fn unknown_key_without_issuer_is_503() {
     let (old, new) = (es256("k1"), es256("k2"));
     let issuer = TestIssuer::start(&[&old]).await;
     let api = api(&issuer, NEVER, SOON).await;
@@ -177,7 +178,7 @@ async fn an_unknown_key_of_an_issuer_that_cannot_be_reached_is_503_and_not_calle
 }
 
 #[tokio::test]
-async fn a_published_key_that_is_not_for_verifying_by_our_algorithms_is_ignored() {
+async fn unsuitable_published_key_is_ignored() {
     let key = es256("k1");
     let with = |name: &str, value: &str| {
         let mut jwk = key.jwk();
@@ -205,7 +206,7 @@ async fn a_published_key_that_is_not_for_verifying_by_our_algorithms_is_ignored(
 }
 
 #[tokio::test]
-async fn a_token_that_names_no_key_is_taken_where_only_one_fits() {
+async fn token_without_key_id_needs_a_single_key() {
     let (key, other) = (es256("k1"), es256("k2"));
     let token = key.sign_with(&Header::new(Algorithm::ES256), &claims(ISSUER, AUDIENCE, "u1"));
     let issuer = TestIssuer::start(&[&key, &TestKey::generate("k3", Algorithm::EdDSA)]).await;
@@ -219,7 +220,7 @@ async fn a_token_that_names_no_key_is_taken_where_only_one_fits() {
 }
 
 #[tokio::test]
-async fn a_token_that_names_a_key_of_another_kind_is_refused() {
+async fn key_of_another_algorithm_is_refused() {
     let key = es256("k1");
     let issuer = TestIssuer::start(&[&key]).await;
     let api = api(&issuer, NEVER, NEVER).await;
@@ -229,7 +230,7 @@ async fn a_token_that_names_a_key_of_another_kind_is_refused() {
 }
 
 #[tokio::test]
-async fn an_answer_that_is_no_set_of_keys_or_too_large_is_named() {
+async fn invalid_key_set_is_reported() {
     let key = es256("k1");
     let issuer = TestIssuer::start(&[&key]).await;
     let padding = "x".repeat(600 * 1024);

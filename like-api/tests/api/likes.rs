@@ -30,7 +30,7 @@ fn acknowledged(topic: &TestTopic, answer: &Answer) -> (String, Value) {
 }
 
 #[tokio::test]
-async fn an_acknowledged_like_stands_in_the_log_at_its_receipt() {
+async fn acknowledged_like_is_at_its_receipt() {
     let (topic, _database, api) = set_up().await;
     for (method, liked, kind) in [(Method::PUT, true, "LIKED"), (Method::DELETE, false, "UNLIKED")] {
         let answer = api.send(method, "/v1/products/p42/like", &[("X-User-Id", "auth0|u7")]).await;
@@ -51,7 +51,7 @@ async fn an_acknowledged_like_stands_in_the_log_at_its_receipt() {
 }
 
 #[tokio::test]
-async fn a_product_id_may_come_percent_encoded() {
+async fn percent_encoded_product_id_is_decoded() {
     let (topic, _database, api) = set_up().await;
     for (path, id) in [("a:b~c", "a:b~c"), ("a%3Ab%7Ec", "a:b~c"), ("%70%34%32", "p42"), ("...", "...")] {
         let answer = api.like(path, "u1").await;
@@ -61,7 +61,7 @@ async fn a_product_id_may_come_percent_encoded() {
 }
 
 #[tokio::test]
-async fn an_idempotency_key_names_one_click_of_one_user_on_one_product() {
+async fn idempotency_key_names_one_click() {
     let (topic, _database, api) = set_up().await;
     let click = async |method: Method, product: &str, user: &str, key: &str| {
         let headers = [("X-User-Id", user), ("Idempotency-Key", key)];
@@ -84,7 +84,7 @@ async fn an_idempotency_key_names_one_click_of_one_user_on_one_product() {
 }
 
 #[tokio::test]
-async fn without_a_key_every_click_is_an_event_of_its_own() {
+async fn without_key_every_click_is_an_event() {
     let (_topic, _database, api) = set_up().await;
     let (first, second) = (api.like("p1", "u1").await, api.like("p1", "u1").await);
     assert_ne!(first.json["eventId"], second.json["eventId"]);

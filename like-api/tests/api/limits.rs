@@ -36,7 +36,7 @@ impl Api {
 }
 
 #[tokio::test]
-async fn a_user_over_the_rate_is_told_when_to_come_back_and_that_is_true() {
+async fn user_over_the_rate_gets_a_true_wait() {
     let api = start(|config| {
         config.limits.rate_limit_user = 0.5;
         config.limits.rate_limit_user_burst = NonZeroU32::new(3).unwrap();
@@ -65,7 +65,7 @@ async fn a_user_over_the_rate_is_told_when_to_come_back_and_that_is_true() {
 }
 
 #[tokio::test]
-async fn every_route_that_knows_the_user_counts_for_the_same_rate() {
+async fn all_routes_share_the_users_rate() {
     let api = start(|config| {
         config.limits.rate_limit_user = 0.001;
         config.limits.rate_limit_user_burst = NonZeroU32::new(4).unwrap();
@@ -87,7 +87,7 @@ async fn every_route_that_knows_the_user_counts_for_the_same_rate() {
 }
 
 #[tokio::test]
-async fn an_address_over_the_rate_is_refused_and_no_header_makes_it_another() {
+async fn spoofed_header_does_not_change_the_rate() {
     let api = start(|config| {
         config.limits.rate_limit_address = 0.001;
         config.limits.rate_limit_address_burst = NonZeroU32::new(2).unwrap();
@@ -105,7 +105,7 @@ async fn an_address_over_the_rate_is_refused_and_no_header_makes_it_another() {
 }
 
 #[tokio::test]
-async fn behind_a_trusted_proxy_each_client_has_its_own_rate() {
+async fn clients_behind_a_proxy_have_own_rates() {
     let api = start(|config| {
         config.limits.rate_limit_address = 0.001;
         config.limits.rate_limit_address_burst = NonZeroU32::new(2).unwrap();
@@ -131,7 +131,7 @@ async fn behind_a_trusted_proxy_each_client_has_its_own_rate() {
 }
 
 #[tokio::test]
-async fn likes_that_cannot_be_answered_in_time_are_refused_before_anything_is_done() {
+async fn overload_refuses_likes_early() {
     let (topic, database) = (TestTopic::create(1).await, TestDatabase::create().await);
     database.lay_out(&topic.name, 1).await;
     let mut config = config(&topic.name, &database.url);

@@ -6,7 +6,7 @@ use reqwest::Method;
 use crate::common::{Api, config};
 
 #[tokio::test]
-async fn requests_are_measured_by_route_and_events_by_outcome() {
+async fn metrics_count_routes_and_outcomes() {
     let (topic, database) = (TestTopic::create(1).await, TestDatabase::create().await);
     database.lay_out(&topic.name, 1).await;
     let api = Api::ready(&topic, &database).await;
@@ -54,7 +54,7 @@ async fn requests_are_measured_by_route_and_events_by_outcome() {
 }
 
 #[tokio::test]
-async fn a_read_that_gets_no_connection_is_counted_and_waits_no_longer() {
+async fn connection_timeouts_are_counted() {
     let api = Api::start(config("test-nowhere", "postgres://nobody@127.0.0.1:1/nowhere")).await;
     api.get("/v1/products/p1/likes").await.assert_problem(503, "reads-unavailable");
     let pool = "{db_client_connection_pool_name=\"likes\"}";

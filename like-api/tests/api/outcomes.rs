@@ -49,7 +49,7 @@ async fn like(router: &Router) -> (Response<()>, Value) {
 }
 
 #[tokio::test]
-async fn a_like_that_is_perhaps_written_is_504_and_to_be_retried_with_its_key() {
+async fn perhaps_written_like_is_504() {
     let mock = MockCluster::new(1).unwrap();
     mock.create_topic("t", 1, 1).unwrap();
     let published = publisher(&mock.bootstrap_servers(), "t", &[]);
@@ -65,7 +65,7 @@ async fn a_like_that_is_perhaps_written_is_504_and_to_be_retried_with_its_key() 
 }
 
 #[tokio::test]
-async fn a_like_that_is_certainly_not_written_is_503_with_retry_after() {
+async fn unwritten_like_is_503() {
     let published = publisher("127.0.0.1:1", "t", &[("queue.buffering.max.messages", "1")]);
     let router = router(state(&published));
     // The first finds nobody to write it until its time is up, the second no room.
@@ -80,7 +80,7 @@ async fn a_like_that_is_certainly_not_written_is_503_with_retry_after() {
 }
 
 #[tokio::test]
-async fn likes_that_wait_in_vain_for_the_brokers_make_fewer_be_let_in() {
+async fn failing_brokers_lower_the_limit() {
     let published = publisher("127.0.0.1:1", "t", &[]);
     let registry = Registry::new();
     let router = router(state_counted_by(&published, &registry));
@@ -95,7 +95,7 @@ async fn likes_that_wait_in_vain_for_the_brokers_make_fewer_be_let_in() {
 }
 
 #[tokio::test]
-async fn a_panic_is_a_500_and_says_nothing_of_itself() {
+async fn panic_is_500_without_details() {
     let state = state(&publisher("127.0.0.1:1", "t", &[]));
     let panics = Router::new().route("/", get(async || -> &'static str { panic!("secret") }));
     let router = panics.layer(from_fn_with_state(state, observe));

@@ -89,7 +89,7 @@ fn assert_printed(example: &Example, printed: &str) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_page_about_the_api_shows_what_its_commands_print() {
+async fn api_page_matches_its_commands() {
     let system = TestSystem::set_up(4).await;
     let (_aggregator, api) = (system.aggregator(&[]).await, system.api(&[]).await);
     let examples = examples();

@@ -9,7 +9,7 @@ use crate::publisher::publisher;
 const JAVA: &str = include_str!("../data/partition-vectors.tsv");
 
 #[tokio::test]
-async fn a_key_goes_to_the_partition_that_java_chooses() {
+async fn keys_go_to_javas_partitions() {
     let topic = TestTopic::create(32).await;
     let it = publisher(&like_testkit::kafka(), &topic.name, &[]);
     let mut compared = 0;

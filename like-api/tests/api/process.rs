@@ -37,7 +37,7 @@ pub fn one_line(output: &Output) -> String {
 }
 
 #[test]
-fn settings_that_cannot_be_used_are_refused_in_one_line_that_names_them() {
+fn invalid_settings_are_named_in_one_line() {
     for (changes, said) in [
         (&[("AUTH_MODE", "-")][..], &["AUTH_MODE", "is not set", "trusted-header"][..]),
         (&[("AUTH_MODE", "")], &["AUTH_MODE", "empty", "trusted-header"]),
@@ -75,7 +75,7 @@ fn settings_that_cannot_be_used_are_refused_in_one_line_that_names_them() {
 }
 
 #[test]
-fn an_address_that_is_taken_is_named() {
+fn address_in_use_is_named() {
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
     let addr = taken.local_addr().unwrap().to_string();
     for setting in ["LISTEN_ADDR", "ADMIN_ADDR"] {
@@ -127,7 +127,7 @@ impl Drop for Running {
 }
 
 #[test]
-fn it_says_whom_it_believes_and_ends_at_once_without_kafka_and_postgresql() {
+fn shutdown_is_quick_without_dependencies() {
     let public = [("LISTEN_ADDR", "0.0.0.0:0"), ("AUTH_HEADER_ALLOW_PUBLIC", "yes"), ("AUTH_USER_HEADER", "X-Me")];
     let running = Running::start(&settings(&public));
     assert!(running.log.contains("auth_mode=\"trusted-header\" header=\"X-Me\""), "{}", running.log);
@@ -141,7 +141,7 @@ fn it_says_whom_it_believes_and_ends_at_once_without_kafka_and_postgresql() {
 }
 
 #[test]
-fn connections_that_ask_for_nothing_do_not_hold_up_the_end() {
+fn idle_connections_do_not_delay_shutdown() {
     let running = Running::start(&settings(&[]));
     let connect = || TcpStream::connect(&running.public).unwrap();
     let (_new, mut used) = (connect(), connect());
@@ -158,7 +158,7 @@ fn connections_that_ask_for_nothing_do_not_hold_up_the_end() {
 }
 
 #[tokio::test]
-async fn the_health_check_needs_no_setting_but_the_admin_port() {
+async fn healthcheck_needs_the_admin_port_only() {
     let health = async |admin: &str| {
         let output = program(&[("ADMIN_ADDR", admin)]).arg("healthcheck").output().unwrap();
         (output.status.code(), String::from_utf8(output.stderr).unwrap())
@@ -220,7 +220,7 @@ impl Lingering {
 }
 
 #[tokio::test]
-async fn a_like_in_progress_is_acknowledged_before_the_end() {
+async fn shutdown_acknowledges_likes_in_progress() {
     let lingering = Lingering::start(2000).await;
     let Lingering { running, http, .. } = &lingering;
     let like = http.put(format!("http://{}/v1/products/p1/like", running.public)).header("X-User-Id", "u1");
@@ -243,7 +243,7 @@ async fn a_like_in_progress_is_acknowledged_before_the_end() {
 }
 
 #[tokio::test]
-async fn an_event_whose_caller_has_hung_up_is_in_the_log_before_the_end() {
+async fn shutdown_flushes_events_without_caller() {
     let lingering = Lingering::start(4000).await;
     let mut caller = TcpStream::connect(&lingering.running.public).unwrap();
     caller.write_all(b"PUT /v1/products/p1/like HTTP/1.1\r\nHost: h\r\nX-User-Id: u1\r\n\r\n").unwrap();
@@ -257,7 +257,7 @@ async fn an_event_whose_caller_has_hung_up_is_in_the_log_before_the_end() {
 }
 
 #[tokio::test]
-async fn whoever_waits_for_a_receipt_is_answered_before_the_end() {
+async fn shutdown_answers_receipt_waiters() {
     let (topic, database) = (TestTopic::create(1).await, TestDatabase::create().await);
     database.lay_out(&topic.name, 1).await;
     topic.publish(Some(0), Some(b"p1"), Some(b"{}"));
@@ -282,7 +282,7 @@ async fn whoever_waits_for_a_receipt_is_answered_before_the_end() {
 }
 
 #[tokio::test]
-async fn streams_end_as_they_should_at_the_end_and_do_not_hold_it_up() {
+async fn shutdown_ends_streams_cleanly() {
     let database = TestDatabase::create().await;
     let running = Running::start(&settings(&[("DATABASE_URL", &database.url)]));
     let http = reqwest::Client::builder().no_proxy().build().unwrap();

@@ -41,7 +41,7 @@ fn log(brokers: &str, partition: i32) -> Vec<String> {
 }
 
 #[tokio::test]
-async fn each_event_in_flight_when_the_producer_fails_for_good_gets_its_true_answer() {
+async fn fatal_error_settles_events_truly() {
     let mock = mock("t");
     let brokers = mock.bootstrap_servers();
     // A request for each: some are on their way, the others wait for those.
@@ -79,7 +79,7 @@ async fn each_event_in_flight_when_the_producer_fails_for_good_gets_its_true_ans
 }
 
 #[tokio::test]
-async fn likes_go_on_while_the_failed_producer_still_waits_for_answers() {
+async fn new_producer_works_before_old_is_done() {
     let mock = MockCluster::new(2).unwrap();
     mock.create_topic("t", 2, 1).unwrap();
     mock.partition_leader("t", 0, Some(1)).unwrap();
@@ -124,7 +124,7 @@ async fn likes_go_on_while_the_failed_producer_still_waits_for_answers() {
 }
 
 #[tokio::test]
-async fn without_a_broker_that_answers_the_service_is_not_ready_until_there_is_one() {
+async fn readiness_needs_an_answering_broker() {
     let mock = mock("t");
     let it = publisher(&mock.bootstrap_servers(), "t", &[]);
     it.warm().await;

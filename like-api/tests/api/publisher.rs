@@ -67,7 +67,7 @@ pub fn mock(topic: &str) -> MockCluster<'static, impl rdkafka::ClientContext> {
 }
 
 #[tokio::test]
-async fn the_real_broker_says_where_an_event_stands() {
+async fn real_broker_returns_positions() {
     let topic = TestTopic::create(1).await;
     let it = publisher(&like_testkit::kafka(), &topic.name, &[]);
     it.warm().await;
@@ -82,7 +82,7 @@ async fn the_real_broker_says_where_an_event_stands() {
 }
 
 #[tokio::test]
-async fn a_producer_is_warm_once_it_has_its_id_and_not_before() {
+async fn producer_is_warm_once_it_has_its_id() {
     let mock = mock("t");
     let loading = RDKafkaRespErr::RD_KAFKA_RESP_ERR_COORDINATOR_LOAD_IN_PROGRESS;
     mock.request_errors(RDKafkaApiKey::InitProducerId, &[loading; 1000]);
@@ -96,7 +96,7 @@ async fn a_producer_is_warm_once_it_has_its_id_and_not_before() {
 }
 
 #[tokio::test]
-async fn a_full_queue_refuses_at_once_and_what_waited_is_certainly_not_written() {
+async fn full_queue_refuses_at_once() {
     let it = publisher(NOBODY, "t", &[("queue.buffering.max.messages", "1")]);
     let (first, second) = tokio::join!(it.publisher.publish("p1", b"1", None), it.publisher.publish("p1", b"2", None));
     assert_eq!(second, Err(PublishError::QueueFull));
@@ -105,7 +105,7 @@ async fn a_full_queue_refuses_at_once_and_what_waited_is_certainly_not_written()
 }
 
 #[tokio::test]
-async fn an_event_whose_answer_never_came_is_perhaps_written() {
+async fn event_without_answer_is_perhaps_written() {
     let mock = mock("t");
     let it = publisher(&mock.bootstrap_servers(), "t", &[]);
     it.warm().await;
@@ -117,7 +117,7 @@ async fn an_event_whose_answer_never_came_is_perhaps_written() {
 }
 
 #[tokio::test]
-async fn an_event_that_the_broker_refused_is_certainly_not_written() {
+async fn refused_event_is_certainly_not_written() {
     let mock = mock("t");
     let it = publisher(&mock.bootstrap_servers(), "t", &[]);
     it.warm().await;
@@ -130,7 +130,7 @@ async fn an_event_that_the_broker_refused_is_certainly_not_written() {
 }
 
 #[tokio::test]
-async fn an_event_that_would_be_a_dead_letter_for_its_size_is_not_published() {
+async fn too_large_event_is_not_published() {
     let topic = TestTopic::create(1).await;
     let it = publisher(&like_testkit::kafka(), &topic.name, &[]);
     let largest = vec![b'x'; like_events::topic::MAX_VALUE_BYTES];

@@ -19,7 +19,7 @@ fn assert_unavailable(answer: &Answer, name: &str, why: &str) {
 }
 
 #[tokio::test]
-async fn no_like_is_taken_until_the_layout_is_read() {
+async fn likes_need_the_layout() {
     let (topic, database) = (TestTopic::create(2).await, TestDatabase::create().await);
     let api = Api::start(config(&topic.name, &database.url)).await;
     let (status, body) = eventually("the missing layout is named", async || {
@@ -37,7 +37,7 @@ async fn no_like_is_taken_until_the_layout_is_read() {
 }
 
 #[tokio::test]
-async fn without_tables_the_missing_setup_is_named_and_reads_are_unavailable() {
+async fn missing_setup_is_named() {
     let (topic, database) = (TestTopic::create(1).await, TestDatabase::create_empty().await);
     let api = Api::start(config(&topic.name, &database.url)).await;
     eventually("setup is named", async || {
@@ -49,7 +49,7 @@ async fn without_tables_the_missing_setup_is_named_and_reads_are_unavailable() {
 }
 
 #[tokio::test]
-async fn without_kafka_the_service_is_up_and_not_ready() {
+async fn without_kafka_service_is_not_ready() {
     let database = TestDatabase::create().await;
     database.lay_out("t", 1).await;
     let mut config = config("t", &database.url);
@@ -85,7 +85,7 @@ async fn reads_wait_for_a_table(database: &TestDatabase, least: i64) {
 }
 
 #[tokio::test]
-async fn likes_are_taken_while_postgresql_is_away_and_reads_say_so() {
+async fn likes_outlast_a_postgresql_outage() {
     let (topic, database) = (TestTopic::create(1).await, TestDatabase::create().await);
     database.lay_out(&topic.name, 1).await;
     let (proxy, through) = through_a_proxy(&database).await;
@@ -110,7 +110,7 @@ async fn likes_are_taken_while_postgresql_is_away_and_reads_say_so() {
 }
 
 #[tokio::test]
-async fn a_reader_is_told_in_bounded_time_when_no_answer_comes() {
+async fn read_without_answer_times_out() {
     let (topic, database) = (TestTopic::create(1).await, TestDatabase::create().await);
     database.lay_out(&topic.name, 1).await;
     let (proxy, through) = through_a_proxy(&database).await;
@@ -139,7 +139,7 @@ async fn a_reader_is_told_in_bounded_time_when_no_answer_comes() {
 }
 
 #[tokio::test]
-async fn reads_go_on_when_postgresql_has_gone_without_a_word_and_another_has_its_address() {
+async fn reads_survive_a_silent_failover() {
     let (topic, database) = (TestTopic::create(1).await, TestDatabase::create().await);
     database.lay_out(&topic.name, 1).await;
     let (proxy, through) = through_a_proxy(&database).await;
@@ -165,7 +165,7 @@ async fn reads_go_on_when_postgresql_has_gone_without_a_word_and_another_has_its
 }
 
 #[tokio::test]
-async fn the_topic_is_watched_on_when_the_network_swallows_an_answer() {
+async fn topic_monitor_survives_a_lost_answer() {
     let (topic, database) = (TestTopic::create(1).await, TestDatabase::create().await);
     database.lay_out(&topic.name, 1).await;
     let (proxy, through) = through_a_proxy(&database).await;
@@ -180,7 +180,7 @@ async fn the_topic_is_watched_on_when_the_network_swallows_an_answer() {
 }
 
 #[tokio::test]
-async fn a_topic_with_more_partitions_than_its_layout_takes_no_likes() {
+async fn grown_topic_refuses_likes() {
     let (topic, database) = (TestTopic::create(2).await, TestDatabase::create().await);
     database.lay_out(&topic.name, 2).await;
     let api = Api::ready(&topic, &database).await;
@@ -195,7 +195,7 @@ async fn a_topic_with_more_partitions_than_its_layout_takes_no_likes() {
 }
 
 #[tokio::test]
-async fn topics_are_written_to_one_after_the_other() {
+async fn topics_open_in_sequence() {
     let (topic, database) = (TestTopic::create(1).await, TestDatabase::create().await);
     let execute = async |sql: &'static str| {
         sqlx::query(sql).bind(&topic.name).execute(&database.pool).await.unwrap();

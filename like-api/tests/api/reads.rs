@@ -24,7 +24,7 @@ async fn set_up() -> (TestTopic, TestDatabase, Api) {
 }
 
 #[tokio::test]
-async fn a_count_is_at_least_zero_and_a_product_never_liked_has_none() {
+async fn counts_are_at_least_zero() {
     let (_topic, _database, api) = set_up().await;
     for (product, count, updated_at) in [
         ("p1", 7, json!("2026-11-22T10:00:00.123Z")),
@@ -39,7 +39,7 @@ async fn a_count_is_at_least_zero_and_a_product_never_liked_has_none() {
 }
 
 #[tokio::test]
-async fn several_counts_come_in_the_order_asked_for() {
+async fn counts_keep_the_requested_order() {
     let (_topic, _database, api) = set_up().await;
     let answer = api.get("/v1/likes?ids=never,p2,p1,p2").await;
     let ids: Vec<_> = answer.json.as_array().unwrap().iter().map(|likes| likes["productId"].clone()).collect();
@@ -49,7 +49,7 @@ async fn several_counts_come_in_the_order_asked_for() {
 }
 
 #[tokio::test]
-async fn a_known_caller_is_told_what_it_likes_and_no_cache_tells_others() {
+async fn known_callers_answers_are_private() {
     let (_topic, _database, api) = set_up().await;
     for (user, liked) in [("u1", [true, false, false]), ("u2", [false, false, false])] {
         let answer = api.send(Method::GET, "/v1/likes?ids=p1,p2,never", &[("X-User-Id", user)]).await;
@@ -67,7 +67,7 @@ async fn a_known_caller_is_told_what_it_likes_and_no_cache_tells_others() {
 }
 
 #[tokio::test]
-async fn who_has_the_answer_already_is_told_so_without_it() {
+async fn matching_etag_gets_304() {
     let (_topic, database, api) = set_up().await;
     for (path, user) in [
         ("/v1/products/p1/likes", &[][..]),
@@ -111,7 +111,7 @@ async fn who_has_the_answer_already_is_told_so_without_it() {
 }
 
 #[tokio::test]
-async fn answers_that_differ_have_different_tags_on_every_replica_the_same() {
+async fn etags_identify_answers_on_all_replicas() {
     let (topic, database, api) = set_up().await;
     let replica = Api::ready(&topic, &database).await;
     let mut seen = std::collections::HashSet::new();
@@ -128,7 +128,7 @@ async fn answers_that_differ_have_different_tags_on_every_replica_the_same() {
 }
 
 #[tokio::test]
-async fn a_refusal_has_no_tag_and_takes_no_notice_of_one() {
+async fn refusal_has_no_etag() {
     let (_topic, _database, api) = set_up().await;
     let answer = api.send(Method::GET, "/v1/likes?ids=a%20b", &[("If-None-Match", "*")]).await;
     answer.assert_problem(400, "invalid-request");

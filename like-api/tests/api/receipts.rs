@@ -11,7 +11,7 @@ use crate::common::Api;
 const TIMEOUT: Duration = Duration::from_secs(30);
 
 #[tokio::test]
-async fn a_receipt_says_what_became_of_its_event() {
+async fn receipt_tells_its_events_status() {
     let (topic, database) = (TestTopic::create(2).await, TestDatabase::create().await);
     // An earlier topic, closed at offset 5 of its only partition and folded up to 3; ours second.
     let t = topic.name.as_str();
@@ -52,7 +52,7 @@ async fn a_receipt_says_what_became_of_its_event() {
 }
 
 #[tokio::test]
-async fn a_like_is_pending_from_its_acknowledgement_on_and_counted_once_folded() {
+async fn like_is_pending_until_folded() {
     let (topic, database) = (TestTopic::create(1).await, TestDatabase::create().await);
     database.lay_out(&topic.name, 1).await;
     let api = Api::ready(&topic, &database).await;
@@ -63,7 +63,7 @@ async fn a_like_is_pending_from_its_acknowledgement_on_and_counted_once_folded()
 }
 
 #[tokio::test]
-async fn a_foreign_transaction_that_is_still_open_hides_no_event_behind_it() {
+async fn open_transaction_hides_no_event() {
     let (topic, database) = (TestTopic::create(1).await, TestDatabase::create().await);
     database.lay_out(&topic.name, 1).await;
     let api = Api::ready(&topic, &database).await;

@@ -35,7 +35,7 @@ fn path(file: &NamedTempFile) -> &str {
 }
 
 #[test]
-fn settings_for_tokens_that_cannot_be_used_are_refused_in_one_line_that_names_them() {
+fn invalid_token_settings_are_named() {
     let (rsa, ec) = (TestKey::generate("k", Algorithm::RS256), TestKey::generate("k", Algorithm::ES256));
     let weak = "-----BEGIN PUBLIC KEY-----\nMFwwDQYJKoZIhvcNAQEBBQADSwAwSAJBAK\n-----END PUBLIC KEY-----";
     let set = "http://127.0.0.1:1/keys";
@@ -60,7 +60,7 @@ fn settings_for_tokens_that_cannot_be_used_are_refused_in_one_line_that_names_th
         (&[("JWT_JWKS_URL", "http://issuer.example/"), ("JWT_ALGORITHMS", "ES256")], &["JWT_JWKS_URL", "https://"]),
         (&[("JWT_JWKS_URL", "ftp://127.0.0.1/"), ("JWT_ALGORITHMS", "ES256")], &["JWT_JWKS_URL", "https://"]),
         (&[("JWT_JWKS_URL", "https://u:canary-8d1f@h/"), ("JWT_ALGORITHMS", "ES256")], &["JWT_JWKS_URL", "password"]),
-        (&[("JWT_JWKS_URL", "keys"), ("JWT_ALGORITHMS", "ES256")], &["JWT_JWKS_URL is no URL"]),
+        (&[("JWT_JWKS_URL", "keys"), ("JWT_ALGORITHMS", "ES256")], &["JWT_JWKS_URL is not a URL"]),
         (&[("JWT_SECRET", SECRET), ("JWT_LEEWAY", "6m")], &["JWT_LEEWAY", "'6m'", "at most 5m"]),
         (&[("AUTH_MODE", "trusted-header")], &["JWT_ISSUER is set", "AUTH_MODE=trusted-header"]),
         (&[("JWT_SECRET", SECRET), ("JWT_SECRET_FILE", "/x")], &["JWT_SECRET and JWT_SECRET_FILE", "both set"]),
@@ -79,7 +79,7 @@ fn settings_for_tokens_that_cannot_be_used_are_refused_in_one_line_that_names_th
 }
 
 #[test]
-fn secrets_come_from_files_too_without_the_newline_at_their_end() {
+fn secret_files_may_end_with_a_newline() {
     let database = "postgres://u:canary-8d1f@127.0.0.1:1/d";
     // A byte less would be too short.
     let exact = "x".repeat(32);
@@ -116,7 +116,7 @@ fn hides(output: &Output) {
 }
 
 #[test]
-fn no_secret_is_in_any_output_whatever_fails() {
+fn no_output_contains_a_secret() {
     let (secret, url) = (format!("{CANARY} and thirty-two bytes"), format!("postgres://u:{CANARY}@127.0.0.1:1/d"));
     let (secret_file, url_file) = (file(&secret), file(&url));
     let not_utf8 = file("");

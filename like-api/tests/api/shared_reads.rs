@@ -20,11 +20,11 @@ async fn count(database: &TestDatabase, product: &str, count: i64) {
 }
 
 #[tokio::test]
-async fn reads_that_come_together_take_a_few_queries() {
+async fn concurrent_reads_share_queries() {
     let database = TestDatabase::create().await;
     count(&database, "p1", 7).await;
     let registry = Registry::new();
-    let counts = Counts::new(pool::pool(&config("t", &database.url).database), &registry).unwrap();
+    let counts = Counts::new(pool::open(&config("t", &database.url).database), &registry).unwrap();
     let product = [ProductId::parse("p1").unwrap()];
     let users: Vec<UserId> = (0..100).map(|n| UserId::parse(&format!("u{n}")).unwrap()).collect();
     // PostgreSQL answers once all have come.
@@ -46,7 +46,7 @@ async fn reads_that_come_together_take_a_few_queries() {
 }
 
 #[tokio::test]
-async fn a_known_caller_is_never_told_what_was_asked_for_earlier_and_others_nothing_old() {
+async fn only_anonymous_reads_are_cached() {
     let (topic, database) = (TestTopic::create(1).await, TestDatabase::create().await);
     database.lay_out(&topic.name, 1).await;
     count(&database, "p1", 1).await;

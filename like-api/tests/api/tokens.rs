@@ -101,7 +101,7 @@ fn but(changes: &Value) -> Value {
 }
 
 #[tokio::test]
-async fn a_like_is_its_tokens_subjects_also_when_the_token_comes_again() {
+async fn like_belongs_to_the_tokens_subject() {
     let (topic, _database, api) = of_secret_taking_likes().await;
     let token = |user| TestKey::of_secret(SECRET).sign(&claims(ISSUER, AUDIENCE, user));
     let (ada, bob) = (token("auth0|ada"), token("bob"));
@@ -125,7 +125,7 @@ async fn a_like_is_its_tokens_subjects_also_when_the_token_comes_again() {
 }
 
 #[tokio::test]
-async fn each_kind_of_key_verifies_its_own_tokens() {
+async fn key_verifies_only_its_own_tokens() {
     for algorithm in [Algorithm::RS256, Algorithm::ES256, Algorithm::EdDSA] {
         let (api, key) = of_key(algorithm).await;
         like_by(&api, &key.sign(&but(&json!({})))).await.assert_known();
@@ -135,7 +135,7 @@ async fn each_kind_of_key_verifies_its_own_tokens() {
 }
 
 #[tokio::test]
-async fn a_caller_without_credentials_gets_a_challenge_without_an_error() {
+async fn missing_token_gets_a_plain_challenge() {
     let (api, _) = of_secret().await;
     let answer = like_with(&api, &[]).await;
     answer.assert_problem(401, "unauthenticated");
@@ -143,7 +143,7 @@ async fn a_caller_without_credentials_gets_a_challenge_without_an_error() {
 }
 
 #[tokio::test]
-async fn an_authorization_that_is_no_single_token_is_an_invalid_request() {
+async fn malformed_authorization_is_refused() {
     let (api, key) = of_secret().await;
     let token = key.sign(&but(&json!({})));
     for sent in ["Bearer", "Basic YTpi", "Bearer a b", &token, &format!("Bearer {token}, Bearer {token}")] {
@@ -166,7 +166,7 @@ async fn attack_two_authorization_headers() {
 }
 
 #[tokio::test]
-async fn attack_a_token_in_the_query() {
+async fn attack_token_in_the_query() {
     let (api, key) = of_secret().await;
     let token = key.sign(&but(&json!({})));
     let answer = api.send(Method::PUT, &format!("{LIKE}?access_token={token}"), &[]).await;
@@ -175,7 +175,7 @@ async fn attack_a_token_in_the_query() {
 }
 
 #[tokio::test]
-async fn attack_a_wrong_signature() {
+async fn attack_wrong_signature() {
     let (api, key) = of_secret().await;
     let (good, other) = (key.sign(&but(&json!({}))), key.sign(&but(&json!({ "sub": "u2" }))));
     like_by(&api, &good).await.assert_known();
@@ -208,7 +208,7 @@ async fn attack_alg_none() {
 }
 
 #[tokio::test]
-async fn attack_the_public_key_as_an_hmac_secret() {
+async fn attack_public_key_as_hmac_secret() {
     let (api, key) = of_key(Algorithm::RS256).await;
     like_by(&api, &key.sign(&but(&json!({})))).await.assert_known();
     for pem in [key.public_pem.as_str(), key.public_pem.trim_end()] {
@@ -218,7 +218,7 @@ async fn attack_the_public_key_as_an_hmac_secret() {
 }
 
 #[tokio::test]
-async fn attack_a_key_of_the_attackers_own_in_the_tokens_header() {
+async fn attack_own_key_in_the_header() {
     let (api, _) = of_key(Algorithm::ES256).await;
     let own = TestKey::generate("k1", Algorithm::ES256);
     let mut header = Header::new(Algorithm::ES256);
@@ -229,7 +229,7 @@ async fn attack_a_key_of_the_attackers_own_in_the_tokens_header() {
 }
 
 #[tokio::test]
-async fn attack_a_critical_extension_that_is_not_understood() {
+async fn attack_unknown_critical_extension() {
     let (api, key) = of_secret().await;
     let mut header = Header::new(Algorithm::HS256);
     header.crit = Some(vec!["exp".to_owned()]);
@@ -238,7 +238,7 @@ async fn attack_a_critical_extension_that_is_not_understood() {
 }
 
 #[tokio::test]
-async fn attack_an_expired_token() {
+async fn attack_expired_token() {
     let (api, key) = of_secret().await;
     for past in [in_seconds(-3_600), 0] {
         like_by(&api, &key.sign(&but(&json!({ "exp": past })))).await.assert_refused("has expired");
@@ -249,7 +249,7 @@ async fn attack_an_expired_token() {
 }
 
 #[tokio::test]
-async fn attack_a_token_that_was_taken_before_it_expired() {
+async fn attack_cached_token_after_expiry() {
     let api = Api::start(with_tokens(|jwt| {
         jwt.jwt_secret = Some(secret(SECRET));
         jwt.jwt_leeway = Duration::ZERO;
@@ -263,7 +263,7 @@ async fn attack_a_token_that_was_taken_before_it_expired() {
 }
 
 #[tokio::test]
-async fn attack_a_token_that_is_not_valid_yet() {
+async fn attack_token_not_yet_valid() {
     let (api, key) = of_secret().await;
     like_by(&api, &key.sign(&but(&json!({ "nbf": in_seconds(3_600) })))).await.assert_refused("isn't valid yet");
     like_by(&api, &key.sign(&but(&json!({ "nbf": "soon" })))).await.assert_refused("has no usable nbf");
@@ -271,7 +271,7 @@ async fn attack_a_token_that_is_not_valid_yet() {
 }
 
 #[tokio::test]
-async fn clocks_may_differ_by_the_leeway() {
+async fn leeway_tolerates_clock_skew() {
     let api = Api::start(with_tokens(|jwt| {
         jwt.jwt_secret = Some(secret(SECRET));
         jwt.jwt_leeway = Duration::from_secs(300);
@@ -285,7 +285,7 @@ async fn clocks_may_differ_by_the_leeway() {
 }
 
 #[tokio::test]
-async fn attack_a_token_for_another_audience() {
+async fn attack_token_for_another_audience() {
     let (api, key) = of_secret().await;
     for other in [json!("shop"), json!(["shop", "Likes"]), json!([])] {
         like_by(&api, &key.sign(&but(&json!({ "aud": other })))).await.assert_refused("is for another audience");
@@ -299,7 +299,7 @@ async fn attack_a_token_for_another_audience() {
 }
 
 #[tokio::test]
-async fn attack_a_token_of_another_issuer() {
+async fn attack_token_of_another_issuer() {
     let (api, key) = of_secret().await;
     for other in ["https://issuer.example", "https://evil.example/", ""] {
         like_by(&api, &key.sign(&but(&json!({ "iss": other })))).await.assert_refused("is from another issuer");
@@ -308,7 +308,7 @@ async fn attack_a_token_of_another_issuer() {
 }
 
 #[tokio::test]
-async fn attack_a_subject_that_is_no_user_id() {
+async fn attack_subject_that_is_no_user_id() {
     let (api, key) = of_secret().await;
     let longest = "u".repeat(255);
     like_by(&api, &key.sign(&but(&json!({ "sub": longest })))).await.assert_known();
@@ -322,7 +322,7 @@ async fn attack_a_subject_that_is_no_user_id() {
 }
 
 #[tokio::test]
-async fn attack_a_token_of_ten_megabytes() {
+async fn attack_token_of_ten_megabytes() {
     let (api, key) = of_secret().await;
     let long = key.sign(&but(&json!({ "padding": "x".repeat(7_000) })));
     like_by(&api, &long).await.assert_refused("has more than 8192 characters");

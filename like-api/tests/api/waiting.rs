@@ -7,7 +7,8 @@ use std::time::{Duration, Instant};
 
 use futures::FutureExt;
 use like_api::read::error::ReadError;
-use like_api::read::pool::{self, Standing};
+use like_api::read::pool;
+use like_api::read::queries::ReceiptState;
 use like_api::read::receipts::{INTERVAL, Receipts, WAITERS_MAX, Waited};
 use like_events::Receipt;
 use like_testkit::{AdminPort, TestDatabase, TestTopic, eventually};
@@ -33,7 +34,7 @@ struct Scene {
 impl Scene {
     fn new(database_url: &str) -> Self {
         let (registry, shutdown) = (Registry::new(), CancellationToken::new());
-        let pool = pool::pool(&config("t", database_url).database);
+        let pool = pool::open(&config("t", database_url).database);
         let receipts = Arc::new(Receipts::new(pool, &registry, shutdown.clone()).unwrap());
         Self { receipts, registry, shutdown, waiting: JoinSet::new() }
     }
@@ -66,7 +67,7 @@ async fn fold(database: &TestDatabase, next_offset: i64) {
 }
 
 #[tokio::test]
-async fn all_who_wait_cost_one_query_per_interval_and_are_told_together() {
+async fn waiters_share_one_query_per_interval() {
     let database = TestDatabase::create().await;
     database.lay_out("t", 2).await;
     let dead = "INSERT INTO dead_letter VALUES ('t', 0, 3, NULL, NULL, 'tombstone', now())";
@@ -89,8 +90,8 @@ async fn all_who_wait_cost_one_query_per_interval_and_are_told_together() {
     for _ in 0..500 {
         told.push(scene.waiting.join_next().await.unwrap().unwrap().unwrap());
     }
-    let dead = told.iter().filter(|told| **told == Waited::Settled(Standing::DeadLetter)).count();
-    let counted = told.iter().filter(|told| **told == Waited::Settled(Standing::Counted)).count();
+    let dead = told.iter().filter(|told| **told == Waited::Settled(ReceiptState::DeadLetter)).count();
+    let counted = told.iter().filter(|told| **told == Waited::Settled(ReceiptState::Counted)).count();
     assert_eq!((dead, counted), (2, 498));
 
     // The others are of the partition that isn't folded; the service ends.
@@ -102,7 +103,7 @@ async fn all_who_wait_cost_one_query_per_interval_and_are_told_together() {
 }
 
 #[tokio::test]
-async fn whoever_comes_when_all_have_been_told_is_told_too() {
+async fn later_waiters_are_answered_too() {
     let database = TestDatabase::create().await;
     database.lay_out("t", 1).await;
     let mut scene = Scene::new(&database.url);
@@ -111,12 +112,12 @@ async fn whoever_comes_when_all_have_been_told_is_told_too() {
         scene.waiters_become(1.0).await;
         fold(&database, offset + 1).await;
         let told = scene.waiting.join_next().await.unwrap().unwrap().unwrap();
-        assert_eq!(told, Waited::Settled(Standing::Counted));
+        assert_eq!(told, Waited::Settled(ReceiptState::Counted));
     }
 }
 
 #[tokio::test]
-async fn only_so_many_wait_and_whoever_hangs_up_makes_room() {
+async fn waiters_are_limited() {
     let scene = Scene::new("postgres://nobody@127.0.0.1:1/none");
     let wait = |offset| {
         let mut waiting = Box::pin(scene.receipts.wait(receipt(0, offset), LONG));
@@ -124,17 +125,17 @@ async fn only_so_many_wait_and_whoever_hangs_up_makes_room() {
         told.map_or_else(|| Ok(waiting), Err)
     };
     let mut waiting: Vec<_> = (0..WAITERS_MAX).map(|n| wait(n as i64).ok().unwrap()).collect();
-    assert!(matches!(wait(0), Err(Ok(Waited::NoPlace))));
+    assert!(matches!(wait(0), Err(Ok(Waited::TooManyWaiters))));
     waiting.pop();
     let last = wait(0).ok().unwrap();
-    assert!(matches!(wait(0), Err(Ok(Waited::NoPlace))));
+    assert!(matches!(wait(0), Err(Ok(Waited::TooManyWaiters))));
     assert!(scene.waiters() as usize == WAITERS_MAX);
     drop((waiting, last));
     assert!(scene.waiters() == 0.0);
 }
 
 #[tokio::test]
-async fn waiting_outlasts_an_outage_and_says_so_if_it_does_not() {
+async fn waiting_outlasts_an_outage() {
     let database = TestDatabase::create().await;
     database.lay_out("t", 1).await;
     let (proxy, through) = through_a_proxy(&database).await;
@@ -149,7 +150,7 @@ async fn waiting_outlasts_an_outage_and_says_so_if_it_does_not() {
     fold(&database, 1).await;
     proxy.restore();
     let told = scene.waiting.join_next().await.unwrap().unwrap().unwrap();
-    assert_eq!(told, Waited::Settled(Standing::Counted));
+    assert_eq!(told, Waited::Settled(ReceiptState::Counted));
 }
 
 /// A topic with one event that isn't folded, its receipt's path, and a service.
@@ -162,7 +163,7 @@ async fn with_a_like() -> (TestTopic, TestDatabase, Api, String) {
 }
 
 #[tokio::test]
-async fn a_caller_waits_as_long_as_it_prefers_and_is_told_how_long_that_is() {
+async fn prefer_wait_is_applied_and_reported() {
     let (_topic, database, api, path) = with_a_like().await;
     let asked = Instant::now();
     let answer = api.send(Method::GET, &path, &[("Prefer", "respond-async"), ("Prefer", "wait=1")]).await;
@@ -198,7 +199,7 @@ async fn a_caller_waits_as_long_as_it_prefers_and_is_told_how_long_that_is() {
 }
 
 #[tokio::test]
-async fn a_caller_who_hangs_up_waits_no_more() {
+async fn disconnected_caller_stops_waiting() {
     let (_topic, _database, api, path) = with_a_like().await;
     let port = AdminPort::new(api.admin.clone());
     let waiters = async || port.metric("likes_receipt_waiters", "").await;

@@ -29,7 +29,7 @@ use uuid::Uuid;
 use crate::app::AppState;
 use crate::http::error::{ApiError, finish, waited_for_brokers};
 use crate::http::paths;
-use crate::metrics::InProgress;
+use crate::metrics::RequestInProgress;
 use crate::traces::{Incoming, ServerSpan, within};
 
 /// The header of the request id, which every answer has.
@@ -74,7 +74,7 @@ pub struct RequestContext {
     span: Option<ServerSpan>,
     /// For the log line; None without a trace or without a log line.
     trace: Option<TraceId>,
-    in_progress: InProgress,
+    in_progress: RequestInProgress,
 }
 
 impl RequestContext {

@@ -18,7 +18,7 @@ use crate::http::openapi::problem_responses::problem_responses;
 use crate::http::openapi::schemas;
 use crate::http::paths;
 use crate::http::prefer::{self, PREFERENCE_APPLIED};
-use crate::read::pool::Standing;
+use crate::read::queries::ReceiptState;
 use crate::read::receipts::Waited;
 
 /// The status of a like: `pending`, written but not counted yet; `counted`; `dead_letter`, it breaks a rule of the event
@@ -65,8 +65,8 @@ pub async fn standing(State(app): State<Arc<AppState>>, request: Request) -> Res
     let (mut parts, _) = request.into_parts();
     let receipt = extract::receipt(&mut parts).await?;
     let mut wait = prefer::wait(&parts.headers);
-    let mut standing = app.receipts.standing(receipt).await?;
-    if let Standing::Pending { open_topic } = &standing {
+    let mut standing = app.receipts.status(receipt).await?;
+    if let ReceiptStatus::Pending { open_topic } = &standing {
         if let Some(topic) = open_topic {
             is_in_the_log(&app, topic, receipt).await?;
         }
@@ -74,16 +74,16 @@ pub async fn standing(State(app): State<Arc<AppState>>, request: Request) -> Res
             match app.receipts.wait(receipt, limit.saturating_sub(began.elapsed())).await? {
                 Waited::Settled(settled) => standing = settled,
                 Waited::Pending => {}
-                Waited::NoPlace => wait = None,
+                Waited::TooManyWaiters => wait = None,
             }
         }
     }
     let status = match standing {
-        Standing::Counted => ReceiptStatus::Counted,
-        Standing::DeadLetter => ReceiptStatus::DeadLetter,
-        Standing::Lost => ReceiptStatus::Lost,
-        Standing::Pending { .. } => ReceiptStatus::Pending,
-        Standing::Nowhere => return Err(ApiError::ReceiptUnknown("no topic has a log that reaches there")),
+        ReceiptState::Counted => ReceiptStatus::Counted,
+        ReceiptState::DeadLetter => ReceiptStatus::DeadLetter,
+        ReceiptState::Lost => ReceiptStatus::Lost,
+        ReceiptState::Pending { .. } => ReceiptStatus::Pending,
+        ReceiptState::NotFound => return Err(ApiError::ReceiptUnknown("no topic has a log that reaches there")),
     };
     let mut response = ([(header::CACHE_CONTROL, "no-store")], Json(ReceiptAnswer { status })).into_response();
     if let Some(wait) = wait {

@@ -1,4 +1,4 @@
-//! One stream: the present counts, then changes, and a sign of life when there are none.
+//! The body of one stream: the present counts, then changes, and heartbeats when there are none.
 
 use std::convert::Infallible;
 use std::hash::{BuildHasher, RandomState};
@@ -12,18 +12,18 @@ use hyper::body::{Body, Frame};
 use tokio::time::{Instant, Sleep, sleep};
 
 use super::metrics::Slot;
-use super::table::{CLOSED, Table, Watching};
+use super::table::{CLOSED, Subscription, Table};
 
-/// What a reader waits before it comes back, in milliseconds: a time of its own out of these, so
-/// that those whom a restart has sent away don't come back at the same moment.
+/// The client's pause before it reconnects, in milliseconds: random, so that clients don't all
+/// reconnect at the same moment after a restart.
 const RETRY_MS: std::ops::Range<u64> = 2_000..6_000;
-/// A comment, by the rules of event streams.
-const SIGN_OF_LIFE: Bytes = Bytes::from_static(b":\n\n");
+/// A comment of an event stream.
+const HEARTBEAT: Bytes = Bytes::from_static(b":\n\n");
 
-/// See the module. The size is what thousands of them cost.
+/// One stream. Keep it small: there are thousands of them.
 pub struct LiveCounts {
     table: Arc<Table>,
-    watching: Watching,
+    subscription: Subscription,
     begun: bool,
     heartbeat: Duration,
     silence: Pin<Box<Sleep>>,
@@ -31,30 +31,30 @@ pub struct LiveCounts {
 }
 
 impl LiveCounts {
-    /// Of products that have been read.
-    pub(super) fn new(table: Arc<Table>, watching: Watching, heartbeat: Duration, slot: Slot) -> Self {
-        Self { table, watching, begun: false, heartbeat, silence: Box::pin(sleep(heartbeat)), _slot: slot }
+    /// Creates the body, once its products were read.
+    pub(super) fn new(table: Arc<Table>, subscription: Subscription, heartbeat: Duration, slot: Slot) -> Self {
+        Self { table, subscription, begun: false, heartbeat, silence: Box::pin(sleep(heartbeat)), _slot: slot }
     }
 
-    /// All counts, in the order asked for.
+    /// Returns all counts, in the order of the request.
     fn present(&mut self) -> Bytes {
         let retry = RETRY_MS.start + RandomState::new().hash_one(0) % (RETRY_MS.end - RETRY_MS.start);
         let mut bytes = format!("retry: {retry}\n").into_bytes();
-        for (watched, sent) in &mut self.watching.watched {
+        for (product, sent) in &mut self.subscription.products {
             let event;
-            (*sent, event) = watched.newest();
+            (*sent, event) = product.newest();
             bytes.extend_from_slice(&event);
         }
         bytes.into()
     }
 
-    /// What has changed since, in the same order; empty: nothing.
+    /// Returns the changes since the last event, in the same order.
     fn news(&mut self, shown: u64) -> Bytes {
         let (mut first, mut all) = (Bytes::new(), Vec::new());
-        for (watched, sent) in &mut self.watching.watched {
-            let Some((changed, event)) = watched.news(*sent, shown) else { continue };
+        for (product, sent) in &mut self.subscription.products {
+            let Some((changed, event)) = product.news(*sent, shown) else { continue };
             *sent = changed;
-            // One alone, as it mostly is, is shared with all who watch that product.
+            // A single event, the usual case, is shared by all streams of that product.
             if first.is_empty() {
                 first = event;
                 continue;
@@ -78,8 +78,8 @@ impl Body for LiveCounts {
     type Error = Infallible;
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
-        // First of all, so that what happens from here on wakes us.
-        self.watching.reader.waker.register(cx.waker());
+        // First, so that any change from here on wakes this task.
+        self.subscription.waker.0.register(cx.waker());
         let shown = self.table.shown();
         if shown == CLOSED {
             return Poll::Ready(None);
@@ -94,6 +94,6 @@ impl Body for LiveCounts {
             return self.send(news);
         }
         ready!(self.silence.as_mut().poll(cx));
-        self.send(SIGN_OF_LIFE)
+        self.send(HEARTBEAT)
     }
 }

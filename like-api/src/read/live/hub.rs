@@ -1,6 +1,6 @@
-//! Asks the database, for all streams: one query after the other, so that a count that was read
-//! later can't be overtaken by one that was read before. At each interval for everything that is
-//! watched; in between, soon, for those who have come new.
+//! Polls the database for all streams: at each interval the counts of all subscribed products, and in
+//! between those of new subscribers. One query runs at a time, so that an older count never replaces
+//! a newer one.
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -11,32 +11,32 @@ use tokio::time::{Instant, sleep_until};
 use tracing::{info, warn};
 
 use super::metrics::StreamMetrics;
-use super::table::{Table, Watched};
+use super::product::LiveProduct;
+use super::table::Table;
 use crate::read::error::ReadError;
-use crate::read::pool;
+use crate::read::queries;
 
-/// Between a query's end and the next one's start: thousands who come one after another share
-/// twenty queries a second at most.
+/// From a query's end to the next one's start: new subscribers share at most twenty queries a second.
 const PAUSE: Duration = Duration::from_millis(50);
 
-/// See the module.
+/// Polls on behalf of all streams.
 pub struct Hub {
     pool: PgPool,
     table: Arc<Table>,
     interval: Duration,
     metrics: StreamMetrics,
-    look: u64,
+    number: u64,
     answered: bool,
 }
 
 impl Hub {
     pub fn new(pool: PgPool, table: Arc<Table>, interval: Duration, metrics: StreamMetrics) -> Self {
-        Self { pool, table, interval, metrics, look: 0, answered: true }
+        Self { pool, table, interval, metrics, number: 0, answered: true }
     }
 
-    /// Never ends.
+    /// Polls without end.
     pub async fn run(mut self) -> Infallible {
-        // Of the next look at everything, and of the soonest for newcomers.
+        // The times of the next poll of everything, and of the earliest for new subscribers.
         let (mut due, mut soonest) = (Instant::now(), Instant::now());
         loop {
             let idle = self.table.is_empty();
@@ -46,17 +46,17 @@ impl Hub {
                 }
                 sleep_until(due).await;
             };
-            let newcomers = async {
-                self.table.arrival().await;
+            let subscribers = async {
+                self.table.subscribed().await;
                 sleep_until(soonest).await;
             };
             let everything = tokio::select! {
                 biased;
                 () = interval => true,
-                () = newcomers => false,
+                () = subscribers => false,
             };
             let started = Instant::now();
-            self.take(everything).await;
+            self.poll(everything).await;
             soonest = Instant::now() + PAUSE;
             if everything || idle {
                 due = (started + self.interval).max(soonest);
@@ -64,59 +64,60 @@ impl Hub {
         }
     }
 
-    /// One look. Who comes while it is under way waits for the next one: its counts may have been
-    /// read already. If it fails they needn't: they would only be told the same later.
-    async fn take(&mut self, everything: bool) {
-        let newcomers = self.table.newcomers();
-        let watched = if everything {
-            let watched = self.table.watched();
-            self.metrics.products.set(watched.len() as i64);
-            watched
+    /// Polls once. Streams that subscribe meanwhile wait for the next poll, since their counts may have
+    /// been read already; if this poll fails, they fail with it.
+    async fn poll(&mut self, everything: bool) {
+        let subscribers = self.table.take_subscribers();
+        let products = if everything {
+            let products = self.table.products();
+            self.metrics.products.set(products.len() as i64);
+            products
         } else {
-            let mut watched: Vec<_> = newcomers.iter().flat_map(|newcomer| newcomer.watched.iter().cloned()).collect();
-            watched.sort_unstable_by_key(Arc::as_ptr);
-            watched.dedup_by(|a, b| Arc::ptr_eq(a, b));
-            watched
+            let mut products: Vec<_> =
+                subscribers.iter().flat_map(|subscriber| subscriber.products.iter().cloned()).collect();
+            products.sort_unstable_by_key(Arc::as_ptr);
+            products.dedup_by(|a, b| Arc::ptr_eq(a, b));
+            products
         };
-        if watched.is_empty() {
+        if products.is_empty() {
             return;
         }
-        let reason = if everything { &self.metrics.at_interval } else { &self.metrics.for_newcomers };
+        let reason = if everything { &self.metrics.at_interval } else { &self.metrics.for_subscribers };
         reason.inc();
-        let read = self.read(&watched).await;
+        let read = self.read(&products).await;
         self.report(&read);
         match read {
             Ok(()) => {
                 if everything {
-                    self.table.show(self.look, &watched);
+                    self.table.show(self.number, &products);
                 }
-                newcomers.into_iter().for_each(|newcomer| drop(newcomer.read.send(Ok(()))));
+                subscribers.into_iter().for_each(|subscriber| drop(subscriber.read.send(Ok(()))));
             }
             Err(error) => {
-                for newcomer in newcomers.into_iter().chain(self.table.newcomers()) {
-                    let _ = newcomer.read.send(Err(error.clone()));
+                for subscriber in subscribers.into_iter().chain(self.table.take_subscribers()) {
+                    let _ = subscriber.read.send(Err(error.clone()));
                 }
             }
         }
     }
 
-    async fn read(&mut self, watched: &[Arc<Watched>]) -> Result<(), ReadError> {
-        let ids = watched.iter().map(|watched| watched.product().as_str()).collect();
-        let (counts, times) = watched.iter().map(|watched| watched.known()).unzip();
-        let changes = pool::changes(&self.pool, ids, counts, times).await?;
-        self.look += 1;
+    async fn read(&mut self, products: &[Arc<LiveProduct>]) -> Result<(), ReadError> {
+        let ids = products.iter().map(|product| product.id().as_str()).collect();
+        let (counts, times) = products.iter().map(|product| product.known()).unzip();
+        let changes = queries::changes(&self.pool, ids, counts, times).await?;
+        self.number += 1;
         let shown = self.table.shown();
         for change in changes {
-            watched[change.place].change(self.look, shown, &change);
+            products[change.place].change(self.number, shown, &change);
         }
         Ok(())
     }
 
-    /// Once when it begins and once when it ends, however long it takes.
+    /// Logs the begin and the end of an outage.
     fn report(&mut self, read: &Result<(), ReadError>) {
         match read {
-            Err(error) if self.answered => warn!(cause = %error, "streams stand still: no counts can be read"),
-            Ok(()) if !self.answered => info!("streams go on"),
+            Err(error) if self.answered => warn!(cause = %error, "streams paused: counts can't be read"),
+            Ok(()) if !self.answered => info!("streams resumed"),
             _ => {}
         }
         self.answered = read.is_ok();

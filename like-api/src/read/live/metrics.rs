@@ -1,19 +1,18 @@
-//! What is counted of the streams of live counts.
+//! The metrics of streams, and the slot that an open stream holds.
 
 use anyhow::Context;
 use prometheus::{IntCounter, IntCounterVec, IntGauge, Opts, Registry};
 use tokio::sync::OwnedSemaphorePermit;
 
-/// What is counted of them.
 #[derive(Clone)]
 pub struct StreamMetrics {
     pub open: IntGauge,
     pub products: IntGauge,
     pub at_interval: IntCounter,
-    pub for_newcomers: IntCounter,
+    pub for_subscribers: IntCounter,
 }
 
-/// A stream's place among the most that may be open.
+/// One open stream out of `MAX_STREAMS`.
 pub struct Slot {
     _permit: OwnedSemaphorePermit,
     open: IntGauge,
@@ -50,8 +49,8 @@ impl StreamMetrics {
         registry.register(Box::new(open.clone())).context("metrics")?;
         registry.register(Box::new(products.clone())).context("metrics")?;
         registry.register(Box::new(queries.clone())).context("metrics")?;
-        let (at_interval, for_newcomers) =
+        let (at_interval, for_subscribers) =
             (queries.with_label_values(&["interval"]), queries.with_label_values(&["newcomers"]));
-        Ok(Self { open, products, at_interval, for_newcomers })
+        Ok(Self { open, products, at_interval, for_subscribers })
     }
 }

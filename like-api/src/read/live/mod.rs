@@ -1,16 +1,17 @@
-//! Live counts: `GET /v1/likes/stream`. All streams of a replica share one query per interval,
-//! whatever their number; who comes new shares one with all who come at that moment.
+//! Live counts: `GET /v1/likes/stream`. All streams of a replica share one query per interval; streams
+//! that open at the same moment share the query for their first counts.
 //!
-//! Nothing is queued for a stream: a product has one event, the newest, and a stream remembers
-//! which of a product's it has sent. A reader that is slow skips what was overtaken meanwhile, one
-//! that takes no bytes at all loses its connection (`public.rs`).
+//! Nothing is queued for a stream: a product has one event, the newest, and a stream remembers which
+//! event of a product it has sent. A slow client skips events; one that reads nothing loses its
+//! connection (`http::listener`).
 //!
-//! `table` is what is watched and by whom, `hub` the task that asks the database, `body` one
-//! stream's answer.
+//! `table` holds the subscriptions, `product` the newest event of a product, `hub` is the task that
+//! polls the database, `body` the response body of one stream.
 
 mod body;
 mod hub;
 mod metrics;
+mod product;
 mod table;
 
 use std::collections::HashSet;
@@ -30,8 +31,8 @@ use self::table::Table;
 use crate::config::StreamSettings;
 use crate::read::error::ReadError;
 
-/// Distinct products that all streams of a replica watch together: what one query can ask for
-/// without taking a good part of an interval.
+/// Most distinct products of all streams together: one query for them takes a small part of an
+/// interval.
 const PRODUCTS_MAX: usize = 20_000;
 
 /// All streams of this replica.
@@ -45,7 +46,7 @@ pub struct Streams {
 }
 
 impl Streams {
-    /// None is open, and none opens until [`Streams::keep_reading`] runs.
+    /// No stream opens until [`Streams::keep_reading`] runs.
     pub fn new(settings: &StreamSettings, pool: PgPool, registry: &Registry) -> anyhow::Result<Self> {
         Ok(Self {
             table: Arc::new(Table::new(PRODUCTS_MAX)),
@@ -57,25 +58,30 @@ impl Streams {
         })
     }
 
-    /// The task that reads counts for all of them. Never ends.
+    /// Returns the task that reads counts for all streams. It never ends.
     pub fn keep_reading(&self) -> impl Future<Output = Infallible> + use<> {
         Hub::new(self.pool.clone(), Arc::clone(&self.table), self.interval, self.metrics.clone()).run()
     }
 
-    /// Ends all streams, those that are about to open included.
+    /// Ends all streams, including those that are about to open.
     pub fn close(&self) {
         self.table.close();
     }
 
-    /// A stream of these products, repeats left out. Its first counts were read after this was
-    /// called, so whatever its reader has seen or was told before is in them.
+    /// Opens a stream of these products, without duplicates. Its first counts are read after this call,
+    /// so they include everything that the client has seen before.
     pub async fn open(&self, mut products: Vec<ProductId>) -> Result<LiveCounts, ReadError> {
         let permit = Arc::clone(&self.slots).try_acquire_owned().map_err(|_| ReadError::Overloaded)?;
         let mut seen = HashSet::new();
         products.retain(|product| seen.insert(product.clone()));
-        let (watching, read) = self.table.watch(products).ok_or(ReadError::Overloaded)?;
-        // No answer: the service ends.
+        let (subscription, read) = self.table.subscribe(products).ok_or(ReadError::Overloaded)?;
+        // The sender is dropped when the service shuts down.
         read.await.unwrap_or(Err(ReadError::Overloaded))?;
-        Ok(LiveCounts::new(Arc::clone(&self.table), watching, self.heartbeat, Slot::new(permit, &self.metrics.open)))
+        Ok(LiveCounts::new(
+            Arc::clone(&self.table),
+            subscription,
+            self.heartbeat,
+            Slot::new(permit, &self.metrics.open),
+        ))
     }
 }

@@ -11,7 +11,7 @@ use super::{Events, NEVER, SHORT, count, set_up, start};
 const OPEN: &str = "likes_open_streams";
 
 #[tokio::test]
-async fn without_postgresql_none_opens_and_those_that_are_open_go_on_afterwards() {
+async fn streams_resume_after_an_outage() {
     let database = TestDatabase::create().await;
     let (server, name) = database.url.split_once('@').unwrap().1.split_once('/').unwrap();
     let proxy = TestProxy::start(server).await;
@@ -40,7 +40,7 @@ async fn without_postgresql_none_opens_and_those_that_are_open_go_on_afterwards(
 }
 
 #[tokio::test]
-async fn no_more_streams_open_than_allowed() {
+async fn open_streams_are_limited() {
     let (_database, api) = set_up(NEVER, |config| config.streams.max_streams = 2).await;
     let first = Events::open(&api, "p1").await;
     let _second = Events::open(&api, "p2").await;
@@ -56,7 +56,7 @@ async fn no_more_streams_open_than_allowed() {
 }
 
 #[tokio::test]
-async fn a_reader_that_takes_nothing_is_dropped_and_holds_up_nobody() {
+async fn stalled_reader_is_disconnected() {
     let (database, api) = set_up(SHORT, |config| config.write_timeout = Duration::from_secs(1)).await;
     let ids: Vec<_> = (0..40).map(|number| format!("{number:0>128}")).collect();
     let ids: Vec<_> = ids.iter().map(String::as_str).collect();

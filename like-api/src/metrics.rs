@@ -1,8 +1,5 @@
-//! What Prometheus gets to see, by OpenTelemetry's names where there is one. Handles are resolved
-//! once where that is possible; where a label's value comes with the request it is borrowed text
-//! out of a fixed few, never formatted and never the caller's own.
-
-pub mod pool;
+//! The metrics of requests and events, under OpenTelemetry's names where there is one. A label's value
+//! is one of a fixed few, never text of a caller.
 
 use std::time::Duration;
 
@@ -14,17 +11,15 @@ use prometheus::{Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterV
 const SECONDS: [f64; 16] =
     [0.001, 0.0025, 0.005, 0.0075, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 10.0];
 
-/// All of them; cheap to clone.
+/// The metrics of requests and events; cheap to clone.
 #[derive(Clone)]
 pub struct Metrics {
     requests: HistogramVec,
     in_progress: IntGauge,
-    /// Of the publisher.
     pub publishing: Publishing,
 }
 
-/// What becomes of events. Every one that is handed to [`crate::publish::producer::Publisher`] is counted
-/// under one of the outcomes, once it is settled.
+/// The metrics of [`crate::publish::producer::Publisher`]. Every settled event counts under one outcome.
 #[derive(Clone)]
 pub struct Publishing {
     pub(crate) acknowledged: IntCounter,
@@ -36,7 +31,7 @@ pub struct Publishing {
 }
 
 impl Metrics {
-    /// Makes them known to `registry`, the process's own (CPU, memory, files, runtime) included.
+    /// Registers these metrics and those of the process (CPU, memory, files, runtime).
     pub fn register(registry: &Registry) -> anyhow::Result<Self> {
         let requests = HistogramVec::new(
             HistogramOpts::new(
@@ -92,28 +87,28 @@ impl Metrics {
         Ok(Self { requests, in_progress, publishing })
     }
 
-    /// One request has come; it is in progress until the value goes.
-    pub fn in_progress(&self) -> InProgress {
+    /// Counts a request as in progress until the value is dropped.
+    pub fn in_progress(&self) -> RequestInProgress {
         self.in_progress.inc();
-        InProgress(self.in_progress.clone())
+        RequestInProgress(self.in_progress.clone())
     }
 
-    /// One request was answered. `route` is a route's template, or empty.
+    /// Observes an answered request. `route` is a route's template, or empty.
     pub fn answered(&self, method: &Method, route: &str, status: StatusCode, took: Duration) {
         self.requests.with_label_values(&[method_label(method), route, status.as_str()]).observe(took.as_secs_f64());
     }
 }
 
-/// Held while a request is handled, also when its caller hangs up meanwhile.
-pub struct InProgress(IntGauge);
+/// A request in progress, also if its caller disconnects.
+pub struct RequestInProgress(IntGauge);
 
-impl Drop for InProgress {
+impl Drop for RequestInProgress {
     fn drop(&mut self) {
         self.0.dec();
     }
 }
 
-/// A method that a caller made up is `_OTHER`, as OpenTelemetry has it: labels must stay few.
+/// Returns the method, or OpenTelemetry's `_OTHER` for an unknown one: labels must be bounded.
 pub(crate) fn method_label(method: &Method) -> &str {
     match *method {
         Method::GET | Method::HEAD | Method::PUT | Method::DELETE | Method::POST | Method::PATCH | Method::OPTIONS => {

@@ -1,0 +1,174 @@
+//! The SQL of all reads: counts, and the status of receipts. The tables are like-aggregator's. Every
+//! query has a timeout.
+
+use chrono::{DateTime, Utc};
+use like_common::database::{is_transient, sqlstate};
+use like_events::{ProductId, Receipt};
+use sqlx::postgres::{PgArguments, PgRow};
+use sqlx::query::Query;
+use sqlx::{PgPool, Postgres, Row};
+use uuid::Uuid;
+
+use crate::read::error::ReadError;
+use crate::read::pool::{READ_TIMEOUT, acquire};
+
+/// One product of a read.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct CountKey {
+    pub product: ProductId,
+    /// The [`like_events::pair_key`] of the product and a known caller.
+    pub pair: Option<Uuid>,
+}
+
+/// A product's count.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Count {
+    /// Likes, at least 0.
+    pub count: i64,
+    /// When the count last changed; None: never liked.
+    pub updated_at: Option<DateTime<Utc>>,
+    /// Whether the caller likes it; false for an anonymous one.
+    pub liked: bool,
+}
+
+/// A product's count that differs from the known one.
+pub struct Change {
+    /// The product's index in the query, from 0.
+    pub place: usize,
+    /// Likes, at least 0.
+    pub count: i64,
+    /// When the count last changed; None: never liked.
+    pub updated_at: Option<DateTime<Utc>>,
+}
+
+/// The status of the event at a receipt's position.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ReceiptState {
+    /// Folded, and included in the count.
+    Counted,
+    /// It broke a rule of the contract.
+    DeadLetter,
+    /// Gone from the log before it could be folded.
+    Lost,
+    /// Not folded yet. In an open topic the event exists only if the log reaches that far.
+    Pending {
+        /// The topic, while it is open.
+        open_topic: Option<String>,
+    },
+    /// No such topic sequence or partition, or past the end of a closed topic.
+    NotFound,
+}
+
+/// Returns the counts in the order of `keys`, all of one snapshot.
+pub async fn counts(pool: &PgPool, keys: &[CountKey]) -> Result<Vec<Count>, ReadError> {
+    let ids: Vec<&str> = keys.iter().map(|key| key.product.as_str()).collect();
+    let pairs: Vec<Option<Uuid>> = keys.iter().map(|key| key.pair).collect();
+    let query = sqlx::query(
+        "SELECT greatest(c.like_count, 0), c.updated_at, coalesce(l.liked, false)
+         FROM unnest($1::text[], $2::uuid[]) WITH ORDINALITY AS asked (product_id, pair_key, place)
+         LEFT JOIN product_like_count c ON c.product_id = asked.product_id
+         LEFT JOIN product_like l ON l.pair_key = asked.pair_key
+         ORDER BY asked.place",
+    );
+    let query = query.bind(ids).bind(pairs);
+    let rows = rows(pool, query).await?;
+    let count = |row: PgRow| {
+        // greatest() skips null: a product without a row has 0.
+        Ok(Count { count: row.try_get(0)?, updated_at: row.try_get(1)?, liked: row.try_get(2)? })
+    };
+    rows.into_iter().map(count).collect::<sqlx::Result<_>>().map_err(|error| unavailable(&error))
+}
+
+/// Returns the products whose count or time differs from the known one (None and None: unknown).
+/// Thousands of products are polled, so what hasn't changed is not sent.
+pub async fn changes(
+    pool: &PgPool,
+    products: Vec<&str>,
+    counts: Vec<Option<i64>>,
+    times: Vec<Option<DateTime<Utc>>>,
+) -> Result<Vec<Change>, ReadError> {
+    let query = sqlx::query(
+        "SELECT place, count, updated_at
+         FROM (SELECT place, known_count, known_time, updated_at, greatest(like_count, 0) AS count
+               FROM unnest($1::text[], $2::bigint[], $3::timestamptz[])
+                    WITH ORDINALITY AS asked (product_id, known_count, known_time, place)
+               LEFT JOIN product_like_count USING (product_id)) compared
+         WHERE count IS DISTINCT FROM known_count OR updated_at IS DISTINCT FROM known_time",
+    );
+    let rows = rows(pool, query.bind(products).bind(counts).bind(times)).await?;
+    let change = |row: PgRow| {
+        let place: i64 = row.try_get(0)?;
+        Ok(Change { place: place as usize - 1, count: row.try_get(1)?, updated_at: row.try_get(2)? })
+    };
+    rows.into_iter().map(change).collect::<sqlx::Result<_>>().map_err(|error| unavailable(&error))
+}
+
+/// Returns the status of receipts in their order, all of one snapshot.
+pub async fn receipt_statuses(pool: &PgPool, receipts: &[Receipt]) -> Result<Vec<ReceiptState>, ReadError> {
+    let sequences: Vec<i32> = receipts.iter().map(|receipt| receipt.sequence).collect();
+    let partitions: Vec<i32> = receipts.iter().map(|receipt| receipt.partition).collect();
+    let offsets: Vec<i64> = receipts.iter().map(|receipt| receipt.offset).collect();
+    // Most receipts are pending: dead letters and gaps are looked up for the others only.
+    let query = sqlx::query(
+        "SELECT topic, partition < partitions, end_offsets IS NULL,
+                end_offsets[least(partition, partitions - 1) + 1], folded,
+                CASE WHEN folded THEN EXISTS (
+                    SELECT FROM dead_letter d
+                    WHERE d.topic = asked.topic AND d.partition = asked.partition AND d.record_offset = asked.at)
+                ELSE false END,
+                CASE WHEN folded THEN EXISTS (
+                    SELECT FROM log_gap g
+                    WHERE g.topic = asked.topic AND g.partition = asked.partition
+                      AND g.from_offset <= asked.at AND asked.at < g.to_offset)
+                ELSE false END
+         FROM (SELECT a.place, a.partition, a.at, t.topic, t.partitions, t.end_offsets,
+                      coalesce(o.next_offset > a.at, false) AS folded
+               FROM unnest($1::integer[], $2::integer[], $3::bigint[]) WITH ORDINALITY AS a (sequence, partition, at, place)
+               LEFT JOIN topic_layout t ON t.sequence = a.sequence
+               LEFT JOIN kafka_offset o ON o.topic = t.topic AND o.partition = a.partition) asked
+         ORDER BY place",
+    );
+    let query = query.bind(sequences).bind(partitions).bind(offsets);
+    let rows = rows(pool, query).await?;
+    let statuses = rows.iter().zip(receipts).map(|(row, receipt)| receipt_status(row, receipt.offset));
+    statuses.collect::<sqlx::Result<_>>().map_err(|error| unavailable(&error))
+}
+
+fn receipt_status(row: &PgRow, offset: i64) -> sqlx::Result<ReceiptState> {
+    let Some(topic) = row.try_get(0)? else { return Ok(ReceiptState::NotFound) };
+    let (partition_exists, open): (bool, bool) = (row.try_get(1)?, row.try_get(2)?);
+    let end: Option<i64> = row.try_get(3)?;
+    let (folded, dead, lost): (bool, bool, bool) = (row.try_get(4)?, row.try_get(5)?, row.try_get(6)?);
+    let closed_before = end.is_some_and(|end| end <= offset);
+    Ok(match (folded, open) {
+        _ if !partition_exists || (!folded && closed_before) => ReceiptState::NotFound,
+        (true, _) if dead => ReceiptState::DeadLetter,
+        (true, _) if lost => ReceiptState::Lost,
+        (true, _) => ReceiptState::Counted,
+        (false, true) => ReceiptState::Pending { open_topic: Some(topic) },
+        (false, false) => ReceiptState::Pending { open_topic: None },
+    })
+}
+
+/// Runs a query. Every read goes through here, which counts its wait and bounds its time.
+async fn rows(pool: &PgPool, query: Query<'_, Postgres, PgArguments>) -> Result<Vec<PgRow>, ReadError> {
+    let read = async {
+        let mut connection = acquire(pool).await?;
+        let rows = query.fetch_all(&mut *connection).await;
+        connection.release();
+        rows
+    };
+    match tokio::time::timeout(READ_TIMEOUT, read).await {
+        Ok(result) => result.map_err(|error| unavailable(&error)),
+        Err(_) => Err(ReadError::Unavailable(format!("no answer within {READ_TIMEOUT:?}"))),
+    }
+}
+
+fn unavailable(error: &sqlx::Error) -> ReadError {
+    // 42P01, undefined table: setup has not been run yet.
+    if is_transient(error) || sqlstate(error).as_deref() == Some("42P01") {
+        ReadError::Unavailable(error.to_string())
+    } else {
+        ReadError::Internal(error.to_string())
+    }
+}
