@@ -9,8 +9,9 @@ ROOT=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")/../.." && pwd -P)
 LOCAL=$ROOT/.local
 STATE=${STATE:-$LOCAL}
 SERVERS=(postgres kafka like-aggregator like-api)
-# Which build of the services is meant: debug where what counts is that they work.
-BUILD=release
+# The build of the services: debug shares its dependencies with `make test` and takes half the
+# time; BUILD=release is what the images hold, for measurements.
+BUILD=${BUILD:-debug}
 
 say() { printf '%s\n' "$*"; }
 note() { printf '  %s\n' "$*"; }
@@ -76,7 +77,8 @@ signature_of() {
   case $1 in
     kafka) printf '%s' "kafka.Kafka $STATE/kafka/server.properties" ;;
     postgres) printf '%s' "-D $STATE/postgres/data" ;;
-    *) printf '%s' "target/$BUILD/$1 " ;;
+    # Of either build, so that both can be stopped.
+    *) printf '%s' "/$1 " ;;
   esac
 }
 

@@ -8,9 +8,8 @@ BIN=$ROOT/target/$BUILD
 # closed: a compiler cache may start a server that outlives this script.
 build_services() {
   say 'building both services (some minutes the first time)'
-  # In debug the whole workspace: what `make test` has built is used as it is.
-  local what=(--release -p like-api -p like-aggregator)
-  [ "$BUILD" = release ] || what=(--workspace --bins)
+  local what=(-p like-api -p like-aggregator)
+  [ "$BUILD" = debug ] || what+=(--release)
   (cd "$ROOT" && cargo build --locked --target-dir "$ROOT/target" "${what[@]}" 9>&-) ||
     die 'the build failed, see above'
 }

@@ -5,8 +5,6 @@
 # Sourced, then: start_whole NAME, and in_group COMMAND ARG….
 # shellcheck source=deploy/local/lib.sh
 . "$(dirname -- "${BASH_SOURCE[0]}")/lib.sh"
-# What `make test` has built: no second build of everything in CI.
-BUILD=debug
 for part in install postgres kafka services; do
   # shellcheck source=/dev/null
   . "$ROOT/deploy/local/$part.sh"

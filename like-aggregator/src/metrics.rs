@@ -3,6 +3,7 @@
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use like_common::metrics::{add, add_process};
 use prometheus::{Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry};
 
 use crate::apply::transaction::Applied;
@@ -34,91 +35,73 @@ pub struct Metrics {
 
 impl Metrics {
     /// Registers all metrics, and those of the process and its runtime.
-    pub fn register(registry: &Registry) -> prometheus::Result<Self> {
-        let events = IntCounterVec::new(
-            Opts::new("likes_events_total", "Events whose transaction committed, by what became of them"),
-            &["outcome"],
-        )?;
-        let dead_letters = IntCounterVec::new(
-            Opts::new("likes_dead_letters_total", "Dead letters kept, by the rule they broke"),
-            &["reason"],
-        )?;
-        let lag = IntGaugeVec::new(
-            Opts::new(
-                "likes_consumer_lag_records",
-                "Offsets between the last folded record and the log's end, per owned partition",
-            ),
-            &["partition"],
-        )?;
-        let stopped = IntGaugeVec::new(
-            Opts::new("likes_stopped_partitions", "Owned partitions that aren't read until somebody acts, by why"),
-            &["reason"],
-        )?;
-        let histogram = |name: &str, help: &str, buckets: &[f64]| {
-            Histogram::with_opts(HistogramOpts::new(name, help).buckets(buckets.to_vec()))
+    pub fn new(registry: &Registry) -> Self {
+        add_process(registry, "like-aggregator", env!("CARGO_PKG_VERSION"));
+        let counter = |name, help| add(registry, IntCounter::new(name, help));
+        let counters = |name, help, label| add(registry, IntCounterVec::new(Opts::new(name, help), &[label]));
+        let gauges = |name, help, label| add(registry, IntGaugeVec::new(Opts::new(name, help), &[label]));
+        let histogram = |name, help, buckets: &[f64]| {
+            add(registry, Histogram::with_opts(HistogramOpts::new(name, help).buckets(buckets.to_vec())))
         };
-        let counter = |name: &str, help: &str| IntCounter::new(name, help);
-        let metrics = Self {
+        let events =
+            counters("likes_events_total", "Events whose transaction committed, by what became of them", "outcome");
+        let stopped = gauges(
+            "likes_stopped_partitions",
+            "Owned partitions that aren't read until somebody acts, by why",
+            "reason",
+        );
+        Self {
             applied: events.with_label_values(&["applied"]),
             duplicate: events.with_label_values(&["duplicate"]),
             no_change: events.with_label_values(&["no_change"]),
             dead_letter: events.with_label_values(&["dead_letter"]),
-            dead_letters,
+            dead_letters: counters("likes_dead_letters_total", "Dead letters kept, by the rule they broke", "reason"),
             below_zero: counter(
                 "likes_counts_below_zero_total",
                 "Counts that a batch has left below zero, each time: only a producer of delta events can do that",
-            )?,
+            ),
             batch_events: histogram(
                 "likes_batch_events",
                 "Records per committed batch",
                 &[1.0, 10.0, 100.0, 500.0, 1_000.0, 2_500.0, 5_000.0, 7_500.0, 10_000.0],
-            )?,
+            ),
             batch_seconds: histogram(
                 "messaging_process_duration_seconds",
                 "Time from the first attempt at a batch to its commit",
                 &[0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0],
-            )?,
+            ),
             statements: counter(
                 "likes_sql_statements_total",
                 "SQL statements of committed batches, BEGIN and COMMIT included",
-            )?,
+            ),
             commit_age: histogram(
                 "likes_event_commit_age_seconds",
                 "Age of an event at its commit, by the record's timestamp",
                 &[0.01, 0.025, 0.05, 0.1, 0.15, 0.25, 0.5, 1.0, 2.5, 10.0, 60.0, 600.0, 3_600.0],
-            )?,
-            lag,
-            behind_end: IntGauge::new(
-                "likes_records_behind_end",
-                "Records that appeared behind the recorded end of a closed topic, where nobody folds them",
-            )?,
-            fences: counter("likes_fences_total", "Batches refused because another worker had moved on")?,
-            retries: counter("likes_retries_total", "Attempts at a batch that failed and were repeated")?,
+            ),
+            lag: gauges(
+                "likes_consumer_lag_records",
+                "Offsets between the last folded record and the log's end, per owned partition",
+                "partition",
+            ),
+            behind_end: add(
+                registry,
+                IntGauge::new(
+                    "likes_records_behind_end",
+                    "Records that appeared behind the recorded end of a closed topic, where nobody folds them",
+                ),
+            ),
+            fences: counter("likes_fences_total", "Batches refused because another worker had moved on"),
+            retries: counter("likes_retries_total", "Attempts at a batch that failed and were repeated"),
             gaps: counter(
                 "likes_log_gaps_total",
                 "Gaps recorded: parts of the log that were gone before they were folded",
-            )?,
-            gap_records: counter("likes_log_gap_records_total", "Offsets in those gaps")?,
+            ),
+            gap_records: counter("likes_log_gap_records_total", "Offsets in those gaps"),
             stopped_beyond: stopped.with_label_values(&["beyond_log_end"]),
             stopped_other: stopped.with_label_values(&["another_log"]),
             stopped_no_row: stopped.with_label_values(&["no_offset_row"]),
-        };
-        registry.register(Box::new(events))?;
-        registry.register(Box::new(metrics.dead_letters.clone()))?;
-        registry.register(Box::new(metrics.below_zero.clone()))?;
-        registry.register(Box::new(metrics.batch_events.clone()))?;
-        registry.register(Box::new(metrics.batch_seconds.clone()))?;
-        registry.register(Box::new(metrics.statements.clone()))?;
-        registry.register(Box::new(metrics.commit_age.clone()))?;
-        registry.register(Box::new(metrics.lag.clone()))?;
-        registry.register(Box::new(metrics.fences.clone()))?;
-        registry.register(Box::new(metrics.behind_end.clone()))?;
-        registry.register(Box::new(metrics.retries.clone()))?;
-        registry.register(Box::new(metrics.gaps.clone()))?;
-        registry.register(Box::new(metrics.gap_records.clone()))?;
-        registry.register(Box::new(stopped))?;
-        like_common::metrics::register(registry, "like-aggregator", env!("CARGO_PKG_VERSION"))?;
-        Ok(metrics)
+        }
     }
 
     /// A batch committed `took` after its first attempt began.

@@ -55,7 +55,7 @@ pub async fn run(settings: RunSettings, timing: Timing, shutdown: CancellationTo
     let listener =
         TcpListener::bind(admin_addr).await.with_context(|| format!("ADMIN_ADDR={admin_addr} can't be bound"))?;
     let registry = Registry::new();
-    let metrics = Metrics::register(&registry)?;
+    let metrics = Metrics::new(&registry);
     let traces = Traces::start("like-aggregator", env!("CARGO_PKG_VERSION"), &registry)?;
     let health = Health::waiting_for(&[TOPIC, GROUP, DATABASE]);
     let admin_stop = CancellationToken::new();

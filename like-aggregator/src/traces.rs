@@ -2,7 +2,7 @@
 //! spans that published its records, and below it one per attempt at the transaction. Only where a
 //! collector is set (`OTEL_EXPORTER_OTLP_ENDPOINT`): else no record's headers are looked at.
 
-use like_common::trace_context::{TRACEPARENT, TRACESTATE, TraceParent, may_pass_state};
+use like_common::trace_context::{TRACEPARENT, TRACESTATE, extract};
 use like_common::traces::Traces;
 use opentelemetry::trace::{Link, SpanContext, SpanKind, Status, TraceContextExt as _, Tracer as _};
 use opentelemetry::{Context, KeyValue};
@@ -34,10 +34,9 @@ impl Links {
     fn add_from<'h>(&mut self, partition: i32, headers: impl FnOnce() -> Option<(&'h [u8], Option<&'h [u8]>)>) {
         if self.0.len() < LINKS_MAX
             && let Some((parent, state)) = headers()
-            && let Some(parent) = TraceParent::parse(parent).filter(|parent| parent.sampled)
+            && let Some(parent) = extract(parent, state).filter(SpanContext::is_sampled)
         {
-            let state = state.filter(|state| may_pass_state(state)).and_then(|state| str::from_utf8(state).ok());
-            self.0.push((partition, parent.span_context(state)));
+            self.0.push((partition, parent));
         }
     }
 

@@ -3,8 +3,8 @@
 
 use std::time::Duration;
 
-use anyhow::Context;
 use axum::http::{Method, StatusCode};
+use like_common::metrics::{add, add_process};
 use prometheus::{Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, Opts, Registry};
 
 /// Upper bounds in seconds: OpenTelemetry's for HTTP, and finer where our answers are.
@@ -31,60 +31,45 @@ pub struct Publishing {
 }
 
 impl Metrics {
-    /// Registers these metrics and those of the process (CPU, memory, files, runtime).
-    pub fn register(registry: &Registry) -> anyhow::Result<Self> {
-        let requests = HistogramVec::new(
-            HistogramOpts::new(
-                "http_server_request_duration_seconds",
-                "from the request's headers to the answer, by route template (empty: no route has the path)",
-            )
-            .buckets(SECONDS.to_vec()),
-            &["http_request_method", "http_route", "http_response_status_code"],
-        )?;
+    /// Registers all metrics, and those of the process and its runtime.
+    pub fn new(registry: &Registry) -> Self {
+        add_process(registry, "like-api", env!("CARGO_PKG_VERSION"));
+        let requests = HistogramOpts::new(
+            "http_server_request_duration_seconds",
+            "from the request's headers to the answer, by route template (empty: no route has the path)",
+        );
+        let labels = ["http_request_method", "http_route", "http_response_status_code"];
         let in_progress =
-            IntGauge::new("http_server_active_requests", "requests that have come and whose answer has not begun")?;
-        let sent = IntCounterVec::new(
-            Opts::new(
-                "messaging_client_sent_messages_total",
-                "events handed to the producer, by outcome: acknowledged (in the log), queue_full and rejected \
-                 (certainly not written), unknown (perhaps written)",
-            )
-            .const_label("messaging_system", "kafka"),
-            &["outcome"],
-        )?;
-        let duration = Histogram::with_opts(
-            HistogramOpts::new(
-                "messaging_client_operation_duration_seconds",
-                "from handing an event to the producer to its acknowledgement or failure",
-            )
-            .const_label("messaging_system", "kafka")
-            .const_label("messaging_operation_name", "send")
-            .buckets(SECONDS.to_vec()),
-        )?;
+            IntGauge::new("http_server_active_requests", "requests that have come and whose answer has not begun");
+        let sent = Opts::new(
+            "messaging_client_sent_messages_total",
+            "events handed to the producer, by outcome: acknowledged (in the log), queue_full and rejected (certainly \
+             not written), unknown (perhaps written)",
+        );
+        let sent = IntCounterVec::new(sent.const_label("messaging_system", "kafka"), &["outcome"]);
+        let sent = add(registry, sent);
+        let duration = HistogramOpts::new(
+            "messaging_client_operation_duration_seconds",
+            "from handing an event to the producer to its acknowledgement or failure",
+        )
+        .const_label("messaging_system", "kafka")
+        .const_label("messaging_operation_name", "send");
         let in_flight = IntGauge::new(
             "likes_producer_queued_events",
             "events handed to the producer and not yet settled: waiting to be sent, or for the acknowledgement",
-        )?;
-        let publishing = Publishing {
-            acknowledged: sent.with_label_values(&["acknowledged"]),
-            queue_full: sent.with_label_values(&["queue_full"]),
-            rejected: sent.with_label_values(&["rejected"]),
-            unknown: sent.with_label_values(&["unknown"]),
-            duration: duration.clone(),
-            in_flight: in_flight.clone(),
-        };
-        let collectors: [Box<dyn prometheus::core::Collector>; 5] = [
-            Box::new(requests.clone()),
-            Box::new(in_progress.clone()),
-            Box::new(sent),
-            Box::new(duration),
-            Box::new(in_flight),
-        ];
-        for collector in collectors {
-            registry.register(collector).context("metrics")?;
+        );
+        Self {
+            requests: add(registry, HistogramVec::new(requests.buckets(SECONDS.to_vec()), &labels)),
+            in_progress: add(registry, in_progress),
+            publishing: Publishing {
+                acknowledged: sent.with_label_values(&["acknowledged"]),
+                queue_full: sent.with_label_values(&["queue_full"]),
+                rejected: sent.with_label_values(&["rejected"]),
+                unknown: sent.with_label_values(&["unknown"]),
+                duration: add(registry, Histogram::with_opts(duration.buckets(SECONDS.to_vec()))),
+                in_flight: add(registry, in_flight),
+            },
         }
-        like_common::metrics::register(registry, "like-api", env!("CARGO_PKG_VERSION")).context("metrics")?;
-        Ok(Self { requests, in_progress, publishing })
     }
 
     /// Counts a request as in progress until the value is dropped.

@@ -37,7 +37,7 @@ pub struct Listeners {
 /// Serves until `shutdown`, then finishes the requests in progress, within ten seconds in all.
 pub async fn serve(config: Config, listeners: Listeners, shutdown: CancellationToken) -> anyhow::Result<()> {
     let registry = Registry::new();
-    let metrics = Metrics::register(&registry)?;
+    let metrics = Metrics::new(&registry);
     let health = Health::waiting_for(&[PRODUCER_WARM, LAYOUT_READ, TOPIC_CHECKED]);
     let kafka = config.kafka.client_config("like-api")?;
     let topic = &config.kafka.kafka_topic;

@@ -1,6 +1,6 @@
 //! Traces of requests and of the events that they become, by OpenTelemetry's semantic conventions
 //! 1.42.0. Without a collector no span is made, and the trace that a caller names is passed on with
-//! the record as it came; with one, the request is a span of that trace, the publishing a span below
+//! the record; with one, the request is a span of that trace, the publishing a span below
 //! it, and the record names the latter. No span has a user's id, an address, a token or a query.
 
 use std::pin::Pin;
@@ -8,11 +8,11 @@ use std::task::Poll;
 use std::time::SystemTime;
 
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, Request, StatusCode};
-use like_common::trace_context::{TRACEPARENT, TRACESTATE, TraceParent, may_pass_state, traceparent};
+use like_common::trace_context::{TRACEPARENT, TRACESTATE, extract, record_headers};
 use like_common::traces::Traces;
 use opentelemetry::trace::{SpanContext, SpanKind, Status, TraceContextExt as _, TraceId, Tracer as _};
 use opentelemetry::{Context, KeyValue};
-use rdkafka::message::{Header, OwnedHeaders};
+use rdkafka::message::OwnedHeaders;
 
 use crate::metrics::method_label;
 use crate::publish::outcome::{Position, PublishError};
@@ -21,56 +21,24 @@ use crate::publish::outcome::{Position, PublishError};
 const PARENT_HEADER: HeaderName = HeaderName::from_static(TRACEPARENT);
 const STATE_HEADER: HeaderName = HeaderName::from_static(TRACESTATE);
 
-/// The trace that a caller names, as it came.
+/// The caller's span, named by the request's headers.
 #[derive(Debug, Clone)]
-pub struct Incoming {
-    parent: TraceParent,
-    traceparent: HeaderValue,
-    tracestate: Option<HeaderValue>,
-}
+pub struct Incoming(SpanContext);
 
 impl Incoming {
-    /// None: none, several, or one that breaks a rule, which counts for nothing.
+    /// Returns None without a `traceparent`, with several, and with a malformed one.
     pub fn of(headers: &HeaderMap) -> Option<Self> {
         let mut all = headers.get_all(PARENT_HEADER).iter();
-        let (Some(traceparent), None) = (all.next(), all.next()) else { return None };
-        let parent = TraceParent::parse(traceparent.as_bytes())?;
-        Some(Self { parent, traceparent: traceparent.clone(), tracestate: state(headers) })
+        let (Some(parent), None) = (all.next(), all.next()) else { return None };
+        // A list may be spread over several headers, whose order counts.
+        let states: Vec<_> = headers.get_all(STATE_HEADER).iter().map(HeaderValue::as_bytes).collect();
+        let state = Some(states.join(&b','));
+        extract(parent.as_bytes(), state.as_deref()).map(Self)
     }
 
-    /// The trace.
+    /// Returns the caller's trace.
     pub fn trace_id(&self) -> TraceId {
-        self.parent.trace_id
-    }
-
-    fn span_context(&self) -> SpanContext {
-        self.parent.span_context(self.tracestate.as_ref().and_then(|state| state.to_str().ok()))
-    }
-
-    fn headers(&self) -> OwnedHeaders {
-        let state = self.tracestate.as_ref().map(HeaderValue::as_bytes);
-        record_headers(self.traceparent.as_bytes(), state)
-    }
-}
-
-/// A list may come in several headers; its order is theirs.
-fn state(headers: &HeaderMap) -> Option<HeaderValue> {
-    let mut all = headers.get_all(STATE_HEADER).iter();
-    let first = all.next()?;
-    let rest: Vec<_> = all.map(HeaderValue::as_bytes).collect();
-    let joined = match rest[..] {
-        [] => first.clone(),
-        _ => HeaderValue::from_bytes(&[&[first.as_bytes()], &rest[..]].concat().join(&b','))
-            .expect("parts of headers, and commas"),
-    };
-    may_pass_state(joined.as_bytes()).then_some(joined)
-}
-
-fn record_headers(traceparent: &[u8], tracestate: Option<&[u8]>) -> OwnedHeaders {
-    let headers = OwnedHeaders::new_with_capacity(2).insert(Header { key: TRACEPARENT, value: Some(traceparent) });
-    match tracestate {
-        Some(state) => headers.insert(Header { key: TRACESTATE, value: Some(state) }),
-        None => headers,
+        self.0.trace_id()
     }
 }
 
@@ -91,7 +59,7 @@ impl ServerSpan {
             attributes.push(KeyValue::new("http.request.method_original", request.method().to_string()));
         }
         let parent = match Incoming::of(request.headers()) {
-            Some(incoming) => Context::new().with_remote_span_context(incoming.span_context()),
+            Some(incoming) => Context::new().with_remote_span_context(incoming.0),
             None => Context::new(),
         };
         let span = tracer.span_builder(name(request.method(), "")).with_kind(SpanKind::Server);
@@ -147,7 +115,7 @@ pub async fn within<T>(span: Option<&ServerSpan>, mut handle: Pin<&mut impl Futu
 pub enum Sending {
     /// The caller named none.
     Untraced,
-    /// That of the caller, as it came.
+    /// That of the caller.
     Passed(Incoming),
     /// A span of its own, below the one of the request.
     Span(Context),
@@ -176,13 +144,8 @@ impl Sending {
     pub fn headers(&self) -> Option<OwnedHeaders> {
         match self {
             Self::Untraced => None,
-            Self::Passed(incoming) => Some(incoming.headers()),
-            Self::Span(context) => {
-                let span = context.span();
-                let state = span.span_context().trace_state().header();
-                let state = Some(state.as_bytes()).filter(|state| !state.is_empty());
-                Some(record_headers(traceparent(span.span_context()).as_bytes(), state))
-            }
+            Self::Passed(incoming) => Some(record_headers(&incoming.0)),
+            Self::Span(context) => Some(record_headers(context.span().span_context())),
         }
     }
 
@@ -206,7 +169,7 @@ impl Sending {
 
 #[cfg(test)]
 mod tests {
-    use rdkafka::message::Headers as _;
+    use rdkafka::message::{Header, Headers as _};
 
     use super::*;
 
@@ -226,15 +189,15 @@ mod tests {
     }
 
     #[test]
-    fn a_callers_trace_is_passed_on_as_it_came() {
+    fn callers_trace_is_passed_on() {
         let pair = |name: &str, value: &str| (name.to_owned(), value.to_owned());
         assert_eq!(passed(&[(TRACEPARENT, VALID)]).unwrap(), [pair(TRACEPARENT, VALID)]);
         assert_eq!(
             passed(&[(TRACESTATE, "a=1"), (TRACEPARENT, VALID), (TRACESTATE, "b=2, c=3")]).unwrap(),
-            [pair(TRACEPARENT, VALID), pair(TRACESTATE, "a=1,b=2, c=3")]
+            [pair(TRACEPARENT, VALID), pair(TRACESTATE, "a=1,b=2,c=3")]
         );
         let later = format!("42-{}-and-more", &VALID[3..]);
-        assert_eq!(passed(&[(TRACEPARENT, &later)]).unwrap(), [pair(TRACEPARENT, &later)]);
+        assert_eq!(passed(&[(TRACEPARENT, &later)]).unwrap(), [pair(TRACEPARENT, VALID)], "in the version we know");
     }
 
     #[test]

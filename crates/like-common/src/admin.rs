@@ -1,5 +1,5 @@
-//! The admin port: `/livez`, `/readyz`, `/metrics`. A listener of its own, so that none of it is
-//! ever reachable through the public one.
+//! The admin port: `/livez`, `/readyz`, `/metrics`. It has its own listener, so that none of them is
+//! reachable through the public port.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -25,8 +25,8 @@ struct Admin {
     registry: Registry,
 }
 
-/// Serves the admin port until `stop`. It should outlive the public one, so that `/readyz` says
-/// "shutting down" while requests are finished.
+/// Serves the admin port until `stop`. It should outlive the public port, so that `/readyz` reports
+/// the shutdown while requests finish.
 pub async fn serve(
     listener: TcpListener,
     health: Health,
@@ -41,7 +41,7 @@ pub async fn serve(
     axum::serve(listener, router).with_graceful_shutdown(stop.cancelled_owned()).await
 }
 
-/// 200 when nothing is wrong, else 503 with what is.
+/// Returns 200 if nothing is wrong, otherwise 503 with the reasons.
 fn report(what: &str, wrong: &BTreeMap<&'static str, String>) -> Response {
     let status = if wrong.is_empty() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     (status, [(header::CACHE_CONTROL, "no-store")], Json(json!({ "ok": wrong.is_empty(), what: wrong })))
@@ -54,14 +54,14 @@ async fn metrics(State(admin): State<Admin>) -> Response {
     match encoder.encode(&admin.registry.gather(), &mut body) {
         Ok(()) => ([(header::CONTENT_TYPE, encoder.format_type().to_owned())], body).into_response(),
         Err(error) => {
-            tracing::error!(%error, "metrics can't be written");
+            tracing::error!(%error, "metrics can't be encoded");
             StatusCode::INTERNAL_SERVER_ERROR.into_response()
         }
     }
 }
 
-/// The `healthcheck` subcommand: asks the admin port of the service in this container whether it
-/// is ready. An address of "any" (0.0.0.0, ::) is asked through loopback.
+/// The `healthcheck` subcommand: asks the admin port of the service in this container whether the
+/// service is ready. An unspecified address (0.0.0.0, ::) is replaced by loopback.
 pub async fn healthcheck(admin_addr: SocketAddr) -> anyhow::Result<()> {
     let mut addr = admin_addr;
     if addr.ip().is_unspecified() {

@@ -1,10 +1,10 @@
-//! Pauses between attempts: growing, so that what is down isn't kept down, and jittered, so that
-//! many who wait for the same thing don't come back at the same moment.
+//! Pauses between attempts: growing, so that retries don't keep a server down, and jittered, so
+//! that many clients don't retry at the same moment.
 
 use std::hash::{BuildHasher, RandomState};
 use std::time::Duration;
 
-/// Doubles from `first` to `longest`; each pause is between half and all of its step.
+/// Steps that double from `first` to `longest`; a pause is between half a step and a whole one.
 #[derive(Debug, Clone)]
 pub struct Backoff {
     first: Duration,
@@ -13,21 +13,20 @@ pub struct Backoff {
 }
 
 impl Backoff {
-    /// Starts at `first` and ends at `longest`.
     pub fn new(first: Duration, longest: Duration) -> Self {
         Self { first, longest, step: first }
     }
 
-    /// The next pause.
+    /// Returns the next pause.
     pub fn pause(&mut self) -> Duration {
         let step = self.step;
         self.step = (step * 2).min(self.longest);
-        // A hasher's random keys are all the randomness that a pause needs.
+        // The random keys of a hasher are random enough for a pause.
         let fraction = (RandomState::new().hash_one(0) % 1024) as u32;
         step / 2 + step / 2 * fraction / 1024
     }
 
-    /// After a success: the next pause is the first one again.
+    /// Makes the next pause the first one again, after a success.
     pub fn reset(&mut self) {
         self.step = self.first;
     }
@@ -38,7 +37,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn pauses_grow_to_a_bound_and_start_over() {
+    fn pauses_double_to_a_limit() {
         let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(1));
         for want in [100, 200, 400, 800, 1000, 1000] {
             let pause = backoff.pause().as_millis();

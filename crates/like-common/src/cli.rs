@@ -1,5 +1,5 @@
-//! Settings from flags and environment: parsed by clap, refused in one line that names the
-//! setting and what it expects, with exit status 2.
+//! Settings from flags and environment, parsed by clap. A setting that can't be used ends the
+//! process with status 2 and one line that names the setting and what it expects.
 
 use std::ffi::OsString;
 use std::process::ExitCode;
@@ -10,11 +10,11 @@ use clap::{Command, Parser};
 
 use crate::secrets;
 
-/// Exit status of a process that was started with settings it can't use.
+/// Exit status after unusable settings.
 pub const EXIT_USAGE: u8 = 2;
 
-/// Parses flags, environment, and the files that hold secrets. `Err` holds the exit status, after
-/// the message was printed (0 for `--help` and `--version`).
+/// Parses flags, environment, and the files that hold secrets. If that fails, prints the message and
+/// returns the exit status (0 for `--help` and `--version`).
 pub fn parse<T: Parser>() -> Result<T, ExitCode> {
     let args: Vec<_> = std::env::args_os().collect();
     try_parse(&args).map_err(|refusal| match refusal {
@@ -33,15 +33,15 @@ pub fn parse<T: Parser>() -> Result<T, ExitCode> {
     })
 }
 
-/// Why nothing was parsed.
+/// Why parsing failed.
 #[derive(Debug)]
 pub(crate) enum Refusal {
     Clap(clap::Error),
     Line(String),
 }
 
-/// Parses twice: which files there are is only known afterwards, and derived settings are made out
-/// of what clap has found.
+/// Parses twice: the first pass finds the files, the second has their contents. Derived settings are
+/// made from clap's matches.
 pub(crate) fn try_parse<T: Parser>(args: &[OsString]) -> Result<T, Refusal> {
     let declared = secrets::declare(T::command());
     let named = declared.clone().try_get_matches_from(args).map_err(Refusal::Clap)?;
@@ -50,24 +50,24 @@ pub(crate) fn try_parse<T: Parser>(args: &[OsString]) -> Result<T, Refusal> {
     T::from_arg_matches_mut(&mut matches).map_err(|error| Refusal::Clap(error.format(&mut filled)))
 }
 
-/// Settings that each parse, but that can't be used together or name something unusable. Carried
-/// inside an `anyhow::Error` up to `main`, which prints it by [`usage_error`].
+/// Settings that each parse, but that can't be used together or name something unusable. `main`
+/// finds it in an `anyhow::Error` and prints it with [`usage_error`].
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
 pub struct UsageError(pub String);
 
-/// Prints one line and answers the exit status for unusable settings.
+/// Prints one line and returns the exit status for unusable settings.
 pub fn usage_error(message: &str) -> ExitCode {
     eprintln!("error: {}", message.replace('\n', " "));
     ExitCode::from(EXIT_USAGE)
 }
 
-/// For a clap `value_parser`: a duration such as `48h`, `100ms`, `2days`.
+/// A clap `value_parser` for a duration such as `48h`, `100ms`, `2days`.
 pub fn duration(text: &str) -> Result<Duration, String> {
     humantime::parse_duration(text).map_err(|e| format!("expected a duration such as 100ms, 30s, 48h ({e})"))
 }
 
-/// clap's error as one line, with the environment's name of the setting, which clap leaves out.
+/// Returns clap's error as one line, with the setting's environment variable, which clap omits.
 fn one_line(command: &Command, error: &clap::Error) -> String {
     let text = |kind| match error.get(kind) {
         Some(ContextValue::String(text)) => Some(text.clone()),
@@ -77,7 +77,7 @@ fn one_line(command: &Command, error: &clap::Error) -> String {
     let setting = text(ContextKind::InvalidArg).and_then(|arg| Setting::find(command, &arg));
     let first = error.to_string().lines().next().unwrap_or_default().trim_start_matches("error: ").to_owned();
     let (Some(setting), false) = (setting, error.kind() == ErrorKind::ArgumentConflict) else {
-        // What a missing one is called stands on the lines after the first.
+        // clap names a missing argument on the lines after the first.
         let missing = (error.kind() == ErrorKind::MissingRequiredArgument).then(|| text(ContextKind::InvalidArg));
         return missing.flatten().map_or(first, |arg| format!("{arg} is missing"));
     };
@@ -89,9 +89,8 @@ fn one_line(command: &Command, error: &clap::Error) -> String {
         _ => {
             let value = text(ContextKind::InvalidValue).unwrap_or_default();
             let reason = std::error::Error::source(error).map(|e| format!(" ({e})")).unwrap_or_default();
-            // A setting whose value clap must not show holds a password: nor do we show it.
-            let value = if setting.secret { "what it is".to_owned() } else { format!("'{value}'") };
-            format!("{} can't be {value}: expected {}{reason}", setting.name, setting.expected)
+            let wrong = if setting.secret { "is not valid".to_owned() } else { format!("can't be '{value}'") };
+            format!("{} {wrong}: expected {}{reason}", setting.name, setting.expected)
         }
     }
 }
@@ -104,7 +103,7 @@ struct Setting {
 
 impl Setting {
     /// Finds the argument that clap shows as `--flag <VALUE>` or, without a flag, as `<VALUE>`, in
-    /// the command or one below it.
+    /// the command or its subcommands.
     fn find(command: &Command, shown: &str) -> Option<Self> {
         let shown = shown.split([' ', '=']).next()?.trim_end_matches('.');
         let is_it = |arg: &&clap::Arg| match (shown.strip_prefix("--"), arg.get_value_names()) {
@@ -169,7 +168,7 @@ mod tests {
     }
 
     #[test]
-    fn a_refusal_of_a_command_below_a_command_names_the_setting_too() {
+    fn subcommand_errors_name_the_setting() {
         let refused = |args: &[&str]| {
             let error = Tools::try_parse_from([&["x", "letters", "drop"], args].concat()).unwrap_err();
             one_line(&Tools::command(), &error)
@@ -187,7 +186,7 @@ mod tests {
     }
 
     #[test]
-    fn a_refusal_names_the_setting_and_what_it_expects_in_one_line() {
+    fn errors_name_setting_and_expectation_in_one_line() {
         assert_eq!(refused(&[]), "CLI_TEST_BROKERS (--brokers) is not set: expected host:port of the brokers");
         let window = refused(&["--brokers", "b", "--window", "soon"]);
         assert!(window.starts_with("CLI_TEST_WINDOW (--window) can't be 'soon': expected a duration"), "{window}");

@@ -1,4 +1,4 @@
-//! Connecting to PostgreSQL: where the tables are found, and what an error of it means.
+//! Connections to PostgreSQL, the schema of the tables, and the meaning of errors.
 
 use std::str::FromStr;
 
@@ -9,7 +9,6 @@ use sqlx::postgres::PgConnectOptions;
 /// The schema that holds all tables.
 pub const SCHEMA: &str = "likes";
 
-/// Where PostgreSQL is.
 #[derive(Args, Debug, Clone)]
 pub struct DatabaseSettings {
     /// the database's URL, postgres://user:password@host:port/name
@@ -17,7 +16,7 @@ pub struct DatabaseSettings {
     pub database_url: DatabaseUrl,
 }
 
-/// A checked URL that shows in no log.
+/// A valid URL that no log shows.
 #[derive(Clone)]
 pub struct DatabaseUrl(PgConnectOptions);
 
@@ -25,7 +24,7 @@ impl FromStr for DatabaseUrl {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        // sqlx's own text may quote the URL, password included.
+        // sqlx's error may quote the URL, password included.
         if !text.starts_with("postgres://") && !text.starts_with("postgresql://") {
             return Err("it doesn't start with postgres://".to_owned());
         }
@@ -40,24 +39,24 @@ impl std::fmt::Debug for DatabaseUrl {
 }
 
 impl DatabaseUrl {
-    /// Options for a connection that finds the tables in `schema` and shows as `application` in
-    /// `pg_stat_activity`.
+    /// Returns options for a connection with `schema` as its `search_path`, shown as `application`
+    /// in `pg_stat_activity`.
     pub fn connect_options(&self, schema: &str, application: &str) -> PgConnectOptions {
-        // A line per statement would drown the one per batch, and cost more than it tells.
+        // One line per statement would hide the line per batch, and costs time.
         let options = self.0.clone().disable_statement_logging();
         options.application_name(application).options([("search_path", schema)])
     }
 }
 
-/// The five-character SQLSTATE of an error that PostgreSQL reported; None for one of the client
-/// or the network.
+/// Returns the SQLSTATE of an error that PostgreSQL reported; None for errors of the client and the
+/// network.
 pub fn sqlstate(error: &sqlx::Error) -> Option<String> {
     error.as_database_error().and_then(sqlx::error::DatabaseError::code).map(std::borrow::Cow::into_owned)
 }
 
-/// Whether the same statement may succeed later on a new connection: the network, a restart, a
-/// failover, a full disk, a deadlock (design.md section 5). Every other error is a bug's or an
-/// operator's, and repeating it won't help.
+/// Whether the same statement may succeed later on a new connection: after errors of the network, a
+/// restart, a failover, a full disk or a deadlock. Every other error needs a change of the program
+/// or by an operator.
 pub fn is_transient(error: &sqlx::Error) -> bool {
     match error {
         sqlx::Error::Database(_) => sqlstate(error).is_some_and(|code| {
@@ -79,7 +78,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_bad_url_is_refused_without_showing_its_password() {
+    fn bad_url_is_refused_without_its_password() {
         for bad in ["", "mysql://u:secret@h/d", "postgres://u:secret@h:port/d"] {
             let error = DatabaseUrl::from_str(bad).unwrap_err();
             assert!(!error.contains("secret"), "{error}");

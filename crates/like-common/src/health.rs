@@ -1,4 +1,4 @@
-//! Alive and ready, as facts that the parts of a service report about themselves.
+//! Liveness and readiness, reported by the parts of a service.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -11,13 +11,13 @@ pub struct Health(Arc<Inner>);
 
 #[derive(Default)]
 struct Inner {
-    /// What the service waits for, by condition; an empty map is ready.
+    /// The unmet conditions and why they are unmet; ready if empty.
     waiting_for: Mutex<BTreeMap<&'static str, String>>,
     heartbeats: Mutex<Vec<Heartbeat>>,
 }
 
 impl Health {
-    /// A service that isn't ready until each of `conditions` was reported met.
+    /// Returns the health of a service that is ready once each of `conditions` is met.
     pub fn waiting_for(conditions: &[&'static str]) -> Self {
         let health = Self::default();
         for condition in conditions {
@@ -26,38 +26,37 @@ impl Health {
         health
     }
 
-    /// `condition` holds. Answers whether it did not before.
+    /// Reports that `condition` is met; returns whether that is a change.
     pub fn met(&self, condition: &'static str) -> bool {
         self.conditions().remove(condition).is_some()
     }
 
-    /// `condition` doesn't hold. Answers whether that is news.
+    /// Reports that `condition` is not met; returns whether that, or the reason, is a change.
     pub fn unmet(&self, condition: &'static str, why: impl Into<String>) -> bool {
         let why = why.into();
         self.conditions().insert(condition, why.clone()) != Some(why)
     }
 
-    /// What keeps the service from being ready: condition and reason. Empty: ready.
+    /// Returns the unmet conditions and their reasons.
     pub fn unready(&self) -> BTreeMap<&'static str, String> {
         self.conditions().clone()
     }
 
-    /// Whether nothing is waited for.
     pub fn is_ready(&self) -> bool {
         self.conditions().is_empty()
     }
 
-    /// A new heartbeat; a loop that stays silent for longer than `limit` is taken for dead.
+    /// Returns a heartbeat for a loop, which counts as dead if it doesn't beat for `limit`.
     pub fn heartbeat(&self, name: &'static str, limit: Duration) -> Heartbeat {
         let beat = Heartbeat { name, limit, start: Instant::now(), last_ms: Arc::new(AtomicU64::new(0)) };
         self.0.heartbeats.lock().unwrap_or_else(PoisonError::into_inner).push(beat.clone());
         beat
     }
 
-    /// The loops that have been silent for too long: name and age.
+    /// Returns the loops whose last beat is too old, with its age.
     pub fn silent(&self) -> BTreeMap<&'static str, String> {
         let mut beats = self.0.heartbeats.lock().unwrap_or_else(PoisonError::into_inner);
-        // A loop that has ended has let go of its heartbeat.
+        // A loop that has ended has dropped its heartbeat.
         beats.retain(|beat| Arc::strong_count(&beat.last_ms) > 1);
         let silent = beats.iter().filter(|beat| beat.age() > beat.limit);
         silent.map(|beat| (beat.name, format!("silent for {} s", beat.age().as_secs()))).collect()
@@ -68,7 +67,7 @@ impl Health {
     }
 }
 
-/// Held by a loop that must not stop.
+/// Held by a loop that must keep running.
 #[derive(Clone)]
 pub struct Heartbeat {
     name: &'static str,
@@ -78,7 +77,6 @@ pub struct Heartbeat {
 }
 
 impl Heartbeat {
-    /// Says "I went round once more".
     pub fn beat(&self) {
         self.last_ms.store(self.start.elapsed().as_millis() as u64, Ordering::Relaxed);
     }
@@ -103,12 +101,11 @@ mod tests {
     }
 
     #[test]
-    fn a_silent_loop_is_dead_until_it_beats() {
+    fn silent_loop_is_dead_until_it_beats() {
         let health = Health::default();
         let beat = health.heartbeat("worker", Duration::ZERO);
         let still = health.heartbeat("other", Duration::from_secs(3600));
         still.beat();
-        // With a limit of nothing, the next millisecond is too late.
         let silent = loop {
             let silent = health.silent();
             if !silent.is_empty() {
@@ -120,7 +117,7 @@ mod tests {
     }
 
     #[test]
-    fn a_loop_that_has_ended_is_not_waited_for() {
+    fn ended_loop_is_forgotten() {
         let health = Health::default();
         let beat = health.heartbeat("worker", Duration::ZERO);
         while health.silent().is_empty() {}

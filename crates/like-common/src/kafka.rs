@@ -1,5 +1,5 @@
-//! Kafka client properties: the brokers, and a file in librdkafka's own names for TLS, SASL and
-//! tuning. What the contract fixes can't be set: each refusal says why.
+//! Kafka client properties: the brokers, and a file with librdkafka's properties for TLS, SASL and
+//! tuning. A property that the contract fixes is refused with the reason.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -15,7 +15,6 @@ use rdkafka::error::KafkaResult;
 
 use crate::cli::UsageError;
 
-/// Where Kafka is and which topic is meant.
 #[derive(Args, Debug, Clone)]
 pub struct KafkaSettings {
     /// the brokers to start from, host:port[,host:port…]
@@ -31,7 +30,7 @@ pub struct KafkaSettings {
     pub kafka_topic: String,
 }
 
-/// Properties that the contract fixes, in every spelling librdkafka knows, and why.
+/// Properties that the contract fixes, with librdkafka's aliases, and why.
 const FIXED: [(&str, &str); 18] = [
     ("bootstrap.servers", "set KAFKA_BOOTSTRAP_SERVERS instead"),
     ("metadata.broker.list", "set KAFKA_BOOTSTRAP_SERVERS instead"),
@@ -54,7 +53,7 @@ const FIXED: [(&str, &str); 18] = [
 ];
 
 impl KafkaSettings {
-    /// What every client of these settings starts from. The error names the file and the property.
+    /// Returns the base configuration of every client. The error names the file and the property.
     pub fn client_config(&self, client_id: &str) -> Result<ClientConfig, UsageError> {
         self.properties(client_id).map_err(|error| UsageError(format!("{error:#}")))
     }
@@ -67,15 +66,15 @@ impl KafkaSettings {
             let file = File::open(path).with_context(|| format!("KAFKA_CONFIG_FILE={shown} can't be read"))?;
             let properties = java_properties::read(file)
                 .map_err(|e| anyhow!("KAFKA_CONFIG_FILE={shown} is not a properties file (key=value lines): {e}"))?;
-            // In order, so that the same file is always refused for the same reason.
+            // Sorted, so that a file is always refused for the same reason.
             for (key, value) in properties.into_iter().collect::<BTreeMap<_, _>>() {
                 if let Some((_, why)) = FIXED.iter().find(|(fixed, _)| *fixed == key) {
                     bail!("KAFKA_CONFIG_FILE={shown}: {key} can't be set: {why}");
                 }
                 config.set(key, value);
             }
-            // Checked here and now: later it would look like a broker that can't be reached. What one
-            // property asks of another is known only to a client, made quietly and never used.
+            // Checked now: later a mistake would look like an unreachable broker. Only creating a
+            // client checks properties against each other.
             config.create_native_config().map_err(|e| anyhow!("KAFKA_CONFIG_FILE={shown}: {e}"))?;
             let mut tried = config.clone();
             tried.set("log_level", "0");
@@ -107,7 +106,7 @@ mod tests {
     }
 
     #[test]
-    fn properties_of_the_file_reach_the_client() {
+    fn file_properties_reach_the_client() {
         let config = config(
             "# comment\nsecurity.protocol = SASL_PLAINTEXT\nsasl.mechanism=PLAIN\nsasl.username=u\nsasl.password=p\n",
         )
@@ -117,7 +116,7 @@ mod tests {
     }
 
     #[test]
-    fn what_the_contract_fixes_is_refused_with_the_reason() {
+    fn fixed_property_is_refused_with_the_reason() {
         for (key, why) in FIXED {
             let error = config(&format!("{key}=x\n")).unwrap_err().to_string();
             assert!(error.ends_with(&format!("{key} can't be set: {why}")), "{error}");
@@ -125,7 +124,7 @@ mod tests {
     }
 
     #[test]
-    fn properties_that_do_not_go_together_are_named() {
+    fn conflicting_properties_are_named() {
         let error = config("max.poll.interval.ms=10000\n").unwrap_err().to_string();
         assert!(error.contains("max.poll.interval.ms") && error.contains("session.timeout.ms"), "{error}");
         let both = config("max.poll.interval.ms=10000\nsession.timeout.ms=6000\n").unwrap();
@@ -133,7 +132,7 @@ mod tests {
     }
 
     #[test]
-    fn a_property_that_librdkafka_does_not_know_is_named() {
+    fn unknown_property_is_named() {
         let error = config("no.such.thing=1\n").unwrap_err().to_string();
         assert!(error.contains("no.such.thing"), "{error}");
         let error = config("socket.timeout.ms=soon\n").unwrap_err().to_string();

@@ -1,21 +1,20 @@
-//! `topic_layout`: which topics there are, in the order in which they are folded.
+//! Reads `topic_layout`: the topics in the order in which they are folded.
 
 use sqlx::{PgExecutor, Row};
 
 /// One row of `topic_layout`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Layout {
-    /// Place of the topic in the order of folding; the first part of a receipt.
+    /// The topic's place in the order of folding; the first part of a receipt.
     pub sequence: i32,
-    /// The topic's name.
     pub topic: String,
-    /// How many partitions it was made with.
+    /// The number of partitions that the topic was made with.
     pub partitions: i32,
-    /// Per partition, the log's recorded end; None while producers may write there.
+    /// The recorded end of each partition; None while producers may write to the topic.
     pub end_offsets: Option<Vec<i64>>,
 }
 
-/// All topics, first to last.
+/// Returns all topics, first to last.
 pub async fn read_all(executor: impl PgExecutor<'_>) -> sqlx::Result<Vec<Layout>> {
     let rows = sqlx::query("SELECT sequence, topic, partitions, end_offsets FROM topic_layout ORDER BY sequence")
         .fetch_all(executor)
@@ -32,7 +31,7 @@ pub async fn read_all(executor: impl PgExecutor<'_>) -> sqlx::Result<Vec<Layout>
         .collect()
 }
 
-/// The one named `topic`; None: `like-aggregator setup` has not been run for it.
+/// Returns the row of `topic`; None if `like-aggregator setup` has not been run for it.
 pub async fn read(executor: impl PgExecutor<'_>, topic: &str) -> sqlx::Result<Option<Layout>> {
     Ok(read_all(executor).await?.into_iter().find(|layout| layout.topic == topic))
 }

@@ -1,6 +1,6 @@
-//! What both services share to run, and nothing of what they do: settings from flags and
-//! environment, logs, traces, shutdown, the admin port, the clients of Kafka and PostgreSQL, and the
-//! check that the topic still is what its layout says.
+//! What both services need to run: settings from flags and environment, logs, metrics, traces,
+//! shutdown, the admin port, clients of Kafka and PostgreSQL, and the check of the topic against its
+//! layout. What the services do is in their own crates.
 
 pub mod admin;
 pub mod backoff;

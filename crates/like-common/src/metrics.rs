@@ -1,5 +1,5 @@
-//! Metrics that each of our processes has: what it is, what it takes of the machine, how busy its
-//! runtime is. The last are read when somebody asks for them.
+//! Metrics: how each one is registered, and those that every process has: its build, its use of
+//! CPU and memory, and how busy its runtime is. The last are read at each scrape.
 
 use prometheus::core::{Collector, Desc};
 use prometheus::process_collector::ProcessCollector;
@@ -7,20 +7,27 @@ use prometheus::proto::MetricFamily;
 use prometheus::{Counter, IntGauge, IntGaugeVec, Opts, Registry};
 use tokio::runtime::Handle;
 
-/// Makes them known to `registry`; within a runtime, those of the runtime too.
-pub fn register(registry: &Registry, service: &str, version: &str) -> prometheus::Result<()> {
+/// Registers a new metric and returns it. It panics if the name is invalid or taken, which no input
+/// can cause.
+pub fn add<M: Collector + Clone + 'static>(registry: &Registry, metric: prometheus::Result<M>) -> M {
+    let metric = metric.expect("a valid metric");
+    registry.register(Box::new(metric.clone())).expect("a name of its own");
+    metric
+}
+
+/// Registers the metrics of the process, and within a runtime those of the runtime.
+pub fn add_process(registry: &Registry, service: &str, version: &str) {
     let help = "always 1; what runs here is in the labels";
-    let build = IntGaugeVec::new(Opts::new("likes_build_info", help), &["service", "version"])?;
+    let build = add(registry, IntGaugeVec::new(Opts::new("likes_build_info", help), &["service", "version"]));
     build.with_label_values(&[service, version]).set(1);
-    registry.register(Box::new(build))?;
-    registry.register(Box::new(ProcessCollector::for_self()))?;
-    match Handle::try_current() {
-        Ok(runtime) => registry.register(Box::new(Runtime::new(runtime)?)),
-        Err(_) => Ok(()),
+    registry.register(Box::new(ProcessCollector::for_self())).expect("a name of its own");
+    if let Ok(handle) = Handle::try_current() {
+        let runtime = Runtime::new(handle).expect("valid metrics");
+        registry.register(Box::new(runtime)).expect("names of their own");
     }
 }
 
-/// Of tokio.
+/// Tokio's figures.
 struct Runtime {
     handle: Handle,
     workers: IntGauge,
@@ -52,7 +59,7 @@ impl Collector for Runtime {
         self.tasks.set(runtime.num_alive_tasks() as i64);
         self.queued.set(runtime.global_queue_depth() as i64);
         let busy = (0..runtime.num_workers()).map(|worker| runtime.worker_total_busy_duration(worker).as_secs_f64());
-        // Set to what it has grown to; two who ask at once may see it twice as new.
+        // The sum is tokio's own: set, not added to. Two scrapes at once may both report the growth.
         self.busy.reset();
         self.busy.inc_by(busy.sum());
         [self.workers.collect(), self.tasks.collect(), self.queued.collect(), self.busy.collect()].concat()

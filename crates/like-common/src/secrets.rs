@@ -1,7 +1,7 @@
-//! Settings that hold a secret. Each of them (an argument whose environment value clap must not
-//! show, `hide_env_values`) can come from a file instead: a variable is inherited by every child
-//! process and shown by many a tool. `DATABASE_URL_FILE` (`--database-url-file`) names a file with
-//! what would stand in `DATABASE_URL`. Done here for all of them, before clap parses the values.
+//! Settings that hold a secret. Each of them, an argument with `hide_env_values`, can come from a
+//! file instead, because every child process inherits a variable and many tools show it:
+//! `DATABASE_URL_FILE` (`--database-url-file`) names a file with the value of `DATABASE_URL`. The
+//! files are read here, before clap parses the values.
 
 use std::fs::File;
 use std::io::Read;
@@ -11,15 +11,14 @@ use std::str::FromStr;
 use clap::parser::ValueSource;
 use clap::{Arg, ArgMatches, Command, value_parser};
 
-/// Nothing that is passed this way is larger; a path to something endless is a mistake.
+/// No secret is larger; the limit catches a path to an endless file.
 const MAX_BYTES: u64 = 64 * 1024;
 
-/// A text that shows in no log.
+/// A text that no log shows.
 #[derive(Clone)]
 pub struct Secret(String);
 
 impl Secret {
-    /// The text itself.
     pub fn expose(&self) -> &str {
         &self.0
     }
@@ -39,7 +38,7 @@ impl std::fmt::Debug for Secret {
     }
 }
 
-/// Gives each secret of a command, and of those below it, its `…_FILE`.
+/// Adds a `…_FILE` argument for each secret of a command and its subcommands.
 pub(crate) fn declare(command: Command) -> Command {
     let mut command = command.mut_subcommands(declare);
     for secret in secrets(&command) {
@@ -58,14 +57,14 @@ pub(crate) fn declare(command: Command) -> Command {
     command
 }
 
-/// Puts what the files hold that `matches` names into a declared command, in the place of what was
-/// not set. The error names both settings, or the file.
+/// Makes the contents of the files that `matches` names the defaults of their secrets. The error
+/// names both settings, or the file.
 pub(crate) fn fill(mut command: Command, matches: &ArgMatches) -> Result<Command, String> {
     for secret in secrets(&command) {
         let Ok(Some(file)) = matches.try_get_one::<PathBuf>(&secret.file_id()) else { continue };
         let (env, file_env) = (&secret.env, secret.file_env());
         if matches.value_source(&secret.id).is_some_and(|source| source != ValueSource::DefaultValue) {
-            return Err(format!("{env} and {file_env} are both set: leave one of them out"));
+            return Err(format!("{env} and {file_env} are both set: unset one of them"));
         }
         let held = read(file).map_err(|error| format!("{file_env}={}: {error}", file.display()))?;
         command = command.mut_arg(&secret.id, |arg| arg.default_value(held).hide_default_value(true));
@@ -116,14 +115,14 @@ fn secrets(command: &Command) -> Vec<Declared> {
     named.collect()
 }
 
-/// What a file holds, without the one newline that editors and `echo` put at its end.
+/// Returns the contents of a file without the newline that editors and `echo` append.
 pub(crate) fn read(path: &Path) -> Result<String, String> {
     let mut held = String::new();
     let file = File::open(path).map_err(|error| format!("it can't be read: {error}"))?;
-    // The text of this error could hold a part of the file only if it were UTF-8.
+    // This error never quotes the file.
     let length = file.take(MAX_BYTES + 1).read_to_string(&mut held).map_err(|e| format!("it can't be read: {e}"))?;
     if length as u64 > MAX_BYTES {
-        return Err(format!("it has more than {MAX_BYTES} bytes: that is no secret"));
+        return Err(format!("it has more than {MAX_BYTES} bytes, so it is not a secret"));
     }
     if held.ends_with('\n') {
         held.pop();
@@ -185,7 +184,7 @@ mod tests {
     }
 
     #[test]
-    fn each_secret_of_each_command_comes_from_its_file_without_one_newline() {
+    fn secret_comes_from_its_file_without_newline() {
         for (held, expected) in [("s3", "s3"), ("s3\n", "s3"), ("s3\r\n", "s3"), ("s3\n\n", "s3\n"), (" s3 ", " s3 ")] {
             let (_file, path) = file(held.as_bytes());
             for command in [&["look"][..], &["deep", "down"]] {
@@ -200,16 +199,16 @@ mod tests {
     }
 
     #[test]
-    fn one_of_the_two_forms_is_needed_where_the_setting_is_and_both_are_refused() {
+    fn exactly_one_form_is_accepted() {
         let (_file, path) = file(b"s3");
         let neither = parse(&["look"]).unwrap_err();
         assert!(neither.contains("required") && neither.contains("--store-url <"), "{neither}");
         let both = parse(&["deep", "down", "--store-url", "s3", "--store-url-file", &path]).unwrap_err();
-        assert_eq!(both, "SECRETS_TEST_STORE_URL and SECRETS_TEST_STORE_URL_FILE are both set: leave one of them out");
+        assert_eq!(both, "SECRETS_TEST_STORE_URL and SECRETS_TEST_STORE_URL_FILE are both set: unset one of them");
     }
 
     #[test]
-    fn a_file_that_cannot_be_it_is_named_and_nothing_of_it_shown() {
+    fn unusable_file_is_named_but_not_shown() {
         let (_file, binary) = file(b"s3\xff");
         let (_file, large) = file(&b"s3".repeat(MAX_BYTES as usize));
         for (path, said) in [("/nowhere", "can't be read"), (&binary, "UTF-8"), (&large, "more than 65536 bytes")] {

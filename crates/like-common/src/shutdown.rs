@@ -1,5 +1,4 @@
-//! From signal to end: the first SIGTERM or SIGINT asks everybody to finish, the second ends the
-//! process at once.
+//! Signals: the first SIGTERM or SIGINT starts the shutdown, the second ends the process at once.
 
 use std::io;
 use std::sync::mpsc;
@@ -10,13 +9,13 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 /// Exit status after a second signal (128 + SIGINT, as a shell reports it).
-const EXIT_AT_ONCE: i32 = 130;
+const EXIT_SECOND_SIGNAL: i32 = 130;
 
-/// Whoever reads the log may have stopped to, and a line would wait for him.
-const SAY: Duration = Duration::from_millis(100);
+/// Logging blocks if stdout isn't drained; the signal thread waits no longer than this for a line.
+const LOG_WAIT: Duration = Duration::from_millis(100);
 
-/// Listens for signals from now on; the token is cancelled by the first one. On a thread of its
-/// own: the second one must end the process whatever all others wait for.
+/// Returns a token that the first signal cancels. Signals are handled on their own thread, so that
+/// the second one ends the process even if all other threads block.
 pub fn on_signal() -> io::Result<CancellationToken> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build()?;
     let (terminate, interrupt) = {
@@ -25,12 +24,12 @@ pub fn on_signal() -> io::Result<CancellationToken> {
     };
     let token = CancellationToken::new();
     let shutdown = token.clone();
-    let listen = move || runtime.block_on(listen(terminate, interrupt, &shutdown));
-    std::thread::Builder::new().name("signals".to_owned()).spawn(listen)?;
+    let handle = move || runtime.block_on(handle(terminate, interrupt, &shutdown));
+    std::thread::Builder::new().name("signals".to_owned()).spawn(handle)?;
     Ok(token)
 }
 
-async fn listen(mut terminate: Signal, mut interrupt: Signal, shutdown: &CancellationToken) {
+async fn handle(mut terminate: Signal, mut interrupt: Signal, shutdown: &CancellationToken) {
     let mut next = async || {
         tokio::select! {
             _ = terminate.recv() => "SIGTERM",
@@ -39,17 +38,17 @@ async fn listen(mut terminate: Signal, mut interrupt: Signal, shutdown: &Cancell
     };
     let first = next().await;
     shutdown.cancel();
-    say(move || info!(signal = first, "shutting down"));
+    log(move || info!(signal = first, "shutting down"));
     let second = next().await;
-    say(move || warn!(signal = second, "second signal: ending at once"));
-    std::process::exit(EXIT_AT_ONCE);
+    log(move || warn!(signal = second, "second signal: ending at once"));
+    std::process::exit(EXIT_SECOND_SIGNAL);
 }
 
-fn say(line: impl FnOnce() + Send + 'static) {
-    let (said, done) = mpsc::channel();
+fn log(line: impl FnOnce() + Send + 'static) {
+    let (logged, done) = mpsc::channel();
     std::thread::spawn(move || {
         line();
-        said.send(())
+        logged.send(())
     });
-    let _ = done.recv_timeout(SAY);
+    let _ = done.recv_timeout(LOG_WAIT);
 }

@@ -1,5 +1,5 @@
-//! Logs: structured, as text or JSON; `RUST_LOG` chooses the levels. A service's are its output; a
-//! command's stay out of what it prints.
+//! Structured logs, as text or JSON, at the levels of `RUST_LOG`. A service logs to standard output,
+//! a command to standard error, beside its output.
 
 use std::io;
 
@@ -7,7 +7,6 @@ use clap::{Args, ValueEnum};
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::fmt::MakeWriter;
 
-/// How logs look.
 #[derive(Args, Debug, Clone)]
 pub struct LogSettings {
     /// text for people, json for a log store
@@ -18,18 +17,17 @@ pub struct LogSettings {
 /// One line per event either way.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum LogFormat {
-    /// For people.
     Text,
     /// One JSON object per line.
     Json,
 }
 
-/// Starts logging for the whole process, to standard output: once, from `main`.
+/// Starts logging to standard output. `main` calls it once.
 pub fn init(settings: &LogSettings) {
     to(settings, io::stdout);
 }
 
-/// The same to standard error, for a command whose standard output somebody reads.
+/// Starts logging to standard error, for a command whose standard output is its result.
 pub fn init_beside_output(settings: &LogSettings) {
     to(settings, io::stderr);
 }

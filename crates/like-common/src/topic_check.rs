@@ -1,6 +1,6 @@
-//! Is the topic still what its layout says? Asked at start and every minute: a partition count
-//! that grew remaps products and breaks their order, and compaction deletes the history of which
-//! the counts are a fold. Both stop the service that finds them; other differences only warn.
+//! Compares the topic with its layout, at start and every minute. A grown partition count remaps
+//! products and breaks their order, and compaction deletes the history that the counts are folded
+//! from: both stop the service. Other differences are warnings.
 
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ use rdkafka::client::DefaultClientContext;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::RDKafkaErrorCode;
 
-/// How often both services look.
+/// The time between two checks.
 pub const INTERVAL: Duration = Duration::from_secs(60);
 
 const TIMEOUT: Duration = Duration::from_secs(10);
@@ -21,41 +21,38 @@ const ASK: Duration = Duration::from_secs(3);
 /// The topic as the brokers describe it.
 #[derive(Debug, Clone)]
 pub struct LiveTopic {
-    /// Its name.
     pub name: String,
-    /// How many partitions it has now.
     pub partitions: i32,
-    /// How many replicas its first partition has.
+    /// The number of replicas of its first partition.
     pub replicas: i32,
     /// Its settings, defaults included.
     pub settings: Vec<(String, String)>,
 }
 
-/// What a check found.
+/// The result of a check.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Findings {
-    /// Why the service must not go on; None: it may.
+    /// Why the service must stop, if it must.
     pub fatal: Option<String>,
-    /// What a human should look at.
+    /// Differences that an operator should review.
     pub warnings: Vec<String>,
 }
 
-/// Asks the brokers; None: there is no such topic.
+/// Describes a topic; None if it does not exist.
 pub async fn describe(config: &ClientConfig, topic: &str) -> anyhow::Result<Option<LiveTopic>> {
-    // All of it where blocking is allowed, the client's end included: that waits for threads of
-    // its own, which may be waiting for a name server.
+    // Dropping a client blocks too: it joins threads that may be waiting for a name server.
     let (config, topic) = (config.clone(), topic.to_owned());
     let runtime = tokio::runtime::Handle::current();
     tokio::task::spawn_blocking(move || {
         let admin: AdminClient<DefaultClientContext> = config.create().context("Kafka client")?;
-        // By a consumer, which tells errors of brokers (a refused password, say) when it is polled;
-        // an admin client keeps them to itself.
+        // A polled consumer reports errors of brokers, such as a wrong password; an admin client
+        // does not.
         let consumer: BaseConsumer = config.create().context("Kafka client")?;
         let metadata = consumer.fetch_metadata(Some(&topic), ASK).map_err(|error| {
-            let told = std::iter::from_fn(|| consumer.poll(Duration::ZERO));
-            let told = told.filter_map(Result::err).last();
+            let polled = std::iter::from_fn(|| consumer.poll(Duration::ZERO));
+            let reported = polled.filter_map(Result::err).last();
             let error = anyhow::Error::new(error);
-            told.map_or(error, |told| anyhow!(told)).context("Kafka can't be asked about the topic")
+            reported.map_or(error, |reported| anyhow!(reported)).context("Kafka can't be asked about the topic")
         })?;
         let Some(found) = metadata.topics().iter().find(|t| t.name() == topic) else {
             return Ok(None);
@@ -79,7 +76,7 @@ pub async fn describe(config: &ClientConfig, topic: &str) -> anyhow::Result<Opti
     .await?
 }
 
-/// Compares the topic with the number of partitions its layout records.
+/// Compares a topic with the partition count of its layout and the settings that `setup` makes.
 pub fn compare(live: Option<&LiveTopic>, topic: &str, partitions: i32) -> Findings {
     let Some(live) = live else {
         let fatal = format!("topic {topic} does not exist; its layout says {partitions} partitions");
@@ -89,7 +86,7 @@ pub fn compare(live: Option<&LiveTopic>, topic: &str, partitions: i32) -> Findin
     if live.partitions != partitions {
         findings.fatal = Some(format!(
             "topic {topic} has {} partitions and its layout says {partitions}: products have moved to other \
-             partitions and their order is lost; the way to more partitions is a new topic",
+             partitions and their order is lost; more partitions need a new topic",
             live.partitions
         ));
     }
@@ -108,7 +105,7 @@ pub fn compare(live: Option<&LiveTopic>, topic: &str, partitions: i32) -> Findin
         let found = value(name);
         let enough = name == "min.insync.replicas"
             && found.parse::<i32>().is_ok_and(|n| n >= min_insync_replicas(live.replicas));
-        // Retention is the operator's choice, made when the topic was.
+        // The operator chooses the retention.
         if found != want && !enough && !name.starts_with("retention.") {
             findings.warnings.push(format!("topic {topic} has {name}={found}, expected {want}"));
         }
@@ -131,14 +128,14 @@ mod tests {
     }
 
     #[test]
-    fn a_topic_as_setup_made_it_is_fine() {
+    fn topic_made_by_setup_passes() {
         for replicas in [1, 3] {
             assert_eq!(compare(Some(&live(32, replicas, &[])), "t", 32), Findings::default());
         }
     }
 
     #[test]
-    fn another_partition_count_compaction_or_no_topic_is_fatal() {
+    fn other_partition_count_compaction_or_absence_is_fatal() {
         let fatal = |topic: Option<&LiveTopic>| compare(topic, "t", 32).fatal.unwrap();
         assert!(fatal(Some(&live(33, 1, &[]))).contains("33 partitions"));
         assert!(fatal(Some(&live(32, 1, &[("cleanup.policy", "compact,delete")]))).contains("compact"));

@@ -1,7 +1,7 @@
-//! Spans to an OpenTelemetry collector, by OTLP over HTTP, if `OTEL_EXPORTER_OTLP_ENDPOINT` says
-//! where it is. If it doesn't, nothing of this is there: no thread, no span, no connection.
-//! Exporting never holds anything up: it has a thread and a bounded queue of its own, what doesn't
-//! fit is counted and dropped, and the end of the process waits for it no longer than [`FLUSH`].
+//! Exports spans to an OpenTelemetry collector, by OTLP over HTTP, if `OTEL_EXPORTER_OTLP_ENDPOINT`
+//! is set; otherwise there is no thread, no span and no connection. Exporting never blocks: it has
+//! its own thread and a bounded queue, spans that don't fit are counted and dropped, and shutdown
+//! waits at most [`FLUSH`].
 
 mod export;
 mod settings;
@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use opentelemetry::trace::TracerProvider as _;
-use opentelemetry::{InstrumentationScope, KeyValue};
+use opentelemetry::{InstrumentationScope, Key, KeyValue};
 use opentelemetry_otlp::WithHttpConfig;
 use opentelemetry_sdk::Resource;
 use opentelemetry_sdk::trace::{BatchConfigBuilder, BatchSpanProcessor, SdkTracer, SdkTracerProvider};
@@ -23,13 +23,13 @@ use self::settings::Export;
 
 pub use self::settings::check;
 
-/// What the last spans are given to reach the collector when the process ends.
+/// How long shutdown waits for the last spans to be exported.
 pub const FLUSH: Duration = Duration::from_secs(1);
 
-/// The version of OpenTelemetry's semantic conventions by which spans are named.
+/// The version of OpenTelemetry's semantic conventions that span and attribute names follow.
 pub const SEMCONV: &str = "https://opentelemetry.io/schemas/1.42.0";
 
-/// Where spans are made; cheap to clone. By default nowhere.
+/// Makes spans, if they are exported; cheap to clone. The default makes none.
 #[derive(Clone, Default)]
 pub struct Traces(Option<Arc<On>>);
 
@@ -39,44 +39,46 @@ struct On {
 }
 
 impl Traces {
-    /// By the environment. The error says in one line what of it can't be used. What becomes of
-    /// spans is counted in `registry`, where spans are made or not.
+    /// Starts the exporter that the environment asks for. The error is one line that names the
+    /// variable. The counters of spans are registered either way.
     pub fn start(service: &'static str, version: &'static str, registry: &Registry) -> anyhow::Result<Self> {
-        let spans = Spans::register(registry)?;
+        let spans = Spans::new(registry);
         let Some(export) = Export::from_env().map_err(anyhow::Error::msg)? else {
             return Ok(Self::default());
         };
         let exporter = opentelemetry_otlp::SpanExporter::builder().with_http();
-        // An empty list would take the place of the environment's.
+        // An empty list would replace that of the environment.
         let exporter = if export.headers.is_empty() { exporter } else { exporter.with_headers(export.headers) };
         let exporter = exporter.build().context("OTLP exporter")?;
         let exporter = Counted::new(exporter, spans.clone());
         let batches = BatchConfigBuilder::default().with_max_queue_size(export.queue).build();
         let processor = BatchSpanProcessor::builder(exporter).with_batch_config(batches).build();
+        // What the environment says about the service comes first.
+        let detected = Resource::builder().build();
         let mut resource = Resource::builder();
-        if !export.service_named {
+        if detected.get(&Key::new("service.name")).is_none_or(|name| name.as_str().starts_with("unknown_service")) {
             resource = resource.with_service_name(service);
         }
-        if !export.version_named {
+        if detected.get(&Key::new("service.version")).is_none() {
             resource = resource.with_attribute(KeyValue::new("service.version", version));
         }
-        // The sampler is the environment's, which the SDK reads by itself.
+        // The SDK reads the sampler from the environment.
         let provider = SdkTracerProvider::builder()
             .with_resource(resource.build())
             .with_span_processor(Bounded::new(processor, spans, export.queue))
             .build();
         let scope = InstrumentationScope::builder(service).with_version(version).with_schema_url(SEMCONV).build();
         let tracer = provider.tracer_with_scope(scope);
-        info!(collector = export.collector, "spans are exported");
+        info!(collector = export.collector, "exporting spans");
         Ok(Self(Some(Arc::new(On { provider, tracer }))))
     }
 
-    /// What makes spans; None: nobody wants any.
+    /// Returns None if spans are not exported.
     pub fn tracer(&self) -> Option<&SdkTracer> {
         self.0.as_ref().map(|on| &on.tracer)
     }
 
-    /// Exports what is left, for at most [`FLUSH`]. Spans that end later are lost.
+    /// Exports the remaining spans, for at most [`FLUSH`]. Spans that end later are lost.
     pub async fn end(&self) {
         let Some(on) = self.0.clone() else { return };
         let flush = tokio::task::spawn_blocking(move || on.provider.shutdown_with_timeout(FLUSH));

@@ -1,6 +1,5 @@
-//! The event on the wire: writing it, and reading it back from a record without copying.
-//! Reading never fails halfway: a record is an event that keeps every rule, or a [`Reject`] that
-//! names the rule it broke.
+//! The event as a Kafka record: writing it, and reading it without copying. A record is an event
+//! that keeps every rule, or a [`Reject`] that names the rule it breaks.
 
 use std::borrow::Cow;
 
@@ -16,11 +15,12 @@ use crate::topic::MAX_VALUE_BYTES;
 pub struct LikeEvent {
     /// Names the event: a repeat of it is the same event.
     pub event_id: EventId,
-    /// What is wanted: true is `LIKED`, false is `UNLIKED`.
+    /// The desired state: true is `LIKED`, false is `UNLIKED`.
     pub liked: bool,
     /// The product, which is also the record's key.
     pub product_id: ProductId,
-    /// Who wants it. None is a delta event: a +1 or -1 that its producer vouches for.
+    /// The user whose desired state it is. None makes it a delta event: a +1 or -1 that its producer
+    /// vouches for.
     pub user_id: Option<UserId>,
     /// For people and metrics only: never stored, never used for order.
     pub occurred_at: DateTime<Utc>,
@@ -47,7 +47,7 @@ impl LikeEvent {
             user_id: self.user_id.as_ref(),
             occurred_at: self.occurred_at.to_rfc3339_opts(SecondsFormat::Millis, true),
         };
-        // Most fit; growing step by step would take a third of the time.
+        // Most events fit; growing the buffer takes a third of the time.
         let mut json = Vec::with_capacity(256);
         serde_json::to_writer(&mut json, &wire).expect("strings and ids always serialise");
         json
@@ -68,7 +68,7 @@ pub struct EventRef<'a> {
     pub user_id: Option<Cow<'a, str>>,
 }
 
-/// Why a record is no event. [`Reject::code`] is stable and of few values; the text is for people.
+/// Why a record is not an event. [`Reject::code`] is stable; the text is for people.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Reject {
     /// A record with a null value.
@@ -80,7 +80,7 @@ pub enum Reject {
     /// No key, so nothing ties the product's events to one partition.
     #[error("key_missing: the record has no key; it must be the productId")]
     KeyMissing,
-    /// The key is something else than the productId, so the order of its events is not kept.
+    /// The key is not the productId, so the product's events may be in another partition.
     #[error("key_mismatch: the record's key differs from productId {0}")]
     KeyMismatch(String),
     /// The value isn't UTF-8.
@@ -114,7 +114,7 @@ pub enum Reject {
 }
 
 impl Reject {
-    /// The kind of fault: one of a fixed few, fit for a metric's label.
+    /// Returns the kind of fault: one of a fixed set, so it can be a metric's label.
     pub fn code(&self) -> &'static str {
         match self {
             Self::Tombstone => "tombstone",
@@ -131,8 +131,7 @@ impl Reject {
     }
 }
 
-/// A string of the JSON, borrowed where it has no escapes. A type of its own because serde
-/// copies an `Option<Cow<str>>`.
+/// A JSON string, borrowed if it has no escapes. serde would copy an `Option<Cow<str>>`.
 #[derive(Deserialize)]
 struct Text<'a>(#[serde(borrow)] Cow<'a, str>);
 
@@ -151,13 +150,13 @@ struct Fields<'a> {
     occurred_at: Text<'a>,
 }
 
-/// A field that may be absent but not null: null is as likely a producer's bug as a delta event,
-/// and counting the one for the other can't be undone; a dead letter can.
+/// Reads a field that may be absent but not null. A null userId may be a producer's bug; counting it
+/// as a delta event can't be undone, keeping a dead letter can.
 fn present<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Text<'de>>, D::Error> {
     Text::deserialize(deserializer).map(Some)
 }
 
-/// Reads a record: its key, its value, nothing else.
+/// Reads an event from a record's key and value.
 ///
 /// ```
 /// let value = br#"{"eventId":"0197aaaa-bbbb-7ccc-8ddd-eeeeeeeeeeee","type":"LIKED",
@@ -205,7 +204,7 @@ fn invalid(field: &'static str, rule: impl Into<String>) -> Reject {
     Reject::FieldInvalid { field, rule: rule.into() }
 }
 
-/// Finds the field at fault once the quick way has failed; serde's own error doesn't name it.
+/// Finds the field at fault after parsing has failed; serde's error doesn't name it.
 fn explain(text: &str, error: &serde_json::Error) -> Reject {
     let Ok(Value::Object(object)) = serde_json::from_str(text) else {
         return Reject::NotJson(error.to_string());
@@ -256,7 +255,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_written_is_read_back() {
+    fn event_reads_back_as_written() {
         for user_id in [Some(UserId::parse("auth0|u\"\\7").unwrap()), None] {
             let event = LikeEvent {
                 event_id: EventId::random(),
@@ -275,7 +274,7 @@ mod tests {
     }
 
     #[test]
-    fn unknown_fields_are_ignored_and_plain_text_is_borrowed() {
+    fn unknown_fields_are_ignored_and_text_is_borrowed() {
         let value = json(|o| drop(o.insert("traceId".into(), serde_json::json!({"a": [1, null]}))));
         let event = decode(Some(b"p1"), Some(&value)).unwrap();
         assert!(matches!(event.product_id, Cow::Borrowed("p1")));
@@ -302,7 +301,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_object_in_utf8_is_rejected() {
+    fn only_a_json_object_in_utf8_is_read() {
         assert!(rejected(b"").starts_with("not_json"));
         assert!(rejected(b"nonsense").starts_with("not_json"));
         assert!(rejected(b"{\"eventId\":").starts_with("not_json"));
@@ -315,7 +314,7 @@ mod tests {
         let mut trailing = json(|_| {});
         trailing.extend_from_slice(b"{}");
         assert!(rejected(&trailing).starts_with("not_json"));
-        // Invalid UTF-8 in a field that nobody reads is still invalid.
+        // Also in a field that is ignored.
         let mut value = json(|o| drop(o.insert("x".into(), "??".into())));
         let at = value.windows(2).position(|w| w == b"??").unwrap();
         value[at] = 0xff;
@@ -323,7 +322,7 @@ mod tests {
     }
 
     #[test]
-    fn a_record_without_value_without_key_or_too_large_is_rejected() {
+    fn record_without_value_or_key_or_too_large_is_rejected() {
         assert_eq!(decode(Some(b"p1"), None), Err(Reject::Tombstone));
         assert_eq!(decode(None, Some(&json(|_| {}))), Err(Reject::KeyMissing));
         assert_eq!(decode(Some(b"p2"), Some(&json(|_| {}))).unwrap_err().code(), "key_mismatch");

@@ -1,6 +1,5 @@
-//! Identifiers that can't be wrong inside: parsed once at the edge, trusted afterwards.
-//! Also the two hashes of the contract, both over length-prefixed fields so that no two inputs
-//! can run into each other ("ab"+"c" is not "a"+"bc").
+//! Identifiers, which are checked once when they are parsed, and the two hashes of the contract. The
+//! hashes are over length-prefixed fields: "ab"+"c" is not "a"+"bc".
 
 use std::fmt;
 
@@ -96,22 +95,22 @@ impl EventId {
         Self(Uuid::now_v7())
     }
 
-    /// The id of a click that its client named: the same (user, product, wish, key) is the same
-    /// event, whichever replica it reaches. `UUIDv8` of SHA-256 over length-prefixed fields.
+    /// The id of a click that its client named: the same user, product, desired state and key give
+    /// the same event on every replica. `UUIDv8` of SHA-256 over length-prefixed fields.
     pub fn from_idempotency_key(user: &UserId, product: &ProductId, liked: bool, key: &str) -> Self {
-        let wish: &[u8] = if liked { b"LIKED" } else { b"UNLIKED" };
-        let hash = hash_fields(&[user.0.as_bytes(), product.0.as_bytes(), wish, key.as_bytes()]);
+        let desired: &[u8] = if liked { b"LIKED" } else { b"UNLIKED" };
+        let hash = hash_fields(&[user.0.as_bytes(), product.0.as_bytes(), desired, key.as_bytes()]);
         Self(Uuid::new_v8(hash))
     }
 
-    /// The id of a like that was kept elsewhere before: importing it again is the same event. Of
-    /// three fields, so that no client's key can give the same id.
+    /// The id of an imported like: importing it again gives the same event. It hashes three fields,
+    /// so that no client's key can give the same id.
     pub fn from_import(product: &ProductId, user: &UserId) -> Self {
         Self(Uuid::new_v8(hash_fields(&[b"import", product.0.as_bytes(), user.0.as_bytes()])))
     }
 
-    /// Accepts the 36-character form alone: braces, `urn:` and bare hex name the same id in other
-    /// bytes, and other consumers of the topic may compare the text.
+    /// Parses the 36-character form only: other consumers of the topic may compare ids as text, so
+    /// braces, `urn:` and bare hex are refused.
     pub fn parse(text: &str) -> Result<Self, InvalidId> {
         if text.len() != 36 {
             return Err(InvalidId::Event);
@@ -149,13 +148,13 @@ impl fmt::Display for EventId {
     }
 }
 
-/// The key of one user's wish for one product in `product_like`; see [`ProductPrefix::pair_key`].
+/// The key of a user and a product in `product_like`; see [`ProductPrefix::pair_key`].
 pub fn pair_key(product: &str, user: &str) -> Uuid {
     ProductPrefix::of(product).pair_key(product, user)
 }
 
-/// The first 4 bytes of a product's pair keys: of SHA-256 over the product. Kept apart so that a
-/// batch hashes each of its products once.
+/// The first 4 bytes of a product's pair keys: those of SHA-256 over the product. A type of its own,
+/// so that a batch hashes each of its products once.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ProductPrefix([u8; 4]);
 
@@ -172,8 +171,8 @@ impl ProductPrefix {
         Self([a, b, c, d])
     }
 
-    /// From the smallest to the largest pair key with this prefix: all of a product's, and those
-    /// of any other product that happens to share the prefix.
+    /// The smallest and the largest pair key with this prefix. Another product's keys lie between
+    /// them if it has the same prefix.
     pub fn keys(self) -> (Uuid, Uuid) {
         let key = |rest| {
             let mut bytes = [rest; 16];
@@ -183,10 +182,10 @@ impl ProductPrefix {
         (key(0), key(0xff))
     }
 
-    /// The prefix, then 12 bytes of SHA-256 over product and user. Stands in for (`product_id`,
-    /// `user_id`) because the size of a key is what its index costs, and begins with the product
-    /// so that a batch, above all a burst on one product, stays on few pages. SHA-256 and not a
-    /// faster hash: users may choose their ids, and two users with one key would share one like.
+    /// The prefix, then 12 bytes of SHA-256 over product and user. It replaces (`product_id`,
+    /// `user_id`) because an index costs what its key takes, and begins with the product so that a
+    /// batch, above all a burst on one product, touches few pages. Users may choose their ids, and
+    /// two users with one key would share a like: a faster hash is not safe.
     pub fn pair_key(self, product: &str, user: &str) -> Uuid {
         let mut key = hash_fields(&[product.as_bytes(), user.as_bytes()]);
         key.copy_within(..12, 4);
@@ -213,7 +212,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn product_ids_keep_to_their_alphabet_and_length() {
+    fn product_id_has_its_alphabet_and_length() {
         for good in ["p", "P42", "a.b_c~d:e-f", "...", ".a", &"x".repeat(128)] {
             assert!(ProductId::parse(good).is_ok(), "{good}");
         }
@@ -234,7 +233,7 @@ mod tests {
 
     proptest::proptest! {
         #[test]
-        fn the_described_patterns_are_the_rules(text in "[a!.\u{7f}é/ ~:_-]{0,4}|[.a]{120,140}|[a|]{250,260}") {
+        fn described_patterns_are_the_rules(text in "[a!.\u{7f}é/ ~:_-]{0,4}|[.a]{120,140}|[a|]{250,260}") {
             let matches = |pattern, max| regex::Regex::new(pattern).unwrap().is_match(&text) && text.len() <= max;
             proptest::prop_assert_eq!(matches(PRODUCT_ID_PATTERN, PRODUCT_ID_MAX), ProductId::check(&text).is_ok());
             proptest::prop_assert_eq!(matches(USER_ID_PATTERN, USER_ID_MAX), UserId::check(&text).is_ok());
@@ -252,7 +251,7 @@ mod tests {
     }
 
     #[test]
-    fn one_key_names_one_click_of_one_user_on_one_product() {
+    fn idempotency_key_gives_one_id_per_click() {
         let id = |user, product, liked, key| {
             let (user, product) = (UserId::parse(user).unwrap(), ProductId::parse(product).unwrap());
             EventId::from_idempotency_key(&user, &product, liked, key)
@@ -272,7 +271,7 @@ mod tests {
     }
 
     #[test]
-    fn an_imported_like_is_one_event_and_no_clients() {
+    fn imported_like_has_an_id_no_client_can_make() {
         let (product, user) = (ProductId::parse("p1").unwrap(), UserId::parse("u1").unwrap());
         let id = EventId::from_import(&product, &user);
         assert_eq!(id, EventId::from_import(&product, &user));
@@ -283,7 +282,7 @@ mod tests {
     }
 
     #[test]
-    fn the_key_of_a_pair_tells_where_one_id_ends() {
+    fn pair_key_separates_product_and_user() {
         assert_eq!(pair_key("p1", "u1"), pair_key("p1", "u1"));
         assert_ne!(pair_key("p1", "1u"), pair_key("p11", "u"));
         let (one, other) = (pair_key("p1", "u1").into_bytes(), pair_key("p1", "u2").into_bytes());

@@ -1,4 +1,4 @@
-//! A receipt: where in the log an acknowledged like stands. `<topic sequence>-<partition>-<offset>`.
+//! A receipt: the position of an acknowledged like in the log.
 
 use std::fmt;
 use std::str::FromStr;
@@ -22,8 +22,8 @@ pub struct Receipt {
     pub offset: i64,
 }
 
-/// How receipts look, for descriptions. Numbers of up to 9 and 18 digits, so that all that it matches
-/// fits: larger ones may be parsed and are never given.
+/// The form of receipts, for descriptions. Numbers of up to 9 and 18 digits, so that every match can
+/// be parsed; larger ones are never given.
 pub const RECEIPT_PATTERN: &str = "^(0|[1-9][0-9]{0,8})-(0|[1-9][0-9]{0,8})-(0|[1-9][0-9]{0,17})$";
 
 /// The text is not a receipt.
@@ -52,7 +52,7 @@ impl FromStr for Receipt {
     }
 }
 
-/// A decimal without sign or leading zero, so that a receipt has one spelling.
+/// Parses a decimal without sign or leading zero, so that a receipt has one spelling.
 fn number<T: FromStr>(text: &str) -> Result<T, InvalidReceipt> {
     let canonical = text == "0" || (!text.starts_with('0') && text.bytes().all(|b| b.is_ascii_digit()));
     if !canonical {
@@ -66,7 +66,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_receipt_has_one_spelling() {
+    fn receipt_has_one_spelling() {
         for good in ["1-0-0", "2147483647-31-9223372036854775807"] {
             assert_eq!(good.parse::<Receipt>().unwrap().to_string(), good);
         }
@@ -89,7 +89,7 @@ mod tests {
 
     proptest::proptest! {
         #[test]
-        fn the_described_pattern_matches_receipts_alone(text in "[0-9]{0,2}-[0-9]{1,10}-[0-9]{1,19}|[0-9-]{5,9}|9{8,11}-9{8,11}-9{17,20}") {
+        fn described_pattern_matches_only_receipts(text in "[0-9]{0,2}-[0-9]{1,10}-[0-9]{1,19}|[0-9-]{5,9}|9{8,11}-9{8,11}-9{17,20}") {
             let matches = regex::Regex::new(RECEIPT_PATTERN).unwrap().is_match(&text);
             proptest::prop_assert!(!matches || text.parse::<Receipt>().is_ok());
             let short = text.len() <= 9;

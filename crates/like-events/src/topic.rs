@@ -1,21 +1,21 @@
-//! What the topic must look like. `setup` makes it so; both services check it while they run.
+//! The topic's name, limits and settings. `setup` makes it so; both services check it while they run.
 
 /// The topic of the first layout.
 pub const DEFAULT_TOPIC: &str = "like-update-topic-v1";
 
-/// Partitions of a topic made by `setup`, unless told otherwise. Fixed once made: growing it
-/// would send a product's later events to another partition than its earlier ones.
+/// Default partition count of a topic made by `setup`. It is fixed afterwards: more partitions would
+/// send a product's later events to another partition than its earlier ones.
 pub const DEFAULT_PARTITIONS: i32 = 32;
 
-/// Largest record value, in bytes. A valid event is far smaller; what is larger is a dead letter.
+/// Largest record value, in bytes. A valid event is far smaller; a larger record is a dead letter.
 pub const MAX_VALUE_BYTES: usize = 16 * 1024;
 
 /// librdkafka's name for Java's default partitioner, so that producers in both languages send a
 /// product to the same partition.
 pub const PARTITIONER: &str = "murmur2_random";
 
-/// Settings that `setup` gives the topic, whatever its replication. The first is not negotiable:
-/// compaction would delete the history of which the counts are a fold.
+/// Settings that `setup` gives the topic, whatever its replication. The first is required: compaction
+/// would delete the history that the counts are folded from.
 pub const TOPIC_SETTINGS: [(&str, &str); 5] = [
     (CLEANUP_POLICY, "delete"),
     ("message.timestamp.type", "LogAppendTime"),

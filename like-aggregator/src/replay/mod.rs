@@ -69,7 +69,7 @@ impl Replay {
             dedup_window: fold.dedup_window,
             max_events: fold.batch_max_events as usize,
             // Nobody asks for them: a replay ends by itself.
-            metrics: Metrics::register(&Registry::new())?,
+            metrics: Metrics::new(&Registry::new()),
             // Nor does anybody ask whether it is alive: it shows how far it is.
             health: Health::default(),
             progress: Arc::new(Progress::new(what)),

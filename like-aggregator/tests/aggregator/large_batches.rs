@@ -73,7 +73,7 @@ async fn a_batch_that_is_too_large_is_applied_in_parts() {
             "t",
             Dedup::History(Duration::from_hours(48)),
         );
-        let worker = Worker::new(store, Metrics::register(&registry).unwrap(), Health::default(), answers);
+        let worker = Worker::new(store, Metrics::new(&registry), Health::default(), answers);
         let (orders, ordered) = tokio::sync::mpsc::unbounded_channel();
         tokio::spawn(worker.run(ordered));
         assert!(orders.send(Order::Apply(batch(), Links::default(), CancellationToken::new())).is_ok());

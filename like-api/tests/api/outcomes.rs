@@ -34,7 +34,7 @@ fn state(published: &Published) -> Arc<AppState> {
 
 fn state_counted_by(published: &Published, registry: &Registry) -> Arc<AppState> {
     let config = config("t", NO_DATABASE);
-    let metrics = Metrics::register(registry).unwrap();
+    let metrics = Metrics::new(registry);
     let shutdown = CancellationToken::new();
     let state = AppState::new(&config, Arc::clone(&published.publisher), metrics, registry, &shutdown).unwrap();
     state.gate.set(Ok(1));

@@ -28,7 +28,7 @@ pub struct Published {
 /// A publisher that is kept running, and what it reports.
 pub fn publisher(brokers: &str, topic: &str, properties: &[(&str, &str)]) -> Published {
     let registry = Registry::new();
-    let metrics = Metrics::register(&registry).unwrap();
+    let metrics = Metrics::new(&registry);
     let mut config = ClientConfig::new();
     config.set("bootstrap.servers", brokers);
     for (name, value) in properties {

@@ -1,5 +1,5 @@
-//! What becomes of spans, told truly: the SDK drops them in silence when its queue is full, and
-//! says at each failed export that it failed.
+//! Counts the spans that were exported, failed or dropped: the SDK drops spans silently when its
+//! queue is full, and logs every failed export.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -12,7 +12,9 @@ use opentelemetry_sdk::trace::{Span, SpanData, SpanExporter, SpanProcessor};
 use prometheus::{IntCounter, IntCounterVec, Opts, Registry};
 use tracing::{info, warn};
 
-/// Counted by outcome, and those that wait.
+use crate::metrics;
+
+/// Counters by outcome, and the number of spans that wait.
 #[derive(Debug, Clone)]
 pub struct Spans {
     exported: IntCounter,
@@ -22,23 +24,18 @@ pub struct Spans {
 }
 
 impl Spans {
-    pub fn register(registry: &Registry) -> prometheus::Result<Self> {
+    pub fn new(registry: &Registry) -> Self {
         let help = "spans by what became of them: exported, failed (the collector was away or refused them), \
                     queue_full (never sent)";
-        let spans = IntCounterVec::new(Opts::new("likes_trace_spans_total", help), &["outcome"])?;
-        let of = |outcome: &str| spans.with_label_values(&[outcome]);
-        let counted = Self {
-            exported: of("exported"),
-            failed: of("failed"),
-            queue_full: of("queue_full"),
-            waiting: Arc::default(),
-        };
-        registry.register(Box::new(spans))?;
-        Ok(counted)
+        let spans = IntCounterVec::new(Opts::new("likes_trace_spans_total", help), &["outcome"]);
+        let spans = metrics::add(registry, spans);
+        let [exported, failed, queue_full] =
+            ["exported", "failed", "queue_full"].map(|outcome| spans.with_label_values(&[outcome]));
+        Self { exported, failed, queue_full, waiting: Arc::default() }
     }
 }
 
-/// In front of the queue: as many spans as it takes.
+/// In front of the queue: passes on as many spans as the queue takes, and counts the others.
 #[derive(Debug)]
 pub struct Bounded<P> {
     processor: P,
@@ -82,7 +79,7 @@ impl<P: SpanProcessor> SpanProcessor for Bounded<P> {
     }
 }
 
-/// Behind the queue: one line when the collector goes, and one when it is back.
+/// Behind the queue: counts spans, and logs when the collector becomes unavailable or available.
 #[derive(Debug)]
 pub struct Counted<E> {
     exporter: E,
@@ -105,7 +102,7 @@ impl<E: SpanExporter> SpanExporter for Counted<E> {
             Ok(()) => {
                 self.spans.exported.inc_by(count as u64);
                 if self.away.swap(false, Ordering::Relaxed) {
-                    info!("the collector takes spans again");
+                    info!("exporting spans again");
                 }
             }
             Err(error) => {
@@ -143,7 +140,7 @@ mod tests {
 
     use super::*;
 
-    /// Keeps what it is given, as a queue would whose collector is slow.
+    /// Keeps every span, as the queue of a slow collector does.
     #[derive(Debug)]
     struct Slow;
 
@@ -168,8 +165,8 @@ mod tests {
     }
 
     #[test]
-    fn spans_that_do_not_fit_into_the_queue_are_counted_and_dropped() {
-        let spans = Spans::register(&Registry::new()).unwrap();
+    fn full_queue_counts_and_drops() {
+        let spans = Spans::new(&Registry::new());
         let bounded = Bounded::new(Slow, spans.clone(), 3);
         let provider = SdkTracerProvider::builder().with_span_processor(bounded).build();
         for _ in 0..5 {
@@ -179,8 +176,8 @@ mod tests {
     }
 
     #[test]
-    fn spans_that_the_collector_refuses_make_room_and_are_counted() {
-        let spans = Spans::register(&Registry::new()).unwrap();
+    fn refused_spans_make_room_and_are_counted() {
+        let spans = Spans::new(&Registry::new());
         let exporter = Counted::new(Refuses, spans.clone());
         let processor = opentelemetry_sdk::trace::SimpleSpanProcessor::new(exporter);
         let bounded = Bounded::new(processor, spans.clone(), 1);

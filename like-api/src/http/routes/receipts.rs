@@ -66,7 +66,7 @@ pub async fn standing(State(app): State<Arc<AppState>>, request: Request) -> Res
     let receipt = extract::receipt(&mut parts).await?;
     let mut wait = prefer::wait(&parts.headers);
     let mut standing = app.receipts.status(receipt).await?;
-    if let ReceiptStatus::Pending { open_topic } = &standing {
+    if let ReceiptState::Pending { open_topic } = &standing {
         if let Some(topic) = open_topic {
             is_in_the_log(&app, topic, receipt).await?;
         }
