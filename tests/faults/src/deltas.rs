@@ -1,5 +1,5 @@
-//! Another producer: delta events, which like-api doesn't publish. Each counts for itself, so a
-//! doubled one shows at once.
+//! Another producer: delta events, which like-api doesn't publish. Each counts on its own, so a doubled one shows at
+//! once.
 
 use std::time::Duration;
 
@@ -10,8 +10,8 @@ use rdkafka::ClientConfig;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::producer::{FutureProducer, FutureRecord};
 
-/// Publishes `count` delta events for `product`, each `times` times with the same id, and waits
-/// for all acknowledgements. A quarter of them take one away.
+/// Publishes `count` delta events for `product`, each `times` times with the same id, and waits for all
+/// acknowledgements. Every fourth is a -1.
 pub async fn publish(kafka: &str, topic: &str, product: &str, count: usize, times: usize) -> Record {
     let events = events(product, count);
     for _ in 0..times {
@@ -20,12 +20,12 @@ pub async fn publish(kafka: &str, topic: &str, product: &str, count: usize, time
     record(&events)
 }
 
-/// New delta events for `product`. A quarter of them take one away.
+/// Creates `count` delta events for `product`. Every fourth is a -1.
 pub fn events(product: &str, count: usize) -> Vec<LikeEvent> {
     (0..count).map(|n| event(product, None, n % 4 != 3)).collect()
 }
 
-/// What they add up to, each counted once.
+/// The record of these events, each counted once.
 pub fn record(events: &[LikeEvent]) -> Record {
     let mut record = Record::default();
     for event in events {
@@ -36,7 +36,7 @@ pub fn record(events: &[LikeEvent]) -> Record {
     record
 }
 
-/// Publishes the events once, and waits for all acknowledgements.
+/// Publishes the events once and waits for all acknowledgements.
 pub async fn send(kafka: &str, topic: &str, events: &[LikeEvent]) {
     let producer: FutureProducer = ClientConfig::new()
         .set("bootstrap.servers", kafka)

@@ -1,5 +1,5 @@
-//! A producer that repeats everything: each record of a topic once more at its end, as a replaying
-//! tool or a restarted bridge would.
+//! A producer that repeats everything: it publishes each record of a topic once more at the topic's end, as a replay
+//! tool or a restarted bridge does.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -12,23 +12,23 @@ use rdkafka::producer::{BaseRecord, Producer, ProducerContext, ThreadedProducer}
 use rdkafka::{ClientConfig, Message, Offset, TopicPartitionList};
 use tokio::task::JoinHandle;
 
-/// Marks what is a repeat itself.
+/// Marks a repeat.
 const REPEAT: &str = "repeat";
 const WAIT: Duration = Duration::from_secs(10);
-/// To repeat what is left, and be acknowledged.
+/// How long repeating the rest may take.
 const PATIENCE: Duration = Duration::from_secs(300);
 
-/// One at work.
+/// A running echo.
 pub struct Echo {
     enough: Arc<AtomicBool>,
     repeating: JoinHandle<Repeated>,
 }
 
-/// What it did.
+/// The result of an echo.
 pub struct Repeated {
-    /// So many records.
+    /// How many records were repeated.
     pub records: usize,
-    /// Where the topic ends now, per partition.
+    /// The end offset of each partition.
     pub ends: Vec<i64>,
 }
 
@@ -45,14 +45,14 @@ impl ProducerContext for Deliveries {
 }
 
 impl Echo {
-    /// Repeats every record of the topic from its start on.
+    /// Repeats every record of the topic, from its start.
     pub fn start(topic: &str, partitions: i32) -> Self {
         let (enough, topic) = (Arc::new(AtomicBool::new(false)), topic.to_owned());
         let told = Arc::clone(&enough);
         Self { enough, repeating: tokio::task::spawn_blocking(move || repeat(&topic, partitions, &told)) }
     }
 
-    /// Ends it, once all that is in the topic now has been repeated.
+    /// Repeats everything that is in the topic now, then ends.
     pub async fn finish(self) -> Repeated {
         self.enough.store(true, Ordering::Relaxed);
         self.repeating.await.expect("every record is repeated")
@@ -67,7 +67,7 @@ fn repeat(topic: &str, partitions: i32, enough: &AtomicBool) -> Repeated {
     idempotent.set("enable.idempotence", "true").set("linger.ms", "5");
     let producer: ThreadedProducer<_> =
         idempotent.create_with_context(Deliveries(Arc::clone(&delivered))).expect("producer");
-    // Assigning by hand asks for a group's name, and never uses it.
+    // librdkafka requires a group id for a manual assignment and does not use it.
     config.set("group.id", "echo").set("enable.auto.commit", "false").set("fetch.queue.backoff.ms", "5");
     let consumer: BaseConsumer = config.create().expect("consumer");
     let mut from = TopicPartitionList::new();

@@ -1,9 +1,7 @@
-//! The promise, tried: both services as real processes, driven through HTTP, while processes,
-//! servers and connections are broken on purpose. At the end what was acknowledged is compared
-//! with what is counted: nothing lost, nothing doubled.
+//! The fault suite: both services as real processes, driven through HTTP, while processes, servers and connections are
+//! broken on purpose. At the end the acknowledged likes are compared with the counts: none lost, none doubled.
 //!
-//! `make test-faults` runs every scenario; `tests/quick.rs`, a part of `make test`, runs a short
-//! form of those that need few minutes.
+//! `make test-faults` runs every scenario; `tests/quick.rs`, a part of `make test`, runs their short forms.
 
 use std::fmt::Write as _;
 use std::panic::AssertUnwindSafe;
@@ -19,76 +17,74 @@ mod deltas;
 mod echo;
 pub mod scenarios;
 
-/// How a scenario is to be run.
+/// The parameters of a run.
 #[derive(Debug, Clone, Copy)]
 pub struct Run {
-    /// The same seed gives the same wishes and the same choice of faults, in the same order. (Where
-    /// exactly a fault hits still depends on the machine.)
+    /// The same seed gives the same clicks and the same faults in the same order. The exact moment of a fault still
+    /// depends on the machine.
     pub seed: u64,
-    /// A short form: fewer faults, a smaller crowd.
+    /// The short form: fewer faults, fewer users.
     pub quick: bool,
 }
 
-/// What a scenario did, and what came of it.
+/// The result of a scenario.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Outcome {
-    /// Kills, stops, cuts and the like that were carried out.
+    /// Faults carried out.
     pub faults: usize,
-    /// Requests, and records of other producers, that were acknowledged.
+    /// Acknowledged requests, and acknowledged records of other producers.
     pub acknowledged: usize,
-    /// Of those, how many were acknowledged only after an attempt whose outcome stayed unknown.
+    /// Of those, the ones acknowledged after an attempt with an unknown outcome (504).
     pub unsettled: usize,
-    /// What is missing in the end, or is there too often.
+    /// Events lost and events counted twice.
     pub differences: Differences,
 }
 
 /// A scenario.
 pub struct Scenario {
-    /// How it is asked for.
+    /// The name for `--only`.
     pub name: &'static str,
-    /// One line for the table.
+    /// The table's text.
     pub what: &'static str,
-    /// Runs it. A panic is a failure too.
+    /// Runs the scenario; a panic is a failure.
     pub run: fn(Run) -> Pin<Box<dyn Future<Output = Outcome>>>,
 }
 
-/// How a scenario ended.
+/// A scenario that has run.
 pub struct Ended {
-    /// Which one.
     pub scenario: &'static Scenario,
-    /// None: it panicked.
+    /// None after a panic.
     pub outcome: Option<Outcome>,
-    /// How long it took.
     pub took: Duration,
 }
 
 impl Run {
-    /// Dice that fall alike for the same seed and the same `purpose`.
+    /// A random generator, the same for the same seed and `purpose`.
     pub fn dice(&self, purpose: u64) -> StdRng {
         StdRng::seed_from_u64(self.seed.wrapping_mul(0x9e37_79b9).wrapping_add(purpose))
     }
 
-    /// The one value for the short form, the other for the whole.
+    /// Returns the value for the short or for the full form.
     pub fn pick<T>(&self, quick: T, full: T) -> T {
         if self.quick { quick } else { full }
     }
 }
 
 impl Ended {
-    /// Whether nothing was lost, nothing doubled, and nothing else was wrong.
+    /// Whether nothing was lost or doubled, and nothing panicked.
     pub fn passed(&self) -> bool {
         self.outcome.is_some_and(|outcome| outcome.differences == Differences::default())
     }
 }
 
-/// Runs one scenario to its end, however it ends.
+/// Runs one scenario; a panic in it is caught.
 pub async fn run(scenario: &'static Scenario, run: Run) -> Ended {
     let start = Instant::now();
     let outcome = AssertUnwindSafe((scenario.run)(run)).catch_unwind().await.ok();
     Ended { scenario, outcome, took: start.elapsed() }
 }
 
-/// The table at the end: one line per scenario.
+/// The results as a Markdown table.
 pub fn table(ended: &[Ended]) -> String {
     let mut text = "| scenario | faults | acknowledged | unsettled first | lost | doubled | s | |\n".to_owned();
     text += "|---|---|---|---|---|---|---|---|\n";

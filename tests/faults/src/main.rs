@@ -1,4 +1,4 @@
-//! `make test-faults`: every scenario, one after the other, and a table of what came of them.
+//! `make test-faults`: runs the scenarios one after the other and prints a table of their results.
 
 use std::process::ExitCode;
 use std::time::Instant;
@@ -7,20 +7,19 @@ use clap::Parser;
 use fault_suite::{Run, run, scenarios, table};
 use rand::RngExt;
 
-/// Breaks processes, servers and connections, and compares what was acknowledged with what is
-/// counted.
+/// Breaks processes, servers and connections, and compares the acknowledged likes with the counts.
 #[derive(Parser)]
 struct Args {
-    /// what to repeat; without it one is drawn, and printed
+    /// repeats the run of this seed (default: a random one, which is printed)
     #[arg(long)]
     seed: Option<u64>,
-    /// the short form
+    /// run the short form
     #[arg(long)]
     quick: bool,
-    /// only these scenarios
+    /// run only these scenarios
     #[arg(long, value_delimiter = ',', value_name = "NAME,…")]
     only: Vec<String>,
-    /// show the scenarios' names and end
+    /// list the scenarios and exit
     #[arg(long)]
     list: bool,
 }
@@ -33,7 +32,7 @@ async fn main() -> ExitCode {
         return ExitCode::SUCCESS;
     }
     if let Some(unknown) = args.only.iter().find(|name| scenarios::ALL.iter().all(|s| s.name != **name)) {
-        eprintln!("--only {unknown}: there is no such scenario, --list shows them");
+        eprintln!("--only {unknown}: no such scenario; --list shows them");
         return ExitCode::from(2);
     }
     let asked = |name: &str| args.only.is_empty() || args.only.iter().any(|only| only == name);

@@ -1,4 +1,4 @@
-//! The group and the workers' consumer threads: `like-aggregator/src/consumer.rs`, `consumer/`.
+//! The consumer group and the workers' consumer threads: a model of `like-aggregator/src/consume/`.
 
 use crate::batch::{Batch, PARTITIONS};
 use crate::model::{Part, Step, System};
@@ -6,7 +6,7 @@ use crate::postgres::{Sender, Stage, Transaction};
 use crate::state::{State, WORKERS};
 
 impl System {
-    /// False: it can't be taken now.
+    /// Returns whether the step is possible now.
     pub fn consumer_step(&self, state: &mut State, step: Step) -> bool {
         match step {
             Step::Move { partition, to } => {
@@ -16,44 +16,44 @@ impl System {
                 moves
             }
             Step::Assigned(worker, partition) => {
-                let hears = state.owner[partition] == worker && !state.workers[worker].ours[partition];
-                state.workers[worker].ours[partition] = true;
-                hears
+                let changed = state.owner[partition] == worker && !state.workers[worker].owned[partition];
+                state.workers[worker].owned[partition] = true;
+                changed
             }
             Step::Revoked(worker, partition) => {
-                let it = &mut state.workers[worker];
-                let hears = state.owner[partition] != worker && it.ours[partition];
-                it.ours[partition] = false;
-                it.position[partition] = None;
-                hears
+                let member = &mut state.workers[worker];
+                let changed = state.owner[partition] != worker && member.owned[partition];
+                member.owned[partition] = false;
+                member.position[partition] = None;
+                changed
             }
             Step::Offsets(worker) => self.start(state, worker),
-            Step::SendOff(worker, records) => {
-                let it = &mut state.workers[worker];
+            Step::SendBatch(worker, records) => {
+                let member = &mut state.workers[worker];
                 let mut batch = Batch::default();
                 for partition in (0..PARTITIONS).filter(|p| records[*p] > 0) {
-                    let Some(from) = it.position[partition] else { return false };
+                    let Some(from) = member.position[partition] else { return false };
                     let to = from + records[partition];
                     if to > self.log.end(partition) {
                         return false;
                     }
                     batch.0[partition] = (from, to);
-                    it.position[partition] = Some(to);
+                    member.position[partition] = Some(to);
                 }
                 let sends = !batch.is_empty() && state.transactions[worker].is_none();
-                state.transactions[worker] = Some(Transaction::new(Sender::Worker, it.build, batch));
+                state.transactions[worker] = Some(Transaction::new(Sender::Worker, member.build, batch));
                 sends
             }
-            Step::StartAnew(number) => {
-                let Some(it) = state.transactions[number].filter(|it| it.stage == Stage::Fenced) else { return false };
-                state.start_anew(number, it.batch);
+            Step::Rewind(number) => {
+                let Some(tx) = state.transactions[number].filter(|tx| tx.stage == Stage::Fenced) else { return false };
+                state.rewind(number, tx.batch);
                 true
             }
             Step::GiveUp(worker) => {
-                let Some(it) = state.transactions[worker].filter(|it| it.stage == Stage::Begin) else { return false };
-                let ours = state.workers[worker].ours;
-                state.start_anew(worker, it.batch);
-                it.batch.partitions().any(|partition| !ours[partition])
+                let Some(tx) = state.transactions[worker].filter(|tx| tx.stage == Stage::Begin) else { return false };
+                let owned = state.workers[worker].owned;
+                state.rewind(worker, tx.batch);
+                tx.batch.partitions().any(|partition| !owned[partition])
             }
             Step::Copy(worker) => {
                 let to_copy = std::mem::take(&mut state.workers[worker].to_copy);
@@ -66,14 +66,14 @@ impl System {
         }
     }
 
-    /// A worker handles one order after the other: none is answered while a batch is in flight.
+    /// A worker handles one command after the other: it reads offsets only while no batch is in flight.
     fn start(&self, state: &mut State, worker: usize) -> bool {
-        let stored = if self.has(Part::OffsetsWithTheBatch) { state.live().next } else { state.in_kafka };
-        let it = &mut state.workers[worker];
+        let stored = if self.has(Part::OffsetsInTransaction) { state.live().next } else { state.in_kafka };
+        let member = &mut state.workers[worker];
         let mut asked = false;
         for (partition, next) in stored.into_iter().enumerate() {
-            if it.ours[partition] && it.position[partition].is_none() {
-                it.position[partition] = Some(next);
+            if member.owned[partition] && member.position[partition].is_none() {
+                member.position[partition] = Some(next);
                 asked = true;
             }
         }
@@ -82,9 +82,8 @@ impl System {
 }
 
 impl State {
-    /// The batch is not applied: where its partitions stand is asked for anew. Records of theirs that were collected
-    /// since are dropped (`State::forget`).
-    fn start_anew(&mut self, number: usize, batch: Batch) {
+    /// The batch is not applied: the offsets of its partitions are read again. Records collected since are dropped.
+    fn rewind(&mut self, number: usize, batch: Batch) {
         self.transactions[number] = None;
         if number < WORKERS {
             for partition in batch.partitions() {

@@ -1,14 +1,14 @@
-//! What breaks. A process that is stopped needs no step of its own: any other step may come before its next one.
+//! Faults. A stopped process needs no step of its own: any number of other steps may come before its next one.
 
 use crate::model::{Step, System};
 use crate::postgres::{Sender, Stage, Transaction};
-use crate::state::{LEFT, REPLAY, Rebuild, State, Worker};
+use crate::state::{ORPHAN, REPLAY, Rebuild, State, Worker};
 
 impl System {
-    /// False: it can't happen now.
+    /// Returns whether the fault is possible now.
     pub fn fault(state: &mut State, step: Step) -> bool {
         if step == Step::RollBack {
-            return state.transactions[LEFT].take().is_some();
+            return state.transactions[ORPHAN].take().is_some();
         }
         if state.faults == 0 {
             return false;
@@ -16,28 +16,28 @@ impl System {
         state.faults -= 1;
         match step {
             Step::Disconnect(number) => {
-                let Some(it) = state.transactions[number] else { return false };
-                // Where it holds nothing yet, or no longer, nobody can tell.
-                let matters = !matches!(it.stage, Stage::Begin | Stage::Fenced);
-                let lost = matters && state.leave_behind(number, Sender::Nobody);
-                state.transactions[number] = Some(it.rolled_back(Stage::Begin));
+                let Some(tx) = state.transactions[number] else { return false };
+                // A transaction that holds no lock makes no difference.
+                let matters = !matches!(tx.stage, Stage::Begin | Stage::Fenced);
+                let lost = matters && state.orphan(number, Sender::Orphaned);
+                state.transactions[number] = Some(tx.rolled_back(Stage::Begin));
                 lost
             }
             Step::Crash(worker) => {
-                let dies = state.leave_behind(worker, Sender::Nobody);
+                let dies = state.orphan(worker, Sender::Orphaned);
                 state.workers[worker] = Worker::new(state.workers[worker].build);
                 dies
             }
-            Step::NotYet => {
+            Step::SwapGivenUp => {
                 let gives_up = matches!(state.rebuild, Rebuild::HoldsLive | Rebuild::HoldsBoth);
                 state.rebuild = Rebuild::Filling;
-                // The batch in flight goes on without us, to its COMMIT if it can.
-                gives_up && state.leave_behind(REPLAY, Sender::Replay)
+                // The batch in flight continues, up to its COMMIT.
+                gives_up && state.orphan(REPLAY, Sender::Replay)
             }
-            Step::RebuildDies => {
-                let dies = !matches!(state.rebuild, Rebuild::Gone | Rebuild::Swapped);
-                state.rebuild = Rebuild::Gone;
-                dies && state.leave_behind(REPLAY, Sender::Nobody)
+            Step::RebuildCrash => {
+                let dies = !matches!(state.rebuild, Rebuild::NotRunning | Rebuild::Swapped);
+                state.rebuild = Rebuild::NotRunning;
+                dies && state.orphan(REPLAY, Sender::Orphaned)
             }
             _ => unreachable!("not a fault: {step:?}"),
         }
@@ -45,15 +45,15 @@ impl System {
 }
 
 impl State {
-    /// What the transaction holds is held until the server notices, or until it commits: COMMIT may be under way. False:
-    /// there is one left behind already, and two at a time aren't modelled.
-    fn leave_behind(&mut self, number: usize, sender: Sender) -> bool {
-        let Some(it) = self.transactions[number].take() else { return true };
-        if sender == Sender::Nobody && it.locked.or(it.written).is_none() {
+    /// The transaction's locks stay until the server notices that its sender is gone, or until it commits: COMMIT may be
+    /// under way. Returns false when there is an orphaned transaction already: two at a time aren't modelled.
+    fn orphan(&mut self, number: usize, sender: Sender) -> bool {
+        let Some(tx) = self.transactions[number].take() else { return true };
+        if sender == Sender::Orphaned && tx.locked.or(tx.written).is_none() {
             return true;
         }
-        let alone = self.transactions[LEFT].is_none();
-        self.transactions[LEFT] = Some(Transaction { sender, ..it });
+        let alone = self.transactions[ORPHAN].is_none();
+        self.transactions[ORPHAN] = Some(Transaction { sender, ..tx });
         alone
     }
 }

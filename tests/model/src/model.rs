@@ -1,100 +1,98 @@
-//! What is modelled and what must hold: the model as `stateright` takes it.
+//! The system under test, its steps and its properties, for `stateright`.
 
 use stateright::{Model, Property};
 
 use crate::batch::{Each, Log, PARTITIONS};
 use crate::postgres::{OLD, Stage, Tables, Transaction};
-use crate::state::{LEFT, Rebuild, State, WORKERS, Worker};
+use crate::state::{ORPHAN, Rebuild, State, WORKERS, Worker};
 
-/// What is modelled.
+/// The system under test.
 pub struct System {
     pub log: Log,
-    /// How many of the workers take part.
+    /// The number of workers.
     pub workers: usize,
-    /// The build that `rebuild` is run with, if it is run. The workers are of build 1.
+    /// The build that runs `rebuild`, if any. Workers are of build 1.
     pub rebuild: Option<u8>,
     /// How often the group may move a partition.
     pub moves: u8,
-    /// How often a connection is lost, a process dies or a swap is given up.
+    /// How many faults may happen: a lost connection, a crash, a swap that is given up.
     pub faults: u8,
-    /// What is taken out.
+    /// The safeguards that are taken out.
     pub without: &'static [Part],
 }
 
-/// What can be taken out.
+/// A safeguard that can be taken out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Part {
-    /// `Statements::fence` locks the offsets and compares them.
+    /// The fence locks the offset rows and compares them with the batch.
     Fence,
-    /// Then it compares the fold version.
+    /// The fence compares the fold version.
     FoldVersion,
-    /// `Statements::advance` asks for the believed offset once more.
-    AskingAgain,
-    /// The swap locks the tables of offsets; without: their rows.
+    /// The update of the offsets checks the expected offsets again.
+    OffsetRecheck,
+    /// The swap locks the offset tables. Without it, the swap locks their rows.
     TableLocks,
-    /// Where partitions are started from is committed with the batch; without: to Kafka, after it.
-    OffsetsWithTheBatch,
+    /// Offsets are committed with the batch. Without it, they are committed to Kafka afterwards.
+    OffsetsInTransaction,
 }
 
-/// A step. Workers and transactions by number, then a partition.
+/// A step. Workers and transactions are given by number, then the partition.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Step {
-    /// The group's coordinator gives the partition to a worker: somebody joined, left, or was thought dead.
+    /// The group coordinator gives a partition to a worker, after a join, a leave or a session timeout.
     Move { partition: usize, to: usize },
-    /// The worker hears that the partition is its own: `consumer/partitions.rs`, `rebalance`.
+    /// The worker learns that it owns the partition (`consume/assignment.rs`).
     Assigned(usize, usize),
-    /// It hears that the partition no longer is: `give_back`.
+    /// The worker learns that the partition is revoked.
     Revoked(usize, usize),
-    /// It is told where its wanted partitions stand: `Store::offsets`, `consumer/partitions.rs`, `start`.
+    /// The worker reads the stored offsets of the partitions that await theirs.
     Offsets(usize),
-    /// It sends off what it has collected, so many records of each partition: `consumer/collect.rs`, `take`;
-    /// `consumer.rs`, `send_off`.
-    SendOff(usize, Each<u8>),
-    /// A fenced batch: `Answer::StartAnew`, `consumer.rs`, `answered`; for the replay `replay/reader.rs`, `stand`.
-    StartAnew(usize),
-    /// It stops trying, since a partition of the batch was given back: `worker.rs`, `apply_part`, `given_up`.
+    /// The worker sends a batch with this many records of each partition.
+    SendBatch(usize, Each<u8>),
+    /// The worker or the replay rewinds after its batch was fenced.
+    Rewind(usize),
+    /// The worker gives up a batch because one of its partitions was revoked (`apply/worker.rs`).
     GiveUp(usize),
-    /// `consumer/bookkeeping.rs`, `copy_offsets`
+    /// The worker copies its offsets to Kafka (`consume/offset_report.rs`).
     Copy(usize),
-    /// BEGIN and the first statement of `Statements::fence`, or as far as it gets without waiting.
+    /// BEGIN and the lock of the offset rows (`apply/sql.rs`, `fence`), up to the first row that is locked by another.
     Lock(usize),
-    /// `turn::FOLD_AND_TURN`, `Statements::handled`, `Statements::liked`
-    Look(usize),
-    /// `Statements::remember`, `write_likes`, `add_counts`
+    /// Reads the fold settings, the handled ids and the user states.
+    Read(usize),
+    /// Inserts the ids, writes user states and counts.
     Write(usize),
-    /// `Statements::advance`
+    /// Updates the offsets (`apply/sql.rs`, `advance`).
     Advance(usize),
-    /// COMMIT; the answer to one that was left behind reaches nobody.
+    /// COMMIT. The answer to an orphaned transaction is lost.
     Commit(usize),
-    /// The connection is lost, or the server ends it: a lock that was waited for too long, a process that was stopped in
-    /// mid-transaction. `worker.rs`, `apply_part` sends the same batch again.
+    /// The connection is lost, or the server ends it: a lock timeout, or a process stopped in mid-transaction. The worker
+    /// sends the same batch again.
     Disconnect(usize),
-    /// The server notices that the sender of a transaction is gone.
+    /// The server notices that the sender of the orphaned transaction is gone.
     RollBack,
-    /// The process is killed, and another one started in its place: `commands/run.rs`.
+    /// The process is killed and another one starts in its place.
     Crash(usize),
-    /// `commands/rebuild.rs`, `fill_and_swap`: a round up to where the live tables stand. In one step: nobody else
-    /// looks at the fresh tables.
+    /// The replay folds up to the live offsets. One step, because nothing else reads the shadow tables.
     Round,
-    /// `rebuild/swap.rs`, `try_it`: locks the live offsets and reads them.
+    /// The swap locks the live offsets and reads them (`commands/rebuild/swap.rs`).
     LockLive,
-    /// It has what is left folded: `replay.rs`, `fold`, in one batch.
-    Refold,
-    /// It locks the fresh offsets when all is folded.
-    LockFresh,
-    /// It looks once more, renames, commits.
+    /// The replay folds the rest, in one batch.
+    FoldRest,
+    /// The swap locks the shadow offsets once everything is folded.
+    LockShadow,
+    /// The swap checks the offsets again, renames the schemas and commits.
     Rename,
-    /// `rebuild/swap.rs`, `attempt`: not swapped yet. A lock was not to be had or what was left took too long.
-    NotYet,
-    /// The rebuild's process dies.
-    RebuildDies,
+    /// The swap is given up: a lock was not granted, or the rest took too long.
+    SwapGivenUp,
+    /// The process of the rebuild dies.
+    RebuildCrash,
 }
 
 pub const FOLDED_ONCE: &str = "no record is folded in twice";
 pub const NONE_LEFT_OUT: &str = "no record is left out below the stored offset, none is folded in above";
 pub const FOLD: &str = "counts and likes are what the log folds to up to the stored offsets";
 pub const END: &str = "counts and likes are right once the log is folded to its end";
-pub const NEVER_BACK: &str = "no stored offset goes back, and so no receipt";
+pub const NEVER_BACK: &str = "no stored offset and no receipt goes back";
 
 impl System {
     pub fn has(&self, part: Part) -> bool {
@@ -123,39 +121,39 @@ impl Model for System {
             Property::always(END, |system: &Self, state: &State| {
                 !system.is_counted(state) || system.is_fold(state.live())
             }),
-            Property::always(NEVER_BACK, |_, state: &State| !state.went_back),
-            // Exact, since no way leads in a circle (tests.rs) and what is counted stays counted.
+            Property::always(NEVER_BACK, |_, state: &State| !state.offset_went_back),
+            // `eventually` is exact: the step graph has no cycle (tests.rs), and counted stays counted.
             Property::eventually(
-                "all is counted, and the rebuild is through or dead",
+                "everything is counted, and the rebuild is done or dead",
                 |system: &Self, state: &State| {
-                    system.is_counted(state) && matches!(state.rebuild, Rebuild::Swapped | Rebuild::Gone)
+                    system.is_counted(state) && matches!(state.rebuild, Rebuild::Swapped | Rebuild::NotRunning)
                 },
             ),
-            // From here on: that the model can come to what it is about.
+            // From here on: the model reaches the situations that it is about.
             Property::sometimes("a batch is fenced", |_, state: &State| {
-                state.transactions.iter().flatten().any(|it| it.stage == Stage::Fenced)
+                state.transactions.iter().flatten().any(|tx| tx.stage == Stage::Fenced)
             }),
             Property::sometimes("a batch waits for another one's row", |_, state: &State| {
-                state.transactions.iter().flatten().any(|it| matches!(it.stage, Stage::Waits(_)))
+                state.transactions.iter().flatten().any(|tx| matches!(tx.stage, Stage::Waiting(_)))
             }),
         ];
         if self.workers > 1 {
-            properties.push(Property::sometimes("two take a partition for their own", |_, state: &State| {
+            properties.push(Property::sometimes("two workers believe to own a partition", |_, state: &State| {
                 (0..PARTITIONS).any(|partition| state.workers.iter().all(|worker| worker.position[partition].is_some()))
             }));
         }
         if self.rebuild.is_some() {
             properties.push(Property::sometimes("a batch waits for the swap", |_, state: &State| {
-                let waits = |it: &Transaction| it.stage == Stage::Begin;
+                let waits = |tx: &Transaction| tx.stage == Stage::Begin;
                 state.swap_holds(OLD) && state.transactions[..WORKERS].iter().flatten().any(waits)
             }));
             properties.push(Property::sometimes(
-                "the swap is through, and all is counted",
+                "the swap is done and everything is counted",
                 |system: &Self, state: &State| state.rebuild == Rebuild::Swapped && system.is_counted(state),
             ));
         }
         if self.rebuild.is_some_and(|build| build > 1) {
-            properties.push(Property::sometimes("a worker of the old build is stopped", |_, state: &State| {
+            properties.push(Property::sometimes("a worker of the old build stops", |_, state: &State| {
                 state.workers.iter().any(|worker| worker.build > 1)
             }));
         }
@@ -166,18 +164,18 @@ impl Model for System {
         vec![State {
             tables: [Tables::new(1), Tables::new(self.rebuild.unwrap_or(1))],
             live: OLD,
-            went_back: false,
+            offset_went_back: false,
             owner: [0; PARTITIONS],
             in_kafka: [0; PARTITIONS],
             workers: [Worker::new(1); WORKERS],
             transactions: [None; WORKERS + 2],
-            rebuild: if self.rebuild.is_some() { Rebuild::Filling } else { Rebuild::Gone },
+            rebuild: if self.rebuild.is_some() { Rebuild::Filling } else { Rebuild::NotRunning },
             moves: self.moves,
             faults: self.faults,
         }]
     }
 
-    /// Steps that may be possible: `next_state` knows.
+    /// Candidate steps; `next_state` decides which are possible.
     fn actions(&self, state: &State, steps: &mut Vec<Step>) {
         for worker in 0..self.workers {
             for partition in (0..PARTITIONS).filter(|p| self.log.end(*p) > 0) {
@@ -189,45 +187,45 @@ impl Model for System {
             }
             steps.extend([Step::Offsets(worker), Step::GiveUp(worker), Step::Copy(worker), Step::Crash(worker)]);
             for first in 0..=self.log.end(0) {
-                steps.extend((0..=self.log.end(1)).map(|second| Step::SendOff(worker, [first, second])));
+                steps.extend((0..=self.log.end(1)).map(|second| Step::SendBatch(worker, [first, second])));
             }
         }
         for number in 0..state.transactions.len() {
-            let Some(it) = state.transactions[number] else { continue };
-            steps.push(match it.stage {
+            let Some(tx) = state.transactions[number] else { continue };
+            steps.push(match tx.stage {
                 Stage::Begin if self.has(Part::Fence) => Step::Lock(number),
-                Stage::Waits(_) => Step::Lock(number),
-                Stage::Begin | Stage::Locked => Step::Look(number),
-                Stage::Looked => Step::Write(number),
+                Stage::Waiting(_) => Step::Lock(number),
+                Stage::Begin | Stage::Locked => Step::Read(number),
+                Stage::HasRead => Step::Write(number),
                 Stage::Written => Step::Advance(number),
                 Stage::Advanced => Step::Commit(number),
-                Stage::Fenced => Step::StartAnew(number),
+                Stage::Fenced => Step::Rewind(number),
             });
-            steps.push(if number == LEFT { Step::RollBack } else { Step::Disconnect(number) });
+            steps.push(if number == ORPHAN { Step::RollBack } else { Step::Disconnect(number) });
         }
         if self.rebuild.is_some() {
-            steps.extend([Step::Round, Step::LockLive, Step::Refold, Step::LockFresh, Step::Rename]);
-            steps.extend([Step::NotYet, Step::RebuildDies]);
+            steps.extend([Step::Round, Step::LockLive, Step::FoldRest, Step::LockShadow, Step::Rename]);
+            steps.extend([Step::SwapGivenUp, Step::RebuildCrash]);
         }
     }
 
     fn next_state(&self, before: &State, step: Step) -> Option<State> {
         let mut state = *before;
-        let taken = match step {
-            Step::Lock(number) | Step::Look(number) | Step::Write(number) | Step::Advance(number) => {
+        let possible = match step {
+            Step::Lock(number) | Step::Read(number) | Step::Write(number) | Step::Advance(number) => {
                 self.statement(&mut state, step, number)
             }
             Step::Commit(number) => self.commit(&mut state, number),
-            Step::Disconnect(_) | Step::RollBack | Step::Crash(_) | Step::NotYet | Step::RebuildDies => {
+            Step::Disconnect(_) | Step::RollBack | Step::Crash(_) | Step::SwapGivenUp | Step::RebuildCrash => {
                 Self::fault(&mut state, step)
             }
-            Step::Round | Step::LockLive | Step::Refold | Step::LockFresh | Step::Rename => {
+            Step::Round | Step::LockLive | Step::FoldRest | Step::LockShadow | Step::Rename => {
                 self.rebuild_step(&mut state, step)
             }
             _ => self.consumer_step(&mut state, step),
         };
         let goes_back = |partition: usize| state.live().next[partition] < before.live().next[partition];
-        state.went_back |= (0..PARTITIONS).any(goes_back);
-        taken.then_some(state)
+        state.offset_went_back |= (0..PARTITIONS).any(goes_back);
+        possible.then_some(state)
     }
 }

@@ -1,20 +1,20 @@
-//! PostgreSQL as far as a batch meets it: two sets of tables, transactions whose writes nobody sees before COMMIT, row
-//! locks and table locks. READ COMMITTED: each statement sees what was committed when it began, and it looks its
-//! tables up by name when it begins. One that waits for a row goes on with the row, of the tables it began on; one that
-//! waits for a table hasn't begun.
+//! PostgreSQL as far as a batch depends on it: two schemas, transactions whose writes are invisible until COMMIT, row
+//! locks and table locks. READ COMMITTED: each statement sees what was committed when it began, and resolves table names
+//! when it begins. A statement that waited for a row continues on the table where it began; one that waits for a table
+//! has not begun.
 
 use crate::batch::{Batch, Changes, Each, PARTITIONS, below};
 
-/// The tables that `likes` names at first, and those that `rebuild` fills as `likes_rebuild`.
+/// The schema named `likes` at first, and the one that `rebuild` fills.
 pub const OLD: u8 = 0;
-pub const FRESH: u8 = 1;
+pub const SHADOW: u8 = 1;
 
 /// What is committed in one schema.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Tables {
     /// `kafka_offset`.
     pub next: Each<u8>,
-    /// `fold`: the build by whose rules these tables are folded.
+    /// `fold`: the build whose rules fold these tables.
     pub build: u8,
     /// `event_handled`, a bit per id.
     pub handled: u8,
@@ -22,7 +22,7 @@ pub struct Tables {
     pub liked: Each<bool>,
     /// `product_like_count`.
     pub count: Each<i8>,
-    /// In no table: the records that a committed batch has folded in, and whether one was folded in by two.
+    /// Bookkeeping of the model: which records committed batches have folded, and whether one was folded twice.
     pub folded: Each<u8>,
     pub folded_twice: bool,
 }
@@ -40,7 +40,7 @@ impl Tables {
         }
     }
 
-    /// Each record below the stored offsets was folded in, and no other.
+    /// Exactly the records below the stored offsets were folded.
     pub fn are_folded_to_their_offsets(&self) -> bool {
         (0..PARTITIONS).all(|partition| self.folded[partition] == below(self.next[partition]))
     }
@@ -51,32 +51,32 @@ impl Tables {
 pub enum Sender {
     /// A worker of `run`.
     Worker,
-    /// The worker of `rebuild`: the same code on the other schema.
+    /// The worker of `rebuild`: the same code on the shadow schema.
     Replay,
-    /// Nobody any more: the process or its connection is gone, and the server will notice some time.
-    Nobody,
+    /// The process or its connection is gone, and the server has not noticed yet.
+    Orphaned,
 }
 
-/// How far a batch's transaction is: `like-aggregator/src/store.rs`, `Store::try_apply`.
+/// The progress of a batch's transaction (`apply/transaction.rs`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Stage {
-    /// BEGIN, or not even connected.
+    /// Before or at BEGIN.
     Begin,
-    /// `Statements::fence` has locked the rows of the partitions before this one, and waits for its row.
-    Waits(u8),
-    /// All rows are locked and stand where the batch begins.
+    /// The rows of earlier partitions are locked; this partition's row is locked by another transaction.
+    Waiting(u8),
+    /// All rows are locked and hold the offsets where the batch begins.
     Locked,
-    /// The fold version is ours; what is to be written follows from what `handled` and `liked` have found.
-    Looked,
-    /// `remember`, `write_likes`, `add_counts` have answered.
+    /// The fold version matches; handled ids and user states are read.
+    HasRead,
+    /// Ids, user states and counts are written.
     Written,
-    /// `Statements::advance` has answered: COMMIT is next, or under way.
+    /// The offsets are updated: COMMIT is next or under way.
     Advanced,
-    /// Rolled back: `ApplyError::Fenced` is on its way to the consumer thread.
+    /// Rolled back; the consumer thread does not know yet.
     Fenced,
 }
 
-/// A batch on its way, and what its transaction holds.
+/// A batch in flight and the locks of its transaction.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Transaction {
     pub sender: Sender,
@@ -85,7 +85,7 @@ pub struct Transaction {
     pub batch: Batch,
     pub stage: Stage,
     pub changes: Changes,
-    /// The tables that the lock, the writes and the new offsets went to. By right they are the same.
+    /// The schemas that the lock, the writes and the new offsets went to: the same one when everything is right.
     pub locked: Option<u8>,
     pub written: Option<u8>,
     pub advanced: Option<u8>,
@@ -105,12 +105,12 @@ impl Transaction {
         }
     }
 
-    /// Rolled back: nothing is held any more, and the batch is to be sent again or given up.
+    /// Rolled back: all locks are released.
     pub fn rolled_back(&self, stage: Stage) -> Self {
         Self { stage, ..Self::new(self.sender, self.build, self.batch) }
     }
 
-    /// Holds ROW SHARE or ROW EXCLUSIVE on these tables' `kafka_offset`: what EXCLUSIVE has to wait for.
+    /// Holds ROW SHARE or ROW EXCLUSIVE on `kafka_offset`, which an EXCLUSIVE lock has to wait for.
     pub fn uses_offsets(&self, tables: u8) -> bool {
         self.locked == Some(tables) || self.advanced == Some(tables)
     }
@@ -118,14 +118,13 @@ impl Transaction {
     /// Holds the lock of this row of `kafka_offset`.
     pub fn holds_offset(&self, tables: u8, partition: usize) -> bool {
         let locked = match self.stage {
-            Stage::Waits(row) => partition < row as usize,
+            Stage::Waiting(row) => partition < row as usize,
             _ => true,
         };
         self.batch.covers(partition) && (self.locked == Some(tables) && locked || self.advanced == Some(tables))
     }
 
-    /// Has written what only one transaction at a time can write: a product's row in `product_like_count`, ids in
-    /// `event_handled`.
+    /// Has written a row that only one transaction at a time can write: a product's count, or an id in `event_handled`.
     pub fn holds_counts(&self, tables: u8, changes: Changes) -> bool {
         let same = |p: usize| self.changes.count[p] != 0 && changes.count[p] != 0;
         self.written == Some(tables) && (self.changes.handled & changes.handled != 0 || (0..PARTITIONS).any(same))

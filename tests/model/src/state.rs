@@ -1,43 +1,42 @@
-//! Everything that can be different between two moments.
+//! The state that the checker explores.
 
 use crate::batch::{Each, PARTITIONS};
-use crate::postgres::{FRESH, OLD, Sender, Tables, Transaction};
+use crate::postgres::{OLD, SHADOW, Sender, Tables, Transaction};
 
 pub const WORKERS: usize = 2;
 
-/// Transactions by number: one of each worker, one of the replay, and one that was left behind by its sender.
+/// Transactions by number: one per worker, one of the replay, and one orphaned.
 pub const REPLAY: usize = WORKERS;
-pub const LEFT: usize = WORKERS + 1;
+pub const ORPHAN: usize = WORKERS + 1;
 
-/// A process of like-aggregator: its consumer thread (`src/consumer.rs`, `State`). What its worker task is at
-/// (`InFlight`) is its transaction.
+/// A process of like-aggregator: the state of its consumer thread. Its batch in flight is a [`Transaction`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Worker {
     pub build: u8,
-    /// Partitions that it takes for its own.
-    pub ours: Each<bool>,
-    /// `State::positions`: where the next batch begins; none while PostgreSQL hasn't said (`State::wanted`).
+    /// The partitions that it believes to own.
+    pub owned: Each<bool>,
+    /// Where the next batch begins; none until the stored offset is known.
     pub position: Each<Option<u8>>,
-    /// `State::to_copy`; only told where Kafka's offsets matter.
+    /// Offsets to copy to Kafka; modelled only where Kafka's offsets matter.
     pub to_copy: Each<Option<u8>>,
 }
 
 impl Worker {
     pub fn new(build: u8) -> Self {
-        Self { build, ours: [false; PARTITIONS], position: [None; PARTITIONS], to_copy: [None; PARTITIONS] }
+        Self { build, owned: [false; PARTITIONS], position: [None; PARTITIONS], to_copy: [None; PARTITIONS] }
     }
 }
 
-/// Where `rebuild` is: `src/commands/rebuild.rs`, `rebuild/swap.rs`.
+/// The progress of `rebuild`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Rebuild {
-    /// Not run, or dead.
-    Gone,
-    /// Between two rounds.
+    /// Not started, or dead.
+    NotRunning,
+    /// Between two rounds of folding.
     Filling,
-    /// In the swap's transaction, with the lock on the live offsets: folding what is left.
+    /// In the swap's transaction with the live offsets locked: folding the rest.
     HoldsLive,
-    /// With the lock on the fresh ones, too.
+    /// With the shadow offsets locked too.
     HoldsBoth,
     /// Committed.
     Swapped,
@@ -46,35 +45,35 @@ pub enum Rebuild {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct State {
     pub tables: [Tables; 2],
-    /// The ones that are named `likes`.
+    /// The schema that is named `likes`.
     pub live: u8,
-    /// An offset in the tables that are named `likes` was once higher than now.
-    pub went_back: bool,
-    /// Whose each partition is, as the group's coordinator has it.
+    /// A stored offset of the live schema was higher before.
+    pub offset_went_back: bool,
+    /// The owner of each partition according to the group coordinator.
     pub owner: Each<usize>,
-    /// The group's offsets in Kafka; only told where they matter.
+    /// The group's offsets in Kafka; modelled only where they matter.
     pub in_kafka: Each<u8>,
     pub workers: [Worker; WORKERS],
     pub transactions: [Option<Transaction>; WORKERS + 2],
     pub rebuild: Rebuild,
-    /// How often a partition may still be moved, and something break.
+    /// How many moves of a partition and how many faults are left.
     pub moves: u8,
     pub faults: u8,
 }
 
 impl State {
-    /// What readers see.
+    /// The tables that readers see.
     pub fn live(&self) -> &Tables {
         &self.tables[self.live as usize]
     }
 
-    /// The tables that a statement of this sender finds now.
+    /// The schema that a statement of this sender resolves now.
     pub fn named_by(&self, sender: Sender) -> Option<u8> {
         match sender {
             Sender::Worker => Some(self.live),
-            // `likes_rebuild` is no more once it is renamed.
-            Sender::Replay => (self.live == OLD).then_some(FRESH),
-            Sender::Nobody => None,
+            // `likes_rebuild` does not exist after the rename.
+            Sender::Replay => (self.live == OLD).then_some(SHADOW),
+            Sender::Orphaned => None,
         }
     }
 
@@ -82,12 +81,12 @@ impl State {
         match self.rebuild {
             Rebuild::HoldsLive => tables == OLD,
             Rebuild::HoldsBoth => true,
-            Rebuild::Gone | Rebuild::Filling | Rebuild::Swapped => false,
+            Rebuild::NotRunning | Rebuild::Filling | Rebuild::Swapped => false,
         }
     }
 
     pub fn others(&self, number: usize) -> impl Iterator<Item = &Transaction> {
         let others = self.transactions.iter().enumerate().filter(move |(other, _)| *other != number);
-        others.filter_map(|(_, it)| it.as_ref())
+        others.filter_map(|(_, tx)| tx.as_ref())
     }
 }

@@ -1,5 +1,5 @@
-//! A fifth of all records is garbage, and aggregators are killed in the middle of it: as many dead
-//! letters as there was garbage, by what was wrong with each, and their neighbours count.
+//! A fifth of all records breaks the contract, and aggregators are killed meanwhile: each such record becomes a dead
+//! letter with the right reason, and its neighbours count.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -13,12 +13,12 @@ use super::scene::Scene;
 use crate::{Outcome, Run, deltas};
 
 const PARTITIONS: i32 = 8;
-/// One record of garbage for so many that are none.
+/// Valid records per invalid one.
 const GOOD: usize = 4;
 /// A valid event of a product that the crowd likes.
 const VALID: &str = r#"{"eventId":"0197aaaa-bbbb-7ccc-8ddd-eeeeeeeeeeee","type":"LIKED","productId":"product-1","userId":"user-1","occurredAt":"2026-11-22T10:00:00.123Z"}"#;
 
-/// By what is wrong with them.
+/// Counts by reason.
 type Counts = BTreeMap<&'static str, i64>;
 
 pub async fn garbage(run: Run) -> Outcome {
@@ -55,7 +55,7 @@ pub async fn garbage(run: Run) -> Outcome {
     let kept: Vec<(String, i64)> =
         sqlx::query_as(sql).fetch_all(&scene.system.database.pool).await.expect("dead_letter");
     let garbage: i64 = published.values().sum();
-    assert!(garbage as usize >= good / GOOD, "{garbage} records of garbage, {good} others");
+    assert!(garbage as usize >= good / GOOD, "{garbage} invalid records, {good} valid ones");
     let kept: BTreeMap<_, _> = kept.iter().map(|(reason, count)| (reason.as_str(), *count)).collect();
     let mut outcome = super::scene::outcome(&record, &scene.system, &scene.api, kills + garbage as usize).await;
     for reason in published.keys().chain(kept.keys()).collect::<BTreeSet<_>>() {
@@ -70,7 +70,7 @@ pub async fn garbage(run: Run) -> Outcome {
     outcome
 }
 
-/// So many records of garbage, each into any partition.
+/// Publishes `count` invalid records to random partitions.
 async fn publish(topic: &TestTopic, count: usize, dice: &mut StdRng, published: &mut Counts) {
     let changed = |from: &str, to: &str| VALID.replacen(from, to, 1).into_bytes();
     for n in 0..count {

@@ -1,6 +1,5 @@
-//! kill -9 of the aggregator again and again, while there is lag: at random moments, between BEGIN
-//! and COMMIT, between COMMIT and the commit to Kafka, between batches. What it was doing is done
-//! by the next one, once.
+//! kill -9 of the aggregator while there is lag: at random moments, between BEGIN and COMMIT, between COMMIT and the
+//! commit to Kafka, between batches. The next process continues, and each event counts once.
 
 use std::os::unix::process::ExitStatusExt;
 use std::time::Duration;
@@ -12,7 +11,7 @@ use rand::seq::SliceRandom;
 use super::scene::Scene;
 use crate::{Outcome, Run, deltas};
 
-/// Where a fault point has it killed: in the short form once each, in the whole this often.
+/// Fault points and how often each is used; once each in the short form.
 const POINTS: [(&str, usize); 4] =
     [("before-commit", 8), ("after-begin", 4), ("after-commit", 5), ("between-batches", 5)];
 const AT_RANDOM: usize = 10;
@@ -25,7 +24,7 @@ pub async fn kill(run: Run) -> Outcome {
     kills.shuffle(&mut dice);
 
     let mut scene = Scene::start(run, 8, run.pick(10, 20), 20).await;
-    // Small batches, so that much is left to do at each kill.
+    // Small batches, so that there is lag at each kill.
     scene.system.set("BATCH_MAX_EVENTS", "200");
     let backlog = kills.len() * 2_000;
     for (product, each) in [("product-0", backlog / 2), ("delta-only", backlog / 2)] {
@@ -50,7 +49,7 @@ pub async fn kill(run: Run) -> Outcome {
     scene.outcome(kills.len()).await
 }
 
-/// Acknowledged and not folded yet, at least.
+/// Events that are acknowledged and not folded yet: a lower bound.
 async fn lag(scene: &Scene) -> i64 {
     let acknowledged = scene.others.event_ids.len() + scene.crowd.acknowledged();
     acknowledged as i64 - folded(&scene.system).await

@@ -1,5 +1,5 @@
-//! The lines to broker and database cut, delayed and frozen, in a seeded order, and answers to
-//! COMMIT lost on their way: what was committed then is tried again, and fenced.
+//! Connections to the broker and the database are cut, delayed and frozen in a seeded order, and answers to COMMIT are
+//! lost: a batch that had committed is retried and fenced.
 
 use std::time::Duration;
 
@@ -11,7 +11,7 @@ use rand::seq::SliceRandom;
 use super::scene::{SHORT_SESSIONS, SOON_AGAIN, Scene, refused};
 use crate::{Outcome, Run};
 
-/// As sqlx sends it: a simple query.
+/// COMMIT as sqlx sends it: a simple query.
 const COMMIT: &[u8] = b"Q\0\0\0\x0bCOMMIT\0";
 
 #[derive(Clone, Copy, PartialEq)]
@@ -28,7 +28,7 @@ enum Hit {
     Commit,
 }
 
-/// How long a line stays as it is once it has shown: for what comes of it then.
+/// How long a fault lasts after its first effect.
 const LASTS: Duration = Duration::from_secs(3);
 
 struct Network {
@@ -36,7 +36,7 @@ struct Network {
     aggregator: TestService,
     broker: TestProxy,
     database: TestProxy,
-    /// The address that nobody else uses, past the proxy.
+    /// The broker's address, past the proxy.
     kafka: String,
     quick: bool,
 }
@@ -69,16 +69,16 @@ pub async fn network(run: Run) -> Outcome {
     network.scene.outcome(hits.len()).await
 }
 
-/// Which hits, in which order.
+/// The faults in their order.
 fn hits(run: Run, dice: &mut StdRng) -> Vec<Hit> {
     let times = run.pick(1, 3);
     let mut faults = [Fault::Cut, Fault::Delay, Fault::Freeze];
     let mut hits = vec![Hit::Commit; run.pick(3, 15)];
     for round in 0..times {
         faults.shuffle(dice);
-        // The short form has time for one fault of the broker.
+        // The short form has one broker fault.
         hits.extend(faults.iter().take(run.pick(1, 3)).map(|fault| Hit::Broker(*fault)));
-        // The deadline of a batch is 30 s: once is enough to see it.
+        // A batch's deadline is 30 s: freeze the database once.
         let worth = |fault: &&Fault| round == 0 || **fault != Fault::Freeze;
         hits.extend(faults.iter().filter(worth).map(|fault| Hit::Database(*fault)));
     }
@@ -121,7 +121,7 @@ impl Network {
                 return;
             }
         }
-        // Nobody needs it for this.
+        // Likes are acknowledged without the database.
         self.scene.acknowledges(200).await;
         if fault == Fault::Cut || !self.quick {
             self.aggregator.waits_for("postgresql", "").await;
@@ -130,7 +130,7 @@ impl Network {
         eventually("a batch is tried again", async || (retries().await > before).then_some(())).await;
     }
 
-    /// It was committed, or the retry would not be fenced.
+    /// The retry is fenced, which shows that the batch had committed.
     async fn commit(&self) {
         let fences = async || self.aggregator.metric("likes_fences_total", "").await;
         let (lost, fenced) = (self.database.answers_lost(), fences().await);
@@ -141,14 +141,14 @@ impl Network {
     }
 }
 
-/// Delays a line until the next `operations` that this service measures have taken longer for it.
+/// Delays a connection until the next `operations` in this histogram have taken that much longer.
 async fn slows(service: &TestService, histogram: &str, operations: f64, by: Duration, line: &TestProxy) {
     let measured = async || {
         let count = service.metric(&format!("{histogram}_count"), "").await;
         (service.metric(&format!("{histogram}_sum"), "").await, count)
     };
     line.delay(by);
-    // What began before can be no more than was on its way just now.
+    // Excludes operations that began before the delay.
     let (sum_before, count_before) = measured().await;
     let mean = eventually("operations on a slow line", async || {
         let (sum, count) = measured().await;

@@ -1,6 +1,5 @@
-//! A like that one replica answers with a 504, and that is asked for again through another: with the
-//! same key it is the same event, however often the log has it in the end, and a later wish stays
-//! the last one.
+//! A like that one replica answers with 504 is retried through another one: with the same key it is the same event,
+//! however often the log holds it, and a later click stays the last one.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -15,12 +14,12 @@ use uuid::Uuid;
 use super::scene::{SHORT_SESSIONS, SOON_AGAIN, kafka_properties, strolling};
 use crate::{Outcome, Run};
 
-/// What the broken replica's line does.
+/// The fault of the broken replica's connection to the broker.
 #[derive(Clone, Copy, PartialEq, Debug)]
 enum Line {
-    /// The broker has the event, and its acknowledgement is lost.
+    /// The broker has the event; its acknowledgement is lost.
     Mute,
-    /// The event arrives after everything else, when nobody waits for it any more.
+    /// The event arrives last, when no request waits for it.
     Late,
 }
 
@@ -33,11 +32,11 @@ pub async fn replicas(run: Run) -> Outcome {
     let direct = system.api(&[]).await;
     let through = line.addr.to_string();
     let beyond = [("KAFKA_BOOTSTRAP_SERVERS", through.as_str())];
-    // The one that is asked in vain has nobody else's events on its way, and so certainly sends
-    // what it is given. Others go through another one on the same line, or the direct one.
+    // The broken replica serves this user alone, so that it certainly sends the event. The crowd uses another replica on
+    // the same connection, and the direct one.
     let mut broken = system.api(&beyond).await;
     let busy = system.api(&beyond).await;
-    // Many, since half of what they ask hangs while the line is broken.
+    // Many users: half of their requests hang while the connection is broken.
     let crowd = Crowd { users: 30, ..strolling(run) }.start(&[busy.client(), direct.client()]);
     let _aggregator = system.aggregator(&[]).await;
     let mut log = Log::of(&servers.kafka, &system.topic);
@@ -49,16 +48,16 @@ pub async fn replicas(run: Run) -> Outcome {
     let mut record = Record::default();
     let (mut faults, mut late) = (0, 0);
     for (n, (how, liked)) in (0..).zip(rounds) {
-        // A line is restored and the producer's new connection is made at once: should that be
-        // faster than what was late, the broker refuses the late event. Then once more.
+        // After the connection is restored, the producer may reconnect before the late event arrives; the broker then
+        // refuses the late event. Try again.
         for attempt in 0..5 {
             let wisher = Wisher { user: format!("patient-{n}-{attempt}"), product: format!("asked-again-{n}"), liked };
             let (asked, last) = wisher.asks(how, &mut broken, &direct.client(), &line, &mut record).await;
             faults += 1;
-            // Of one partition: what isn't there before the last one doesn't come any more.
+            // All are of one partition: an event that isn't there before the last one won't come.
             eventually("the last wish is in the log", async || (log.times(last) > 0).then_some(())).await;
             match how {
-                Line::Mute => assert!(log.times(asked) > 1, "it was to get there through both replicas"),
+                Line::Mute => assert!(log.times(asked) > 1, "the event should arrive through both replicas"),
                 Line::Late => late += log.times(asked) - 1,
             }
             if log.times(asked) > 1 {
@@ -71,7 +70,7 @@ pub async fn replicas(run: Run) -> Outcome {
     super::scene::outcome(&record, &system, &direct, faults).await
 }
 
-/// A user with one product, who asks until it is acknowledged, and then changes the wish.
+/// A user who retries one click until it is acknowledged, then clicks again.
 struct Wisher {
     user: String,
     product: String,
@@ -79,7 +78,7 @@ struct Wisher {
 }
 
 impl Wisher {
-    /// Answers the id of the event that was asked for twice, and of the last one of this product.
+    /// Returns the id of the retried event and of the last one of this product.
     async fn asks(
         &self,
         how: Line,
@@ -98,7 +97,7 @@ impl Wisher {
         let patience = Instant::now();
         loop {
             broken.wait_until_ready().await;
-            // Its line is up: what comes next is sent, and so it is not known to be unwritten.
+            // The connection is up, so the next event is sent and its outcome becomes unknown.
             take(broken.client().wish(user, product, !liked, "before").await);
             match how {
                 Line::Mute => line.mute(),
@@ -110,17 +109,17 @@ impl Wisher {
             if answer == 504 {
                 break;
             }
-            // It was kept from sending it for five seconds: a very busy machine.
+            // A very busy machine: the event was not sent within five seconds.
             assert!(answer == 503 && patience.elapsed() < Duration::from_mins(1), "{answer}");
             line.restore();
         }
         let asked = take(direct.wish(user, product, *liked, "wish").await);
         let after = direct.wish(user, product, !liked, "after").await;
-        // Or it could be one batch that drops the late one.
+        // Otherwise one batch could hold both and drop the late one.
         direct.wait_until_counted(&after.receipt).await;
         take(after);
         line.restore();
-        // Another user's, or it would hide what the late one does.
+        // By another user: the same user's click would hide the effect of the late one.
         let other = format!("{user}-neighbour");
         let last = take(broken.client().wish(&other, product, true, "last").await);
         record.unsettled += 1;
@@ -131,7 +130,7 @@ impl Wisher {
     }
 }
 
-/// How often the log has each event.
+/// Counts how often the log holds each event.
 struct Log {
     consumer: BaseConsumer,
     times: BTreeMap<Uuid, usize>,

@@ -1,6 +1,5 @@
-//! kill -9 of the broker, of PostgreSQL, and of both, and their return a while later, likes being
-//! sent all the while. Without PostgreSQL they are still acknowledged, and counted later; without a
-//! broker they are refused, and asked for again.
+//! kill -9 of the broker, of PostgreSQL, and of both, with a restart a while later, under load. Without PostgreSQL likes
+//! are acknowledged and counted later; without a broker they are refused and retried.
 
 use std::time::{Duration, Instant};
 
@@ -9,7 +8,7 @@ use like_testkit::{Server, TestServers, eventually};
 use super::scene::{SHORT_SESSIONS, SOON_AGAIN, Scene, refused};
 use crate::{Outcome, Run, deltas};
 
-/// Which are gone together. The short form leaves the first out: what takes long is a broker's start.
+/// Servers that are down together. The short form skips the first: a broker takes long to start.
 const GONE: [&[Server]; 3] = [&[Server::Kafka], &[Server::Postgres], &[Server::Kafka, Server::Postgres]];
 
 pub async fn servers(run: Run) -> Outcome {
@@ -21,7 +20,7 @@ pub async fn servers(run: Run) -> Outcome {
     for gone in times {
         scene.counts().await;
         let refused_before = refused(&scene.api).await;
-        // Another producer, whose events are on their way when it happens.
+        // Another producer has events in flight at that moment.
         let (kafka, topic) = (servers.kafka.clone(), scene.system.topic.clone());
         let more = tokio::spawn(async move { deltas::publish(&kafka, &topic, "delta-only", 1_000, 1).await });
         for server in *gone {

@@ -1,5 +1,5 @@
-//! What PostgreSQL refuses or can't do for a while: each time the aggregator says so, stays in its
-//! group, tries the same batch again, and likes are acknowledged as if nothing were.
+//! Errors of PostgreSQL that pass: each time the aggregator logs the error, stays in its group and retries the same
+//! batch, and likes are acknowledged all the while.
 
 use std::time::{Duration, Instant};
 
@@ -11,10 +11,10 @@ use sqlx::{AssertSqlSafe, PgConnection};
 use super::scene::Scene;
 use crate::{Outcome, Run};
 
-/// A consumer that doesn't poll for this long is out of its group: sooner than the longest fault.
+/// Shorter than the longest fault: a consumer that stops polling would lose its membership.
 const POLLING: &str = "session.timeout.ms=12000\nmax.poll.interval.ms=12000\n";
 
-/// What a batch writes to.
+/// The tables that a batch writes.
 const TABLES: [&str; 4] = ["product_like_count", "product_like", "event_handled", "kafka_offset"];
 
 #[derive(Clone, Copy, PartialEq, Debug)]
@@ -27,7 +27,7 @@ enum Trouble {
 }
 
 impl Trouble {
-    /// What PostgreSQL says then, without the SQLSTATE: 40P01, 40001, 55P03, 53100, 25006.
+    /// PostgreSQL's message, for the SQLSTATEs 40P01, 40001, 55P03, 53100, 25006.
     fn text(self) -> &'static str {
         match self {
             Self::Deadlock => "deadlock detected",
@@ -47,7 +47,7 @@ pub async fn sql(run: Run) -> Outcome {
     troubles.shuffle(&mut dice);
 
     let mut scene = Scene::on(run, TestSystem::new().await, POLLING).await;
-    // So that the next batch is full while one waits.
+    // Small batches: the next one is full while one is retried.
     scene.system.set("BATCH_MAX_EVENTS", "100");
     sqlx::raw_sql(
         "CREATE FUNCTION fail() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
@@ -80,16 +80,16 @@ pub async fn sql(run: Run) -> Outcome {
         scene.counts().await;
         aggregator.wait_until_ready().await;
     }
-    assert_eq!(self::membership(&aggregator), membership, "it did not stay in its group");
+    assert_eq!(self::membership(&aggregator), membership, "the aggregator left its group");
     scene.outcome(troubles.len()).await
 }
 
-/// How often it has said so.
+/// How often the log has the error.
 fn said(aggregator: &TestService, trouble: Trouble) -> usize {
     aggregator.process.log().matches(trouble.text()).count()
 }
 
-/// How often partitions came and went.
+/// How often the membership changed.
 fn membership(aggregator: &TestService) -> usize {
     let log = aggregator.process.log();
     ["partitions assigned", "partitions revoked", "maximum poll interval"]
@@ -101,16 +101,16 @@ fn membership(aggregator: &TestService) -> usize {
 struct Fault<'a> {
     scene: &'a Scene,
     aggregator: &'a TestService,
-    /// Another connection.
+    /// The connection that causes the fault.
     connection: &'a mut PgConnection,
-    /// How often the aggregator had met this before.
+    /// How often the log had the error before.
     so_far: usize,
     run: Run,
 }
 
 impl Fault<'_> {
-    /// It holds the offsets and waits for a count; this connection has the counts and comes for the
-    /// offsets. Who waited first looks for deadlocks first, after a second, and gives way.
+    /// The aggregator holds the offset rows and waits for a count; this connection holds the counts and then asks for the
+    /// offset rows. The aggregator's deadlock check runs first, after a second, and cancels its statement.
     async fn deadlock(&mut self) {
         for _ in 0..10 {
             self.execute("BEGIN").await;
@@ -129,19 +129,19 @@ impl Fault<'_> {
         let sql = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()
                    AND application_name = 'like-aggregator' AND wait_event_type = 'Lock'";
         eventually("the aggregator waits for a lock", async || {
-            // Not on the connection that is in a transaction: it would go on seeing the same ones.
+            // On another connection: in a transaction, pg_stat_activity is a snapshot.
             (self.scene.system.number(sql).await > 0).then_some(())
         })
         .await;
     }
 
-    /// READ COMMITTED knows no 40001 of its own on these tables (it would take a row that moves
-    /// between partitions, or a conflict with a standby's recovery), so it is raised: every other time.
+    /// READ COMMITTED gives no 40001 on these tables (it takes a row that moves between partitions, or a recovery conflict
+    /// on a standby), so a trigger raises it for half of the statements.
     async fn serialization(&mut self, dice: &mut StdRng) {
         self.raise("40001", 0.5, Duration::from_secs(1), dice).await;
     }
 
-    /// Longer than the aggregator waits for a lock.
+    /// Longer than the aggregator's lock timeout.
     async fn locked(&mut self) {
         self.execute("BEGIN").await;
         self.execute("LOCK TABLE product_like_count IN ACCESS EXCLUSIVE MODE").await;
@@ -154,7 +154,7 @@ impl Fault<'_> {
         self.raise("53100", 1.0, lasts, dice).await;
     }
 
-    /// For as long as the database says so to new connections, and there are no others.
+    /// New connections are read-only; existing ones are terminated.
     async fn read_only(&mut self) {
         let name: String =
             sqlx::query_scalar("SELECT current_database()").fetch_one(&mut *self.connection).await.expect("a name");
@@ -168,7 +168,7 @@ impl Fault<'_> {
         self.execute(format!("ALTER DATABASE {name} RESET default_transaction_read_only")).await;
     }
 
-    /// Has one of the tables refuse so many of the writes.
+    /// Lets a share of the writes to one table fail.
     async fn raise(&mut self, code: &str, share: f64, lasts: Duration, dice: &mut StdRng) {
         let table = TABLES.choose(dice).expect("a table");
         self.execute(format!(
@@ -180,8 +180,8 @@ impl Fault<'_> {
         self.execute(format!("DROP TRIGGER fail ON {table}")).await;
     }
 
-    /// So long at least, and until the aggregator has met it, and said that it waits. Likes are
-    /// acknowledged meanwhile.
+    /// Lasts at least this long, until the aggregator has logged the error and its waiting. Likes are acknowledged
+    /// meanwhile.
     async fn lasts(&self, at_least: Duration, trouble: Trouble) {
         let since = Instant::now();
         eventually(trouble.text(), async || (said(self.aggregator, trouble) > self.so_far).then_some(())).await;

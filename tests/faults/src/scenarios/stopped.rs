@@ -1,6 +1,6 @@
-//! An aggregator is stopped (SIGSTOP) for longer than its group waits for it, and continued: with a
-//! batch in hand, with a transaction open, at random. Another takes its partitions over within what
-//! the timeouts say; what the stopped one still holds then, it can't write any more.
+//! An aggregator is stopped (SIGSTOP) for longer than its session timeout and continued: between batches, with a
+//! transaction open, at random. Another one takes its partitions over within the timeouts; the stopped one can't write
+//! afterwards.
 
 use std::time::{Duration, Instant};
 
@@ -11,11 +11,10 @@ use rand::seq::SliceRandom;
 use super::scene::{Scene, offsets};
 use crate::{Outcome, Run};
 
-/// Until another has counted a like of every partition: the session times out, and then a lock's
-/// holder, or the wait for it; the rest is for starting to read, on a busy machine.
+/// The session timeout, then the lock timeout of the stopped one or of the wait for it, then reading on a busy machine.
 const TAKEN_OVER_WITHIN: Duration = Duration::from_secs(3 + 10 + 10 + 60);
 
-/// Where it is stopped: in the short form once each of the first two, in the whole this often.
+/// Fault points and how often each is used. The short form uses the first two once.
 const POINTS: [(Option<&str>, usize); 5] = [
     (Some("between-batches"), 3),
     (Some("before-commit"), 3),
@@ -35,7 +34,7 @@ pub async fn stopped(run: Run) -> Outcome {
 
     let mut scene = Scene::start(run, 4, run.pick(10, 20), 20).await;
     for point in &stops {
-        // Small batches, and likes in each partition: none is empty when it is stopped.
+        // Small batches and likes in each partition: every batch has records when the process stops.
         let small = [("BATCH_MAX_EVENTS", "20")];
         scene.deltas(0..16, 200).await;
         let mut victim = if let Some(point) = point {
@@ -62,7 +61,7 @@ pub async fn stopped(run: Run) -> Outcome {
             })
             .await;
         }
-        // It has lost its place, not its use.
+        // The fenced process takes over again when the other one stops.
         assert!(other.stop().await.0.success());
         all_advance(&scene, &offsets(&scene.system).await).await;
         assert!(victim.stop().await.0.success());
@@ -71,7 +70,7 @@ pub async fn stopped(run: Run) -> Outcome {
     scene.outcome(stops.len()).await
 }
 
-/// A like of every partition is counted that wasn't counted `before`.
+/// Waits until every partition's offset is above `before`.
 async fn all_advance(scene: &Scene, before: &[i64]) {
     eventually_within(TAKEN_OVER_WITHIN, "likes of every partition are counted", async || {
         let now = offsets(&scene.system).await;
@@ -80,8 +79,7 @@ async fn all_advance(scene: &Scene, before: &[i64]) {
     .await;
 }
 
-/// What a process says that finds its partitions another's: fenced, or told by PostgreSQL first that
-/// its transaction is no more.
+/// The log line of a process that has lost its partitions: it is fenced, or its transaction timed out first.
 fn said_after(point: Option<&str>) -> Option<&'static [&'static str]> {
     const FENCED: &str = "fenced: starting the batch's partitions anew";
     const NO_TRANSACTION: &str = "PostgreSQL can't do this now";

@@ -1,5 +1,5 @@
-//! A rebalance storm: aggregators are stopped, killed and started at random, so that partitions
-//! wander all the while, batches of them are in flight, and two often believe to own the same.
+//! A rebalance storm: aggregators are stopped, killed and started at random, so that partitions keep moving with batches
+//! in flight, and two processes often believe to own the same partition.
 
 use std::mem;
 use std::os::unix::process::ExitStatusExt;
@@ -31,7 +31,7 @@ pub async fn storm(run: Run) -> Outcome {
             *slot = Some(scene.system.start_aggregator(&[]));
             continue;
         };
-        assert_eq!(victim.process.status(), None, "it ended by itself");
+        assert_eq!(victim.process.status(), None, "an aggregator exited");
         if dice.random() {
             victim.process.kill();
             killed.push(victim);
@@ -45,8 +45,8 @@ pub async fn storm(run: Run) -> Outcome {
     }
     for victim in &mut ending {
         let status = victim.process.ended().await;
-        // Told so before it could listen, it ends by the signal itself.
-        assert!(status.success() || status.signal() == Some(15), "told to end: {status}");
+        // Before its handler is installed, the signal itself ends it.
+        assert!(status.success() || status.signal() == Some(15), "SIGTERM: {status}");
     }
     for slot in &mut fleet {
         slot.get_or_insert_with(|| scene.system.start_aggregator(&[])).wait_until_ready().await;
@@ -56,7 +56,7 @@ pub async fn storm(run: Run) -> Outcome {
         log.matches("partitions assigned").count() + log.matches("partitions revoked").count()
     };
     let rebalances: usize = fleet.iter().flatten().chain(&killed).chain(&ending).map(rebalances).sum();
-    // What the short form sees on a busy machine: all of the first ones, and at least one more.
+    // On a busy machine the short form sees the first assignments and at least one more.
     assert!(rebalances > run.pick(aggregators, faults), "{rebalances} rebalances seen: no storm");
     scene.outcome(faults).await
 }

@@ -1,6 +1,6 @@
-//! Rebuilds, one after the other, under full load: each is swapped in while a worker waits for its
-//! offset rows, or for the table that is about to be another one. Readers look all the while: no
-//! count of a product that is only liked falls, and no receipt that said counted takes that back.
+//! Rebuilds under full load: each swap happens while a worker waits for its offset rows, or for the table that is about
+//! to be renamed. Readers poll meanwhile: no count of a product that is only liked falls, and no receipt goes back from
+//! `counted`.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -14,22 +14,22 @@ use uuid::Uuid;
 use super::scene::Scene;
 use crate::{Outcome, Run};
 
-/// For one rebuild: far more than one needs.
+/// The limit of one rebuild, far more than it needs.
 const LIMIT: Duration = Duration::from_secs(180);
-/// A rebuild whose swap met nobody is repeated, so often at most.
+/// A rebuild whose swap met no waiting worker is repeated, at most this often.
 const ATTEMPTS: usize = 4;
-/// So long the rows are held at most while the swap isn't waiting for them: below its own patience.
+/// The rows are held at most this long while the swap isn't waiting: below its lock timeout.
 const HELD: Duration = Duration::from_millis(1_200);
 
 /// Products that are only liked.
 const GROWING: usize = 10;
 
-/// What a worker waits for while the swap waits for us.
+/// What a worker waits for while the swap waits for the test.
 #[derive(Debug, Clone, Copy)]
 enum Met {
-    /// Its rows, which we hold; the swap waits for both of us.
+    /// Its rows, which the test holds; the swap waits for both.
     AtTheRows,
-    /// The table, which the swap has locked; it waits for us at the fresh one.
+    /// The table, which the swap has locked; the swap waits for the test at the shadow table.
     AtTheTable,
 }
 
@@ -65,17 +65,17 @@ pub async fn swap(run: Run) -> Outcome {
     while let Some(likes) = readers.join_next().await {
         scene.others = scene.others.and(likes.expect("nothing went back"));
     }
-    // Thousands, each with one like: the tables are compared, not what each of them sees.
+    // Thousands of users with one like each: compare the tables, not each user's view.
     scene.others.users.clear();
-    assert!(looks.load(Ordering::Relaxed) > swaps, "hardly anybody has looked");
+    assert!(looks.load(Ordering::Relaxed) > swaps, "the readers hardly polled");
     for aggregator in &mut aggregators {
-        assert_eq!(aggregator.process.status(), None, "it ended by itself");
+        assert_eq!(aggregator.process.status(), None, "an aggregator exited");
     }
     scene.outcome(swaps).await
 }
 
-/// Runs a rebuild, and holds what its swap needs until a worker waits too; then lets go. Answers
-/// whether they met.
+/// Runs a rebuild and holds a lock that its swap needs until a worker waits too. Returns whether both waited at the
+/// same time.
 async fn meet<T>(system: &TestSystem, met: Met, rebuild: impl Future<Output = T>) -> (bool, T) {
     let mut rebuild = std::pin::pin!(rebuild);
     let mut seen = false;
@@ -90,14 +90,14 @@ async fn meet<T>(system: &TestSystem, met: Met, rebuild: impl Future<Output = T>
     }
 }
 
-/// Answers once the swap and a worker have waited at the same time.
+/// Returns once the swap and a worker have waited at the same time.
 async fn hold(system: &TestSystem, met: Met) {
     let pool = &system.database.pool;
     let (lock, waiting) = match met {
         Met::AtTheRows => {
             ("SELECT FROM likes.kafka_offset ORDER BY partition FOR UPDATE", "wait_event IN ('transactionid', 'tuple')")
         }
-        // What a fold there needs goes on: only the swap's own lock has to wait.
+        // Only the swap's own lock has to wait: folding continues.
         Met::AtTheTable => ("LOCK TABLE likes_rebuild.kafka_offset IN ROW SHARE MODE", "wait_event = 'relation'"),
     };
     let begun = "SELECT to_regclass('likes_rebuild.kafka_offset') IS NOT NULL";
@@ -109,7 +109,7 @@ async fn hold(system: &TestSystem, met: Met) {
     loop {
         if sqlx::query_scalar(begun).fetch_one(pool).await.expect("to_regclass") {
             let mut held = pool.begin().await.expect("a transaction");
-            // An error: the name has gone to another table meanwhile.
+            // An error means that the table was renamed meanwhile.
             let locked = sqlx::query(lock).execute(&mut *held).await.is_ok();
             let since = Instant::now();
             while locked && since.elapsed() < HELD {
@@ -120,7 +120,7 @@ async fn hold(system: &TestSystem, met: Met) {
                 }
                 tokio::time::sleep(Duration::from_millis(5)).await;
             }
-            // Not left to the pool, which does it some time later.
+            // The pool would roll back later.
             held.rollback().await.expect("let go");
         }
         tokio::time::sleep(Duration::from_millis(20)).await;
@@ -131,7 +131,7 @@ fn growing() -> Vec<String> {
     (0..GROWING).map(|n| format!("growing-{n}")).collect()
 }
 
-/// New users, one after the other, each of whom likes one product.
+/// New users, one after the other; each likes one product.
 async fn like(client: TestClient, name: usize, enough: Arc<AtomicBool>) -> Record {
     let mut record = Record::default();
     for n in 0.. {
@@ -146,7 +146,7 @@ async fn like(client: TestClient, name: usize, enough: Arc<AtomicBool>) -> Recor
     record
 }
 
-/// Reads counts and receipts; neither may go back.
+/// Polls counts and receipts; neither may go back.
 async fn read(client: TestClient, enough: Arc<AtomicBool>, looks: Arc<AtomicUsize>) -> Record {
     let (products, mut seen, mut record) = (growing(), BTreeMap::new(), Record::default());
     for n in 0.. {
@@ -157,7 +157,7 @@ async fn read(client: TestClient, enough: Arc<AtomicBool>, looks: Arc<AtomicUsiz
             let before = seen.insert(product, count).unwrap_or(0);
             assert!(count >= before, "{product} had {before} likes and has {count}");
         }
-        // A like of its own now and then, followed until it is counted, and looked at ever after.
+        // Now and then a like of its own, whose receipt is polled from then on.
         if n % 10 == 0 {
             let user = format!("reader-{}", Uuid::now_v7());
             let product = "read".to_owned();

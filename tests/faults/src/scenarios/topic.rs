@@ -1,7 +1,6 @@
-//! The log is not the one that was folded: the topic is deleted and made anew, shorter or longer
-//! than before, or retention has cut what nobody had folded yet. Nothing is counted wrongly until
-//! an operator has said where to go on, by the command that the message names; what is lost is said
-//! to be lost; and everything else counts.
+//! The log is not the one that was folded: the topic is deleted and created again, shorter or longer than before, or
+//! retention has removed records that were not folded yet. Nothing is counted wrongly until an operator runs the command
+//! that the message names; lost likes are reported as lost; everything else counts.
 
 use std::time::Duration;
 
@@ -13,16 +12,16 @@ use super::scene::{Scene, offsets};
 use crate::{Outcome, Run};
 
 const PARTITIONS: i32 = 4;
-/// A log that ends too early is given 30 s to grow; offsets are compared once a minute.
+/// A log that ends too early gets 30 s to grow, and offsets are compared once a minute.
 const PATIENCE: Duration = Duration::from_secs(180);
 
-/// How the new topic differs, and what the operator does then.
+/// How the new topic differs, and what the operator does.
 #[derive(Debug, Clone, Copy)]
 struct Anew {
     longer: bool,
-    /// The aggregator runs when it happens.
+    /// The aggregator runs while the topic is replaced.
     running: bool,
-    /// Folds the new log alone; otherwise it is added to what was counted.
+    /// The operator rebuilds from the new log; otherwise the new log is added to the old counts.
     rebuild: bool,
 }
 
@@ -45,7 +44,7 @@ pub async fn topic(run: Run) -> Outcome {
     all
 }
 
-/// Retention removes, under an aggregator that is stopped, what it hasn't folded yet.
+/// Retention removes unfolded records while the aggregator is stopped.
 async fn cut(run: Run) -> Outcome {
     let mut dice = run.dice(5);
     let (topic, system) = TestSystem::with_topic(PARTITIONS).await;
@@ -84,7 +83,7 @@ async fn cut(run: Run) -> Outcome {
         expected.iter().any(|&(partition, from, to)| place.partition == partition && (from..to).contains(&place.offset))
     };
     let (record, gone) = all.without(in_gap);
-    assert!(!gone.is_empty(), "nothing that was acknowledged is lost");
+    assert!(!gone.is_empty(), "no acknowledged like is lost");
     let client = scene.api.client();
     record.wait_until_counted(&client).await;
     for wish in &gone {
@@ -99,7 +98,7 @@ async fn cut(run: Run) -> Outcome {
     Outcome { acknowledged, ..outcome }
 }
 
-/// The topic is deleted, and another one comes under its name.
+/// The topic is deleted and created again under the same name.
 async fn made_anew(run: Run, anew: Anew) -> Outcome {
     let (mut topic, system) = TestSystem::with_topic(PARTITIONS).await;
     let mut scene = Scene::on_topic(system, run, 10, 20).await;
@@ -114,7 +113,7 @@ async fn made_anew(run: Run, anew: Anew) -> Outcome {
     }
     topic.make_anew().await;
 
-    // Other users, or their wishes would be those of before.
+    // Other users: the first ones' likes are counted already.
     let crowd = Crowd { first_user: 1_000, ..Crowd::new(run.seed + 1, 10, 5) }.start(&[api.client()]);
     let (crowd, mut after) = if anew.longer {
         eventually_within(PATIENCE, "the new log is longer in each partition", async || {
@@ -140,7 +139,7 @@ async fn made_anew(run: Run, anew: Anew) -> Outcome {
         let reset = system.command(&["offsets", "reset", "--all", "--to", "earliest", "--yes"]).await;
         assert!(reset.status.success(), "{anew:?}: {reset:?}");
     }
-    // Restarted it goes on at once, otherwise once it compares.
+    // After a restart it continues at once, otherwise at its next comparison of offsets.
     if !anew.running {
         assert!(aggregator.stop().await.0.success());
         aggregator = system.aggregator(&[]).await;
@@ -149,22 +148,22 @@ async fn made_anew(run: Run, anew: Anew) -> Outcome {
         after = crowd.finish().await;
     }
     folded_to_the_end(&system, &topic).await;
-    assert_eq!(aggregator.process.status(), None, "{anew:?}: it has ended");
+    assert_eq!(aggregator.process.status(), None, "{anew:?}: the aggregator has exited");
     let acknowledged = before.event_ids.len() + after.event_ids.len();
-    // Receipts of the topic that is no more say nothing of this one.
+    // Receipts of the deleted topic say nothing about this one.
     let before = if anew.rebuild { Record::default() } else { Record { receipts: Vec::new(), ..before } };
     let outcome = super::scene::outcome(&before.and(after), &system, &api, 1).await;
     Outcome { acknowledged, ..outcome }
 }
 
-/// Each partition stops, with a message that names the commands.
+/// Waits until each partition has stopped, with a message that names the commands.
 async fn stops(system: &TestSystem, aggregator: &mut TestService, anew: Anew) {
     eventually_within(PATIENCE, "every partition has stopped", async || {
-        // It was stopped, or has ended because it saw the topic gone.
+        // It was stopped, or has exited because the topic was missing.
         if aggregator.process.status().is_some() {
             *aggregator = system.start_aggregator(&[]);
         }
-        // None: it doesn't listen yet.
+        // None until its admin port listens.
         aggregator.waiting_for().await?;
         (aggregator.metric("likes_stopped_partitions", "").await as i32 == PARTITIONS).then_some(())
     })
@@ -172,7 +171,7 @@ async fn stops(system: &TestSystem, aggregator: &mut TestService, anew: Anew) {
     let log = aggregator.process.log();
     let why = if anew.longer { "that was folded has the timestamp" } else { "and its log ends at" };
     for said in [why, "like-aggregator offsets reset", "like-aggregator rebuild"] {
-        assert!(log.contains(said), "{anew:?}: it doesn't say {said}");
+        assert!(log.contains(said), "{anew:?}: the log lacks {said}");
     }
 }
 

@@ -1,6 +1,5 @@
-//! Every event is published twice: soon again by a producer that repeats everything, and some with
-//! a million records in between, so that the repeat comes in another batch, to another process,
-//! after restarts and rebalances.
+//! Every event is published twice: soon after by a producer that repeats everything, and some a million records later,
+//! so that the repeat is in another batch, in another process, after restarts and rebalances.
 
 use std::time::Duration;
 
@@ -14,9 +13,9 @@ use crate::{Outcome, Run, deltas};
 const PARTITIONS: i32 = 8;
 /// Products of the delta events.
 const PRODUCTS: usize = 16;
-/// Records in between are published in pieces of this many.
+/// The records in between are published in pieces of this size.
 const PIECE: usize = 1_000;
-/// To fold all of it.
+/// How long folding everything may take.
 const PATIENCE: Duration = Duration::from_secs(600);
 
 pub async fn twice(run: Run) -> Outcome {
@@ -29,7 +28,7 @@ pub async fn twice(run: Run) -> Outcome {
     deltas::send(&kafka, &topic, &apart).await;
     scene.others = deltas::record(&apart);
 
-    // One is killed and started again and again while the other, and those records, come and go.
+    // One aggregator is killed and restarted again and again while the other one folds.
     let mut steady = scene.system.start_aggregator(&[]);
     let mut victim = scene.system.start_aggregator(&[]);
     for kill in 0..kills {
