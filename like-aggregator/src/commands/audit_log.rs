@@ -21,9 +21,8 @@ use super::Outcome;
 use crate::cli::AuditSettings;
 use crate::commands::output::{Table, answer};
 use crate::fold::batch::{Dedup, FOLD_VERSION};
-use crate::replay::Replay;
+use crate::replay::{Ends, Replay};
 use crate::schema::shadow::{self, Scratch};
-use crate::topic::log_ends::Ends;
 
 /// The schema that is filled, and dropped at the end.
 const AUDITED: &str = "likes_audit";

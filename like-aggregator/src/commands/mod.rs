@@ -21,6 +21,7 @@ pub use erase_user::erase_user;
 pub use import::import;
 pub use offsets::offsets;
 pub use rebuild::rebuild;
+pub(crate) use setup::migrate;
 pub use setup::setup;
 pub use status::status;
 pub use topics::topics;

@@ -14,12 +14,11 @@ use rdkafka::ClientConfig;
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::error::RDKafkaErrorCode;
-use sqlx::{Connection, PgConnection};
+use sqlx::{AssertSqlSafe, Connection, PgConnection};
 use tracing::{info, warn};
 
 use crate::cli::SetupSettings;
 use crate::fold::batch::FOLD_VERSION;
-use crate::schema::migrate::migrate;
 use crate::schema::roles::{self, Roles};
 use crate::topic::log_ends::{self, LogEnds};
 
@@ -87,6 +86,36 @@ fn place(topic: &str, after: Option<&str>, layouts: &[Layout]) -> anyhow::Result
         (Some(last), Some(after)) if last.topic != after => bail!("--after {after}: the last topic is {}", last.topic),
         (Some(last), Some(_)) => Ok(last.sequence + 1),
     }
+}
+
+/// The migrations, in a schema of our own, which `connection` has in its search_path; sqlx takes a
+/// lock, so two of us wait for each other.
+pub(crate) async fn migrate(connection: &mut PgConnection, schema: &'static str) -> anyhow::Result<()> {
+    // The name is a constant. IF NOT EXISTS still fails when two create it at the same moment, and
+    // it asks for a right that somebody who may only repeat `setup` need not have.
+    let there: bool = sqlx::query_scalar("SELECT EXISTS (SELECT FROM pg_namespace WHERE nspname = $1)")
+        .bind(schema)
+        .fetch_one(&mut *connection)
+        .await?;
+    if !there {
+        let made =
+            sqlx::query(AssertSqlSafe(format!("CREATE SCHEMA IF NOT EXISTS {schema}"))).execute(&mut *connection).await;
+        if let Err(error) = made
+            && !error.as_database_error().is_some_and(|e| e.is_unique_violation())
+        {
+            return Err(error).context("creating the schema");
+        }
+    }
+    // A migration that this build doesn't know is a newer build's, and works with this one too.
+    let mut migrations = like_common::migrations::migrator();
+    migrations.set_ignore_missing(true).run(&mut *connection).await.context("migrations")?;
+    let insert = "INSERT INTO fold (fold_version) VALUES ($1) ON CONFLICT DO NOTHING";
+    sqlx::query(insert).bind(FOLD_VERSION).execute(&mut *connection).await?;
+    let found: i32 = sqlx::query_scalar("SELECT fold_version FROM fold").fetch_one(&mut *connection).await?;
+    if found != FOLD_VERSION {
+        bail!("the database holds fold version {found} and this build folds by {FOLD_VERSION}");
+    }
+    Ok(())
 }
 
 /// Rights for the roles that are named, and for those that have rights already: what a migration

@@ -27,10 +27,13 @@ use crate::consume::consumer_config;
 use crate::fold::batch::Dedup;
 use crate::metrics::Metrics;
 use crate::schema::maintenance::Upkeep;
-use crate::topic::log_ends::{self, Ends};
+use crate::topic::log_ends;
 
 /// How often old windows of `event_handled` are looked for.
 const UPKEEP: Duration = Duration::from_secs(60);
+
+/// Per topic, in the order of folding, the offset of each partition up to which it is folded.
+pub type Ends = Vec<(String, Vec<i64>)>;
 
 /// Folding into one schema.
 pub struct Replay {

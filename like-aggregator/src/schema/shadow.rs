@@ -9,8 +9,8 @@ use sqlx::postgres::PgConnectOptions;
 use sqlx::{AssertSqlSafe, Connection, PgConnection, Row};
 use tokio::time::timeout;
 
-use super::migrate::migrate;
-use crate::topic::log_ends::Ends;
+use crate::commands::migrate;
+use crate::replay::Ends;
 
 /// What dropping the schema may take.
 const REMOVE_WAIT: Duration = Duration::from_secs(5);

@@ -11,9 +11,6 @@ use rdkafka::{ClientConfig, Message, Offset, TopicPartitionList};
 
 use crate::fold::batch::Millis;
 
-/// The end offset of each partition, per topic in the order of folding.
-pub type Ends = Vec<(String, Vec<i64>)>;
-
 /// Per partition: the first offset that is still there, and the one that comes next.
 pub type LogEnds = Vec<(i64, i64)>;
 

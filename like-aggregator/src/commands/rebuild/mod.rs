@@ -2,23 +2,25 @@
 //! then swaps the two. Rounds of folding up to where the live schema stands get shorter; once one
 //! is short, `swap` tries.
 
-mod copy_metadata;
-mod live;
+mod carry;
 mod swap;
 
 use std::time::{Duration, Instant};
 
 use anyhow::{anyhow, bail};
 use like_common::database::SCHEMA;
+use sqlx::{AssertSqlSafe, PgConnection};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use self::live::{REBUILT, check_live};
 use super::not_done;
 use crate::cli::RebuildSettings;
 use crate::fold::batch::FOLD_VERSION;
 use crate::replay::Replay;
 use crate::schema::shadow::{self, Scratch};
+
+/// The schema that is filled.
+const REBUILT: &str = "likes_rebuild";
 
 /// The last round took no longer than this: what is left can be folded while the live workers wait.
 const CLOSE: Duration = Duration::from_secs(2);
@@ -71,7 +73,7 @@ pub async fn rebuild(settings: &RebuildSettings, shutdown: CancellationToken) ->
 /// Answers what the old schema is called now.
 async fn fill_and_swap(replay: &Replay, scratch: &mut Scratch) -> anyhow::Result<String> {
     check_live(scratch.connection().await?).await?;
-    let mut copied = false;
+    let mut carried = false;
     loop {
         scratch.copy_layout().await?;
         let ends = shadow::live_ends(scratch.connection().await?).await?;
@@ -80,9 +82,9 @@ async fn fill_and_swap(replay: &Replay, scratch: &mut Scratch) -> anyhow::Result
         replay.fold(&ends).await?;
         let close = round.elapsed() <= CLOSE;
         info!(records = replay.folded(), took = ?round.elapsed(), "folded up to where the live tables stood");
-        if !copied {
-            copy_metadata::copy(scratch.connection().await?).await?;
-            copied = true;
+        if !carried {
+            carry::over(scratch.connection().await?).await?;
+            carried = true;
         } else if close {
             if let Some(old) = swap::attempt(replay, scratch).await? {
                 return Ok(old);
@@ -90,4 +92,19 @@ async fn fill_and_swap(replay: &Replay, scratch: &mut Scratch) -> anyhow::Result
             tokio::time::sleep(PAUSE).await;
         }
     }
+}
+
+/// What would make the fresh tables worse than the live ones.
+async fn check_live(connection: &mut PgConnection) -> anyhow::Result<()> {
+    let found = shadow::live_fold_version(connection).await?;
+    if found > FOLD_VERSION {
+        bail!("the live tables are of fold version {found} and this build folds by {FOLD_VERSION}: use a newer build");
+    }
+    let newer = format!(
+        "SELECT version FROM {SCHEMA}._sqlx_migrations WHERE version NOT IN (SELECT version FROM _sqlx_migrations) LIMIT 1"
+    );
+    if let Some(version) = sqlx::query_scalar::<_, i64>(AssertSqlSafe(newer)).fetch_optional(&mut *connection).await? {
+        bail!("the live tables have migration {version}, which this build doesn't know: use a newer build");
+    }
+    shadow::check_gaps(connection).await
 }

@@ -4,8 +4,7 @@ use anyhow::bail;
 use chrono::{DateTime, Utc};
 use serde::{Serialize, Serializer};
 
-use super::letters::{Letter, PAGE, Pages, count, time};
-use super::verdict;
+use super::{Letter, PAGE, Pages, count, time, verdict};
 use crate::cli::{DeadLettersListSettings, DeadLettersShowSettings, Position, Which};
 use crate::commands::Outcome;
 use crate::commands::output::{Table, answer};
