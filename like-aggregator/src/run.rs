@@ -22,7 +22,6 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
-use crate::apply::error::is_inactive_topic;
 use crate::apply::transaction::Store;
 use crate::apply::worker::{DATABASE, HEARTBEAT_LIMIT, Worker};
 use crate::cli::RunSettings;
@@ -30,8 +29,8 @@ use crate::consume::{ConsumerThread, GROUP, GroupContext, consumer_config};
 use crate::metrics::Metrics;
 use crate::schema::maintenance::Upkeep;
 use crate::timing::Timing;
-use crate::topic::active;
 use crate::topic::late;
+use crate::topic::turn;
 use crate::traces::BatchTraces;
 
 /// The condition under which `/readyz` reports the topic.
@@ -75,7 +74,7 @@ pub async fn run(settings: RunSettings, timing: Timing, shutdown: CancellationTo
         };
         match count(&settings, &timing, &client, &layout, &metrics, &traces, &health, &shutdown).await {
             Ok(()) if !shutdown.is_cancelled() => info!(topic = layout.topic, "the topic is folded to its end"),
-            Err(error) if is_inactive_topic(&error) => info!(topic = layout.topic, "the topic was closed"),
+            Err(error) if turn::is_over(&error) => info!(topic = layout.topic, "the topic was closed"),
             ended => break ended,
         }
         health.unmet(GROUP, "the next topic's turn");
@@ -129,7 +128,7 @@ async fn read_turn(settings: &RunSettings) -> anyhow::Result<Layout> {
         bail!("topic_layout has no {topic}: `like-aggregator setup` has to be run");
     }
     // Ours is one of them: whichever it is, they are folded in their order.
-    let layout = active::current(&mut connection).await.context("topic_layout")?;
+    let layout = turn::current(&mut connection).await.context("topic_layout")?;
     layout.context("every topic is closed: `like-aggregator setup --after` adds the next one")
 }
 
@@ -243,7 +242,7 @@ async fn watch_turn(settings: &RunSettings, layout: &Layout) {
                 Some(connected) => connected,
                 None => PgConnection::connect_with(&options).await?,
             };
-            let current = active::current(&mut connected).await?;
+            let current = turn::current(&mut connected).await?;
             Ok::<_, sqlx::Error>((current, connected))
         };
         if let Ok(Ok((current, connected))) = tokio::time::timeout(HEARTBEAT_LIMIT, ask).await {

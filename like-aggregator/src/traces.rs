@@ -8,7 +8,8 @@ use opentelemetry::trace::{Link, SpanContext, SpanKind, Status, TraceContextExt 
 use opentelemetry::{Context, KeyValue};
 use rdkafka::message::{BorrowedMessage, Headers as _, Message as _};
 
-use crate::apply::error::ApplyError;
+use crate::apply::transaction::ApplyError;
+use crate::apply::worker::Answer;
 use crate::fold::batch::Batch;
 
 /// A batch has links to so many spans at most: as many as the SDK keeps of one span by default.
@@ -94,10 +95,12 @@ impl BatchSpan {
         Some(Attempt(Context::new().with_span(tracer.build_with_context(span, &self.context))))
     }
 
-    /// Ends the span, with an error's kind and text where the batch was not applied.
-    pub fn end(self, error: Option<(&'static str, String)>) {
-        if let Some((kind, text)) = error {
-            failed(&self.context, kind, text);
+    /// What became of the batch is known.
+    pub fn end(self, answer: &Answer) {
+        match answer {
+            Answer::Fatal(error) => failed(&self.context, "fatal", format!("{error:#}")),
+            Answer::StartAnew(_) => failed(&self.context, "start_anew", "its partitions start anew".to_owned()),
+            _ => {}
         }
         self.context.span().end();
     }

@@ -8,9 +8,9 @@ use hashbrown::HashMap;
 use sqlx::{PgConnection, Row};
 use uuid::Uuid;
 
-use super::error::ApplyError;
+use super::transaction::ApplyError;
 use crate::fold::batch::{Batch, Changes, DeadLetter, FOLD_VERSION, Fold, Millis};
-use crate::topic::active;
+use crate::topic::turn;
 
 /// The statements of one transaction, in the order in which they are sent.
 pub(super) struct Statements<'a> {
@@ -40,7 +40,7 @@ impl Statements<'_> {
                 return Err(ApplyError::Fenced { partition, believed, found });
             }
         }
-        let look = sqlx::query(active::FOLD_AND_ACTIVE).bind(self.topic).fetch_optional(&mut *self.connection).await?;
+        let look = sqlx::query(turn::FOLD_AND_TURN).bind(self.topic).fetch_optional(&mut *self.connection).await?;
         self.sent += 2;
         let Some(row) = look else {
             return Err(ApplyError::FoldVersion { found: -1 });
@@ -54,7 +54,7 @@ impl Statements<'_> {
             ends.as_ref().is_some_and(|ends| ends.get(partition as usize).is_none_or(|&end| next > end))
         };
         if row.try_get(2)? || moves.iter().any(beyond) {
-            return Err(ApplyError::InactiveTopic { topic: self.topic.to_owned() });
+            return Err(ApplyError::OutOfTurn { topic: self.topic.to_owned() });
         }
         Ok(())
     }

@@ -11,10 +11,9 @@ use sqlx::postgres::PgConnectOptions;
 use sqlx::{Connection, PgConnection, Row};
 use tracing::info;
 
-use super::error::ApplyError;
 use super::sql::Statements;
 use crate::fault::{self, Point};
-use crate::fold::batch::{Batch, Changes, Dedup};
+use crate::fold::batch::{Batch, Changes, Dedup, FOLD_VERSION};
 
 /// A batch that isn't through by then has lost its server or its network: the connection is
 /// closed. Longer than the server's own lock and idle timeouts, so that those answer first.
@@ -55,6 +54,94 @@ pub struct Applied {
     pub below_zero: u64,
     /// SQL statements, BEGIN and COMMIT included.
     pub statements: u64,
+}
+
+/// Why a batch was not applied. Nothing of it was written, unless the answer to COMMIT was lost;
+/// then trying again is fenced.
+#[derive(Debug, thiserror::Error)]
+pub enum ApplyError {
+    /// Somebody else has moved on from where this batch starts.
+    #[error("partition {partition} stands at {found}, not at {believed}: another worker has written")]
+    Fenced {
+        /// The first partition found elsewhere.
+        partition: i32,
+        /// Where this process believed it.
+        believed: i64,
+        /// Where it is; -1: its row is gone.
+        found: i64,
+    },
+    /// The database is folded by other rules than this build's.
+    #[error(
+        "the database holds fold version {found} and this build folds by {FOLD_VERSION}: run a build of that version, or `rebuild` with this one"
+    )]
+    FoldVersion {
+        /// The version in the table; -1: the table is empty.
+        found: i32,
+    },
+    /// It isn't the topic's turn: it is closed before the batch's end, or a topic before it isn't
+    /// folded to its end.
+    #[error("topic {topic} is not the one to be folded now: topic_layout has changed")]
+    OutOfTurn {
+        /// The topic.
+        topic: String,
+    },
+    /// A statement failed.
+    #[error(transparent)]
+    Sql(#[from] sqlx::Error),
+    /// A user's like changed under this batch, though its partition is ours alone: a producer
+    /// sends one product to two partitions. The next attempt sees what is there now.
+    #[error("a like changed under the batch: some producer does not partition its records as the contract says")]
+    Raced,
+    /// No answer within the client-side deadline.
+    #[error("no answer from PostgreSQL in time")]
+    Deadline,
+}
+
+impl ApplyError {
+    /// Whether the same batch may succeed on a new connection.
+    pub fn is_transient(&self) -> bool {
+        match self {
+            Self::Deadline | Self::Raced => true,
+            // 23505: another worker wrote one of the rows meanwhile; the look-up finds it now.
+            // 23514: there is no window for a record's time; it is made before the next attempt.
+            Self::Sql(e) => {
+                database::is_transient(e)
+                    || match database::sqlstate(e).as_deref() {
+                        Some("23505") => is_of(e, "event_handled") || is_of(e, "product_like"),
+                        Some("23514") => is_of(e, "event_handled"),
+                        _ => false,
+                    }
+            }
+            Self::Fenced { .. } | Self::FoldVersion { .. } | Self::OutOfTurn { .. } => false,
+        }
+    }
+
+    /// Its name in traces.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::Fenced { .. } => "fenced",
+            Self::FoldVersion { .. } => "fold_version",
+            Self::OutOfTurn { .. } => "out_of_turn",
+            Self::Sql(_) => "sql",
+            Self::Raced => "raced",
+            Self::Deadline => "deadline",
+        }
+    }
+
+    /// Whether the batch may be too large for the database as it is now: it took too long (57014 is
+    /// the server's deadline) or too much memory.
+    pub fn may_be_of_size(&self) -> bool {
+        match self {
+            Self::Deadline => true,
+            Self::Sql(e) => matches!(database::sqlstate(e).as_deref(), Some("57014" | "53200")),
+            _ => false,
+        }
+    }
+}
+
+/// Whether the error is about this table or one of its windows.
+fn is_of(error: &sqlx::Error, table: &str) -> bool {
+    error.as_database_error().and_then(|e| e.table()).is_some_and(|name| name.starts_with(table))
 }
 
 /// How far a partition has been folded.

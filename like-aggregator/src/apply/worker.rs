@@ -10,8 +10,7 @@ use tokio::sync::mpsc::UnboundedReceiver;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
-use crate::apply::error::ApplyError;
-use crate::apply::transaction::{Store, StoredOffset};
+use crate::apply::transaction::{ApplyError, Store, StoredOffset};
 use crate::fault::{self, Point};
 use crate::fold::batch::{Batch, Span};
 use crate::metrics::Metrics;
@@ -139,11 +138,7 @@ impl Worker {
                     let span = self.traces.batch(&batch, links);
                     let answer = self.apply(batch, span.as_ref(), &given_up).await;
                     if let Some(span) = span {
-                        span.end(match &answer {
-                            Answer::Fatal(error) => Some(("fatal", format!("{error:#}"))),
-                            Answer::StartAnew(_) => Some(("start_anew", "its partitions are rewound".to_owned())),
-                            _ => None,
-                        });
+                        span.end(&answer);
                     }
                     answer
                 }

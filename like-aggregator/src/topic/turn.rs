@@ -1,14 +1,17 @@
-//! The active topic: the one that is folded now. Every fold takes the topics in the order of `topic_layout`, each to its
-//! end before the next, so that no earlier click of a user is applied after a later one.
+//! Which topic is folded now. Every fold takes the topics in the order of `topic_layout`, the whole
+//! of one before the next, or a user's later wish would be overtaken by an earlier one.
 //!
-//! Each worker checks this in every transaction: no batch goes past the recorded ends of a closed topic, and no batch of
-//! a topic is applied before all earlier topics are closed and folded to their ends. So it doesn't matter when an
-//! aggregator notices that a topic was closed.
+//! Each worker sees to that by itself, whenever it writes: once a topic is closed, no batch goes
+//! beyond its recorded ends, and no batch of a topic is taken before all earlier ones are closed
+//! and folded to their ends. So it doesn't matter when an aggregator notices that a topic was
+//! closed, nor what others do meanwhile.
 
 use like_common::layout::{self, Layout};
 use sqlx::PgConnection;
 
-/// SQL: topic `t` of the layout has no recorded ends yet, or isn't folded to them.
+use crate::apply::transaction::ApplyError;
+
+/// Whether a topic `t` of the layout isn't folded to its recorded ends, or has none yet.
 macro_rules! unfinished {
     () => {
         "t.end_offsets IS NULL OR EXISTS (
@@ -19,7 +22,7 @@ macro_rules! unfinished {
 }
 
 /// The fold version, the recorded ends of topic $1, and whether a topic before it is unfinished.
-pub const FOLD_AND_ACTIVE: &str = concat!(
+pub const FOLD_AND_TURN: &str = concat!(
     "SELECT fold_version, own.end_offsets, EXISTS (
          SELECT FROM topic_layout t WHERE t.sequence < own.sequence AND (",
     unfinished!(),
@@ -28,11 +31,16 @@ pub const FOLD_AND_ACTIVE: &str = concat!(
 
 const CURRENT: &str = concat!("SELECT topic FROM topic_layout t WHERE ", unfinished!(), " ORDER BY sequence LIMIT 1");
 
-/// Returns the active topic, or None when all are closed and folded.
+/// The topic whose turn it is; None: all are closed and folded.
 pub async fn current(connection: &mut PgConnection) -> sqlx::Result<Option<Layout>> {
     let topic: Option<String> = sqlx::query_scalar(CURRENT).fetch_optional(&mut *connection).await?;
     match topic {
         Some(topic) => layout::read(connection, &topic).await,
         None => Ok(None),
     }
+}
+
+/// Whether a worker has ended because it isn't its topic's turn.
+pub fn is_over(error: &anyhow::Error) -> bool {
+    matches!(error.downcast_ref(), Some(ApplyError::OutOfTurn { .. }))
 }
