@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use prometheus::{Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry};
 
 use crate::apply::transaction::Applied;
-use crate::fold::batch::Batch;
+use crate::fold::Batch;
 
 /// Handles, resolved once.
 #[derive(Clone)]

@@ -83,7 +83,7 @@ async fn all_advance(scene: &Scene, before: &[i64]) {
 /// What a process says that finds its partitions another's: fenced, or told by PostgreSQL first that
 /// its transaction is no more.
 fn said_after(point: Option<&str>) -> Option<&'static [&'static str]> {
-    const FENCED: &str = "fenced: starting the batch's partitions anew";
+    const FENCED: &str = "fenced: rewinding the batch's partitions";
     const NO_TRANSACTION: &str = "PostgreSQL can't do this now";
     match point? {
         "between-batches" => Some(&[FENCED]),
