@@ -16,7 +16,7 @@ use like_common::telemetry::LogSettings;
 use like_events::topic::DEFAULT_PARTITIONS;
 
 use crate::consume::BatchLimits;
-use crate::fold::batch::Dedup;
+use crate::fold::Dedup;
 
 pub use self::replays::*;
 pub use self::tools::*;

@@ -20,7 +20,7 @@ use tracing::warn;
 use super::Outcome;
 use crate::cli::AuditSettings;
 use crate::commands::output::{Table, answer};
-use crate::fold::batch::{Dedup, FOLD_VERSION};
+use crate::fold::{Dedup, FOLD_VERSION};
 use crate::replay::{Ends, Replay};
 use crate::schema::shadow::{self, Scratch};
 

@@ -18,7 +18,7 @@ use sqlx::{AssertSqlSafe, Connection, PgConnection};
 use tracing::{info, warn};
 
 use crate::cli::SetupSettings;
-use crate::fold::batch::FOLD_VERSION;
+use crate::fold::FOLD_VERSION;
 use crate::schema::roles::{self, Roles};
 use crate::topic::log_ends::{self, LogEnds};
 

@@ -24,7 +24,7 @@ use crate::apply::transaction::Store;
 use crate::apply::worker::Worker;
 use crate::cli::FoldSettings;
 use crate::consume::consumer_config;
-use crate::fold::batch::Dedup;
+use crate::fold::Dedup;
 use crate::metrics::Metrics;
 use crate::schema::maintenance::Upkeep;
 use crate::topic::log_ends;

@@ -4,8 +4,9 @@
 use std::str::FromStr;
 use std::time::Duration;
 
-use like_aggregator::apply::transaction::{Applied, ApplyError, Store};
-use like_aggregator::fold::batch::{Batch, Dedup, FOLD_VERSION, Record};
+use like_aggregator::apply::error::ApplyError;
+use like_aggregator::apply::transaction::{Applied, Store};
+use like_aggregator::fold::{Batch, Dedup, FOLD_VERSION, Record};
 use like_common::database::{DatabaseUrl, SCHEMA};
 use like_testkit::{TestDatabase, event, eventually};
 use sqlx::{AssertSqlSafe, Connection, PgConnection};

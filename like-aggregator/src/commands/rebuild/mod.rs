@@ -15,7 +15,7 @@ use tracing::{info, warn};
 
 use super::not_done;
 use crate::cli::RebuildSettings;
-use crate::fold::batch::FOLD_VERSION;
+use crate::fold::FOLD_VERSION;
 use crate::replay::Replay;
 use crate::schema::shadow::{self, Scratch};
 
