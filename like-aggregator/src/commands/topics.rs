@@ -11,8 +11,8 @@ use tracing::info;
 
 use super::{Outcome, not_done};
 use crate::cli::{TopicsCloseSettings, TopicsCommand, TopicsSettings};
+use crate::commands::connection;
 use crate::commands::output::{Table, answer};
-use crate::commands::tables;
 use crate::topic::log_ends;
 use crate::topic::past_end;
 
@@ -33,7 +33,7 @@ struct Topic {
 
 /// Lists the topics, or closes one.
 pub async fn topics(settings: &TopicsSettings) -> anyhow::Result<Outcome> {
-    let mut connection = tables::connect(&settings.database, "topics").await?;
+    let mut connection = connection::connect(&settings.database, "topics").await?;
     if let Some(TopicsCommand::Close(close)) = &settings.command {
         self::close(settings, close, &mut connection).await?;
         return Ok(Outcome::Clean);
@@ -106,7 +106,7 @@ async fn try_close(
     client: &rdkafka::ClientConfig,
     layout: &Layout,
 ) -> anyhow::Result<bool> {
-    let mut transaction = tables::between_batches(connection).await?;
+    let mut transaction = connection::between_batches(connection).await?;
     let ends = next_offsets(&mut transaction, layout).await?;
     // Asked first: what a transaction had written is among the records once it isn't open.
     let open = log_ends::transaction_open(client, &layout.topic, layout.partitions).await.context("Kafka")?;

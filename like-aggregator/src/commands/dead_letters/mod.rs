@@ -10,17 +10,17 @@ use serde::Serialize;
 use sqlx::{AssertSqlSafe, PgConnection, Row};
 
 use super::{Outcome, not_done};
-use crate::cli::{DeadLettersDropSettings, DeadLettersRedriveSettings, DeadLettersSettings, Position, Which};
+use crate::cli::{DeadLettersDropSettings, DeadLettersRedriveSettings, DeadLettersSettings, RecordPosition, Selection};
+use crate::commands::connection;
 use crate::commands::output::{Progress, Table, answer};
-use crate::commands::publish::{self, Publisher};
-use crate::commands::tables;
+use crate::commands::publisher::{self, Publisher};
 use crate::topic::open_topic::OpenTopic;
 
 /// Letters read at once: at most 128 KiB each.
 const PAGE: i64 = 100;
 /// Refused letters that are named.
 const NAMED: usize = 1_000;
-/// The rows that a [`Which`] selects.
+/// The rows that a [`Selection`] selects.
 const SELECTED: &str = "($1::text IS NULL OR split_part(reason, ':', 1) = $1)
     AND ($2::text[] IS NULL OR (topic, partition, record_offset)
          IN (SELECT * FROM unnest($2::text[], $3::int[], $4::bigint[])))";
@@ -37,7 +37,7 @@ pub async fn dead_letters(settings: &DeadLettersSettings) -> anyhow::Result<Outc
 
 /// One row of `dead_letter`.
 struct Letter {
-    position: Position,
+    position: RecordPosition,
     key: Option<Vec<u8>>,
     payload: Option<Vec<u8>>,
     reason: String,
@@ -46,14 +46,14 @@ struct Letter {
 
 /// The letters of a selection, page by page in the order of their positions.
 struct Pages<'a> {
-    which: &'a Which,
-    after: Option<Position>,
+    which: &'a Selection,
+    after: Option<RecordPosition>,
     /// Letters that come while we work are not ours: a redriven one may come back as one.
     until: DateTime<Utc>,
 }
 
 impl<'a> Pages<'a> {
-    async fn of(which: &'a Which, connection: &mut PgConnection) -> sqlx::Result<Self> {
+    async fn of(which: &'a Selection, connection: &mut PgConnection) -> sqlx::Result<Self> {
         let until = sqlx::query_scalar("SELECT now()").fetch_one(connection).await?;
         Ok(Self { which, after: None, until })
     }
@@ -90,7 +90,7 @@ impl<'a> Pages<'a> {
 fn letter(row: &sqlx::postgres::PgRow) -> sqlx::Result<Letter> {
     let (topic, partition, offset) = (row.try_get(0)?, row.try_get(1)?, row.try_get(2)?);
     let (key, payload) = (row.try_get(3)?, row.try_get(4)?);
-    let position = Position { topic, partition, offset };
+    let position = RecordPosition { topic, partition, offset };
     Ok(Letter { position, key, payload, reason: row.try_get(5)?, rejected_at: row.try_get(6)? })
 }
 
@@ -104,15 +104,15 @@ struct Redriven {
 
 #[derive(Serialize)]
 struct Refused {
-    position: Position,
+    position: RecordPosition,
     why: String,
 }
 
 async fn redrive(settings: &DeadLettersRedriveSettings) -> anyhow::Result<Outcome> {
-    let mut connection = tables::connect(&settings.database, "dead-letters").await?;
+    let mut connection = connection::connect(&settings.database, "dead-letters").await?;
     let topic = OpenTopic::find(&settings.kafka, &mut connection, "dead-letters").await?;
     all_there(&mut connection, &settings.which).await?;
-    let mut publisher = Publisher::new(&topic, publish::TIMEOUT)?;
+    let mut publisher = Publisher::new(&topic, publisher::TIMEOUT)?;
     let mut pages = Pages::of(&settings.which, &mut connection).await?;
     let (mut done, mut progress) = (Redriven::default(), Progress::new("dead letters redriven", None));
     loop {
@@ -146,7 +146,7 @@ async fn redrive(settings: &DeadLettersRedriveSettings) -> anyhow::Result<Outcom
         })
         .await?;
         published.context("the letters of this page are kept")?;
-        done.redriven += delete(&mut connection, &Which { positions, ..Which::default() }).await?;
+        done.redriven += delete(&mut connection, &Selection { positions, ..Selection::default() }).await?;
         progress.at(done.redriven);
     }
     answer(settings.json, &done, Redriven::text)?;
@@ -176,7 +176,7 @@ struct Dropped {
 }
 
 async fn drop_letters(settings: &DeadLettersDropSettings) -> anyhow::Result<Outcome> {
-    let mut connection = tables::connect(&settings.database, "dead-letters").await?;
+    let mut connection = connection::connect(&settings.database, "dead-letters").await?;
     all_there(&mut connection, &settings.which).await?;
     let letters = if settings.yes {
         delete(&mut connection, &settings.which).await?
@@ -189,14 +189,14 @@ async fn drop_letters(settings: &DeadLettersDropSettings) -> anyhow::Result<Outc
     if settings.yes { Ok(Outcome::Clean) } else { Err(not_done("drop them")) }
 }
 
-async fn count(connection: &mut PgConnection, which: &Which) -> sqlx::Result<i64> {
+async fn count(connection: &mut PgConnection, which: &Selection) -> sqlx::Result<i64> {
     let sql = format!("SELECT count(*) FROM dead_letter WHERE {SELECTED}");
     let (topics, partitions, offsets) = which.columns();
     let query = sqlx::query_scalar(AssertSqlSafe(sql)).bind(&which.reason).bind(topics).bind(partitions).bind(offsets);
     query.fetch_one(connection).await
 }
 
-async fn delete(connection: &mut PgConnection, which: &Which) -> sqlx::Result<u64> {
+async fn delete(connection: &mut PgConnection, which: &Selection) -> sqlx::Result<u64> {
     let sql = format!("DELETE FROM dead_letter WHERE {SELECTED}");
     let (topics, partitions, offsets) = which.columns();
     let query = sqlx::query(AssertSqlSafe(sql)).bind(&which.reason).bind(topics).bind(partitions).bind(offsets);
@@ -204,7 +204,7 @@ async fn delete(connection: &mut PgConnection, which: &Which) -> sqlx::Result<u6
 }
 
 /// A position that is named has to be there: else it was mistyped, or somebody was here before.
-async fn all_there(connection: &mut PgConnection, which: &Which) -> anyhow::Result<()> {
+async fn all_there(connection: &mut PgConnection, which: &Selection) -> anyhow::Result<()> {
     for position in &which.positions {
         let sql = "SELECT EXISTS (SELECT FROM dead_letter WHERE topic = $1 AND partition = $2 AND record_offset = $3)";
         let there = sqlx::query_scalar(sql).bind(&position.topic).bind(position.partition).bind(position.offset);

@@ -1,0 +1,159 @@
+//! `setup`: creates tables, topic, layout and offset rows where they are missing and checks those
+//! that exist. Each step can be repeated, so a `setup` that was interrupted is simply run again.
+
+mod topic;
+mod wait;
+
+use std::collections::HashMap;
+use std::time::Instant;
+
+use anyhow::{Context, bail};
+use like_common::database::SCHEMA;
+use like_common::layout::{self, Layout};
+use like_common::topic_check;
+use sqlx::{Connection, PgConnection};
+use tracing::{info, warn};
+
+use self::wait::until;
+use crate::cli::SetupSettings;
+use crate::fold::FOLD_VERSION;
+use crate::schema::migrate::migrate;
+use crate::schema::roles::{self, Roles};
+use crate::topic::log_ends::{self, LogEnds};
+
+/// Creates what is missing and logs the result.
+pub async fn setup(settings: &SetupSettings) -> anyhow::Result<()> {
+    let topic = settings.kafka.kafka_topic.as_str();
+    let client = settings.kafka.client_config("like-aggregator-setup")?;
+    let deadline = Instant::now() + settings.timeout;
+    let options = settings.database.database_url.connect_options(SCHEMA, "like-aggregator-setup");
+    let mut connection =
+        until(deadline, "PostgreSQL", async || PgConnection::connect_with(&options).await.map_err(Into::into)).await?;
+    migrate(&mut connection, SCHEMA).await?;
+    grant(&mut connection, settings).await?;
+    // Before the topic is created: a layout that can't take it must not leave an unused topic behind.
+    let layouts = layout::read_all(&mut connection).await?;
+    let known = layouts.iter().find(|layout| layout.topic == topic);
+    let sequence = place(topic, settings.after.as_deref(), &layouts)?;
+
+    let live = until(deadline, "Kafka", async || topic_check::describe(&client, topic).await).await?;
+    let live = match (live, known) {
+        (Some(live), _) => live,
+        (None, Some(known)) => bail!(
+            "topic {topic} does not exist, but the database has folded it already ({} partitions): it was deleted, or \
+             KAFKA_BOOTSTRAP_SERVERS is another cluster",
+            known.partitions
+        ),
+        (None, None) => {
+            topic::create(settings, &client).await?;
+            let created = async || {
+                topic_check::describe(&client, topic).await?.context("the topic is not known to all brokers yet")
+            };
+            until(deadline, "the new topic", created).await?
+        }
+    };
+    let partitions = known.map_or(live.partitions, |layout| layout.partitions);
+    topic::check(&live, partitions, settings)?;
+    let ends = until(deadline, "the log's offsets", async || log_ends::of(&client, topic, partitions).await).await?;
+    record(&mut connection, topic, sequence, partitions, &ends).await?;
+    info!(topic, partitions, replicas = live.replicas, fold_version = FOLD_VERSION, "set up");
+    Ok(())
+}
+
+/// The topic's place in the order of folding.
+fn place(topic: &str, after: Option<&str>, layouts: &[Layout]) -> anyhow::Result<i32> {
+    let before = |index: usize| index.checked_sub(1).map(|index| layouts[index].topic.as_str());
+    if let Some(index) = layouts.iter().position(|layout| layout.topic == topic) {
+        if after.is_some() && after != before(index) {
+            bail!(
+                "--after: {topic} is laid out already, and comes after {}",
+                before(index).unwrap_or("no other topic")
+            );
+        }
+        return Ok(layouts[index].sequence);
+    }
+    match (layouts.last(), after) {
+        (None, None) => Ok(1),
+        (None, Some(after)) => bail!("--after {after}: there is no topic yet; leave it out"),
+        (Some(last), None) => bail!(
+            "topic_layout holds {} and not {topic}: this database counts another topic; --after {} makes this one the next",
+            last.topic,
+            last.topic
+        ),
+        (Some(last), Some(after)) if last.topic != after => bail!("--after {after}: the last topic is {}", last.topic),
+        (Some(last), Some(_)) => Ok(last.sequence + 1),
+    }
+}
+
+/// Grants rights to the named roles, and to those that have rights already: they have none on what a
+/// migration has just created.
+async fn grant(connection: &mut PgConnection, settings: &SetupSettings) -> anyhow::Result<()> {
+    let named = Roles {
+        api: settings.api_role.iter().cloned().collect(),
+        aggregator: settings.aggregator_role.iter().cloned().collect(),
+    };
+    roles::make(connection, &named).await?;
+    let asked = !named.is_empty();
+    let roles = named.and(roles::granted(connection, SCHEMA).await?);
+    if asked || (!roles.is_empty() && roles::may_grant(connection, SCHEMA).await?) {
+        roles::grant(connection, SCHEMA, &roles).await?;
+        info!(api = ?roles.api, aggregator = ?roles.aggregator, "rights granted");
+    }
+    Ok(())
+}
+
+/// Writes layout and offset rows in one transaction: each new partition begins at the log's start.
+/// The rows of an existing layout are only checked: a missing row is not inserted again, since at the
+/// log's start it would count again what was counted already.
+async fn record(
+    connection: &mut PgConnection,
+    topic: &str,
+    sequence: i32,
+    partitions: i32,
+    ends: &LogEnds,
+) -> anyhow::Result<()> {
+    let mut transaction = connection.begin().await?;
+    // First of all, so that a `rebuild` swaps before or after all of this.
+    sqlx::query("LOCK TABLE kafka_offset IN ROW EXCLUSIVE MODE").execute(&mut *transaction).await?;
+    let layout = "INSERT INTO topic_layout (sequence, topic, partitions) VALUES ($3, $1, $2) ON CONFLICT DO NOTHING";
+    let new = sqlx::query(layout)
+        .bind(topic)
+        .bind(partitions)
+        .bind(sequence)
+        .execute(&mut *transaction)
+        .await?
+        .rows_affected()
+        == 1;
+    if new {
+        let numbers: Vec<i32> = (0..partitions).collect();
+        let starts: Vec<i64> = ends.iter().map(|(start, _)| *start).collect();
+        let rows = "INSERT INTO kafka_offset (topic, partition, next_offset, updated_at)
+                    SELECT $1, partition, start, now() FROM unnest($2::int[], $3::bigint[]) AS new (partition, start)";
+        sqlx::query(rows).bind(topic).bind(numbers).bind(starts).execute(&mut *transaction).await?;
+    }
+    let recorded = layout::read(&mut *transaction, topic).await?;
+    if recorded.is_none_or(|layout| layout.partitions != partitions) {
+        bail!("another `setup` has recorded another layout at this moment: run it again");
+    }
+    let rows = "SELECT partition, next_offset FROM kafka_offset WHERE topic = $1";
+    let rows: Vec<(i32, i64)> = sqlx::query_as(rows).bind(topic).fetch_all(&mut *transaction).await?;
+    let offsets: HashMap<i32, i64> = rows.into_iter().collect();
+    for (partition, (start, end)) in (0..).zip(ends) {
+        match offsets.get(&partition) {
+            None => bail!(
+                "kafka_offset has no row for partition {partition} of {topic}, though its log was folded already: \
+                 restore the row; one at the log's start would count again what was counted"
+            ),
+            Some(next) if next > end => bail!(
+                "partition {partition} of {topic} is folded up to {next}, and its log goes from {start} to {end}: \
+                 the topic was cut or made anew, or KAFKA_BOOTSTRAP_SERVERS is another cluster"
+            ),
+            Some(next) if next < start => {
+                warn!(partition, next, start, "records were gone before they were folded: `run` records the gap");
+            }
+            Some(_) => {}
+        }
+    }
+    transaction.commit().await?;
+    Ok(())
+}
