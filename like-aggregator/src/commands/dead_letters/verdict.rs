@@ -8,7 +8,7 @@ use like_events::{EventRef, Reject, decode, pair_key};
 use sqlx::PgConnection;
 use uuid::Uuid;
 
-use super::{Letter, time};
+use super::letters::{Letter, time};
 use crate::fold::DEAD_LETTER_BYTES;
 
 /// The key to publish it by, or why not.

@@ -2,25 +2,23 @@
 //! then swaps the two. Rounds of folding up to where the live schema stands get shorter; once one
 //! is short, `swap` tries.
 
-mod carry;
+mod copy_metadata;
+mod live;
 mod swap;
 
 use std::time::{Duration, Instant};
 
 use anyhow::{anyhow, bail};
 use like_common::database::SCHEMA;
-use sqlx::{AssertSqlSafe, PgConnection};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
+use self::live::{REBUILT, check_live};
 use super::not_done;
 use crate::cli::RebuildSettings;
 use crate::fold::FOLD_VERSION;
 use crate::replay::Replay;
 use crate::schema::shadow::{self, ShadowSchema};
-
-/// The schema that is filled.
-const REBUILT: &str = "likes_rebuild";
 
 /// The last round took no longer than this: what is left can be folded while the live workers wait.
 const CLOSE: Duration = Duration::from_secs(2);
@@ -73,7 +71,7 @@ pub async fn rebuild(settings: &RebuildSettings, shutdown: CancellationToken) ->
 /// Answers what the old schema is called now.
 async fn fill_and_swap(replay: &Replay, shadow_schema: &mut ShadowSchema) -> anyhow::Result<String> {
     check_live(shadow_schema.connection().await?).await?;
-    let mut carried = false;
+    let mut copied = false;
     loop {
         shadow_schema.copy_layout().await?;
         let ends = shadow::live_ends(shadow_schema.connection().await?).await?;
@@ -82,9 +80,9 @@ async fn fill_and_swap(replay: &Replay, shadow_schema: &mut ShadowSchema) -> any
         replay.fold(&ends).await?;
         let close = round.elapsed() <= CLOSE;
         info!(records = replay.folded(), took = ?round.elapsed(), "folded up to where the live tables stood");
-        if !carried {
-            carry::over(shadow_schema.connection().await?).await?;
-            carried = true;
+        if !copied {
+            copy_metadata::copy(shadow_schema.connection().await?).await?;
+            copied = true;
         } else if close {
             if let Some(old) = swap::attempt(replay, shadow_schema).await? {
                 return Ok(old);
@@ -92,19 +90,4 @@ async fn fill_and_swap(replay: &Replay, shadow_schema: &mut ShadowSchema) -> any
             tokio::time::sleep(PAUSE).await;
         }
     }
-}
-
-/// What would make the fresh tables worse than the live ones.
-async fn check_live(connection: &mut PgConnection) -> anyhow::Result<()> {
-    let found = shadow::live_fold_version(connection).await?;
-    if found > FOLD_VERSION {
-        bail!("the live tables are of fold version {found} and this build folds by {FOLD_VERSION}: use a newer build");
-    }
-    let newer = format!(
-        "SELECT version FROM {SCHEMA}._sqlx_migrations WHERE version NOT IN (SELECT version FROM _sqlx_migrations) LIMIT 1"
-    );
-    if let Some(version) = sqlx::query_scalar::<_, i64>(AssertSqlSafe(newer)).fetch_optional(&mut *connection).await? {
-        bail!("the live tables have migration {version}, which this build doesn't know: use a newer build");
-    }
-    shadow::check_gaps(connection).await
 }

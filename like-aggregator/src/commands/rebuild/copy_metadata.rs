@@ -6,13 +6,13 @@ use like_common::database::SCHEMA;
 use sqlx::{AssertSqlSafe, PgConnection};
 use tracing::{info, warn};
 
-use super::REBUILT;
+use super::live::REBUILT;
 use crate::fold::FOLD_VERSION;
 use crate::schema::roles;
 use crate::schema::shadow;
 
 /// Run while nothing is being folded into the fresh tables.
-pub(super) async fn over(connection: &mut PgConnection) -> anyhow::Result<()> {
+pub(super) async fn copy(connection: &mut PgConnection) -> anyhow::Result<()> {
     let roles = roles::granted(connection, SCHEMA).await?;
     if !roles.is_empty() {
         roles::grant(connection, REBUILT, &roles).await?;

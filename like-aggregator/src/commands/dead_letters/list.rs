@@ -4,7 +4,8 @@ use anyhow::bail;
 use chrono::{DateTime, Utc};
 use serde::{Serialize, Serializer};
 
-use super::{Letter, PAGE, Pages, count, time, verdict};
+use super::letters::{Letter, PAGE, Pages, count, time};
+use super::verdict;
 use crate::cli::{DeadLettersListSettings, DeadLettersShowSettings, RecordPosition, Selection};
 use crate::commands::Outcome;
 use crate::commands::connection;

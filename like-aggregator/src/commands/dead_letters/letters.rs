@@ -1,0 +1,103 @@
+//! The rows of `dead_letter`: selected, read by page, counted and deleted.
+
+use anyhow::bail;
+use chrono::{DateTime, SecondsFormat, Utc};
+use sqlx::{AssertSqlSafe, PgConnection, Row};
+
+use crate::cli::{RecordPosition, Selection};
+
+/// How many letters are read at once, of at most 128 KiB each.
+pub(super) const PAGE: i64 = 100;
+/// SQL: the rows that a [`Selection`] selects.
+const SELECTED: &str = "($1::text IS NULL OR split_part(reason, ':', 1) = $1)
+    AND ($2::text[] IS NULL OR (topic, partition, record_offset)
+         IN (SELECT * FROM unnest($2::text[], $3::int[], $4::bigint[])))";
+
+/// One row of `dead_letter`.
+pub(super) struct Letter {
+    pub(super) position: RecordPosition,
+    pub(super) key: Option<Vec<u8>>,
+    pub(super) payload: Option<Vec<u8>>,
+    pub(super) reason: String,
+    pub(super) rejected_at: DateTime<Utc>,
+}
+
+/// The letters of a selection, page by page in the order of their positions.
+pub(super) struct Pages<'a> {
+    which: &'a Selection,
+    after: Option<RecordPosition>,
+    /// Excludes letters rejected meanwhile: a redriven event may become a dead letter again.
+    until: DateTime<Utc>,
+}
+
+impl<'a> Pages<'a> {
+    pub(super) async fn of(which: &'a Selection, connection: &mut PgConnection) -> sqlx::Result<Self> {
+        let until = sqlx::query_scalar("SELECT now()").fetch_one(connection).await?;
+        Ok(Self { which, after: None, until })
+    }
+
+    pub(super) async fn next(&mut self, connection: &mut PgConnection, limit: i64) -> sqlx::Result<Vec<Letter>> {
+        let sql = format!(
+            "SELECT topic, partition, record_offset, key, payload, reason, rejected_at FROM dead_letter
+             WHERE {SELECTED} AND rejected_at <= $8
+               AND ($5::text IS NULL OR (topic, partition, record_offset) > ($5, $6, $7))
+             ORDER BY topic, partition, record_offset LIMIT $9"
+        );
+        let (topics, partitions, offsets) = self.which.columns();
+        let after = self.after.as_ref();
+        let rows = sqlx::query(AssertSqlSafe(sql))
+            .bind(&self.which.reason)
+            .bind(topics)
+            .bind(partitions)
+            .bind(offsets)
+            .bind(after.map(|p| p.topic.as_str()))
+            .bind(after.map(|p| p.partition))
+            .bind(after.map(|p| p.offset))
+            .bind(self.until)
+            .bind(limit)
+            .fetch_all(connection)
+            .await?;
+        let letters = rows.iter().map(letter).collect::<sqlx::Result<Vec<_>>>()?;
+        if let Some(last) = letters.last() {
+            self.after = Some(last.position.clone());
+        }
+        Ok(letters)
+    }
+}
+
+fn letter(row: &sqlx::postgres::PgRow) -> sqlx::Result<Letter> {
+    let (topic, partition, offset) = (row.try_get(0)?, row.try_get(1)?, row.try_get(2)?);
+    let (key, payload) = (row.try_get(3)?, row.try_get(4)?);
+    let position = RecordPosition { topic, partition, offset };
+    Ok(Letter { position, key, payload, reason: row.try_get(5)?, rejected_at: row.try_get(6)? })
+}
+
+pub(super) async fn count(connection: &mut PgConnection, which: &Selection) -> sqlx::Result<i64> {
+    let sql = format!("SELECT count(*) FROM dead_letter WHERE {SELECTED}");
+    let (topics, partitions, offsets) = which.columns();
+    let query = sqlx::query_scalar(AssertSqlSafe(sql)).bind(&which.reason).bind(topics).bind(partitions).bind(offsets);
+    query.fetch_one(connection).await
+}
+
+pub(super) async fn delete(connection: &mut PgConnection, which: &Selection) -> sqlx::Result<u64> {
+    let sql = format!("DELETE FROM dead_letter WHERE {SELECTED}");
+    let (topics, partitions, offsets) = which.columns();
+    let query = sqlx::query(AssertSqlSafe(sql)).bind(&which.reason).bind(topics).bind(partitions).bind(offsets);
+    Ok(query.execute(connection).await?.rows_affected())
+}
+
+/// Refuses positions without a dead letter: mistyped ones, or ones already handled.
+pub(super) async fn check_exist(connection: &mut PgConnection, which: &Selection) -> anyhow::Result<()> {
+    for position in &which.positions {
+        let sql = "SELECT EXISTS (SELECT FROM dead_letter WHERE topic = $1 AND partition = $2 AND record_offset = $3)";
+        let there = sqlx::query_scalar(sql).bind(&position.topic).bind(position.partition).bind(position.offset);
+        if !there.fetch_one(&mut *connection).await? {
+            bail!("there is no dead letter at {position}: nothing was changed");
+        }
+    }
+    Ok(())
+}
+
+pub(super) fn time(time: DateTime<Utc>) -> String {
+    time.to_rfc3339_opts(SecondsFormat::Secs, true)
+}
