@@ -186,8 +186,11 @@ async fn what_was_put_away_is_not_brought_back() {
         .await
         .unwrap();
     assert_eq!(users, ["left", "other"]);
-    let kept = format!("SELECT count(*) FROM dead_letter WHERE payload = 'kept' AND rejected_at = '{rejected_at}'");
-    assert_eq!(system.number(&kept).await, 1);
+    let kept = sqlx::AssertSqlSafe(format!(
+        "SELECT count(*) FROM dead_letter WHERE payload = 'kept' AND rejected_at = '{rejected_at}'"
+    ));
+    let kept: i64 = sqlx::query_scalar(kept).fetch_one(&system.database.pool).await.unwrap();
+    assert_eq!(kept, 1);
     assert_eq!(system.number("SELECT count(*) FROM dead_letter").await, 1);
 }
 
