@@ -157,8 +157,8 @@ impl Worker {
     async fn ping(&mut self) {
         match self.store.ping().await {
             Ok(()) => self.database_answers(),
-            Err(error) if self.health.unmet(DATABASE, "it did not event while there was nothing to do") => {
-                warn!(%error, "PostgreSQL does not event");
+            Err(error) if self.health.unmet(DATABASE, "an idle connection got no answer") => {
+                warn!(%error, "PostgreSQL does not answer");
             }
             Err(_) => {}
         }
