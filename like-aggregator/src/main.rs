@@ -33,7 +33,7 @@ pub fn main() -> ExitCode {
     let result = runtime.block_on(async {
         match settings.command {
             Command::Run(settings) => {
-                like_aggregator::run::run(settings, Timing::default(), shutdown::on_signal()?).await?
+                like_aggregator::run::run(settings, Timing::default(), shutdown::on_signal()?).await?;
             }
             Command::Setup(settings) => commands::setup(&settings).await?,
             Command::Status(settings) => commands::status(&settings).await?,
