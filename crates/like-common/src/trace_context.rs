@@ -136,7 +136,7 @@ mod tests {
             headers.iter().map(text).collect::<Vec<_>>()
         };
         let parent = (TRACEPARENT.to_owned(), format!("00-{TRACE}-{SPAN}-01"));
-        assert_eq!(headers(None), [parent.clone()]);
+        assert_eq!(headers(None), std::slice::from_ref(&parent));
         assert_eq!(headers(Some("a=1")), [parent, (TRACESTATE.to_owned(), "a=1".to_owned())]);
     }
 }
