@@ -1,29 +1,32 @@
-//! Points at which a test has this process killed or stopped: exactly there, where a signal from
-//! outside would come by chance. Only in builds with the feature `fault-points`, which nothing that
-//! is shipped has; in all others [`reached`] is nothing.
+//! Points at which a test has this process killed or stopped, where a signal from outside would
+//! arrive by chance. Only builds with the feature `fault-points` have them, and release builds with it
+//! don't compile; in all others [`reached`] is empty.
+//!
+//! By hand rather than by the `fail` crate: that one runs panics, pauses and callbacks, and a signal to
+//! the process at the nth time would still be code of ours.
 //!
 //! `FAULT_POINT=name[:nth[:stop]]`: at the nth time (default 1) that the point is reached the process
 //! gets SIGKILL, or SIGSTOP.
 
-/// Where a fault can be.
+/// The points, by their names in `FAULT_POINT`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Point {
     /// `after-begin`: between BEGIN and the first statement.
     AfterBegin,
     /// `before-commit`: between the last statement of a batch and COMMIT.
     BeforeCommit,
-    /// `after-commit`: the transaction is committed, and nobody but PostgreSQL knows.
+    /// `after-commit`: the transaction is committed, and only PostgreSQL knows it.
     AfterCommit,
-    /// `between-batches`: a batch is in hand and no statement of it was sent.
+    /// `between-batches`: before the first statement of a batch.
     BetweenBatches,
 }
 
-/// Says that the process is at this point.
+/// Does nothing.
 #[cfg(not(feature = "fault-points"))]
 #[inline]
 pub fn reached(_: Point) {}
 
-/// Says that the process is at this point.
+/// Sends the signal if `FAULT_POINT` names this point.
 #[cfg(feature = "fault-points")]
 pub fn reached(point: Point) {
     use std::sync::OnceLock;

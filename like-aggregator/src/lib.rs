@@ -1,8 +1,8 @@
-//! like-aggregator: reads like events from Kafka in batches, drops repeats, folds the rest into
-//! one change per product and applies a batch, with the offsets it covers, in one transaction.
+//! like-aggregator: reads like events from Kafka in batches, drops duplicates, folds the rest into
+//! one delta per product and applies a batch, with its offsets, in one transaction.
 //!
-//! A record's way: [`consume`] (the Kafka thread) puts it into a [`fold`] (pure), [`apply`]
-//! hands that to [`apply::transaction`] (SQL), and the answer comes back to the consumer.
+//! [`consume`] (the Kafka thread) collects records into a batch; [`apply`] runs the batch's
+//! transaction with what [`fold`] (pure) makes of it, and reports back to [`consume`].
 
 #[cfg(all(feature = "fault-points", not(debug_assertions)))]
 compile_error!("fault-points is for tests: a release build can't have it");

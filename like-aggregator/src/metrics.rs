@@ -7,7 +7,7 @@ use like_common::metrics::{add, add_process};
 use prometheus::{Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry};
 
 use crate::apply::transaction::Applied;
-use crate::fold::batch::Batch;
+use crate::fold::Batch;
 
 /// Handles, resolved once.
 #[derive(Clone)]

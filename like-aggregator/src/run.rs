@@ -1,6 +1,6 @@
-//! `run`: waits for what counting needs, then runs the consumer thread and the worker until told
-//! to stop or until going on would be wrong. One topic after the other: once one is closed and
-//! folded, thread and worker end, and the next topic gets new ones.
+//! `run`: waits for the topic and its layout, then runs the consumer thread and the worker until a
+//! signal or an error that no retry can cure. Takes one topic after the other: once one is closed
+//! and folded, its thread and worker end, and the next topic gets new ones.
 
 use std::sync::mpsc;
 use std::time::Duration;
@@ -22,7 +22,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
-use crate::apply::error::is_inactive_topic;
+use crate::apply::error::ApplyError;
 use crate::apply::transaction::Store;
 use crate::apply::worker::{DATABASE, HEARTBEAT_LIMIT, Worker};
 use crate::cli::RunSettings;
@@ -30,24 +30,23 @@ use crate::consume::{ConsumerThread, GROUP, GroupContext, consumer_config};
 use crate::metrics::Metrics;
 use crate::schema::maintenance::Upkeep;
 use crate::timing::Timing;
-use crate::topic::active;
-use crate::topic::late;
+use crate::topic::{active, past_end};
 use crate::traces::BatchTraces;
 
 /// The condition under which `/readyz` reports the topic.
 const TOPIC: &str = "topic";
 
-/// How often is looked whether it still is a topic's turn; likes of the next one wait for that.
-const TURN: Duration = Duration::from_secs(2);
+/// How often to check that the topic is still the active one; the next topic's likes wait for that.
+const ACTIVE_CHECK: Duration = Duration::from_secs(2);
 
-/// What closing the consumer may take once all that counts is done.
+/// How long closing the consumer may take, once the batch in flight is done.
 const CLOSE_WAIT: Duration = Duration::from_secs(2);
 
-/// From the signal to the end of the process, at most.
+/// The longest time from the signal to the end of the process.
 const SHUTDOWN_WAIT: Duration = Duration::from_secs(8);
 
-/// What the database is given to say whose turn it is, before anything is counted.
-const LOOK_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long reading the active topic may take at start.
+const LAYOUT_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Counts until `shutdown`.
 pub async fn run(settings: RunSettings, timing: Timing, shutdown: CancellationToken) -> anyhow::Result<()> {
@@ -63,7 +62,7 @@ pub async fn run(settings: RunSettings, timing: Timing, shutdown: CancellationTo
     let admin = tokio::spawn(admin::serve(listener, health.clone(), registry, admin_stop.clone()));
     info!(%admin_addr, topic = settings.kafka.kafka_topic, group = settings.fold.kafka_group_id, dedup = ?settings.fold.dedup(), "starting");
 
-    let late = tokio::spawn(watch_ends(settings.clone(), client.clone(), metrics.clone(), timing.topic_check));
+    let ends_watch = tokio::spawn(watch_ends(settings.clone(), client.clone(), metrics.clone(), timing.topic_check));
     let result = loop {
         let layout = tokio::select! {
             ready = wait_for_topic(&settings, &client, &health) => ready,
@@ -75,12 +74,12 @@ pub async fn run(settings: RunSettings, timing: Timing, shutdown: CancellationTo
         };
         match count(&settings, &timing, &client, &layout, &metrics, &traces, &health, &shutdown).await {
             Ok(()) if !shutdown.is_cancelled() => info!(topic = layout.topic, "the topic is folded to its end"),
-            Err(error) if is_inactive_topic(&error) => info!(topic = layout.topic, "the topic was closed"),
+            Err(error) if ApplyError::ends_topic(&error) => info!(topic = layout.topic, "the topic was closed"),
             ended => break ended,
         }
         health.unmet(GROUP, "the next topic's turn");
     };
-    late.abort();
+    ends_watch.abort();
     health.unmet(TOPIC, "shutting down");
     traces.end().await;
     admin_stop.cancel();
@@ -88,12 +87,12 @@ pub async fn run(settings: RunSettings, timing: Timing, shutdown: CancellationTo
     result
 }
 
-/// Waits until a layout is there whose turn it is, and its topic, and they agree.
+/// Waits until there is an active topic that the broker has and that agrees with its layout.
 async fn wait_for_topic(settings: &RunSettings, client: &ClientConfig, health: &Health) -> anyhow::Result<Layout> {
     let topic = &settings.kafka.kafka_topic;
     let mut backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(5));
     loop {
-        match look(settings, client).await {
+        match find_topic(settings, client).await {
             Ok((layout, findings)) => {
                 findings.warnings.iter().for_each(|warning| warn!("{warning}"));
                 if let Some(fatal) = findings.fatal {
@@ -113,14 +112,15 @@ async fn wait_for_topic(settings: &RunSettings, client: &ClientConfig, health: &
     }
 }
 
-async fn look(settings: &RunSettings, client: &ClientConfig) -> anyhow::Result<(Layout, topic_check::Findings)> {
-    let layout = tokio::time::timeout(LOOK_TIMEOUT, read_turn(settings)).await.context("PostgreSQL: no answer")??;
+async fn find_topic(settings: &RunSettings, client: &ClientConfig) -> anyhow::Result<(Layout, topic_check::Findings)> {
+    let layout =
+        tokio::time::timeout(LAYOUT_TIMEOUT, read_active(settings)).await.context("PostgreSQL: no answer")??;
     let live = topic_check::describe(client, &layout.topic).await.context("Kafka")?;
     let findings = topic_check::compare(live.as_ref(), &layout.topic, layout.partitions);
     Ok((layout, findings))
 }
 
-async fn read_turn(settings: &RunSettings) -> anyhow::Result<Layout> {
+async fn read_active(settings: &RunSettings) -> anyhow::Result<Layout> {
     let topic = &settings.kafka.kafka_topic;
     let options = settings.database.database_url.connect_options(SCHEMA, "like-aggregator");
     let mut connection = PgConnection::connect_with(&options).await.context("PostgreSQL")?;
@@ -128,12 +128,12 @@ async fn read_turn(settings: &RunSettings) -> anyhow::Result<Layout> {
     if own.is_none() {
         bail!("topic_layout has no {topic}: `like-aggregator setup` has to be run");
     }
-    // Ours is one of them: whichever it is, they are folded in their order.
+    // The configured topic is one of several; they are folded in their order.
     let layout = active::current(&mut connection).await.context("topic_layout")?;
     layout.context("every topic is closed: `like-aggregator setup --after` adds the next one")
 }
 
-/// Folds a topic until told to stop, or until its turn is over.
+/// Folds a topic until shutdown, or until another topic is the active one.
 #[expect(clippy::too_many_arguments, reason = "the parts of `run`, each once")]
 async fn count(
     settings: &RunSettings,
@@ -145,18 +145,18 @@ async fn count(
     health: &Health,
     shutdown: &CancellationToken,
 ) -> anyhow::Result<()> {
-    let (orders, worker_orders) = channel::unbounded_channel();
-    let (worker_answers, answers) = mpsc::channel();
+    let (commands, worker_commands) = channel::unbounded_channel();
+    let (worker_events, events) = mpsc::channel();
     let store = Store::new(&settings.database.database_url, SCHEMA, &layout.topic, settings.fold.dedup());
-    let worker = Worker::new(store, metrics.clone(), health.clone(), worker_answers).traced(BatchTraces {
+    let worker = Worker::new(store, metrics.clone(), health.clone(), worker_events).traced(BatchTraces {
         traces: traces.clone(),
         topic: layout.topic.clone(),
         group: settings.fold.kafka_group_id.clone(),
     });
-    tokio::spawn(worker.run(worker_orders));
+    tokio::spawn(worker.run(worker_commands));
     let url = &settings.database.database_url;
     let upkeep = Upkeep::new(url, SCHEMA, client.clone(), settings.fold.dedup(), settings.fold.dedup_window);
-    // Ends with this function, whichever way that does.
+    // Aborted when this function returns.
     let mut tasks = JoinSet::new();
     tasks.spawn(upkeep.run(timing.upkeep));
 
@@ -168,8 +168,8 @@ async fn count(
         ends: layout.end_offsets.clone(),
         limits: settings.limits(),
         timing: *timing,
-        orders,
-        answers,
+        commands,
+        events,
         traces: traces.clone(),
         metrics: metrics.clone(),
         health: health.clone(),
@@ -181,7 +181,7 @@ async fn count(
     let thread_stop = stop.clone();
     std::thread::Builder::new().name("kafka-consumer".to_owned()).spawn(move || {
         let _ = ended.send(thread.run(&thread_stop));
-        // Leaves the group. It can hang, so nobody joins this thread; what it had to say is said.
+        // Leaves the group. It can hang, so this thread isn't joined; its result is sent before.
         drop(thread);
         drop(closed);
     })?;
@@ -194,7 +194,7 @@ async fn count(
             return result;
         }
         wrong = watch_topic(client, layout, timing.topic_check) => Err(anyhow!(wrong)),
-        () = watch_turn(settings, layout) => Ok(()),
+        () = watch_active(settings, layout) => Ok(()),
         () = shutdown.cancelled() => Ok(()),
     };
     health.unmet(TOPIC, "counting has stopped");
@@ -211,8 +211,8 @@ async fn count(
     result
 }
 
-/// Looks every minute whether the topic still is what its layout says; answers when it isn't.
-/// A broker that can't be asked says nothing about the topic.
+/// Compares the topic with its layout every minute; returns the difference once there is one. An
+/// unreachable broker is no difference.
 async fn watch_topic(client: &ClientConfig, layout: &Layout, interval: Duration) -> String {
     let mut said = Vec::new();
     loop {
@@ -231,13 +231,12 @@ async fn watch_topic(client: &ClientConfig, layout: &Layout, interval: Duration)
     }
 }
 
-/// Looks now and then whether it still is the topic's turn, and answers when it isn't. A database
-/// that can't be asked says nothing about it.
-async fn watch_turn(settings: &RunSettings, layout: &Layout) {
+/// Returns once the topic is no longer the active one. An unreachable database says nothing about it.
+async fn watch_active(settings: &RunSettings, layout: &Layout) {
     let options = settings.database.database_url.connect_options(SCHEMA, "like-aggregator");
     let mut connection = None;
     loop {
-        tokio::time::sleep(TURN).await;
+        tokio::time::sleep(ACTIVE_CHECK).await;
         let ask = async {
             let mut connected = match connection.take() {
                 Some(connected) => connected,
@@ -255,29 +254,29 @@ async fn watch_turn(settings: &RunSettings, layout: &Layout) {
     }
 }
 
-/// Looks every minute whether records have appeared behind the ends of closed topics: a producer
-/// was forgotten, and its likes are not counted.
+/// Reports, every minute, records past the ends of closed topics: a producer still writes there, and
+/// its likes are not counted.
 async fn watch_ends(settings: RunSettings, client: ClientConfig, metrics: Metrics, interval: Duration) {
     let mut said = Vec::new();
     loop {
-        let look = async {
+        let find = async {
             let options = settings.database.database_url.connect_options(SCHEMA, "like-aggregator");
             let layouts = layout::read_all(&mut PgConnection::connect_with(&options).await?).await?;
-            late::behind_ends(&client, &layouts).await
+            past_end::find(&client, &layouts).await
         };
-        if let Ok(Ok(late)) = tokio::time::timeout(HEARTBEAT_LIMIT, look).await {
-            metrics.behind_end(late.iter().map(late::Late::records).sum());
-            if late != said {
-                for late in &late {
+        if let Ok(Ok(found)) = tokio::time::timeout(HEARTBEAT_LIMIT, find).await {
+            metrics.behind_end(found.iter().map(past_end::PastEnd::records).sum());
+            if found != said {
+                for past in &found {
                     error!(
-                        topic = late.topic,
-                        partition = late.partition,
-                        end = late.end_offset,
-                        first = late.first_offset,
+                        topic = past.topic,
+                        partition = past.partition,
+                        end = past.end_offset,
+                        first = past.first_offset,
                         "records behind the end of a closed topic: somebody still writes there, and nobody counts it"
                     );
                 }
-                said = late;
+                said = found;
             }
         }
         tokio::time::sleep(interval).await;

@@ -1,20 +1,19 @@
-//! How often, and for how long: what the contract fixes, so no setting; a value of its own so that
-//! a test need not wait as long as an operator may.
+//! Intervals that the contract fixes and that are no settings; a type, so that tests can shorten
+//! them.
 
 use std::time::Duration;
 
 use like_common::topic_check;
 
-/// Intervals and patience of one aggregator.
 #[derive(Debug, Clone, Copy)]
 pub struct Timing {
     /// How often a partition without a row is asked for again.
     pub refused_retry: Duration,
-    /// How long a log may end before the stored offset: its new leader may not know all of it yet.
+    /// How long a log may end before the stored offset: its new leader may not have all of it yet.
     pub beyond_end: Duration,
-    /// How often the stored offsets are compared with the believed ones.
+    /// How often the stored offsets are compared with the expected ones.
     pub compare_offsets: Duration,
-    /// How often windows of `event_handled` and old dead letters are looked after.
+    /// How often windows of `event_handled` and old dead letters are maintained.
     pub upkeep: Duration,
     /// How often the topic is compared with its layout.
     pub topic_check: Duration,

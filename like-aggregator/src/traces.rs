@@ -1,6 +1,6 @@
 //! Spans of batches, by OpenTelemetry's messaging conventions 1.42.0: one per batch, linked to the
 //! spans that published its records, and below it one per attempt at the transaction. Only where a
-//! collector is set (`OTEL_EXPORTER_OTLP_ENDPOINT`): else no record's headers are looked at.
+//! collector is set (`OTEL_EXPORTER_OTLP_ENDPOINT`); otherwise no record's headers are read.
 
 use like_common::trace_context::{TRACEPARENT, TRACESTATE, extract};
 use like_common::traces::Traces;
@@ -9,18 +9,18 @@ use opentelemetry::{Context, KeyValue};
 use rdkafka::message::{BorrowedMessage, Headers as _, Message as _};
 
 use crate::apply::error::ApplyError;
-use crate::fold::batch::Batch;
+use crate::fold::Batch;
 
-/// A batch has links to so many spans at most: as many as the SDK keeps of one span by default.
+/// The most links of a batch: as many as the SDK keeps per span by default.
 const LINKS_MAX: usize = 128;
 
-/// The spans that published a batch's records, by partition: the first ones that are recorded. A
-/// link to one that isn't would lead nowhere.
+/// The spans that published a batch's records, by partition: the first ones that are recorded, since
+/// a link to any other would lead nowhere.
 #[derive(Debug, Default)]
 pub struct Links(Vec<(i32, SpanContext)>);
 
 impl Links {
-    /// Looks at the headers of a record that is in the batch now.
+    /// Adds the span in the headers of a record that was added to the batch.
     pub fn add(&mut self, message: &BorrowedMessage<'_>) {
         self.add_from(message.partition(), || {
             let headers = message.headers()?;
@@ -29,7 +29,7 @@ impl Links {
         });
     }
 
-    /// Headers are looked at only while there is room: reading them costs.
+    /// Reads headers only while there is room, since reading them costs.
     fn add_from<'h>(&mut self, partition: i32, headers: impl FnOnce() -> Option<(&'h [u8], Option<&'h [u8]>)>) {
         if self.0.len() < LINKS_MAX
             && let Some((parent, state)) = headers()
@@ -39,31 +39,28 @@ impl Links {
         }
     }
 
-    /// The batch has lost what it had of this partition.
+    /// Drops the links of a partition whose records were dropped.
     pub fn forget(&mut self, partition: i32) {
         self.0.retain(|(of, _)| *of != partition);
     }
 }
 
-/// Whose batches they are.
+/// Makes the spans of batches.
 #[derive(Default)]
 pub struct BatchTraces {
-    /// Where spans are made, if they are.
     pub traces: Traces,
-    /// The topic.
     pub topic: String,
-    /// The consumer group.
     pub group: String,
 }
 
-/// The span of a batch. Ends with the value at the latest.
+/// The span of a batch. Dropping the value ends it too.
 pub struct BatchSpan {
     context: Context,
     traces: Traces,
 }
 
 impl BatchTraces {
-    /// None: nobody wants spans.
+    /// Starts the span of a batch; None if spans are off.
     pub fn batch(&self, batch: &Batch, links: Links) -> Option<BatchSpan> {
         let tracer = self.traces.tracer()?;
         let attributes = [
@@ -82,7 +79,7 @@ impl BatchTraces {
 }
 
 impl BatchSpan {
-    /// An attempt at a part of the batch, which may be all of it.
+    /// Starts the span of an attempt at a part of the batch, or all of it.
     pub fn attempt(&self, part: &Batch) -> Option<Attempt> {
         let tracer = self.traces.tracer()?;
         let attributes = [
@@ -94,9 +91,9 @@ impl BatchSpan {
         Some(Attempt(Context::new().with_span(tracer.build_with_context(span, &self.context))))
     }
 
-    /// Ends the span, with an error's kind and text where the batch was not applied.
-    pub fn end(self, error: Option<(&'static str, String)>) {
-        if let Some((kind, text)) = error {
+    /// Ends the span; `failure` is the kind of error and its text.
+    pub fn end(self, failure: Option<(&'static str, String)>) {
+        if let Some((kind, text)) = failure {
             failed(&self.context, kind, text);
         }
         self.context.span().end();
@@ -107,7 +104,7 @@ impl BatchSpan {
 pub struct Attempt(Context);
 
 impl Attempt {
-    /// What became of it is known.
+    /// Ends the span.
     pub fn end(self, error: Option<&ApplyError>) {
         if let Some(error) = error {
             failed(&self.0, error.kind(), error.to_string());
@@ -130,7 +127,7 @@ mod tests {
     }
 
     #[test]
-    fn links_lead_to_recorded_spans_of_the_batch_alone() {
+    fn links_lead_to_recorded_spans_only() {
         let mut links = Links::default();
         for (partition, parent) in [(0, parent("01")), (1, parent("00")), (1, parent("01")), (2, "x".to_owned())] {
             links.add_from(partition, || Some((parent.as_bytes(), Some(b"a=1"))));
@@ -143,7 +140,7 @@ mod tests {
     }
 
     #[test]
-    fn a_batch_has_so_many_links_and_looks_at_no_headers_beyond_them() {
+    fn links_are_limited() {
         let (mut links, mut looked, parent) = (Links::default(), 0, parent("01"));
         for _ in 0..LINKS_MAX + 5 {
             links.add_from(0, || {

@@ -1,39 +1,43 @@
-//! Why a batch was not applied, and whether trying again may help.
+//! Why a batch was not applied, and which of these errors a new attempt can cure.
 
 use like_common::database;
 
-use crate::fold::batch::FOLD_VERSION;
+use crate::fold::FOLD_VERSION;
 
-/// Why a batch was not applied. Nothing of it was written, unless the answer to COMMIT was lost: then the next attempt is
-/// fenced.
+/// Why a batch was not applied. Nothing of it was written, unless the answer to COMMIT was lost;
+/// then the next attempt is fenced.
 #[derive(Debug, thiserror::Error)]
 pub enum ApplyError {
-    /// The stored offset differs from the one where the batch begins: another process has moved it.
-    #[error("partition {partition} has the stored offset {found}, expected {believed}: another worker has written")]
+    /// Another process has moved the offset that this batch starts at.
+    #[error("partition {partition} is folded up to {found}, not {believed}: another worker has written")]
     Fenced {
-        /// The first such partition.
+        /// The first partition with another offset.
         partition: i32,
-        /// The offset where the batch begins.
+        /// The offset that this process expected.
         believed: i64,
-        /// The stored offset, or -1 when the row is gone.
+        /// The stored offset; -1: its row is gone.
         found: i64,
     },
-    /// The database is folded by other rules than this build's. `found` is -1 when the table is empty.
+    /// The database was folded by another version of the fold.
     #[error(
         "the database holds fold version {found} and this build folds by {FOLD_VERSION}: run a build of that version, or `rebuild` with this one"
     )]
-    FoldVersion { found: i32 },
-    /// The topic is not the active one: it was closed before the batch's end, or an earlier topic isn't folded to its end.
+    FoldVersion {
+        /// The version in the table; -1: the table is empty.
+        found: i32,
+    },
+    /// The topic isn't the active one: it is closed before the batch's end, or a topic before it
+    /// isn't folded to its end.
     #[error("topic {topic} is not the one to be folded now: topic_layout has changed")]
-    InactiveTopic { topic: String },
+    NotActive { topic: String },
     /// A statement failed.
     #[error(transparent)]
     Sql(#[from] sqlx::Error),
-    /// A user's like changed during the batch, although this worker owns the partition: a producer sends one product to two
-    /// partitions. The next attempt reads the new state.
-    #[error("a like changed during the batch: a producer does not partition its records as the contract says")]
+    /// A user's like changed under this batch, though its partition is ours alone: a producer
+    /// sends one product to two partitions. The next attempt reads the current rows.
+    #[error("a like changed under the batch: some producer does not partition its records as the contract says")]
     Raced,
-    /// The client-side deadline has passed.
+    /// No answer within the client-side deadline.
     #[error("no answer from PostgreSQL in time")]
     Deadline,
 }
@@ -43,33 +47,39 @@ impl ApplyError {
     pub fn is_transient(&self) -> bool {
         match self {
             Self::Deadline | Self::Raced => true,
-            // 23505: another worker has written one of the rows; the next attempt finds it.
-            // 23514: no window covers a record's time; the next attempt creates it.
+            // 23505: another worker wrote one of the rows meanwhile; the look-up finds it now.
+            // 23514: there is no window for a record's time; it is made before the next attempt.
             Self::Sql(e) => {
                 database::is_transient(e)
                     || match database::sqlstate(e).as_deref() {
-                        Some("23505") => names_table(e, "event_handled") || names_table(e, "product_like"),
-                        Some("23514") => names_table(e, "event_handled"),
+                        Some("23505") => is_of(e, "event_handled") || is_of(e, "product_like"),
+                        Some("23514") => is_of(e, "event_handled"),
                         _ => false,
                     }
             }
-            Self::Fenced { .. } | Self::FoldVersion { .. } | Self::InactiveTopic { .. } => false,
+            Self::Fenced { .. } | Self::FoldVersion { .. } | Self::NotActive { .. } => false,
         }
     }
 
-    /// The error's name in traces.
+    /// Its `error.type` in traces.
     pub fn kind(&self) -> &'static str {
         match self {
             Self::Fenced { .. } => "fenced",
             Self::FoldVersion { .. } => "fold_version",
-            Self::InactiveTopic { .. } => "out_of_turn",
+            Self::NotActive { .. } => "out_of_turn",
             Self::Sql(_) => "sql",
             Self::Raced => "raced",
             Self::Deadline => "deadline",
         }
     }
 
-    /// Whether a smaller batch may succeed: this one took too long (57014: statement timeout) or too much memory (53200).
+    /// Whether a worker has ended because its topic is no longer the active one.
+    pub fn ends_topic(error: &anyhow::Error) -> bool {
+        matches!(error.downcast_ref(), Some(Self::NotActive { .. }))
+    }
+
+    /// Whether the batch may be too large for the database as it is now: it took too long (57014 is
+    /// the server's deadline) or too much memory.
     pub fn may_be_of_size(&self) -> bool {
         match self {
             Self::Deadline => true,
@@ -79,12 +89,7 @@ impl ApplyError {
     }
 }
 
-/// Whether a worker has ended because its topic is not active any more.
-pub fn is_inactive_topic(error: &anyhow::Error) -> bool {
-    matches!(error.downcast_ref(), Some(ApplyError::InactiveTopic { .. }))
-}
-
-/// Whether the error names this table or one of its windows.
-fn names_table(error: &sqlx::Error, table: &str) -> bool {
+/// Whether the error is about this table or one of its windows.
+fn is_of(error: &sqlx::Error, table: &str) -> bool {
     error.as_database_error().and_then(|e| e.table()).is_some_and(|name| name.starts_with(table))
 }

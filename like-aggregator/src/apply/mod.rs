@@ -1,4 +1,4 @@
-//! Applying a batch: the worker, its transaction and the SQL.
+//! Applying a batch: the worker, its transaction, the SQL and the errors.
 
 pub mod error;
 mod sql;

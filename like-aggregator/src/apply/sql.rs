@@ -9,7 +9,7 @@ use sqlx::{PgConnection, Row};
 use uuid::Uuid;
 
 use super::error::ApplyError;
-use crate::fold::batch::{Batch, Changes, DeadLetter, FOLD_VERSION, Fold, Millis};
+use crate::fold::{Batch, Changes, DeadLetter, FOLD_VERSION, Fold, Millis};
 use crate::topic::active;
 
 /// The statements of one transaction, in the order in which they are sent.
@@ -21,10 +21,9 @@ pub(super) struct Statements<'a> {
 }
 
 impl Statements<'_> {
-    /// `moves` holds partitions with their believed offsets, and those they are to be moved to.
-    /// Locks the offsets, then looks: at the offsets the lock returned, and in a statement of its
-    /// own at the fold version and the topic's turn, since the lock's own statement sees what was
-    /// before its wait.
+    /// Locks the offsets of `moves` (partition, expected offset, next offset) and compares them. Then
+    /// reads the fold version and the active topic in a statement of their own, since the locking
+    /// statement sees the state before its wait.
     pub(super) async fn fence(&mut self, moves: &[(i32, i64, i64)]) -> Result<(), ApplyError> {
         let partitions: Vec<i32> = moves.iter().map(|(partition, ..)| *partition).collect();
         let lock = "SELECT partition, next_offset FROM kafka_offset
@@ -54,12 +53,12 @@ impl Statements<'_> {
             ends.as_ref().is_some_and(|ends| ends.get(partition as usize).is_none_or(|&end| next > end))
         };
         if row.try_get(2)? || moves.iter().any(beyond) {
-            return Err(ApplyError::InactiveTopic { topic: self.topic.to_owned() });
+            return Err(ApplyError::NotActive { topic: self.topic.to_owned() });
         }
         Ok(())
     }
 
-    /// Which events of the batch were counted before, and when last.
+    /// Returns which events of the batch were counted before, and when last.
     pub(super) async fn handled(
         &mut self,
         batch: &Batch,
@@ -81,8 +80,8 @@ impl Statements<'_> {
         Ok(handled)
     }
 
-    /// A plain insert: what is there already was looked up, so nothing can conflict but another
-    /// worker's write of this very moment, and then the batch is tried again.
+    /// A plain insert: existing ids were looked up before, so only a concurrent write of another
+    /// worker can conflict, and then the batch is tried again.
     pub(super) async fn remember(&mut self, handled: &[(Uuid, Millis)]) -> Result<(), sqlx::Error> {
         if handled.is_empty() {
             return Ok(());
@@ -93,21 +92,21 @@ impl Statements<'_> {
         self.execute(sqlx::query(sql).bind(ids).bind(times)).await.map(drop)
     }
 
-    /// What `product_like` holds for the batch's wishes.
+    /// Returns what `product_like` holds for the batch's desired states.
     pub(super) async fn liked(&mut self, fold: &Fold<'_>) -> Result<HashMap<Uuid, bool>, sqlx::Error> {
-        if fold.wishes.is_empty() {
+        if fold.desired.is_empty() {
             return Ok(HashMap::new());
         }
-        let keys: Vec<_> = fold.wishes.iter().map(|wish| wish.pair_key).collect();
+        let keys: Vec<_> = fold.desired.iter().map(|row| row.pair_key).collect();
         let query = sqlx::query("SELECT pair_key, liked FROM product_like WHERE pair_key = ANY($1)").bind(keys);
         self.sent += 1;
         let rows = query.fetch_all(&mut *self.connection).await?;
         rows.iter().map(|row| Ok((row.try_get(0)?, row.try_get(1)?))).collect()
     }
 
-    /// Inserts and updates apart, both plain: only the holder of the partition's lock writes here.
-    /// Should another one write all the same, the insert conflicts or the update misses a row, and
-    /// nothing is written: a count must not be moved by a transition that was not ours.
+    /// Plain inserts and updates: only the holder of the partition's lock writes here. If another
+    /// process writes nevertheless, the insert conflicts or the update misses a row, and nothing is
+    /// written: a count must not change by a transition of another process.
     pub(super) async fn write_likes(
         &mut self,
         batch: &Batch,
@@ -115,24 +114,24 @@ impl Statements<'_> {
         changes: &Changes,
     ) -> Result<(), ApplyError> {
         if !changes.first_likes.is_empty() {
-            let wishes = || changes.first_likes.iter().map(|&i| &fold.wishes[i]);
+            let rows = || changes.first_likes.iter().map(|&i| &fold.desired[i]);
             let sql = "INSERT INTO product_like (pair_key, changed_at, liked, product_id, user_id)
                        SELECT pair_key, now(), true, product_id, user_id
                        FROM unnest($1::uuid[], $2::text[], $3::text[]) AS new (pair_key, product_id, user_id)";
             let query = sqlx::query(sql)
-                .bind(wishes().map(|wish| wish.pair_key).collect::<Vec<_>>())
-                .bind(wishes().map(|wish| batch.product(wish.product)).collect::<Vec<_>>())
-                .bind(wishes().map(|wish| wish.user).collect::<Vec<_>>());
+                .bind(rows().map(|row| row.pair_key).collect::<Vec<_>>())
+                .bind(rows().map(|row| batch.product(row.product)).collect::<Vec<_>>())
+                .bind(rows().map(|row| row.user).collect::<Vec<_>>());
             self.execute(query).await?;
         }
         if !changes.changed.is_empty() {
-            let wishes = || changes.changed.iter().map(|&i| &fold.wishes[i]);
+            let rows = || changes.changed.iter().map(|&i| &fold.desired[i]);
             let sql = "UPDATE product_like SET liked = new.liked, changed_at = now()
                        FROM unnest($1::uuid[], $2::bool[]) AS new (pair_key, liked)
                        WHERE product_like.pair_key = new.pair_key AND product_like.liked <> new.liked";
             let query = sqlx::query(sql)
-                .bind(wishes().map(|wish| wish.pair_key).collect::<Vec<_>>())
-                .bind(wishes().map(|wish| wish.last).collect::<Vec<_>>());
+                .bind(rows().map(|row| row.pair_key).collect::<Vec<_>>())
+                .bind(rows().map(|row| row.last).collect::<Vec<_>>());
             if self.execute(query).await? != changes.changed.len() as u64 {
                 return Err(ApplyError::Raced);
             }
@@ -140,8 +139,8 @@ impl Statements<'_> {
         Ok(())
     }
 
-    /// Adds the sums in product order: two transactions that meet lock in the same order. Answers
-    /// how many of these counts are below zero now.
+    /// Adds the sums in product order: two transactions that meet lock in the same order.
+    /// Returns how many of these counts are below zero now.
     pub(super) async fn add_counts(&mut self, batch: &Batch, changes: &Changes) -> Result<u64, sqlx::Error> {
         if changes.sums.is_empty() {
             return Ok(0);
@@ -184,8 +183,8 @@ impl Statements<'_> {
         self.execute(query).await.map(drop)
     }
 
-    /// Moves the offsets on. Asks for the believed one once more: a schema that was swapped in
-    /// under the lock has other rows than those that were locked.
+    /// Advances the offsets. Compares the expected ones once more: a schema that was swapped in
+    /// during the wait for the lock has other rows than the locked ones.
     pub(super) async fn advance(&mut self, batch: &Batch) -> Result<(), ApplyError> {
         let spans = batch.spans();
         let sql = "UPDATE kafka_offset AS old
@@ -207,8 +206,8 @@ impl Statements<'_> {
         Err(ApplyError::Fenced { partition, believed: span.believed, found: -1 })
     }
 
-    /// What is known of the last folded record stays: should one be found there again, it is
-    /// another log's.
+    /// The timestamp of the last folded record stays: a record found at that offset later belongs to
+    /// another log.
     pub(super) async fn skip(&mut self, partition: i32, from: i64, to: i64) -> Result<(), ApplyError> {
         // A restored backup comes to the same gap again, and it may have grown.
         let gap = "INSERT INTO log_gap AS old (topic, partition, from_offset, to_offset, found_at)

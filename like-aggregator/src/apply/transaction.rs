@@ -1,5 +1,5 @@
-//! SQL, and nothing but SQL: one batch in one transaction, behind the fence of its offsets.
-//! When and how often to try is the worker's; what a batch means is `batch`'s.
+//! One batch in one transaction, behind the fence of its offsets. `sql` holds the statements,
+//! `worker` decides when and how often to try, `fold` what a batch means.
 
 use std::collections::HashSet;
 use std::time::Duration;
@@ -14,13 +14,13 @@ use tracing::info;
 use super::error::ApplyError;
 use super::sql::Statements;
 use crate::fault::{self, Point};
-use crate::fold::batch::{Batch, Changes, Dedup};
+use crate::fold::{Batch, Changes, Dedup};
 
-/// A batch that isn't through by then has lost its server or its network: the connection is
-/// closed. Longer than the server's own lock and idle timeouts, so that those answer first.
+/// After this the server or the network is taken for lost and the connection is closed. Longer than
+/// the server's own lock and idle timeouts, so that those come first.
 const DEADLINE: Duration = Duration::from_secs(30);
 
-/// What an idle connection is given to answer.
+/// How long an idle connection may take to answer.
 const PING_DEADLINE: Duration = Duration::from_secs(3);
 
 /// Longest wait for a lock, and for a client that stopped in mid-transaction, on the server.
@@ -31,14 +31,14 @@ const BEGIN: &str = "BEGIN ISOLATION LEVEL READ COMMITTED";
 /// Seconds of an `event_handled` window: `make_event_window` of the migrations says the same.
 const WINDOW_SECONDS: i64 = 2 * 86_400;
 
-/// Counting in one database schema.
+/// Applies batches in one database schema.
 pub struct Store {
     options: PgConnectOptions,
     connection: Option<PgConnection>,
     connects: u64,
     topic: String,
     dedup: Dedup,
-    /// Windows of `event_handled` known to be there, by number.
+    /// Windows of `event_handled` known to exist, by number.
     windows: HashSet<i64>,
 }
 
@@ -47,11 +47,11 @@ pub struct Store {
 pub struct Applied {
     /// Events that changed what its user likes, and delta events.
     pub applied: u64,
-    /// Repeats that were dropped.
+    /// Duplicates that were dropped.
     pub duplicates: u64,
-    /// Events that asked for what was so already.
+    /// Events that asked for the state that already was.
     pub unchanged: u64,
-    /// Counts that are below zero after it.
+    /// Counts below zero afterwards.
     pub below_zero: u64,
     /// SQL statements, BEGIN and COMMIT included.
     pub statements: u64,
@@ -74,11 +74,11 @@ impl Store {
         let options = url.connect_options(schema, "like-aggregator").options([
             ("lock_timeout", SERVER_TIMEOUT),
             ("idle_in_transaction_session_timeout", SERVER_TIMEOUT),
-            // A client that has hung up (see DEADLINE) must not go on holding its locks.
+            // A client that has closed its connection (see DEADLINE) must not keep its locks.
             ("statement_timeout", "25s"),
             ("client_connection_check_interval", "1s"),
             // Every statement of a batch finds its rows by a key. A plan chosen while a table was
-            // small would go on reading the whole of it when it is large.
+            // small would still scan all of it when it is large.
             ("enable_seqscan", "off"),
             ("enable_hashjoin", "off"),
             ("enable_mergejoin", "off"),
@@ -110,13 +110,13 @@ impl Store {
         self.settle(result.map_or(Err(ApplyError::Deadline), |read| read.map_err(ApplyError::Sql)))
     }
 
-    /// How many connections it has made so far. A new one may have led to another server, or to a
+    /// Returns how many connections it has made. A new one may have reached another server, or a
     /// restored backup.
     pub fn connects(&self) -> u64 {
         self.connects
     }
 
-    /// Whether the database answers.
+    /// Checks that the database answers.
     pub async fn ping(&mut self) -> Result<(), ApplyError> {
         let ask = async { sqlx::query("SELECT").execute(self.connected().await?).await };
         let result = tokio::time::timeout(PING_DEADLINE, ask).await;
@@ -136,7 +136,7 @@ impl Store {
     }
 
     /// Records that the offsets from `from` up to `to` were gone from the log before they were
-    /// folded, and moves the stored offset behind them: both or nothing, fenced like a batch.
+    /// folded, and moves the stored offset past them: both or nothing, fenced like a batch.
     pub async fn skip(&mut self, partition: i32, from: i64, to: i64) -> Result<(), ApplyError> {
         let topic = self.topic.clone();
         let skip = async {
@@ -150,8 +150,7 @@ impl Store {
         self.settle(result.unwrap_or(Err(ApplyError::Deadline)))
     }
 
-    /// After anything but success the connection is closed, not used again: it may be in the
-    /// middle of a transaction or of an answer.
+    /// Closes the connection after a failure: it may be inside a transaction or an answer.
     fn settle<T>(&mut self, result: Result<T, ApplyError>) -> Result<T, ApplyError> {
         if result.is_err() {
             self.connection = None;

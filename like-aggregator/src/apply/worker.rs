@@ -1,5 +1,5 @@
-//! Applies what the consumer thread hands over, one order after the other, and tries again what
-//! may succeed later. It never skips a batch: it commits it, gives it back, or ends the process.
+//! Carries out the consumer thread's commands in order and retries what may succeed later. It never
+//! skips a batch: it commits it, has its partitions rewound, or ends the process.
 
 use std::sync::mpsc::Sender;
 use std::time::{Duration, Instant};
@@ -10,43 +10,44 @@ use tokio::sync::mpsc::UnboundedReceiver;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
-use crate::apply::error::ApplyError;
-use crate::apply::transaction::{Store, StoredOffset};
+use super::error::ApplyError;
+use super::transaction::{Store, StoredOffset};
 use crate::fault::{self, Point};
-use crate::fold::batch::{Batch, Span};
+use crate::fold::{Batch, Span};
 use crate::metrics::Metrics;
 use crate::traces::{BatchSpan, BatchTraces, Links};
 
 /// The condition under which `/readyz` reports the database.
 pub const DATABASE: &str = "postgresql";
 
-/// A loop of ours that hasn't gone round for this long is dead: longer than a batch's deadline.
+/// A loop without a turn for this long is taken for dead: longer than a batch's deadline.
 pub const HEARTBEAT_LIMIT: Duration = Duration::from_secs(60);
 
-/// Idle for so long: see whether the database is there.
+/// After this long without a command, check that the database answers.
 const PING_AFTER: Duration = Duration::from_secs(5);
 
-/// Between attempts: at first, and at most.
+/// The first and the longest pause between attempts.
 const PAUSES: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
 
-/// So many attempts that took too long or too much memory: half the batch is tried.
+/// After this many attempts that took too long or too much memory, half the batch is tried.
 const HALVE_AFTER: u32 = 2;
 
 /// Why a batch, or a part of one, was not applied.
-enum Refused {
+enum NotApplied {
     TooLarge,
-    StartAnew,
+    Rewind,
     Fatal(anyhow::Error),
 }
 
-/// What the consumer thread asks for.
-pub enum Order {
-    /// The stored offsets of these partitions.
+/// What the consumer thread asks the worker to do.
+pub enum Command {
+    /// Read the stored offsets of these partitions.
     Offsets(Vec<i32>),
-    /// Apply the batch, which spans of these links published; once the token is cancelled, don't
-    /// try again.
+    /// Apply the batch, whose records the linked spans published. Once the token is cancelled, don't
+    /// retry.
     Apply(Batch, Links, CancellationToken),
-    /// Record that retention removed these offsets unfolded, and move the stored one behind them.
+    /// Record that retention removed these offsets before they were folded, and move the stored
+    /// offset past them.
     Skip {
         /// The partition.
         partition: i32,
@@ -57,14 +58,15 @@ pub enum Order {
     },
 }
 
-/// What it is told. Every order has one answer, in the order of the orders.
-pub enum Answer {
-    /// Of the partitions asked for, those that have a row.
+/// What the worker has done. Every command has one event, in the same order.
+pub enum Event {
+    /// The partitions asked for, and the offsets of those that have a row.
     Offsets(Vec<i32>, Vec<StoredOffset>),
-    /// The batch is committed: per partition what it covered.
+    /// The batch is committed, with these spans.
     Applied(Vec<(i32, Span)>),
-    /// The batch is not applied, or not known to be: its partitions start anew from the stored offsets.
-    StartAnew(Vec<i32>),
+    /// The batch is not applied, or not known to be: continue from the stored offsets of its
+    /// partitions.
+    Rewind(Vec<i32>),
     /// The gap is recorded.
     Skipped {
         /// The partition.
@@ -74,38 +76,33 @@ pub enum Answer {
         /// The first that isn't.
         to: i64,
     },
-    /// It is not: the partition stands elsewhere.
+    /// The gap is not recorded: the stored offset is another one.
     NotSkipped(i32),
-    /// The store has a new connection: what is stored may have gone back. Answers no order.
+    /// The store has a new connection, so stored offsets may have gone back. Belongs to no command.
     Reconnected,
     /// The process must end.
     Fatal(anyhow::Error),
 }
 
-/// The worker's parts.
 pub struct Worker {
-    /// Where batches go.
     store: Store,
-    /// Counted after commit.
     metrics: Metrics,
-    /// Told when the database comes and goes.
     health: Health,
     /// Beats at every attempt and every wait.
     heartbeat: Heartbeat,
     /// To the consumer thread.
-    answers: Sender<Answer>,
-    /// A span for each batch, where spans are wanted.
+    events: Sender<Event>,
     traces: BatchTraces,
-    /// The most events that are tried at once: all, until that was too much.
+    /// The most events to apply at once; lowered when that was too much.
     largest: usize,
 }
 
 impl Worker {
-    /// A worker that counts in `store` and tells the consumer thread through `answers`.
-    pub fn new(store: Store, metrics: Metrics, health: Health, answers: Sender<Answer>) -> Self {
+    /// A worker that applies batches to `store` and reports through `events`.
+    pub fn new(store: Store, metrics: Metrics, health: Health, events: Sender<Event>) -> Self {
         let heartbeat = health.heartbeat("worker", HEARTBEAT_LIMIT);
         let traces = BatchTraces::default();
-        Self { store, metrics, health, heartbeat, answers, traces, largest: usize::MAX }
+        Self { store, metrics, health, heartbeat, events, traces, largest: usize::MAX }
     }
 
     /// The same, with a span for each batch.
@@ -114,97 +111,97 @@ impl Worker {
         Self { traces, ..self }
     }
 
-    /// Works until the consumer thread hangs up.
-    pub async fn run(mut self, mut orders: UnboundedReceiver<Order>) {
+    /// Carries out commands until the consumer thread drops its sender.
+    pub async fn run(mut self, mut commands: UnboundedReceiver<Command>) {
         let mut connects = 0;
         loop {
             self.heartbeat.beat();
             if self.store.connects() != connects {
                 connects = self.store.connects();
-                if self.answers.send(Answer::Reconnected).is_err() {
+                if self.events.send(Event::Reconnected).is_err() {
                     return;
                 }
             }
-            let order = tokio::select! {
-                order = orders.recv() => order,
+            let command = tokio::select! {
+                command = commands.recv() => command,
                 () = tokio::time::sleep(PING_AFTER) => {
                     self.ping().await;
                     continue;
                 }
             };
-            let answer = match order {
+            let event = match command {
                 None => return,
-                Some(Order::Offsets(partitions)) => self.offsets(partitions).await,
-                Some(Order::Apply(batch, links, given_up)) => {
+                Some(Command::Offsets(partitions)) => self.offsets(partitions).await,
+                Some(Command::Apply(batch, links, given_up)) => {
                     let span = self.traces.batch(&batch, links);
-                    let answer = self.apply(batch, span.as_ref(), &given_up).await;
+                    let event = self.apply(batch, span.as_ref(), &given_up).await;
                     if let Some(span) = span {
-                        span.end(match &answer {
-                            Answer::Fatal(error) => Some(("fatal", format!("{error:#}"))),
-                            Answer::StartAnew(_) => Some(("start_anew", "its partitions are rewound".to_owned())),
+                        span.end(match &event {
+                            Event::Fatal(error) => Some(("fatal", format!("{error:#}"))),
+                            Event::Rewind(_) => Some(("start_anew", "its partitions are rewound".to_owned())),
                             _ => None,
                         });
                     }
-                    answer
+                    event
                 }
-                Some(Order::Skip { partition, from, to }) => self.skip(partition, from, to).await,
+                Some(Command::Skip { partition, from, to }) => self.skip(partition, from, to).await,
             };
-            if self.answers.send(answer).is_err() {
+            if self.events.send(event).is_err() {
                 return;
             }
         }
     }
 
-    /// With nothing to do: is the database there? A worker without partitions never asks
-    /// otherwise, and a connection that died in silence is better found before the next like.
+    /// Checks an idle connection. A worker without partitions sends nothing else, and a dead
+    /// connection is better found before the next like.
     async fn ping(&mut self) {
         match self.store.ping().await {
             Ok(()) => self.database_answers(),
-            Err(error) if self.health.unmet(DATABASE, "it did not answer while there was nothing to do") => {
+            Err(error) if self.health.unmet(DATABASE, "an idle connection got no answer") => {
                 warn!(%error, "PostgreSQL does not answer");
             }
             Err(_) => {}
         }
     }
 
-    async fn offsets(&mut self, partitions: Vec<i32>) -> Answer {
+    async fn offsets(&mut self, partitions: Vec<i32>) -> Event {
         let mut backoff = Backoff::new(PAUSES.0, PAUSES.1);
         loop {
             match self.store.offsets(&partitions).await {
                 Ok(offsets) => {
                     self.database_answers();
-                    return Answer::Offsets(partitions, offsets);
+                    return Event::Offsets(partitions, offsets);
                 }
                 Err(error) if error.is_transient() => self.wait(&error, backoff.pause()).await,
-                Err(error) => return Answer::Fatal(anyhow::Error::new(error).context("reading kafka_offset")),
+                Err(error) => return Event::Fatal(anyhow::Error::new(error).context("reading kafka_offset")),
             }
         }
     }
 
-    async fn skip(&mut self, partition: i32, from: i64, to: i64) -> Answer {
+    async fn skip(&mut self, partition: i32, from: i64, to: i64) -> Event {
         let mut backoff = Backoff::new(PAUSES.0, PAUSES.1);
         loop {
             match self.store.skip(partition, from, to).await {
                 Ok(()) => {
                     self.database_answers();
-                    return Answer::Skipped { partition, from, to };
+                    return Event::Skipped { partition, from, to };
                 }
                 Err(error @ ApplyError::Fenced { .. }) => {
                     self.metrics.fenced();
                     warn!(%error, "fenced: the gap is not recorded");
-                    return Answer::NotSkipped(partition);
+                    return Event::NotSkipped(partition);
                 }
                 Err(error) if error.is_transient() => self.wait(&error, backoff.pause()).await,
-                Err(error) => return Answer::Fatal(anyhow::Error::new(error).context("recording a gap in the log")),
+                Err(error) => return Event::Fatal(anyhow::Error::new(error).context("recording a gap in the log")),
             }
         }
     }
 
-    /// Applies the batch, in one piece if it can be. Once a part of it is committed the offsets
-    /// believed in are another's, so whatever comes between the parts starts the partitions anew.
-    async fn apply(&mut self, batch: Batch, span: Option<&BatchSpan>, given_up: &CancellationToken) -> Answer {
+    /// Applies the batch, in one transaction if possible. Once a part is committed, the expected
+    /// offsets of the whole no longer hold, so any failure between the parts rewinds the partitions.
+    async fn apply(&mut self, batch: Batch, span: Option<&BatchSpan>, given_up: &CancellationToken) -> Event {
         let spans: Vec<_> = batch.spans().iter().map(|(&p, &span)| (p, span)).collect();
-        let start_anew = || Answer::StartAnew(spans.iter().map(|(partition, _)| *partition).collect());
+        let rewind = || Event::Rewind(spans.iter().map(|(partition, _)| *partition).collect());
         let mut parts = vec![batch];
         fault::reached(Point::BetweenBatches);
         while let Some(mut part) = parts.pop() {
@@ -215,16 +212,16 @@ impl Worker {
             }
             match self.apply_part(&part, span, given_up).await {
                 Ok(()) => self.largest = self.largest.saturating_add(self.largest / 8 + 1),
-                Err(Refused::TooLarge) => {
+                Err(NotApplied::TooLarge) => {
                     self.largest = (part.len() / 2).max(1);
                     warn!(events = part.len(), "the database can't apply this many events at once: trying half");
                     parts.push(part);
                 }
-                Err(Refused::StartAnew) => return start_anew(),
-                Err(Refused::Fatal(error)) => return Answer::Fatal(error),
+                Err(NotApplied::Rewind) => return rewind(),
+                Err(NotApplied::Fatal(error)) => return Event::Fatal(error),
             }
         }
-        Answer::Applied(spans)
+        Event::Applied(spans)
     }
 
     async fn apply_part(
@@ -232,7 +229,7 @@ impl Worker {
         batch: &Batch,
         span: Option<&BatchSpan>,
         given_up: &CancellationToken,
-    ) -> Result<(), Refused> {
+    ) -> Result<(), NotApplied> {
         let mut backoff = Backoff::new(PAUSES.0, PAUSES.1);
         let start = Instant::now();
         let mut too_large = 0;
@@ -253,27 +250,27 @@ impl Worker {
                 }
                 Err(error @ ApplyError::Fenced { .. }) => {
                     self.metrics.fenced();
-                    warn!(%error, "fenced: starting the batch's partitions anew");
-                    return Err(Refused::StartAnew);
+                    warn!(%error, "fenced: rewinding the batch's partitions");
+                    return Err(NotApplied::Rewind);
                 }
                 Err(error) if error.is_transient() => {
                     self.metrics.retried();
                     let pause = backoff.pause();
                     tokio::select! {
                         () = self.wait(&error, pause) => {}
-                        () = given_up.cancelled() => return Err(Refused::StartAnew),
+                        () = given_up.cancelled() => return Err(NotApplied::Rewind),
                     }
                     if given_up.is_cancelled() {
-                        return Err(Refused::StartAnew);
+                        return Err(NotApplied::Rewind);
                     }
                     too_large += u32::from(error.may_be_of_size());
                     if too_large >= HALVE_AFTER && batch.len() > 1 {
-                        return Err(Refused::TooLarge);
+                        return Err(NotApplied::TooLarge);
                     }
                 }
                 Err(error) => {
                     let context = format!("a batch of {} events can't be applied; no batch is skipped", batch.len());
-                    return Err(Refused::Fatal(anyhow::Error::new(error).context(context)));
+                    return Err(NotApplied::Fatal(anyhow::Error::new(error).context(context)));
                 }
             }
         }
@@ -291,7 +288,7 @@ impl Worker {
 
     fn database_answers(&self) {
         if self.health.met(DATABASE) {
-            info!("PostgreSQL answers");
+            info!("PostgreSQL events");
         }
     }
 }

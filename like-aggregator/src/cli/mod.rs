@@ -1,8 +1,12 @@
 //! Settings of like-aggregator, one struct per subcommand, built from those that both services
-//! share. Those of the commands that look, move and repair are in `tools`.
+//! share. Here: what all commands share, `run` and `status`.
 
+mod audit;
+mod dead_letters;
+mod likes;
+mod offsets;
 mod replays;
-mod tools;
+mod setup;
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -13,13 +17,17 @@ use like_common::cli::duration;
 use like_common::database::DatabaseSettings;
 use like_common::kafka::KafkaSettings;
 use like_common::telemetry::LogSettings;
-use like_events::topic::DEFAULT_PARTITIONS;
 
 use crate::consume::BatchLimits;
-use crate::fold::batch::Dedup;
+use crate::fold::Dedup;
+use crate::replay::ReplayOptions;
 
+pub use self::audit::*;
+pub use self::dead_letters::*;
+pub use self::likes::*;
+pub use self::offsets::*;
 pub use self::replays::*;
-pub use self::tools::*;
+pub use self::setup::*;
 
 /// Folds like events from Kafka into counts in `PostgreSQL`, each exactly once.
 #[derive(Parser, Debug)]
@@ -98,6 +106,16 @@ impl FoldSettings {
             DedupMode::Batch => Dedup::Batch,
         }
     }
+
+    /// The same settings for a replay.
+    pub fn replay(&self) -> ReplayOptions {
+        ReplayOptions {
+            group: self.kafka_group_id.clone(),
+            dedup: self.dedup(),
+            dedup_window: self.dedup_window,
+            max_events: self.batch_max_events as usize,
+        }
+    }
 }
 
 /// Settings of `run`.
@@ -142,45 +160,6 @@ fn dedup_window(text: &str) -> Result<Duration, String> {
     let window = duration(text)?;
     let range = Duration::from_secs(60)..=Duration::from_secs(366 * 86_400);
     if range.contains(&window) { Ok(window) } else { Err("expected 1m to 366days".to_owned()) }
-}
-
-/// Settings of `setup`.
-#[derive(Args, Debug, Clone)]
-pub struct SetupSettings {
-    /// Where Kafka is.
-    #[command(flatten)]
-    pub kafka: KafkaSettings,
-    /// Where `PostgreSQL` is.
-    #[command(flatten)]
-    pub database: DatabaseSettings,
-
-    /// the topic that comes before a new one in the order of folding: the way to more partitions
-    #[arg(long, value_name = "TOPIC")]
-    pub after: Option<String>,
-
-    /// partitions of a topic that has to be made, 1 to 1024; fixed from then on
-    #[arg(long, value_name = "N", default_value_t = DEFAULT_PARTITIONS, value_parser = clap::value_parser!(i32).range(1..=1024))]
-    pub partitions: i32,
-
-    /// replicas of a topic that has to be made; default: 3, or as many brokers as there are
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(i32).range(1..=9))]
-    pub replication_factor: Option<i32>,
-
-    /// how long a topic that has to be made keeps its records, a duration; default: for ever, since the log is the truth
-    #[arg(long, value_name = "DURATION", value_parser = duration)]
-    pub retention: Option<Duration>,
-
-    /// the database role of like-api: made without login if it doesn't exist, and allowed to read; default: none
-    #[arg(long, value_name = "ROLE", value_parser = NonEmptyStringValueParser::new())]
-    pub api_role: Option<String>,
-
-    /// the database role of like-aggregator: made likewise, and allowed to count; default: none
-    #[arg(long, value_name = "ROLE", value_parser = NonEmptyStringValueParser::new())]
-    pub aggregator_role: Option<String>,
-
-    /// how long Kafka and `PostgreSQL` are waited for: a duration
-    #[arg(long, value_name = "DURATION", default_value = "60s", value_parser = duration)]
-    pub timeout: Duration,
 }
 
 /// Settings of `status`.

@@ -14,8 +14,8 @@ use uuid::Uuid;
 
 use super::{Outcome, not_done};
 use crate::cli::AuditSettings;
+use crate::commands::connection;
 use crate::commands::output::{Progress, Table, answer};
-use crate::commands::tables;
 
 /// Rows of `product_like` in a chunk.
 const LIKES: i64 = 50_000;
@@ -70,7 +70,7 @@ pub async fn audit(settings: &AuditSettings) -> anyhow::Result<Outcome> {
 }
 
 async fn counts(settings: &AuditSettings, repair: bool) -> anyhow::Result<Report> {
-    let mut connection = tables::connect(&settings.database, "audit").await?;
+    let mut connection = connection::connect(&settings.database, "audit").await?;
     let mut report = Report::default();
     let mut progress = Progress::new("chunks compared", None);
     let mut chunks = 0;
@@ -144,7 +144,7 @@ async fn compare(connection: &mut PgConnection, chunk: &Chunk) -> sqlx::Result<V
 
 /// Sets the counts of the products that differ, as they are once no worker writes. Answers them.
 async fn repair(connection: &mut PgConnection, chunk: &Chunk) -> anyhow::Result<Vec<Product>> {
-    let mut transaction = tables::between_batches(connection).await?;
+    let mut transaction = connection::between_batches(connection).await?;
     let found = compare(&mut transaction, chunk).await?;
     let wrong = || found.iter().filter(|product| product.differs());
     let sql = "INSERT INTO product_like_count AS old (product_id, like_count, delta_count, updated_at)

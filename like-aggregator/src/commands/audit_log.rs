@@ -20,10 +20,9 @@ use tracing::warn;
 use super::Outcome;
 use crate::cli::AuditSettings;
 use crate::commands::output::{Table, answer};
-use crate::fold::batch::{Dedup, FOLD_VERSION};
+use crate::fold::{Dedup, FOLD_VERSION};
 use crate::replay::Replay;
-use crate::schema::shadow::{self, Scratch};
-use crate::topic::log_ends::Ends;
+use crate::schema::shadow::{self, Ends, ShadowSchema};
 
 /// The schema that is filled, and dropped at the end.
 const AUDITED: &str = "likes_audit";
@@ -103,16 +102,16 @@ pub async fn audit_log(settings: &AuditSettings, shutdown: CancellationToken) ->
         return Err(UsageError(unset.to_owned()).into());
     };
     let client = kafka.client_config("like-aggregator-audit")?;
-    let replay = Replay::new(client, &settings.database, &settings.fold, AUDITED, "audit")?;
-    let mut scratch = tokio::select! {
-        made = Scratch::make(&settings.database.database_url, AUDITED) => made?,
+    let replay = Replay::new(client, &settings.database.database_url, &settings.fold.replay(), AUDITED, "audit")?;
+    let mut shadow_schema = tokio::select! {
+        made = ShadowSchema::create(&settings.database.database_url, AUDITED) => made?,
         () = shutdown.cancelled() => bail!("stopped"),
     };
     let audited = tokio::select! {
-        audited = fold_and_compare(&replay, &mut scratch) => audited,
+        audited = fold_and_compare(&replay, &mut shadow_schema) => audited,
         () = shutdown.cancelled() => Err(anyhow!("stopped")),
     };
-    if let Err(error) = scratch.remove().await {
+    if let Err(error) = shadow_schema.remove().await {
         warn!("schema {AUDITED} is left behind, the next audit drops it: {error:#}");
     }
     let report = Report { replay_may_differ: settings.fold.dedup() == Dedup::Batch, ..audited? };
@@ -120,15 +119,15 @@ pub async fn audit_log(settings: &AuditSettings, shutdown: CancellationToken) ->
     Ok(Outcome::unless(report.products.differing + report.likes.differing > 0))
 }
 
-async fn fold_and_compare(replay: &Replay, scratch: &mut Scratch) -> anyhow::Result<Report> {
-    scratch.copy_layout().await?;
-    let connection = scratch.connection().await?;
+async fn fold_and_compare(replay: &Replay, shadow_schema: &mut ShadowSchema) -> anyhow::Result<Report> {
+    shadow_schema.copy_layout().await?;
+    let connection = shadow_schema.connection().await?;
     shadow::check_gaps(connection).await?;
     let fold_version = shadow::live_fold_version(connection).await?;
     let (at, ends) = copy_live(connection).await?;
     replay.check_log(&ends).await?;
     replay.fold(&ends).await?;
-    let connection = scratch.connection().await?;
+    let connection = shadow_schema.connection().await?;
     for compare in COMPARE {
         sqlx::query(compare).execute(&mut *connection).await.context("comparing")?;
     }

@@ -14,9 +14,9 @@ use uuid::Uuid;
 
 use super::{Outcome, not_done};
 use crate::cli::EraseUserSettings;
+use crate::commands::connection;
 use crate::commands::output::{Progress, answer};
-use crate::commands::publish::{self, Publisher};
-use crate::commands::tables;
+use crate::commands::publisher::{self, Publisher};
 use crate::topic::log_ends;
 use crate::topic::open_topic::OpenTopic;
 
@@ -43,7 +43,7 @@ struct Erased {
 
 /// Takes back what the user likes, waits until that is counted, deletes the rows.
 pub async fn erase_user(settings: &EraseUserSettings) -> anyhow::Result<Outcome> {
-    let mut connection = tables::connect(&settings.database, "erase-user").await?;
+    let mut connection = connection::connect(&settings.database, "erase-user").await?;
     // No index leads to a user's likes: the whole table is looked through, and better in its order.
     sqlx::query("SET enable_seqscan = on").execute(&mut connection).await?;
     let topic = OpenTopic::find(&settings.kafka, &mut connection, "erase-user").await?;
@@ -118,7 +118,7 @@ async fn folded(
 
 /// Publishes that the user likes none of these; answers up to where that has to be folded.
 async fn unlike(topic: &OpenTopic, user: UserId, products: Vec<String>) -> anyhow::Result<Vec<(i32, i64)>> {
-    let mut publisher = Publisher::new(topic, publish::TIMEOUT)?;
+    let mut publisher = Publisher::new(topic, publisher::TIMEOUT)?;
     let published = tokio::task::spawn_blocking(move || {
         for product in products {
             let event = LikeEvent {
@@ -144,7 +144,7 @@ async fn delete(connection: &mut PgConnection, user: &str) -> anyhow::Result<u64
     sqlx::query("SET enable_seqscan = off").execute(&mut *connection).await?;
     let mut deleted = 0;
     for chunk in keys.chunks(CHUNK) {
-        let mut transaction = tables::between_batches(connection).await?;
+        let mut transaction = connection::between_batches(connection).await?;
         let sql = "DELETE FROM product_like WHERE pair_key = ANY($1) AND NOT liked";
         deleted += sqlx::query(sql).bind(chunk).execute(&mut *transaction).await?.rows_affected();
         transaction.commit().await?;

@@ -14,9 +14,9 @@ use serde::Serialize;
 
 use super::Outcome;
 use crate::cli::ImportSettings;
+use crate::commands::connection;
 use crate::commands::output::{Progress, answer, printable};
-use crate::commands::publish::Publisher;
-use crate::commands::tables;
+use crate::commands::publisher::Publisher;
 use crate::topic::open_topic::OpenTopic;
 
 /// Bad rows that are named.
@@ -40,7 +40,7 @@ pub async fn import(settings: ImportSettings) -> anyhow::Result<Outcome> {
     }
     let checked = tokio::task::spawn_blocking(move || check(&mut open).map(|rows| (open, rows))).await?;
     let (mut open, rows) = checked.with_context(|| file.clone())?;
-    let mut connection = tables::connect(&settings.database, "import").await?;
+    let mut connection = connection::connect(&settings.database, "import").await?;
     let topic = OpenTopic::find(&settings.kafka, &mut connection, "import").await?;
     drop(connection);
     let start = Instant::now();

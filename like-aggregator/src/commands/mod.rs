@@ -1,17 +1,17 @@
-//! What like-aggregator can be told to do: one file per command.
+//! The commands of like-aggregator, one file or folder per command.
 
 mod audit;
 mod audit_log;
+mod connection;
 mod dead_letters;
 mod erase_user;
 mod import;
 mod offsets;
 mod output;
-mod publish;
+mod publisher;
 mod rebuild;
 mod setup;
 mod status;
-mod tables;
 mod topics;
 
 pub use audit::audit;
@@ -25,23 +25,23 @@ pub use setup::setup;
 pub use status::status;
 pub use topics::topics;
 
-/// What a command that could do its work has to say to a script, as its exit status.
+/// The result of a command that did its work, as its exit status.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Outcome {
-    /// All is as it should be: 0.
+    /// Nothing to report: 0.
     Clean,
-    /// Something is not: 1.
+    /// Something differs or was refused: 1.
     Differences,
 }
 
 impl Outcome {
-    /// Differences, if there are any.
+    /// `Differences` if there are any.
     pub fn unless(differences: bool) -> Self {
         if differences { Self::Differences } else { Self::Clean }
     }
 }
 
-/// For a command that was not told `--yes`: what it would have done, and that it hasn't.
+/// The error of a command without `--yes`: it names what the command would do.
 fn not_done(what: &str) -> anyhow::Error {
     like_common::cli::UsageError(format!("nothing was changed: add --yes to {what}")).into()
 }

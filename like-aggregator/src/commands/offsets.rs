@@ -11,9 +11,9 @@ use serde::Serialize;
 use sqlx::{Connection, PgConnection, Row};
 
 use super::{Outcome, not_done};
-use crate::cli::{OffsetsResetSettings, OffsetsSettings, OffsetsShowSettings, Target};
+use crate::cli::{OffsetTarget, OffsetsResetSettings, OffsetsSettings, OffsetsShowSettings};
+use crate::commands::connection;
 use crate::commands::output::{Table, answer};
-use crate::commands::tables;
 use crate::topic::log_ends::{self, LogEnds};
 use crate::topic::open_topic::OpenTopic;
 
@@ -52,7 +52,7 @@ struct Shown {
 }
 
 async fn show(settings: &OffsetsShowSettings) -> anyhow::Result<Outcome> {
-    let mut connection = tables::connect(&settings.database, "offsets").await?;
+    let mut connection = connection::connect(&settings.database, "offsets").await?;
     let sql = "SELECT topic, partition, next_offset, last_record_time, updated_at
                FROM kafka_offset ORDER BY topic, partition";
     let offsets = sqlx::query(sql).fetch_all(&mut connection).await?;
@@ -133,10 +133,10 @@ struct Moved {
 }
 
 async fn reset(settings: &OffsetsResetSettings) -> anyhow::Result<Outcome> {
-    if settings.all && matches!(settings.to, Target::Offset(_)) {
+    if settings.all && matches!(settings.to, OffsetTarget::Offset(_)) {
         return Err(UsageError("--to an offset is about one partition: name it by --partition".to_owned()).into());
     }
-    let mut connection = tables::connect(&settings.database, "offsets").await?;
+    let mut connection = connection::connect(&settings.database, "offsets").await?;
     let topic = OpenTopic::find(&settings.kafka, &mut connection, "offsets").await?;
     let partitions = match settings.partition {
         Some(partition) if partition < topic.layout.partitions => vec![partition],
@@ -149,7 +149,7 @@ async fn reset(settings: &OffsetsResetSettings) -> anyhow::Result<Outcome> {
     // Between two batches, so that what is found is what is moved; the broker is asked meanwhile,
     // or a worker could pass the log's end that it told us.
     let mut transaction =
-        if settings.yes { tables::between_batches(&mut connection).await? } else { connection.begin().await? };
+        if settings.yes { connection::between_batches(&mut connection).await? } else { connection.begin().await? };
     let ends = log_ends::of(&topic.client, &topic.layout.topic, topic.layout.partitions).await?;
     let mut plan = plan(&mut transaction, &topic.layout.topic, &partitions, &ends, settings.to).await?;
     if settings.yes {
@@ -167,7 +167,7 @@ async fn plan(
     topic: &str,
     partitions: &[i32],
     ends: &LogEnds,
-    to: Target,
+    to: OffsetTarget,
 ) -> anyhow::Result<Vec<Move>> {
     let sql = "SELECT partition, next_offset FROM kafka_offset WHERE topic = $1";
     let rows: Vec<(i32, i64)> = sqlx::query_as(sql).bind(topic).fetch_all(&mut *connection).await?;
@@ -176,9 +176,9 @@ async fn plan(
     for &partition in partitions {
         let (log_start, log_end) = ends[partition as usize];
         let after = match to {
-            Target::Earliest => log_start,
-            Target::Latest => log_end,
-            Target::Offset(offset) => offset,
+            OffsetTarget::Earliest => log_start,
+            OffsetTarget::Latest => log_end,
+            OffsetTarget::Offset(offset) => offset,
         };
         if !(log_start..=log_end).contains(&after) {
             bail!("--to can't be {after}: the log of partition {partition} goes from {log_start} to {log_end}");

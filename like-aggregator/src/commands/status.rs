@@ -13,9 +13,9 @@ use sqlx::postgres::PgRow;
 use sqlx::{Connection, PgConnection, Row};
 
 use crate::cli::StatusSettings;
-use crate::fold::batch::FOLD_VERSION;
-use crate::topic::late::{self, Late};
+use crate::fold::FOLD_VERSION;
 use crate::topic::log_ends;
+use crate::topic::past_end::{self, PastEnd};
 
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
@@ -28,7 +28,7 @@ struct Status {
     dead_letters: i64,
     log_gaps: i64,
     /// Records behind the ends of closed topics.
-    behind_ends: Vec<Late>,
+    behind_ends: Vec<PastEnd>,
     partitions: Vec<Partition>,
     gaps: Vec<Gap>,
 }
@@ -99,7 +99,7 @@ async fn read(settings: &StatusSettings) -> anyhow::Result<Status> {
     let rows = sqlx::query(sql).bind(topic).bind(layout.partitions).fetch_all(&mut connection).await?;
     // Asked after the offsets were read: a lag is never negative by our own doing.
     let ends = log_ends::of(&client, topic, layout.partitions).await.context("Kafka")?;
-    let behind_ends = late::behind_ends(&client, &layouts).await.context("Kafka")?;
+    let behind_ends = past_end::find(&client, &layouts).await.context("Kafka")?;
     let mut partitions = Vec::with_capacity(rows.len());
     for ((partition, row), (log_start, log_end)) in (0..).zip(rows).zip(ends) {
         let next_offset: Option<i64> = row.try_get("next_offset")?;
@@ -167,7 +167,7 @@ fn print(status: &Status) {
     println!("dead letters  {}", status.dead_letters);
     println!("log gaps      {}", status.log_gaps);
     for late in &status.behind_ends {
-        let Late { topic, partition, end_offset, first_offset, .. } = late;
+        let PastEnd { topic, partition, end_offset, first_offset, .. } = late;
         let records = late.records();
         println!(
             "NOT COUNTED   {records} records of {topic}, partition {partition}, from {first_offset} on: it is closed at {end_offset}"

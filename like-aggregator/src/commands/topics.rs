@@ -11,10 +11,10 @@ use tracing::info;
 
 use super::{Outcome, not_done};
 use crate::cli::{TopicsCloseSettings, TopicsCommand, TopicsSettings};
+use crate::commands::connection;
 use crate::commands::output::{Table, answer};
-use crate::commands::tables;
-use crate::topic::late;
 use crate::topic::log_ends;
+use crate::topic::past_end;
 
 /// How often is looked while waiting.
 const INTERVAL: Duration = Duration::from_millis(500);
@@ -33,7 +33,7 @@ struct Topic {
 
 /// Lists the topics, or closes one.
 pub async fn topics(settings: &TopicsSettings) -> anyhow::Result<Outcome> {
-    let mut connection = tables::connect(&settings.database, "topics").await?;
+    let mut connection = connection::connect(&settings.database, "topics").await?;
     if let Some(TopicsCommand::Close(close)) = &settings.command {
         self::close(settings, close, &mut connection).await?;
         return Ok(Outcome::Clean);
@@ -82,7 +82,7 @@ async fn close(
     let deadline = Instant::now() + close.wait.unwrap_or_default();
     loop {
         let next = next_offsets(connection, layout).await?;
-        let left = late::first_records(&client, topic, &next).await.context("Kafka")?;
+        let left = past_end::first_records(&client, topic, &next).await.context("Kafka")?;
         if left.is_empty() && try_close(connection, &client, layout).await? {
             info!(topic, next = layouts[place + 1].topic, "closed; now the next one is folded");
             return Ok(());
@@ -106,11 +106,11 @@ async fn try_close(
     client: &rdkafka::ClientConfig,
     layout: &Layout,
 ) -> anyhow::Result<bool> {
-    let mut transaction = tables::between_batches(connection).await?;
+    let mut transaction = connection::between_batches(connection).await?;
     let ends = next_offsets(&mut transaction, layout).await?;
     // Asked first: what a transaction had written is among the records once it isn't open.
     let open = log_ends::transaction_open(client, &layout.topic, layout.partitions).await.context("Kafka")?;
-    if open || !late::first_records(client, &layout.topic, &ends).await.context("Kafka")?.is_empty() {
+    if open || !past_end::first_records(client, &layout.topic, &ends).await.context("Kafka")?.is_empty() {
         transaction.rollback().await?;
         return Ok(false);
     }

@@ -1,3 +1,8 @@
 //! The fold, without I/O: records in, changes per product out.
 
-pub mod batch;
+mod batch;
+#[expect(clippy::module_inception, reason = "the fold itself, beside the batch that it folds")]
+mod fold;
+
+pub use batch::{Batch, DEAD_LETTER_BYTES, DeadLetter, Millis, Record, Span};
+pub use fold::{Changes, Dedup, Desired, FOLD_VERSION, Fold, ProductSum};

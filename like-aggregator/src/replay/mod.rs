@@ -1,6 +1,6 @@
-//! Folds the log once more, from wherever a schema stands up to given offsets, by the same worker
-//! as `run`: what `audit --log` and `rebuild` are made of. Topics one after the other, in the order
-//! of `topic_layout`; of each all partitions, one batch in flight while the next is collected.
+//! Folds the log again into a schema, from the schema's offsets up to given ones, with the same worker
+//! as `run`: for `audit --log` and `rebuild`. Topics follow one another in the order of
+//! `topic_layout`; of each, all partitions are read, with one batch in flight while the next is filled.
 
 mod progress;
 mod reader;
@@ -9,7 +9,7 @@ use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
 use anyhow::{Context, anyhow, bail};
-use like_common::database::{DatabaseSettings, DatabaseUrl};
+use like_common::database::DatabaseUrl;
 use like_common::health::Health;
 use like_common::topic_check;
 use prometheus::Registry;
@@ -22,15 +22,26 @@ use self::progress::Progress;
 use self::reader::Reader;
 use crate::apply::transaction::Store;
 use crate::apply::worker::Worker;
-use crate::cli::FoldSettings;
 use crate::consume::consumer_config;
-use crate::fold::batch::Dedup;
+use crate::fold::Dedup;
 use crate::metrics::Metrics;
 use crate::schema::maintenance::Upkeep;
-use crate::topic::log_ends::{self, Ends};
+use crate::schema::shadow::Ends;
+use crate::topic::log_ends;
 
-/// How often old windows of `event_handled` are looked for.
+/// How often old windows of `event_handled` are dropped.
 const UPKEEP: Duration = Duration::from_secs(60);
+
+/// How a replay folds: as the aggregators do that fold the live tables.
+pub struct ReplayOptions {
+    /// The consumer group of the aggregators.
+    pub group: String,
+    pub dedup: Dedup,
+    /// How long windows of `event_handled` are kept.
+    pub dedup_window: Duration,
+    /// Records per batch at most.
+    pub max_events: usize,
+}
 
 /// Folding into one schema.
 pub struct Replay {
@@ -47,33 +58,32 @@ pub struct Replay {
 }
 
 impl Replay {
-    /// Into `schema`, from the log that `client` reads; `what` is how its progress is called.
+    /// Folds the log that `client` reads into `schema`; `what` names it in its progress.
     pub fn new(
         client: ClientConfig,
-        database: &DatabaseSettings,
-        fold: &FoldSettings,
+        database: &DatabaseUrl,
+        options: &ReplayOptions,
         schema: &'static str,
         what: &'static str,
     ) -> anyhow::Result<Self> {
         Ok(Self {
             client,
-            // Nothing is committed to it and nobody joins it; but a client without one can't be
-            // given partitions.
-            group: format!("{}-replay", fold.kafka_group_id),
-            database: database.database_url.clone(),
+            // No offset is committed to it and no member joins it, but librdkafka assigns partitions
+            // only to a client that has a group.
+            group: format!("{}-replay", options.group),
+            database: database.clone(),
             schema,
-            dedup: fold.dedup(),
-            dedup_window: fold.dedup_window,
-            max_events: fold.batch_max_events as usize,
-            // Nobody asks for them: a replay ends by itself.
+            dedup: options.dedup,
+            dedup_window: options.dedup_window,
+            max_events: options.max_events,
+            // Neither metrics nor health are read: a replay ends by itself and shows its progress.
             metrics: Metrics::new(&Registry::new()),
-            // Nor does anybody ask whether it is alive: it shows how far it is.
             health: Health::default(),
             progress: Arc::new(Progress::new(what)),
         })
     }
 
-    /// Refuses a log whose start is gone: what was folded from it can't be folded again.
+    /// Refuses a log whose start is lost: what was folded from it can't be folded again.
     pub async fn check_log(&self, ends: &Ends) -> anyhow::Result<()> {
         for (topic, ends) in ends {
             let live = topic_check::describe(&self.client, topic).await.context("Kafka")?;
@@ -84,14 +94,14 @@ impl Replay {
             for (partition, ((start, log_end), end)) in log.into_iter().zip(ends).enumerate() {
                 if start > 0 {
                     bail!(
-                        "partition {partition} of {topic} starts at {start}, no longer at 0: what is gone from the log \
-                         can't be folded again; the way is a restored backup, which goes on by itself"
+                        "partition {partition} of {topic} starts at {start}, no longer at 0: records that the log has \
+                         lost can't be folded again; restore a backup instead, and `run` continues from it"
                     );
                 }
                 if log_end < *end {
                     bail!(
                         "partition {partition} of {topic} is folded up to {end} and its log ends at {log_end}: the \
-                         topic was cut or made anew, or KAFKA_BOOTSTRAP_SERVERS is another cluster"
+                         topic was cut or re-created, or KAFKA_BOOTSTRAP_SERVERS is another cluster"
                     );
                 }
             }
@@ -99,11 +109,11 @@ impl Replay {
         Ok(())
     }
 
-    /// Folds each topic up to its ends and no further. When it answers, all is committed and no
-    /// batch is in flight. Dropped on the way, it stops after the batch in flight.
+    /// Folds each topic up to its ends and no further. When it returns, everything is committed and no
+    /// batch is in flight. Dropped before, it stops after the batch in flight.
     pub async fn fold(&self, ends: &Ends) -> anyhow::Result<()> {
         self.progress.total(ends.iter().flat_map(|(_, ends)| ends).sum());
-        // A long replay drops the windows that it has left behind, as `run` does.
+        // A long replay drops windows that are too old to matter, as `run` does.
         let upkeep = Upkeep::new(&self.database, self.schema, self.client.clone(), self.dedup, self.dedup_window);
         let mut tasks = JoinSet::new();
         tasks.spawn(async {
@@ -137,10 +147,10 @@ impl Replay {
         let (ended, end) = oneshot::channel();
         std::thread::Builder::new().name("replay".to_owned()).spawn(move || ended.send(reader.run()))?;
         let end = self.progress.show_until(end).await;
-        end.unwrap_or_else(|_| Err(anyhow!("the reading thread has died")))
+        end.unwrap_or_else(|_| Err(anyhow!("the reading thread has panicked")))
     }
 
-    /// How many records were folded so far.
+    /// Returns how many records were folded so far.
     pub fn folded(&self) -> u64 {
         self.progress.folded()
     }

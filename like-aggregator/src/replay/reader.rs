@@ -17,10 +17,10 @@ use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
 use super::progress::Progress;
-use crate::apply::worker::{Answer, Order};
+use crate::apply::worker::{Command, Event};
 use crate::consume::position::{Position, Step};
 use crate::consume::{GroupContext, record};
-use crate::fold::batch::Batch;
+use crate::fold::Batch;
 use crate::traces::Links;
 
 const POLL: Duration = Duration::from_millis(50);
@@ -35,8 +35,8 @@ pub(super) struct Reader {
     pub(super) topic: String,
     pub(super) ends: Vec<i64>,
     pub(super) max_events: usize,
-    pub(super) orders: UnboundedSender<Order>,
-    pub(super) answers: Receiver<Answer>,
+    pub(super) orders: UnboundedSender<Command>,
+    pub(super) answers: Receiver<Event>,
     pub(super) progress: Arc<Progress>,
     pub(super) stop: CancellationToken,
 }
@@ -61,11 +61,11 @@ impl Reader {
 
     /// Where the schema stands, of what isn't at its end.
     fn stand(&self) -> anyhow::Result<Open> {
-        self.order(Order::Offsets((0..self.ends.len() as i32).collect()))?;
+        self.order(Command::Offsets((0..self.ends.len() as i32).collect()))?;
         let stored = loop {
             match self.answer()? {
-                Answer::Offsets(_, stored) => break stored,
-                Answer::Fatal(error) => return Err(error),
+                Event::Offsets(_, stored) => break stored,
+                Event::Fatal(error) => return Err(error),
                 _ => {} // nothing that was asked for
             }
         };
@@ -98,7 +98,7 @@ impl Reader {
                     return Ok(true);
                 }
                 // With our own token: a replay that is stopped doesn't wait for a database.
-                self.order(Order::Apply(mem::take(&mut collecting), Links::default(), self.stop.clone()))?;
+                self.order(Command::Apply(mem::take(&mut collecting), Links::default(), self.stop.clone()))?;
                 in_flight = true;
                 continue;
             }
@@ -109,7 +109,7 @@ impl Reader {
                 heard = Instant::now();
             }
             for (&partition, position) in &mut open {
-                if let Some(from) = position.look_again() {
+                if let Some(from) = position.reread_from() {
                     consumer.seek(&self.topic, partition, Offset::Offset(from), KAFKA_TIMEOUT).context("seeking")?;
                 }
             }
@@ -167,12 +167,12 @@ impl Reader {
     fn applied(&self) -> anyhow::Result<bool> {
         loop {
             match self.answer()? {
-                Answer::Applied(spans) => {
+                Event::Applied(spans) => {
                     self.progress.committed(spans.iter().map(|(_, span)| span.next - span.believed).sum());
                     return Ok(true);
                 }
-                Answer::StartAnew(_) => return Ok(false),
-                Answer::Fatal(error) => return Err(error),
+                Event::Rewind(_) => return Ok(false),
+                Event::Fatal(error) => return Err(error),
                 _ => {} // nothing that was asked for
             }
         }
@@ -208,11 +208,11 @@ impl Reader {
         }
     }
 
-    fn order(&self, order: Order) -> anyhow::Result<()> {
+    fn order(&self, order: Command) -> anyhow::Result<()> {
         self.orders.send(order).map_err(|_| anyhow!("the worker has ended"))
     }
 
-    fn answer(&self) -> anyhow::Result<Answer> {
+    fn answer(&self) -> anyhow::Result<Event> {
         self.answers.recv().map_err(|_| anyhow!("the worker has ended"))
     }
 }

@@ -14,7 +14,7 @@ use sqlx::postgres::types::PgInterval;
 use sqlx::{Connection, PgConnection};
 use tracing::{debug, info};
 
-use crate::fold::batch::Dedup;
+use crate::fold::Dedup;
 use crate::topic::log_ends;
 
 /// A round that isn't through by then has lost its server.

@@ -1,15 +1,16 @@
-//! Creates a schema, runs the migrations in it and records the fold version.
+//! Creates a schema and its tables, or brings them up to date: the live one (`setup`) and the shadow
+//! ones that a replay fills.
 
 use anyhow::{Context, bail};
 use sqlx::{AssertSqlSafe, PgConnection};
 
-use crate::fold::batch::FOLD_VERSION;
+use crate::fold::FOLD_VERSION;
 
-/// Migrates `schema`, which the connection has in its search_path. sqlx takes an advisory lock, so concurrent calls wait
-/// for each other.
+/// Makes the schema, which `connection` has in its search_path, and runs the migrations in it. sqlx
+/// takes a lock, so two processes wait for each other.
 pub async fn migrate(connection: &mut PgConnection, schema: &'static str) -> anyhow::Result<()> {
-    // CREATE SCHEMA needs a right that a role which only repeats `setup` may lack, and IF NOT EXISTS still fails when two
-    // sessions create it at the same moment.
+    // IF NOT EXISTS still fails when two processes create the schema at the same moment, and it needs
+    // a right that a user who only repeats `setup` may not have.
     let exists: bool = sqlx::query_scalar("SELECT EXISTS (SELECT FROM pg_namespace WHERE nspname = $1)")
         .bind(schema)
         .fetch_one(&mut *connection)
@@ -23,7 +24,7 @@ pub async fn migrate(connection: &mut PgConnection, schema: &'static str) -> any
             return Err(error).context("creating the schema");
         }
     }
-    // An unknown migration is a newer build's, and this build works with it.
+    // A migration that this build doesn't know is a newer build's; this build works with it too.
     let mut migrations = like_common::migrations::migrator();
     migrations.set_ignore_missing(true).run(&mut *connection).await.context("migrations")?;
     let insert = "INSERT INTO fold (fold_version) VALUES ($1) ON CONFLICT DO NOTHING";

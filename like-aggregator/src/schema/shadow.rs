@@ -1,5 +1,5 @@
-//! A second schema beside the live one, with the same tables, for a replay to fill: made and
-//! dropped here, and with it what a killed run has left behind.
+//! A second schema with the same tables beside the live one, which a replay fills. It is created and
+//! dropped here, together with one that a killed run has left behind.
 
 use std::time::Duration;
 
@@ -10,33 +10,34 @@ use sqlx::{AssertSqlSafe, Connection, PgConnection, Row};
 use tokio::time::timeout;
 
 use super::migrate::migrate;
-use crate::topic::log_ends::Ends;
 
-/// What dropping the schema may take.
+/// How long dropping the schema may take.
 const REMOVE_WAIT: Duration = Duration::from_secs(5);
 
-/// A schema that is ours alone, as long as the connection holds its lock.
-pub struct Scratch {
-    /// Its name.
+/// Per topic, in the order of folding, the offset of each partition up to which it is folded.
+pub type Ends = Vec<(String, Vec<i64>)>;
+
+/// A schema that no other process uses, as long as the connection holds its lock.
+pub struct ShadowSchema {
     pub schema: &'static str,
     options: PgConnectOptions,
     connection: PgConnection,
 }
 
-impl Scratch {
-    /// Makes the schema anew with all tables. Refuses while another process has it.
-    pub async fn make(url: &DatabaseUrl, schema: &'static str) -> anyhow::Result<Self> {
-        // Who was killed while he waited for a table must not keep the schema's lock.
+impl ShadowSchema {
+    /// Creates the schema with all tables, in place of an old one. An error while another process uses it.
+    pub async fn create(url: &DatabaseUrl, schema: &'static str) -> anyhow::Result<Self> {
+        // A process that was killed while it waited for a table must not keep the schema's lock.
         let options = url.connect_options(schema, "like-aggregator-replay");
         let options = options.options([("client_connection_check_interval", "1s")]);
         let connection = connect(&options, schema).await?;
-        let mut scratch = Self { schema, options, connection };
-        scratch.drop_schema().await?;
-        migrate(&mut scratch.connection, schema).await?;
-        Ok(scratch)
+        let mut shadow = Self { schema, options, connection };
+        shadow.drop_schema().await?;
+        migrate(&mut shadow.connection, schema).await?;
+        Ok(shadow)
     }
 
-    /// The connection that holds the lock; a new one where the old was lost.
+    /// Returns the connection that holds the lock; a new one if the old one was lost.
     pub async fn connection(&mut self) -> anyhow::Result<&mut PgConnection> {
         if self.connection.ping().await.is_err() {
             self.connection = connect(&self.options, self.schema).await?;
@@ -44,7 +45,7 @@ impl Scratch {
         Ok(&mut self.connection)
     }
 
-    /// Takes over the live layout as it is now, and has every partition of it begin at 0.
+    /// Copies the live layout and begins every new partition of it at 0.
     pub async fn copy_layout(&mut self) -> anyhow::Result<()> {
         let layout = format!(
             "INSERT INTO topic_layout (sequence, topic, partitions, end_offsets)
@@ -61,22 +62,23 @@ impl Scratch {
         Ok(())
     }
 
-    /// Drops the schema and lets go of it; gives up when that takes long, for whoever calls this is
-    /// about to end.
+    /// Drops the schema and releases its lock, within [`REMOVE_WAIT`]: the process is about to exit.
     pub async fn remove(mut self) -> anyhow::Result<()> {
         let remove = async {
             self.connection().await?;
             self.drop_schema().await?;
             self.release().await
         };
-        timeout(REMOVE_WAIT, remove).await.context("PostgreSQL doesn't answer, or somebody holds a table of it")?
+        timeout(REMOVE_WAIT, remove)
+            .await
+            .context("PostgreSQL doesn't answer, or another session holds a lock on a table of it")?
     }
 
-    /// Lets go of the name, which may stand for nothing now. By a statement: the server notices the
-    /// end of a connection some time after that of the process, and whoever comes next is refused.
+    /// Releases the lock, with a statement: the server notices that a connection has ended only some
+    /// time after the process, and until then it would refuse the next one.
     pub async fn release(mut self) -> anyhow::Result<()> {
         let unlock = sqlx::query("SELECT pg_advisory_unlock_all()").execute(&mut self.connection).await;
-        unlock.context("letting go of the schema's lock")?;
+        unlock.context("releasing the schema's lock")?;
         self.connection.close().await.context("closing the connection")
     }
 
@@ -89,15 +91,15 @@ impl Scratch {
 async fn connect(options: &PgConnectOptions, schema: &str) -> anyhow::Result<PgConnection> {
     let mut connection = PgConnection::connect_with(options).await.context("PostgreSQL")?;
     let lock = "SELECT pg_try_advisory_lock(hashtextextended($1, 0))";
-    let ours: bool = sqlx::query_scalar(lock).bind(schema).fetch_one(&mut connection).await?;
-    if !ours {
-        bail!("schema {schema} is in use: the same command is going on elsewhere");
+    let locked: bool = sqlx::query_scalar(lock).bind(schema).fetch_one(&mut connection).await?;
+    if !locked {
+        bail!("schema {schema} is in use: another process runs the same command");
     }
     Ok(connection)
 }
 
-/// Drops a schema with all that is in it, if it is there. A batch that is still on its way to it
-/// takes its locks in another order than this: of two that deadlock, one is told to try again.
+/// Drops a schema with everything in it, if it exists. A batch in flight takes its locks in another
+/// order, so the two can deadlock: then the drop is tried again.
 pub async fn drop_schema(connection: &mut PgConnection, schema: &str) -> anyhow::Result<()> {
     let drop = format!("DROP SCHEMA IF EXISTS {schema} CASCADE");
     for _ in 0..3 {
@@ -106,10 +108,10 @@ pub async fn drop_schema(connection: &mut PgConnection, schema: &str) -> anyhow:
             dropped => return dropped.map(|_| ()).with_context(|| format!("dropping {schema}")),
         }
     }
-    bail!("dropping {schema}: deadlocks again and again")
+    bail!("dropping {schema}: deadlocked three times: try again")
 }
 
-/// How far the live schema is folded, topic by topic.
+/// Reads how far the live schema is folded.
 pub async fn live_ends(connection: &mut PgConnection) -> anyhow::Result<Ends> {
     let sql = format!(
         "SELECT topic, l.partitions, array_agg(o.next_offset ORDER BY o.partition)
@@ -129,22 +131,22 @@ pub async fn live_ends(connection: &mut PgConnection) -> anyhow::Result<Ends> {
         .collect()
 }
 
-/// The rules by which the live tables are folded.
+/// Reads the fold version of the live tables.
 pub async fn live_fold_version(connection: &mut PgConnection) -> anyhow::Result<i32> {
     let sql = format!("SELECT fold_version FROM {SCHEMA}.fold");
     let found = sqlx::query_scalar(AssertSqlSafe(sql)).fetch_optional(connection).await;
-    found.context("the live tables")?.context("the live tables are not set up: `like-aggregator setup` has to be run")
+    found.context("the live tables")?.context("the live tables are not set up: run `like-aggregator setup`")
 }
 
-/// Refuses a log whose start was gone before anybody folded it, though one that was made anew
-/// since may well start at 0 again.
+/// Refuses a log whose start was lost before it was folded: `log_gap` still says so after the topic
+/// was re-created and starts at 0 again.
 pub async fn check_gaps(connection: &mut PgConnection) -> anyhow::Result<()> {
     let gap = format!("SELECT topic || ' ' || partition FROM {SCHEMA}.log_gap WHERE from_offset = 0 LIMIT 1");
     let gap: Option<String> = sqlx::query_scalar(AssertSqlSafe(gap)).fetch_optional(connection).await?;
     match gap {
         None => Ok(()),
         Some(gap) => {
-            bail!("log_gap says that the start of {gap} was gone before it was folded: it can't be folded again")
+            bail!("the start of {gap} was lost before it was folded (log_gap): the log can't be folded again")
         }
     }
 }

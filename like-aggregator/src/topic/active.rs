@@ -1,14 +1,14 @@
-//! The active topic: the one that is folded now. Every fold takes the topics in the order of `topic_layout`, each to its
-//! end before the next, so that no earlier click of a user is applied after a later one.
+//! The active topic: the one that is folded now. Every fold takes the topics in the order of
+//! `topic_layout`, all of one before the next, or an older event would overwrite a user's newer one.
 //!
-//! Each worker checks this in every transaction: no batch goes past the recorded ends of a closed topic, and no batch of
-//! a topic is applied before all earlier topics are closed and folded to their ends. So it doesn't matter when an
-//! aggregator notices that a topic was closed.
+//! Each transaction checks that: once a topic is closed, no batch goes past its recorded ends, and
+//! no batch of a topic is applied before all earlier topics are closed and folded to their ends. So
+//! it doesn't matter when an aggregator notices that a topic was closed.
 
 use like_common::layout::{self, Layout};
 use sqlx::PgConnection;
 
-/// SQL: topic `t` of the layout has no recorded ends yet, or isn't folded to them.
+/// The condition that a topic `t` of the layout isn't folded to its recorded ends, or has none yet.
 macro_rules! unfinished {
     () => {
         "t.end_offsets IS NULL OR EXISTS (
@@ -18,7 +18,7 @@ macro_rules! unfinished {
     };
 }
 
-/// The fold version, the recorded ends of topic $1, and whether a topic before it is unfinished.
+/// Returns the fold version, the recorded ends of topic $1, and whether a topic before it is unfinished.
 pub const FOLD_AND_ACTIVE: &str = concat!(
     "SELECT fold_version, own.end_offsets, EXISTS (
          SELECT FROM topic_layout t WHERE t.sequence < own.sequence AND (",
@@ -28,7 +28,7 @@ pub const FOLD_AND_ACTIVE: &str = concat!(
 
 const CURRENT: &str = concat!("SELECT topic FROM topic_layout t WHERE ", unfinished!(), " ORDER BY sequence LIMIT 1");
 
-/// Returns the active topic, or None when all are closed and folded.
+/// Returns the active topic; None if all are closed and folded.
 pub async fn current(connection: &mut PgConnection) -> sqlx::Result<Option<Layout>> {
     let topic: Option<String> = sqlx::query_scalar(CURRENT).fetch_optional(&mut *connection).await?;
     match topic {

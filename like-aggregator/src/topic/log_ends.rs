@@ -1,5 +1,5 @@
-//! Where each partition's log starts and ends, and what stands at one place of it, as the broker
-//! says now.
+//! The start and end offsets of each partition's log, and the record at an offset, read from the
+//! broker.
 
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
@@ -9,17 +9,14 @@ use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::KafkaError;
 use rdkafka::{ClientConfig, Message, Offset, TopicPartitionList};
 
-use crate::fold::batch::Millis;
+use crate::fold::Millis;
 
-/// The end offset of each partition, per topic in the order of folding.
-pub type Ends = Vec<(String, Vec<i64>)>;
-
-/// Per partition: the first offset that is still there, and the one that comes next.
+/// The start and end offset of each partition.
 pub type LogEnds = Vec<(i64, i64)>;
 
 const TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Asks the broker, partition by partition.
+/// Returns the start and end offset of each partition.
 pub async fn of(client: &ClientConfig, topic: &str, partitions: i32) -> anyhow::Result<LogEnds> {
     let (client, topic) = (client.clone(), topic.to_owned());
     let asked = tokio::task::spawn_blocking(move || {
@@ -34,24 +31,24 @@ pub async fn of(client: &ClientConfig, topic: &str, partitions: i32) -> anyhow::
     asked.await?
 }
 
-/// Whether a transaction of a foreign producer is open on a partition: what it wrote stands in the
-/// log, and whether it will ever be read is not known yet.
+/// Returns whether another producer's transaction is open on a partition: its records are in the log,
+/// and it isn't known yet whether consumers will ever read them.
 pub async fn transaction_open(client: &ClientConfig, topic: &str, partitions: i32) -> anyhow::Result<bool> {
     let mut all = client.clone();
     all.set("isolation.level", "read_uncommitted");
-    // In this order: what is written between the two questions is nobody's open transaction.
+    // In this order, so that records written in between aren't taken for an open transaction.
     let written = of(&all, topic, partitions).await?;
     let stable = of(client, topic, partitions).await?;
     Ok(written.iter().zip(stable).any(|((_, written), (_, stable))| stable < *written))
 }
 
-/// Per partition, the offset behind the last record that a consumer will ever be given of what is
-/// in the log now. The log's own end may lie behind it: what a foreign transaction leaves at the
-/// end takes an offset and is no record, so no fold ever stands there.
+/// Returns, per partition, the offset after the last record that a consumer can read. The log's end
+/// may lie after it: the marker of another producer's transaction takes an offset and is no record,
+/// so no fold ever reaches it.
 pub async fn behind_last_records(client: &ClientConfig, topic: &str, ends: LogEnds) -> anyhow::Result<Vec<i64>> {
     let (mut client, topic) = (client.clone(), topic.to_owned());
     let asked = tokio::task::spawn_blocking(move || {
-        // It joins no group and commits nothing; librdkafka wants the name all the same.
+        // It joins no group and commits nothing, but librdkafka requires the name.
         client.set("group.id", "like-aggregator-log-end").set("enable.auto.commit", "false");
         client.set("enable.partition.eof", "true").set("auto.offset.reset", "error");
         let consumer: BaseConsumer = client.create().context("Kafka client")?;
@@ -64,7 +61,7 @@ pub async fn behind_last_records(client: &ClientConfig, topic: &str, ends: LogEn
     asked.await?
 }
 
-/// Reads the last few records, and ever more of them while there are none.
+/// Reads the last few offsets, and more of them as long as they hold no record.
 fn behind_last_record(
     consumer: &BaseConsumer,
     topic: &str,
@@ -89,7 +86,7 @@ fn behind_last_record(
                 Some(Err(error)) => return Err(error.into()),
                 None => bail!("no answer within {TIMEOUT:?}"),
             }
-            // What came since is not asked for.
+            // Newer records don't matter.
             if behind.is_some_and(|behind| behind >= end) {
                 break;
             }
@@ -102,15 +99,15 @@ fn behind_last_record(
     }
 }
 
-/// Per partition asked for, the first record at or after this offset: its own offset and timestamp.
-/// A partition where none comes in time is left out.
+/// Returns, per partition, the offset and timestamp of the first record at or after the given offset.
+/// Leaves out partitions where none comes in time.
 pub async fn records_at(
     client: &ClientConfig,
     topic: &str,
     offsets: Vec<(i32, i64)>,
 ) -> anyhow::Result<HashMap<i32, (i64, Millis)>> {
     let (mut client, topic) = (client.clone(), topic.to_owned());
-    // Assigning by hand asks for a group's name, and never uses it.
+    // Assigning needs a group's name and never uses it.
     client.set("group.id", "like-aggregator-look").set("enable.auto.commit", "false");
     client.set("isolation.level", "read_committed").set("auto.offset.reset", "error");
     client.set("fetch.message.max.bytes", "65536");

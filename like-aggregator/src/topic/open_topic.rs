@@ -1,5 +1,5 @@
-//! The topic as commands need it that write to it or move along it: laid out, still open, and
-//! still what its layout says.
+//! The topic for commands that write to it or change offsets: has a layout, is open, and agrees with
+//! its layout.
 
 use anyhow::{Context, bail};
 use like_common::kafka::KafkaSettings;
@@ -11,16 +11,13 @@ use tracing::warn;
 
 /// A topic that may be written to.
 pub struct OpenTopic {
-    /// Of the broker that has it.
     pub client: ClientConfig,
-    /// As recorded.
     pub layout: Layout,
-    /// As the broker describes it.
     pub live: LiveTopic,
 }
 
 impl OpenTopic {
-    /// Looks the topic up and compares it; `command` is how the broker knows us.
+    /// Finds the topic and compares it with its layout; `command` names this client to the broker.
     pub async fn find(kafka: &KafkaSettings, connection: &mut PgConnection, command: &str) -> anyhow::Result<Self> {
         let topic = kafka.kafka_topic.as_str();
         let client = kafka.client_config(&format!("like-aggregator-{command}"))?;
@@ -28,7 +25,7 @@ impl OpenTopic {
         let layout = layouts.iter().find(|layout| layout.topic == topic).cloned();
         let layout =
             layout.with_context(|| format!("topic_layout has no {topic}: `like-aggregator setup` has to be run"))?;
-        // What is written to it now would be folded behind what is written to the other one later.
+        // Events written to it now would be folded after events that are written to the earlier topic later.
         let open_before = layouts.iter().find(|l| l.sequence < layout.sequence && l.end_offsets.is_none());
         if let Some(before) = open_before {
             bail!("topic {topic} comes after {}, which has to be closed first (`topics close`)", before.topic);

@@ -158,7 +158,7 @@ async fn setup_gives_up_after_its_timeout_and_says_on_what() {
         let start = Instant::now();
         let output = system.command(&["setup", "--timeout", "2s"]).await;
         let took = start.elapsed();
-        assert_refused(&output, 2, &[&format!("gave up waiting for {what}")]);
+        assert_refused(&output, 2, &[&format!("{what} was not ready in time")]);
         assert!((Duration::from_secs(2)..Duration::from_secs(10)).contains(&took), "{what}: {took:?}");
         assert!(!stderr(&output).contains("hidden-7f3a"), "{}", stderr(&output));
         system.set(setting, &right);

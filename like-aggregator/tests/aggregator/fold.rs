@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use hashbrown::HashMap;
-use like_aggregator::fold::batch::{Batch, Changes, Dedup, Millis, Record};
+use like_aggregator::fold::{Batch, Changes, Dedup, Millis, Record};
 use like_events::{EventId, LikeEvent, ProductId, UserId};
 use proptest::prelude::*;
 use uuid::Uuid;
@@ -118,14 +118,14 @@ impl Tables {
         let Changes { first_likes, changed, sums, applied, unchanged } = fold.changes(batch, &liked);
         self.handled.extend_from_slice(&fold.handled);
         for &index in &first_likes {
-            let wish = &fold.wishes[index];
-            assert!(wish.last, "a first row is a like");
-            let row = (true, batch.product(wish.product).to_owned(), wish.user.to_owned());
-            assert!(self.likes.insert(wish.pair_key, row).is_none(), "a plain insert must not conflict");
+            let desired = &fold.desired[index];
+            assert!(desired.last, "a first row is a like");
+            let row = (true, batch.product(desired.product).to_owned(), desired.user.to_owned());
+            assert!(self.likes.insert(desired.pair_key, row).is_none(), "a plain insert must not conflict");
         }
         for &index in &changed {
-            let wish = &fold.wishes[index];
-            self.likes.get_mut(&wish.pair_key).expect("only rows that are there are updated").0 = wish.last;
+            let desired = &fold.desired[index];
+            self.likes.get_mut(&desired.pair_key).expect("only rows that are there are updated").0 = desired.last;
         }
         assert!(sums.is_sorted_by_key(|sum| batch.product(sum.product)), "rows are locked in product order");
         for sum in &sums {

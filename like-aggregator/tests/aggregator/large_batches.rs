@@ -6,8 +6,8 @@ use std::sync::mpsc;
 use std::time::Duration;
 
 use like_aggregator::apply::transaction::Store;
-use like_aggregator::apply::worker::{Answer, Order, Worker};
-use like_aggregator::fold::batch::{Batch, Dedup, FOLD_VERSION, Record};
+use like_aggregator::apply::worker::{Command, Event, Worker};
+use like_aggregator::fold::{Batch, Dedup, FOLD_VERSION, Record};
 use like_aggregator::metrics::Metrics;
 use like_aggregator::traces::Links;
 use like_common::database::{DatabaseUrl, SCHEMA};
@@ -76,13 +76,13 @@ async fn a_batch_that_is_too_large_is_applied_in_parts() {
         let worker = Worker::new(store, Metrics::new(&registry), Health::default(), answers);
         let (orders, ordered) = tokio::sync::mpsc::unbounded_channel();
         tokio::spawn(worker.run(ordered));
-        assert!(orders.send(Order::Apply(batch(), Links::default(), CancellationToken::new())).is_ok());
+        assert!(orders.send(Command::Apply(batch(), Links::default(), CancellationToken::new())).is_ok());
         let spans = tokio::task::spawn_blocking(move || {
             loop {
                 match answered.recv_timeout(Duration::from_secs(60)).expect("an answer") {
-                    Answer::Applied(spans) => return spans,
-                    Answer::Reconnected => {}
-                    Answer::Fatal(error) => panic!("{error:#}"),
+                    Event::Applied(spans) => return spans,
+                    Event::Reconnected => {}
+                    Event::Fatal(error) => panic!("{error:#}"),
                     _ => panic!("not applied"),
                 }
             }

@@ -21,7 +21,7 @@ async fn a_like_goes_through_tls_and_scram_and_a_wrong_password_is_refused() {
         let error = String::from_utf8_lossy(&refused.stderr);
         assert_eq!(refused.status.code(), Some(2), "{what}: {refused:?}");
         assert_eq!(error.lines().count(), 1, "{what}: {error}");
-        assert!(error.contains("gave up waiting for Kafka"), "{what}: {error}");
+        assert!(error.contains("Kafka was not ready in time"), "{what}: {error}");
         assert!(!error.contains(WRONG.password), "{error}");
     }
 

@@ -5,7 +5,7 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use like_aggregator::apply::transaction::Store;
-use like_aggregator::fold::batch::{Batch, Dedup, Record};
+use like_aggregator::fold::{Batch, Dedup, Record};
 use like_common::database::{DatabaseUrl, SCHEMA};
 use like_testkit::{TestDatabase, event};
 use sqlx::PgPool;
@@ -48,7 +48,7 @@ async fn a_batch_takes_as_many_statements_for_5000_events_as_for_100() {
     let database = TestDatabase::create().await;
     sqlx::query("CREATE EXTENSION pg_stat_statements SCHEMA public").execute(&database.pool).await.unwrap();
     sqlx::query("INSERT INTO fold (fold_version) VALUES ($1)")
-        .bind(like_aggregator::fold::batch::FOLD_VERSION)
+        .bind(like_aggregator::fold::FOLD_VERSION)
         .execute(&database.pool)
         .await
         .unwrap();

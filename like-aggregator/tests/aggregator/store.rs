@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use like_aggregator::apply::error::ApplyError;
 use like_aggregator::apply::transaction::{Applied, Store};
-use like_aggregator::fold::batch::{Batch, Dedup, Record};
+use like_aggregator::fold::{Batch, Dedup, Record};
 use like_common::database::{DatabaseUrl, SCHEMA};
 use like_events::{EventId, LikeEvent, ProductId, UserId};
 use like_testkit::{TestDatabase, eventually};

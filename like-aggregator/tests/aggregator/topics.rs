@@ -8,7 +8,7 @@ use std::time::Duration;
 use crate::common::{drill, passing_crowd};
 use like_aggregator::apply::error::ApplyError;
 use like_aggregator::apply::transaction::Store;
-use like_aggregator::fold::batch::{Batch, Dedup, FOLD_VERSION, Record};
+use like_aggregator::fold::{Batch, Dedup, FOLD_VERSION, Record};
 use like_common::database::{DatabaseUrl, SCHEMA};
 use like_testkit::{Click, Differences, TestDatabase, TestSystem, TestTopic, event, eventually};
 use serde_json::{Value, json};
@@ -204,7 +204,7 @@ async fn no_batch_goes_beyond_a_recorded_end_or_comes_before_its_turn() {
         let mut store = Store::new(&url, SCHEMA, topic, Dedup::History(Duration::from_hours(48)));
         match store.apply(&batch).await {
             Ok(_) => true,
-            Err(ApplyError::InactiveTopic { .. }) => false,
+            Err(ApplyError::NotActive { .. }) => false,
             Err(error) => panic!("{topic}: {error}"),
         }
     };

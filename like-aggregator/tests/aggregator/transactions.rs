@@ -1,5 +1,5 @@
 //! A producer of many small transactions: every second offset of the log is a marker that no
-//! consumer sees, and each looks like a record that was lost on the way.
+//! consumer sees, and each rereads like a record that was lost on the way.
 
 use std::time::{Duration, Instant};
 
@@ -46,7 +46,7 @@ async fn many_small_transactions_are_read_twice_and_not_once_per_record() {
         .number_becomes("SELECT coalesce(sum(like_count), 0)::bigint FROM product_like_count", TRANSACTIONS as i64)
         .await;
     let took = start.elapsed();
-    let looks = aggregator.process.log().matches("looking again").count();
-    println!("{TRANSACTIONS} transactions in {took:?}, {looks} looks");
-    assert!((1..=TRANSACTIONS / 20).contains(&looks), "{looks} looks for {TRANSACTIONS} transactions");
+    let rereads = aggregator.process.log().matches("reading again").count();
+    println!("{TRANSACTIONS} transactions in {took:?}, {rereads} rereads");
+    assert!((1..=TRANSACTIONS / 20).contains(&rereads), "{rereads} rereads for {TRANSACTIONS} transactions");
 }

@@ -5,7 +5,7 @@ use std::str::FromStr;
 use std::time::{Duration, Instant};
 
 use crate::common::{Counting, QUICK, publish, set_up, users};
-use like_aggregator::fold::batch::Dedup;
+use like_aggregator::fold::Dedup;
 use like_aggregator::schema::maintenance::Upkeep;
 use like_aggregator::timing::Timing;
 use like_common::database::{DatabaseUrl, SCHEMA, sqlstate};

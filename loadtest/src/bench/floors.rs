@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, anyhow, bail, ensure};
 use like_aggregator::apply::transaction::Store;
 use like_aggregator::consume::consumer_config;
-use like_aggregator::fold::batch::{Batch, Dedup, Record};
+use like_aggregator::fold::{Batch, Dedup, Record};
 use like_common::database::{DatabaseUrl, SCHEMA};
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::{ClientConfig, Message, Offset, TopicPartitionList};

@@ -4,8 +4,8 @@
 //! offset in that transaction, which refuses the stale batch as a whole.
 
 use anyhow::{bail, ensure};
-use like_aggregator::apply::transaction::ApplyError;
-use like_aggregator::fold::batch::Dedup;
+use like_aggregator::apply::error::ApplyError;
+use like_aggregator::fold::Dedup;
 use rdkafka::Offset;
 use rdkafka::consumer::{CommitMode, Consumer};
 use sqlx::{Connection, PgConnection};

@@ -6,7 +6,7 @@
 use std::time::{Duration, Instant};
 
 use anyhow::ensure;
-use like_aggregator::fold::batch::Dedup;
+use like_aggregator::fold::Dedup;
 use like_events::decode;
 
 use super::Finding;

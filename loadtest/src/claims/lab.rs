@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use anyhow::anyhow;
 use like_aggregator::apply::transaction::Store;
-use like_aggregator::fold::batch::Dedup;
+use like_aggregator::fold::Dedup;
 use like_common::database::{DatabaseUrl, SCHEMA};
 use rand::SeedableRng;
 use rand::rngs::StdRng;

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail, ensure};
 use like_aggregator::apply::transaction::Store;
-use like_aggregator::fold::batch::{Batch, Record};
+use like_aggregator::fold::{Batch, Record};
 use rand::RngExt;
 use rand::rngs::StdRng;
 use rdkafka::consumer::{BaseConsumer, Consumer};

@@ -4,7 +4,7 @@
 
 use std::time::Instant;
 
-use like_aggregator::fold::batch::{Batch, Dedup};
+use like_aggregator::fold::{Batch, Dedup};
 
 use super::Finding;
 use super::lab::{HISTORY, Lab, Topic};

@@ -4,18 +4,18 @@ use anyhow::bail;
 use chrono::{DateTime, SecondsFormat, Utc};
 use sqlx::{AssertSqlSafe, PgConnection, Row};
 
-use crate::cli::{Position, Which};
+use crate::cli::{RecordPosition, Selection};
 
 /// How many letters are read at once, of at most 128 KiB each.
 pub(super) const PAGE: i64 = 100;
-/// SQL: the rows that a [`Which`] selects.
+/// SQL: the rows that a [`Selection`] selects.
 const SELECTED: &str = "($1::text IS NULL OR split_part(reason, ':', 1) = $1)
     AND ($2::text[] IS NULL OR (topic, partition, record_offset)
          IN (SELECT * FROM unnest($2::text[], $3::int[], $4::bigint[])))";
 
 /// One row of `dead_letter`.
 pub(super) struct Letter {
-    pub(super) position: Position,
+    pub(super) position: RecordPosition,
     pub(super) key: Option<Vec<u8>>,
     pub(super) payload: Option<Vec<u8>>,
     pub(super) reason: String,
@@ -24,14 +24,14 @@ pub(super) struct Letter {
 
 /// The letters of a selection, page by page in the order of their positions.
 pub(super) struct Pages<'a> {
-    which: &'a Which,
-    after: Option<Position>,
+    which: &'a Selection,
+    after: Option<RecordPosition>,
     /// Excludes letters rejected meanwhile: a redriven event may become a dead letter again.
     until: DateTime<Utc>,
 }
 
 impl<'a> Pages<'a> {
-    pub(super) async fn of(which: &'a Which, connection: &mut PgConnection) -> sqlx::Result<Self> {
+    pub(super) async fn of(which: &'a Selection, connection: &mut PgConnection) -> sqlx::Result<Self> {
         let until = sqlx::query_scalar("SELECT now()").fetch_one(connection).await?;
         Ok(Self { which, after: None, until })
     }
@@ -68,18 +68,18 @@ impl<'a> Pages<'a> {
 fn letter(row: &sqlx::postgres::PgRow) -> sqlx::Result<Letter> {
     let (topic, partition, offset) = (row.try_get(0)?, row.try_get(1)?, row.try_get(2)?);
     let (key, payload) = (row.try_get(3)?, row.try_get(4)?);
-    let position = Position { topic, partition, offset };
+    let position = RecordPosition { topic, partition, offset };
     Ok(Letter { position, key, payload, reason: row.try_get(5)?, rejected_at: row.try_get(6)? })
 }
 
-pub(super) async fn count(connection: &mut PgConnection, which: &Which) -> sqlx::Result<i64> {
+pub(super) async fn count(connection: &mut PgConnection, which: &Selection) -> sqlx::Result<i64> {
     let sql = format!("SELECT count(*) FROM dead_letter WHERE {SELECTED}");
     let (topics, partitions, offsets) = which.columns();
     let query = sqlx::query_scalar(AssertSqlSafe(sql)).bind(&which.reason).bind(topics).bind(partitions).bind(offsets);
     query.fetch_one(connection).await
 }
 
-pub(super) async fn delete(connection: &mut PgConnection, which: &Which) -> sqlx::Result<u64> {
+pub(super) async fn delete(connection: &mut PgConnection, which: &Selection) -> sqlx::Result<u64> {
     let sql = format!("DELETE FROM dead_letter WHERE {SELECTED}");
     let (topics, partitions, offsets) = which.columns();
     let query = sqlx::query(AssertSqlSafe(sql)).bind(&which.reason).bind(topics).bind(partitions).bind(offsets);
@@ -87,7 +87,7 @@ pub(super) async fn delete(connection: &mut PgConnection, which: &Which) -> sqlx
 }
 
 /// Refuses positions without a dead letter: mistyped ones, or ones already handled.
-pub(super) async fn check_exist(connection: &mut PgConnection, which: &Which) -> anyhow::Result<()> {
+pub(super) async fn check_exist(connection: &mut PgConnection, which: &Selection) -> anyhow::Result<()> {
     for position in &which.positions {
         let sql = "SELECT EXISTS (SELECT FROM dead_letter WHERE topic = $1 AND partition = $2 AND record_offset = $3)";
         let there = sqlx::query_scalar(sql).bind(&position.topic).bind(position.partition).bind(position.offset);

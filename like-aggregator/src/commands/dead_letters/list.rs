@@ -6,10 +6,10 @@ use serde::{Serialize, Serializer};
 
 use super::letters::{Letter, PAGE, Pages, count, time};
 use super::verdict;
-use crate::cli::{DeadLettersListSettings, DeadLettersShowSettings, Position, Which};
+use crate::cli::{DeadLettersListSettings, DeadLettersShowSettings, RecordPosition, Selection};
 use crate::commands::Outcome;
+use crate::commands::connection;
 use crate::commands::output::{Table, answer};
-use crate::commands::tables;
 
 /// A reason in a table is cut to this many characters.
 const REASON: usize = 60;
@@ -18,7 +18,7 @@ const REASON: usize = 60;
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
 struct Line {
-    position: Position,
+    position: RecordPosition,
     rejected_at: DateTime<Utc>,
     reason: String,
     /// Why it can't be published again; None: it can.
@@ -33,8 +33,8 @@ struct Listed {
 }
 
 pub(super) async fn list(settings: &DeadLettersListSettings) -> anyhow::Result<Outcome> {
-    let mut connection = tables::connect(&settings.database, "dead-letters").await?;
-    let which = Which { all: settings.reason.is_none(), reason: settings.reason.clone(), positions: Vec::new() };
+    let mut connection = connection::connect(&settings.database, "dead-letters").await?;
+    let which = Selection { all: settings.reason.is_none(), reason: settings.reason.clone(), positions: Vec::new() };
     let total = count(&mut connection, &which).await?;
     let mut pages = Pages::of(&which, &mut connection).await?;
     let mut listed = Listed { total, letters: Vec::new() };
@@ -101,8 +101,8 @@ impl Serialize for Bytes {
 }
 
 pub(super) async fn show(settings: &DeadLettersShowSettings) -> anyhow::Result<Outcome> {
-    let mut connection = tables::connect(&settings.database, "dead-letters").await?;
-    let which = Which { positions: vec![settings.position.clone()], ..Which::default() };
+    let mut connection = connection::connect(&settings.database, "dead-letters").await?;
+    let which = Selection { positions: vec![settings.position.clone()], ..Selection::default() };
     let letters = Pages::of(&which, &mut connection).await?.next(&mut connection, 1).await?;
     let verdict = verdict::of(&mut connection, &letters, false).await?.pop();
     let (Some(letter), Some(verdict)) = (letters.into_iter().next(), verdict) else {

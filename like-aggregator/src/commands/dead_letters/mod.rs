@@ -10,10 +10,10 @@ use serde::Serialize;
 
 use self::letters::{PAGE, Pages, check_exist, count, delete};
 use super::{Outcome, not_done};
-use crate::cli::{DeadLettersDropSettings, DeadLettersRedriveSettings, DeadLettersSettings, Position, Which};
+use crate::cli::{DeadLettersDropSettings, DeadLettersRedriveSettings, DeadLettersSettings, RecordPosition, Selection};
+use crate::commands::connection;
 use crate::commands::output::{Progress, Table, answer};
-use crate::commands::publish::{self, Publisher};
-use crate::commands::tables;
+use crate::commands::publisher::{self, Publisher};
 use crate::topic::open_topic::OpenTopic;
 
 /// How many refused letters the output names.
@@ -37,15 +37,15 @@ struct Redriven {
 
 #[derive(Serialize)]
 struct Refused {
-    position: Position,
+    position: RecordPosition,
     why: String,
 }
 
 async fn redrive(settings: &DeadLettersRedriveSettings) -> anyhow::Result<Outcome> {
-    let mut connection = tables::connect(&settings.database, "dead-letters").await?;
+    let mut connection = connection::connect(&settings.database, "dead-letters").await?;
     let topic = OpenTopic::find(&settings.kafka, &mut connection, "dead-letters").await?;
     check_exist(&mut connection, &settings.which).await?;
-    let mut publisher = Publisher::new(&topic, publish::TIMEOUT)?;
+    let mut publisher = Publisher::new(&topic, publisher::TIMEOUT)?;
     let mut pages = Pages::of(&settings.which, &mut connection).await?;
     let (mut done, mut progress) = (Redriven::default(), Progress::new("dead letters redriven", None));
     loop {
@@ -79,7 +79,7 @@ async fn redrive(settings: &DeadLettersRedriveSettings) -> anyhow::Result<Outcom
         })
         .await?;
         published.context("the letters of this page are kept")?;
-        done.redriven += delete(&mut connection, &Which { positions, ..Which::default() }).await?;
+        done.redriven += delete(&mut connection, &Selection { positions, ..Selection::default() }).await?;
         progress.at(done.redriven);
     }
     answer(settings.json, &done, Redriven::text)?;
@@ -108,7 +108,7 @@ struct Dropped {
 }
 
 async fn drop_letters(settings: &DeadLettersDropSettings) -> anyhow::Result<Outcome> {
-    let mut connection = tables::connect(&settings.database, "dead-letters").await?;
+    let mut connection = connection::connect(&settings.database, "dead-letters").await?;
     check_exist(&mut connection, &settings.which).await?;
     let letters = if settings.yes {
         delete(&mut connection, &settings.which).await?

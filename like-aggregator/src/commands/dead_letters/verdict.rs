@@ -9,7 +9,7 @@ use sqlx::PgConnection;
 use uuid::Uuid;
 
 use super::letters::{Letter, time};
-use crate::fold::batch::DEAD_LETTER_BYTES;
+use crate::fold::DEAD_LETTER_BYTES;
 
 /// The key to publish it by, or why not.
 pub(super) type Verdict = Result<String, String>;

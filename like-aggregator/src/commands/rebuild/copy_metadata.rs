@@ -7,7 +7,7 @@ use sqlx::{AssertSqlSafe, PgConnection};
 use tracing::{info, warn};
 
 use super::live::REBUILT;
-use crate::fold::batch::FOLD_VERSION;
+use crate::fold::FOLD_VERSION;
 use crate::schema::roles;
 use crate::schema::shadow;
 

@@ -4,7 +4,7 @@ use anyhow::bail;
 use like_common::database::SCHEMA;
 use sqlx::{AssertSqlSafe, PgConnection};
 
-use crate::fold::batch::FOLD_VERSION;
+use crate::fold::FOLD_VERSION;
 use crate::schema::shadow;
 
 /// The shadow schema of a rebuild.

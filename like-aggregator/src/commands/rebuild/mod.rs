@@ -16,9 +16,9 @@ use tracing::{info, warn};
 use self::live::{REBUILT, check_live};
 use super::not_done;
 use crate::cli::RebuildSettings;
-use crate::fold::batch::FOLD_VERSION;
+use crate::fold::FOLD_VERSION;
 use crate::replay::Replay;
-use crate::schema::shadow::{self, Scratch};
+use crate::schema::shadow::{self, ShadowSchema};
 
 /// The last round took no longer than this: what is left can be folded while the live workers wait.
 const CLOSE: Duration = Duration::from_secs(2);
@@ -32,14 +32,14 @@ pub async fn rebuild(settings: &RebuildSettings, shutdown: CancellationToken) ->
     if !settings.yes {
         return Err(not_done("replace the live tables by what the log folds to"));
     }
-    let replay = Replay::new(client, &settings.database, &settings.fold, REBUILT, "rebuild")?;
-    let mut scratch = tokio::select! {
-        made = Scratch::make(&settings.database.database_url, REBUILT) => made?,
+    let replay = Replay::new(client, &settings.database.database_url, &settings.fold.replay(), REBUILT, "rebuild")?;
+    let mut shadow_schema = tokio::select! {
+        made = ShadowSchema::create(&settings.database.database_url, REBUILT) => made?,
         () = shutdown.cancelled() => bail!("stopped: the live tables are as they were"),
     };
     let start = Instant::now();
     let swapped = tokio::select! {
-        swapped = fill_and_swap(&replay, &mut scratch) => swapped,
+        swapped = fill_and_swap(&replay, &mut shadow_schema) => swapped,
         () = shutdown.cancelled() => Err(anyhow!(
             "stopped: the live tables are as they were, unless there is a new schema {SCHEMA}_old_…: then they were \
              just swapped"
@@ -48,7 +48,7 @@ pub async fn rebuild(settings: &RebuildSettings, shutdown: CancellationToken) ->
     let old = match swapped {
         Ok(old) => old,
         Err(error) => {
-            if let Err(error) = scratch.remove().await {
+            if let Err(error) = shadow_schema.remove().await {
                 warn!("schema {REBUILT} is left behind, the next rebuild drops it: {error:#}");
             }
             return Err(error);
@@ -57,34 +57,34 @@ pub async fn rebuild(settings: &RebuildSettings, shutdown: CancellationToken) ->
     let (folded, took) = (replay.folded(), start.elapsed().as_secs_f64());
     println!("rebuilt: {folded} records folded in {took:.1} s, by fold version {FOLD_VERSION}");
     if settings.drop_old {
-        shadow::drop_schema(scratch.connection().await?, &old).await?;
+        shadow::drop_schema(shadow_schema.connection().await?, &old).await?;
     } else {
         println!("the old tables are in schema {old}: once they aren't needed, DROP SCHEMA {old} CASCADE");
     }
     // It is done, whatever becomes of the connection.
-    if let Err(error) = scratch.release().await {
+    if let Err(error) = shadow_schema.release().await {
         warn!("{error:#}");
     }
     Ok(())
 }
 
 /// Answers what the old schema is called now.
-async fn fill_and_swap(replay: &Replay, scratch: &mut Scratch) -> anyhow::Result<String> {
-    check_live(scratch.connection().await?).await?;
+async fn fill_and_swap(replay: &Replay, shadow_schema: &mut ShadowSchema) -> anyhow::Result<String> {
+    check_live(shadow_schema.connection().await?).await?;
     let mut copied = false;
     loop {
-        scratch.copy_layout().await?;
-        let ends = shadow::live_ends(scratch.connection().await?).await?;
+        shadow_schema.copy_layout().await?;
+        let ends = shadow::live_ends(shadow_schema.connection().await?).await?;
         replay.check_log(&ends).await?;
         let round = Instant::now();
         replay.fold(&ends).await?;
         let close = round.elapsed() <= CLOSE;
         info!(records = replay.folded(), took = ?round.elapsed(), "folded up to where the live tables stood");
         if !copied {
-            copy_metadata::copy(scratch.connection().await?).await?;
+            copy_metadata::copy(shadow_schema.connection().await?).await?;
             copied = true;
         } else if close {
-            if let Some(old) = swap::attempt(replay, scratch).await? {
+            if let Some(old) = swap::attempt(replay, shadow_schema).await? {
                 return Ok(old);
             }
             tokio::time::sleep(PAUSE).await;

@@ -16,7 +16,7 @@ use tracing::info;
 
 use super::live::{REBUILT, check_live};
 use crate::replay::Replay;
-use crate::schema::shadow::{self, Scratch};
+use crate::schema::shadow::{self, ShadowSchema};
 
 /// How long the live workers may be held up: well below their own lock timeout.
 const HOLD: Duration = Duration::from_secs(5);
@@ -27,8 +27,8 @@ const TIMEOUTS: &str = "SET LOCAL lock_timeout = '2s'; SET LOCAL idle_in_transac
 
 /// None: not now, the live tables were ahead by too much or somebody held a lock. Otherwise the old
 /// schema's new name.
-pub(super) async fn attempt(replay: &Replay, scratch: &mut Scratch) -> anyhow::Result<Option<String>> {
-    match try_it(replay, scratch.connection().await?).await {
+pub(super) async fn attempt(replay: &Replay, shadow_schema: &mut ShadowSchema) -> anyhow::Result<Option<String>> {
+    match try_it(replay, shadow_schema.connection().await?).await {
         Err(error) if error.downcast_ref::<sqlx::Error>().is_some_and(database::is_transient) => {
             info!("not swapped yet: {error:#}");
             Ok(None)

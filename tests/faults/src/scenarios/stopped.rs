@@ -81,7 +81,7 @@ async fn all_advance(scene: &Scene, before: &[i64]) {
 
 /// The log line of a process that has lost its partitions: it is fenced, or its transaction timed out first.
 fn said_after(point: Option<&str>) -> Option<&'static [&'static str]> {
-    const FENCED: &str = "fenced: starting the batch's partitions anew";
+    const FENCED: &str = "fenced: rewinding the batch's partitions";
     const NO_TRANSACTION: &str = "PostgreSQL can't do this now";
     match point? {
         "between-batches" => Some(&[FENCED]),

@@ -1,31 +1,27 @@
-//! `setup`: tables, topic, layout and offset rows, made where they are missing and checked where
-//! they are there. Each step can be repeated, so a `setup` that died half-way is run again.
+//! `setup`: creates tables, topic, layout and offset rows where they are missing and checks those
+//! that exist. Each step can be repeated, so a `setup` that was interrupted is simply run again.
+
+mod topic;
+mod wait;
 
 use std::collections::HashMap;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use anyhow::{Context, anyhow, bail};
-use like_common::backoff::Backoff;
+use anyhow::{Context, bail};
 use like_common::database::SCHEMA;
 use like_common::layout::{self, Layout};
-use like_common::topic_check::{self, LiveTopic};
-use like_events::topic::{TOPIC_SETTINGS, min_insync_replicas};
-use rdkafka::ClientConfig;
-use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
-use rdkafka::client::DefaultClientContext;
-use rdkafka::error::RDKafkaErrorCode;
+use like_common::topic_check;
 use sqlx::{Connection, PgConnection};
 use tracing::{info, warn};
 
+use self::wait::until;
 use crate::cli::SetupSettings;
-use crate::fold::batch::FOLD_VERSION;
+use crate::fold::FOLD_VERSION;
 use crate::schema::migrate::migrate;
 use crate::schema::roles::{self, Roles};
 use crate::topic::log_ends::{self, LogEnds};
 
-const KAFKA_TIMEOUT: Duration = Duration::from_secs(10);
-
-/// Makes what is missing and says what is there.
+/// Creates what is missing and logs the result.
 pub async fn setup(settings: &SetupSettings) -> anyhow::Result<()> {
     let topic = settings.kafka.kafka_topic.as_str();
     let client = settings.kafka.client_config("like-aggregator-setup")?;
@@ -35,7 +31,7 @@ pub async fn setup(settings: &SetupSettings) -> anyhow::Result<()> {
         until(deadline, "PostgreSQL", async || PgConnection::connect_with(&options).await.map_err(Into::into)).await?;
     migrate(&mut connection, SCHEMA).await?;
     grant(&mut connection, settings).await?;
-    // Asked before the topic is made: a layout that can't take it must not leave one behind.
+    // Before the topic is created: a layout that can't take it must not leave an unused topic behind.
     let layouts = layout::read_all(&mut connection).await?;
     let known = layouts.iter().find(|layout| layout.topic == topic);
     let sequence = place(topic, settings.after.as_deref(), &layouts)?;
@@ -44,20 +40,20 @@ pub async fn setup(settings: &SetupSettings) -> anyhow::Result<()> {
     let live = match (live, known) {
         (Some(live), _) => live,
         (None, Some(known)) => bail!(
-            "topic {topic} does not exist, and the database has folded it already ({} partitions): it was deleted, or \
+            "topic {topic} does not exist, but the database has folded it already ({} partitions): it was deleted, or \
              KAFKA_BOOTSTRAP_SERVERS is another cluster",
             known.partitions
         ),
         (None, None) => {
-            make_topic(settings, &client).await?;
-            let made = async || {
+            topic::create(settings, &client).await?;
+            let created = async || {
                 topic_check::describe(&client, topic).await?.context("the topic is not known to all brokers yet")
             };
-            until(deadline, "the new topic", made).await?
+            until(deadline, "the new topic", created).await?
         }
     };
     let partitions = known.map_or(live.partitions, |layout| layout.partitions);
-    check(&live, partitions, settings)?;
+    topic::check(&live, partitions, settings)?;
     let ends = until(deadline, "the log's offsets", async || log_ends::of(&client, topic, partitions).await).await?;
     record(&mut connection, topic, sequence, partitions, &ends).await?;
     info!(topic, partitions, replicas = live.replicas, fold_version = FOLD_VERSION, "set up");
@@ -89,77 +85,26 @@ fn place(topic: &str, after: Option<&str>, layouts: &[Layout]) -> anyhow::Result
     }
 }
 
-/// Rights for the roles that are named, and for those that have rights already: what a migration
-/// has made is new to them.
+/// Grants rights to the named roles, and to those that have rights already: they have none on what a
+/// migration has just created.
 async fn grant(connection: &mut PgConnection, settings: &SetupSettings) -> anyhow::Result<()> {
     let named = Roles {
         api: settings.api_role.iter().cloned().collect(),
         aggregator: settings.aggregator_role.iter().cloned().collect(),
     };
     roles::make(connection, &named).await?;
-    let told = !named.is_empty();
+    let asked = !named.is_empty();
     let roles = named.and(roles::granted(connection, SCHEMA).await?);
-    if told || (!roles.is_empty() && roles::may_grant(connection, SCHEMA).await?) {
+    if asked || (!roles.is_empty() && roles::may_grant(connection, SCHEMA).await?) {
         roles::grant(connection, SCHEMA, &roles).await?;
         info!(api = ?roles.api, aggregator = ?roles.aggregator, "rights granted");
     }
     Ok(())
 }
 
-async fn make_topic(settings: &SetupSettings, client: &ClientConfig) -> anyhow::Result<()> {
-    let topic = settings.kafka.kafka_topic.as_str();
-    let admin: AdminClient<DefaultClientContext> = client.create().context("Kafka client")?;
-    let replicas = match settings.replication_factor {
-        Some(replicas) => replicas,
-        None => brokers(client).await?.clamp(1, 3),
-    };
-    let min_insync = min_insync_replicas(replicas).to_string();
-    let retention = settings.retention.map_or_else(|| "-1".to_owned(), |time| time.as_millis().to_string());
-    let mut new = NewTopic::new(topic, settings.partitions, TopicReplication::Fixed(replicas));
-    for (name, value) in TOPIC_SETTINGS {
-        new = new.set(name, if name == "retention.ms" { &retention } else { value });
-    }
-    new = new.set("min.insync.replicas", &min_insync);
-    let options = AdminOptions::new().operation_timeout(Some(KAFKA_TIMEOUT));
-    let made = admin.create_topics([&new], &options).await.context("creating the topic")?;
-    match made.into_iter().next() {
-        Some(Ok(_)) => info!(topic, partitions = settings.partitions, replicas, "topic made"),
-        Some(Err((_, RDKafkaErrorCode::TopicAlreadyExists))) => {}
-        Some(Err((_, code))) => bail!("topic {topic} can't be made: {code}"),
-        None => bail!("topic {topic} can't be made: no answer"),
-    }
-    if replicas < 3 {
-        warn!(topic, replicas, "fewer than three replicas: losing a disk can lose likes");
-    }
-    Ok(())
-}
-
-async fn brokers(client: &ClientConfig) -> anyhow::Result<i32> {
-    let admin: AdminClient<DefaultClientContext> = client.create()?;
-    let metadata = tokio::task::spawn_blocking(move || {
-        admin.inner().fetch_metadata(None, KAFKA_TIMEOUT).map(|metadata| metadata.brokers().len() as i32)
-    });
-    metadata.await?.context("asking for the brokers")
-}
-
-fn check(live: &LiveTopic, partitions: i32, settings: &SetupSettings) -> anyhow::Result<()> {
-    let findings = topic_check::compare(Some(live), &live.name, partitions);
-    findings.warnings.iter().for_each(|warning| warn!("{warning}"));
-    if let Some(fatal) = findings.fatal {
-        bail!(fatal);
-    }
-    if live.partitions != settings.partitions {
-        warn!(
-            "topic {} has {} partitions, and keeps them; --partitions is for a topic that has to be made",
-            live.name, live.partitions
-        );
-    }
-    Ok(())
-}
-
-/// Layout and offset rows in one transaction: each new partition starts at the log's start. Of a
-/// layout that is there the rows are only checked. A missing one is not made again: at the log's
-/// start it would count once more what was counted already.
+/// Writes layout and offset rows in one transaction: each new partition begins at the log's start.
+/// The rows of an existing layout are only checked: a missing row is not inserted again, since at the
+/// log's start it would count again what was counted already.
 async fn record(
     connection: &mut PgConnection,
     topic: &str,
@@ -211,32 +156,4 @@ async fn record(
     }
     transaction.commit().await?;
     Ok(())
-}
-
-/// Tries until it works or the time is up; says what is awaited, once per reason.
-async fn until<T>(
-    deadline: Instant,
-    what: &str,
-    mut attempt: impl AsyncFnMut() -> anyhow::Result<T>,
-) -> anyhow::Result<T> {
-    let mut backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(2));
-    let mut said = String::new();
-    loop {
-        let left = deadline.saturating_duration_since(Instant::now());
-        let result = tokio::time::timeout(left, attempt()).await;
-        let error = match result {
-            Ok(Ok(value)) => return Ok(value),
-            Ok(Err(error)) => error,
-            Err(_) => anyhow!(if said.is_empty() { "no answer".to_owned() } else { said.clone() }),
-        };
-        if Instant::now() >= deadline {
-            return Err(error.context(format!("gave up waiting for {what} (--timeout)")));
-        }
-        let reason = format!("{error:#}");
-        if reason != said {
-            info!(%reason, "waiting for {what}");
-            said = reason;
-        }
-        tokio::time::sleep(backoff.pause().min(left)).await;
-    }
 }

@@ -1,6 +1,6 @@
-//! Records of a topic at or behind given offsets, as the log itself says. Its ends don't: the
-//! markers of transactions take offsets and are no records. For closing a topic, where all must be
-//! folded, and for what appears behind the end of a closed one, which nobody folds.
+//! Finds the first record of a topic at or past given offsets, by reading the log. Its end offsets
+//! don't tell: the markers of transactions take offsets and are no records. Used to close a topic,
+//! where all records must be folded, and to report records past the end of a closed one.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -19,32 +19,30 @@ use crate::topic::log_ends;
 const POLL: Duration = Duration::from_millis(100);
 const TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Records that nobody folds, of one partition of a closed topic.
+/// Records of one partition past the recorded end of its closed topic; they are never folded.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
-pub struct Late {
-    /// The closed topic.
+pub struct PastEnd {
     pub topic: String,
-    /// Its partition.
     pub partition: i32,
     /// The recorded end.
     pub end_offset: i64,
-    /// The first record behind it.
+    /// The offset of the first record past it.
     pub first_offset: i64,
-    /// Where the log ends.
+    /// The log's end.
     pub log_end: i64,
 }
 
-impl Late {
-    /// How many there are, at most: some of the offsets may be markers.
+impl PastEnd {
+    /// Returns how many there are at most: some of the offsets may be markers.
     pub fn records(&self) -> i64 {
         self.log_end - self.first_offset
     }
 }
 
-/// What stands behind the recorded ends of those of `layouts` that are closed.
-pub async fn behind_ends(client: &ClientConfig, layouts: &[Layout]) -> anyhow::Result<Vec<Late>> {
-    let mut late = Vec::new();
+/// Finds records past the recorded ends of those of `layouts` that are closed.
+pub async fn find(client: &ClientConfig, layouts: &[Layout]) -> anyhow::Result<Vec<PastEnd>> {
+    let mut found = Vec::new();
     for Layout { topic, end_offsets, .. } in layouts {
         let Some(ends) = end_offsets else { continue };
         // A closed topic may have been deleted since.
@@ -53,28 +51,28 @@ pub async fn behind_ends(client: &ClientConfig, layouts: &[Layout]) -> anyhow::R
         }
         for (partition, (first_offset, log_end)) in first_records(client, topic, ends).await? {
             let end_offset = ends[partition as usize];
-            late.push(Late { topic: topic.clone(), partition, end_offset, first_offset, log_end });
+            found.push(PastEnd { topic: topic.clone(), partition, end_offset, first_offset, log_end });
         }
     }
-    Ok(late)
+    Ok(found)
 }
 
-/// Of the partitions that have a record at or behind their offset in `from`: that record's offset,
-/// and the log's end.
+/// Returns, for each partition with a record at or past its offset in `from`, that record's offset and
+/// the log's end.
 pub async fn first_records(
     client: &ClientConfig,
     topic: &str,
     from: &[i64],
 ) -> anyhow::Result<BTreeMap<i32, (i64, i64)>> {
     let logs = log_ends::of(client, topic, from.len() as i32).await?;
-    let behind = (0..).zip(logs.iter().zip(from)).filter(|(_, ((_, end), from))| end > *from);
-    // Of what retention removed the first record that is still there will do.
-    let behind: BTreeMap<i32, i64> = behind.map(|(p, ((start, _), from))| (p, *from.max(start))).collect();
-    let firsts = if behind.is_empty() {
+    let past = (0..).zip(logs.iter().zip(from)).filter(|(_, ((_, end), from))| end > *from);
+    // If retention removed records, the first remaining one will do.
+    let past: BTreeMap<i32, i64> = past.map(|(p, ((start, _), from))| (p, *from.max(start))).collect();
+    let firsts = if past.is_empty() {
         BTreeMap::new()
     } else {
         let (client, topic) = (client.clone(), topic.to_owned());
-        tokio::task::spawn_blocking(move || read_first(&client, &topic, behind)).await??
+        tokio::task::spawn_blocking(move || read_first(&client, &topic, past)).await??
     };
     Ok(firsts.into_iter().map(|(p, first)| (p, (first, logs[p as usize].1))).collect())
 }
@@ -82,8 +80,8 @@ pub async fn first_records(
 /// Reads each partition from the given offset to its first record, or to its end.
 fn read_first(client: &ClientConfig, topic: &str, mut open: BTreeMap<i32, i64>) -> anyhow::Result<BTreeMap<i32, i64>> {
     let mut config = client.clone();
-    // A group is needed to be given partitions; nothing is committed to it. Not from a follower,
-    // which may not know of the last records yet.
+    // Assigning needs a group's name; nothing is committed to it. Doesn't read from a follower, which
+    // may not have the last records yet.
     let settings = [("group.id", "like-aggregator-look"), ("enable.partition.eof", "true"), ("client.rack", "")];
     for (name, value) in settings {
         config.set(name, value);

@@ -5,7 +5,7 @@ use anyhow::{Context, bail};
 use like_common::database::{DatabaseSettings, SCHEMA, sqlstate};
 use sqlx::{Connection, PgConnection, Postgres, Transaction};
 
-use crate::fold::batch::FOLD_VERSION;
+use crate::fold::FOLD_VERSION;
 
 /// Connects for the command `name`. Long waits for a lock are the workers' likes waiting: refused
 /// by the server after ten seconds.

@@ -1,0 +1,69 @@
+//! Settings of `audit`, with and without `--log`.
+
+use clap::{ArgMatches, Args, FromArgMatches};
+use like_common::database::DatabaseSettings;
+use like_common::kafka::KafkaSettings;
+
+use super::FoldSettings;
+
+/// Settings of `audit`.
+#[derive(Args, Debug, Clone)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a flag of its own")]
+pub struct AuditSettings {
+    /// Where `PostgreSQL` is.
+    #[command(flatten)]
+    pub database: DatabaseSettings,
+
+    /// Where Kafka is: for --log.
+    #[command(flatten)]
+    pub kafka: OptionalKafka,
+    /// How the log is folded: for --log, the same as the aggregators'.
+    #[command(flatten)]
+    pub fold: FoldSettings,
+
+    /// fold the log from its start into tables of its own and compare likes and counts with that; needs as much disk as the tables have, twice
+    #[arg(long, conflicts_with = "repair")]
+    pub log: bool,
+
+    /// set every count that differs to what the likes say; asks for --yes
+    #[arg(long)]
+    pub repair: bool,
+
+    /// one JSON object instead of a table
+    #[arg(long)]
+    pub json: bool,
+
+    /// change the counts; without it --repair only shows which
+    #[arg(long)]
+    pub yes: bool,
+}
+
+/// Where Kafka is, for a command that may do without. (clap takes an `Option<KafkaSettings>` for
+/// given, and refuses it, once any of its variables is set.)
+#[derive(Debug, Clone)]
+pub struct OptionalKafka(pub Option<KafkaSettings>);
+
+/// What decides whether it is given.
+const SERVERS: &str = "kafka_bootstrap_servers";
+
+impl Args for OptionalKafka {
+    fn augment_args(command: clap::Command) -> clap::Command {
+        KafkaSettings::augment_args(command).mut_arg(SERVERS, |arg| arg.required(false))
+    }
+
+    fn augment_args_for_update(command: clap::Command) -> clap::Command {
+        KafkaSettings::augment_args_for_update(command)
+    }
+}
+
+impl FromArgMatches for OptionalKafka {
+    fn from_arg_matches(matches: &ArgMatches) -> Result<Self, clap::Error> {
+        let given = matches.contains_id(SERVERS).then(|| KafkaSettings::from_arg_matches(matches));
+        given.transpose().map(Self)
+    }
+
+    fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> Result<(), clap::Error> {
+        *self = Self::from_arg_matches(matches)?;
+        Ok(())
+    }
+}

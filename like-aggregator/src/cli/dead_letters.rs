@@ -1,0 +1,168 @@
+//! Settings of `dead-letters`.
+
+use std::fmt;
+use std::str::FromStr;
+
+use clap::{Args, Subcommand};
+use like_common::database::DatabaseSettings;
+use like_common::kafka::KafkaSettings;
+use serde::{Serialize, Serializer};
+
+/// What `dead-letters` can do.
+#[derive(Subcommand, Debug)]
+pub enum DeadLettersSettings {
+    /// List them, by position
+    List(DeadLettersListSettings),
+    /// Show all that is kept of one
+    Show(DeadLettersShowSettings),
+    /// Publish again, at the log's end and with the same event id, those that are events after all; exit status 1 if any is refused
+    Redrive(DeadLettersRedriveSettings),
+    /// Forget some; asks for --yes
+    Drop(DeadLettersDropSettings),
+}
+
+/// Settings of `dead-letters list`.
+#[derive(Args, Debug, Clone)]
+pub struct DeadLettersListSettings {
+    /// Where `PostgreSQL` is.
+    #[command(flatten)]
+    pub database: DatabaseSettings,
+
+    /// only those whose reason begins with this code, such as `key_mismatch`
+    #[arg(long, value_name = "CODE")]
+    pub reason: Option<String>,
+
+    /// how many to list at most
+    #[arg(long, value_name = "N", default_value_t = 100)]
+    pub limit: u32,
+
+    /// one JSON object instead of a table
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Settings of `dead-letters show`.
+#[derive(Args, Debug, Clone)]
+pub struct DeadLettersShowSettings {
+    /// Where `PostgreSQL` is.
+    #[command(flatten)]
+    pub database: DatabaseSettings,
+
+    /// which one, as listed: topic/partition/offset
+    #[arg(value_name = "POSITION", value_parser = RecordPosition::from_str)]
+    pub position: RecordPosition,
+
+    /// one JSON object instead of a table
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Settings of `dead-letters redrive`.
+#[derive(Args, Debug, Clone)]
+pub struct DeadLettersRedriveSettings {
+    /// Where Kafka is, and the topic to publish to.
+    #[command(flatten)]
+    pub kafka: KafkaSettings,
+    /// Where `PostgreSQL` is.
+    #[command(flatten)]
+    pub database: DatabaseSettings,
+    /// Which letters.
+    #[command(flatten)]
+    pub which: Selection,
+
+    /// also where the user has wished otherwise since: the older wish comes back
+    #[arg(long)]
+    pub even_if_changed: bool,
+
+    /// one JSON object instead of a table
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Settings of `dead-letters drop`.
+#[derive(Args, Debug, Clone)]
+pub struct DeadLettersDropSettings {
+    /// Where `PostgreSQL` is.
+    #[command(flatten)]
+    pub database: DatabaseSettings,
+    /// Which letters.
+    #[command(flatten)]
+    pub which: Selection,
+
+    /// one JSON object instead of a table
+    #[arg(long)]
+    pub json: bool,
+
+    /// do it; without it the command only counts them
+    #[arg(long)]
+    pub yes: bool,
+}
+
+/// A selection of dead letters; clap sees to it that one of the three is given.
+#[derive(Args, Debug, Clone, Default)]
+pub struct Selection {
+    /// which ones, as listed: topic/partition/offset (or --reason, or --all)
+    #[arg(value_name = "POSITIONS", value_parser = RecordPosition::from_str, required_unless_present_any = ["reason", "all"], conflicts_with_all = ["reason", "all"])]
+    pub positions: Vec<RecordPosition>,
+
+    /// those whose reason begins with this code, such as `key_mismatch`
+    #[arg(long, value_name = "CODE", conflicts_with = "all")]
+    pub reason: Option<String>,
+
+    /// all of them
+    #[arg(long)]
+    pub all: bool,
+}
+
+/// The three columns of positions, or none if any position will do.
+type Columns<'a> = (Option<Vec<&'a str>>, Option<Vec<i32>>, Option<Vec<i64>>);
+
+impl Selection {
+    /// The positions as arrays for SQL; no arrays if any position will do. None named is none meant.
+    pub fn columns(&self) -> Columns<'_> {
+        if self.all || self.reason.is_some() {
+            return (None, None, None);
+        }
+        let positions = || self.positions.iter();
+        (
+            Some(positions().map(|p| p.topic.as_str()).collect()),
+            Some(positions().map(|p| p.partition).collect()),
+            Some(positions().map(|p| p.offset).collect()),
+        )
+    }
+}
+
+/// Where a record stands in a log. No topic's name has a slash.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RecordPosition {
+    /// The topic.
+    pub topic: String,
+    /// The partition.
+    pub partition: i32,
+    /// The offset.
+    pub offset: i64,
+}
+
+impl FromStr for RecordPosition {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let parsed = || {
+            let [topic, partition, offset] = text.split('/').collect::<Vec<_>>().try_into().ok()?;
+            Some(Self { topic: topic.to_owned(), partition: partition.parse().ok()?, offset: offset.parse().ok()? })
+        };
+        parsed().ok_or_else(|| "such as like-update-topic-v1/3/17".to_owned())
+    }
+}
+
+impl fmt::Display for RecordPosition {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}/{}", self.topic, self.partition, self.offset)
+    }
+}
+
+impl Serialize for RecordPosition {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}

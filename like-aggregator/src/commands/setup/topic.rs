@@ -1,0 +1,66 @@
+//! The topic of `setup`: created where it is missing, compared with its layout where it exists.
+
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use like_common::topic_check::{self, LiveTopic};
+use like_events::topic::{TOPIC_SETTINGS, min_insync_replicas};
+use rdkafka::ClientConfig;
+use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
+use rdkafka::client::DefaultClientContext;
+use rdkafka::error::RDKafkaErrorCode;
+use tracing::{info, warn};
+
+use crate::cli::SetupSettings;
+
+const KAFKA_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Creates the topic with the settings that the contract wants.
+pub(super) async fn create(settings: &SetupSettings, client: &ClientConfig) -> anyhow::Result<()> {
+    let topic = settings.kafka.kafka_topic.as_str();
+    let admin: AdminClient<DefaultClientContext> = client.create().context("Kafka client")?;
+    let replicas = match settings.replication_factor {
+        Some(replicas) => replicas,
+        None => brokers(client).await?.clamp(1, 3),
+    };
+    let min_insync = min_insync_replicas(replicas).to_string();
+    let retention = settings.retention.map_or_else(|| "-1".to_owned(), |time| time.as_millis().to_string());
+    let mut new = NewTopic::new(topic, settings.partitions, TopicReplication::Fixed(replicas));
+    for (name, value) in TOPIC_SETTINGS {
+        new = new.set(name, if name == "retention.ms" { &retention } else { value });
+    }
+    new = new.set("min.insync.replicas", &min_insync);
+    let options = AdminOptions::new().operation_timeout(Some(KAFKA_TIMEOUT));
+    let created = admin.create_topics([&new], &options).await.context("creating the topic")?;
+    match created.into_iter().next() {
+        Some(Ok(_)) => info!(topic, partitions = settings.partitions, replicas, "topic created"),
+        Some(Err((_, RDKafkaErrorCode::TopicAlreadyExists))) => {}
+        Some(Err((_, code))) => bail!("creating topic {topic}: {code}"),
+        None => bail!("creating topic {topic}: the broker returned no result"),
+    }
+    if replicas < 3 {
+        warn!(topic, replicas, "fewer than three replicas: the loss of one disk can lose likes");
+    }
+    Ok(())
+}
+
+async fn brokers(client: &ClientConfig) -> anyhow::Result<i32> {
+    let admin: AdminClient<DefaultClientContext> = client.create()?;
+    let metadata = tokio::task::spawn_blocking(move || {
+        admin.inner().fetch_metadata(None, KAFKA_TIMEOUT).map(|metadata| metadata.brokers().len() as i32)
+    });
+    metadata.await?.context("listing the brokers")
+}
+
+/// Compares the topic with its layout; an error where the layout can't hold.
+pub(super) fn check(live: &LiveTopic, partitions: i32, settings: &SetupSettings) -> anyhow::Result<()> {
+    let findings = topic_check::compare(Some(live), &live.name, partitions);
+    findings.warnings.iter().for_each(|warning| warn!("{warning}"));
+    if let Some(fatal) = findings.fatal {
+        bail!(fatal);
+    }
+    if live.partitions != settings.partitions {
+        warn!("topic {} has {} partitions and keeps them; --partitions is for a new topic", live.name, live.partitions);
+    }
+    Ok(())
+}

@@ -1,0 +1,229 @@
+//! Follows the consumer group: a partition is fetched once PostgreSQL has returned its stored
+//! offset, and given back after the batch in flight had a moment to commit.
+
+use std::collections::BTreeSet;
+use std::time::{Duration, Instant};
+
+use anyhow::Context;
+use rdkafka::consumer::Consumer;
+use rdkafka::{Offset, TopicPartitionList};
+use tracing::{error, info, warn};
+
+use super::group::Rebalanced;
+use super::partition::Partition;
+use super::position::Position;
+use super::thread::{BUSY_POLL, ConsumerThread, GROUP, State, fetched};
+use crate::apply::transaction::StoredOffset;
+use crate::apply::worker::{Command, Event};
+
+/// The condition that each assigned partition has a row in `kafka_offset`.
+const OFFSETS: &str = "kafka_offset";
+/// How long a revocation waits for the batch in flight.
+const REVOKE_WAIT: Duration = Duration::from_secs(1);
+/// How long a shutdown waits for it.
+const FINISH_WAIT: Duration = Duration::from_secs(4);
+/// How long leaving the group may take.
+const LEAVE_WAIT: Duration = Duration::from_secs(2);
+
+impl ConsumerThread {
+    /// Acts on the group's assignments and revocations since the last turn.
+    pub(super) fn rebalance(&self, state: &mut State) -> anyhow::Result<()> {
+        while let Some(event) = self.consumer.context().next_rebalance() {
+            match event {
+                Rebalanced::Assigned(partitions) => {
+                    self.health.met(GROUP);
+                    info!(?partitions, "partitions assigned");
+                    if partitions.is_empty() {
+                        // librdkafka waits for this call before it joins again.
+                        self.fetch(state, Vec::new())?;
+                    }
+                    for &partition in &partitions {
+                        state.partitions.entry(partition).or_insert_with(Partition::assigned);
+                    }
+                    self.rewind(state, partitions)?;
+                }
+                Rebalanced::Revoked(partitions) => {
+                    info!(?partitions, "partitions revoked");
+                    self.give_back(state, &partitions)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Drops what was collected of these partitions and asks for their stored offsets, to continue
+    /// from there.
+    pub(super) fn rewind(&self, state: &mut State, mut partitions: Vec<i32>) -> anyhow::Result<()> {
+        partitions.retain(|number| state.partitions.get_mut(number).is_some_and(Partition::rewind));
+        if partitions.is_empty() {
+            return Ok(());
+        }
+        partitions.iter().for_each(|&partition| state.collecting.drop_partition(partition));
+        self.command(Command::Offsets(partitions))
+    }
+
+    /// The stored offsets of the partitions in `asked` are known: fetches those that have waited for
+    /// them, and rewinds the others where another process has changed them.
+    pub(super) fn offsets_read(&self, state: &mut State, asked: &[i32], stored: &[StoredOffset]) -> anyhow::Result<()> {
+        let (mut known, mut moved, mut unfetched, mut missing) = (Vec::new(), Vec::new(), Vec::new(), false);
+        state.comparing = false;
+        for &number in asked {
+            let Some(partition) = state.partitions.get_mut(&number) else { continue };
+            let stored = stored.iter().find(|stored| stored.partition == number);
+            if !partition.is_awaiting_offset() {
+                if partition.has_moved(stored) {
+                    moved.push(number);
+                }
+            } else if let Some(stored) = stored {
+                known.extend(partition.offset_known(stored).map(|position| (number, position)));
+            } else {
+                if partition.is_fetched() {
+                    unfetched.push(number);
+                }
+                if partition.offset_missing() {
+                    let topic = &self.topic;
+                    error!(partition = number, topic, "no row in kafka_offset: partition refused, its likes wait");
+                }
+                missing = true;
+            }
+        }
+        if !unfetched.is_empty() {
+            self.unfetch(state, &unfetched)?;
+        }
+        // Also when there is none: librdkafka waits for this call before it joins anything again.
+        if missing || !known.is_empty() {
+            self.fetch(state, known)?;
+        }
+        self.report_unread(state);
+        if !moved.is_empty() {
+            warn!(partitions = ?moved, "kafka_offset was changed by somebody else: starting anew from there");
+        }
+        self.rewind(state, moved)
+    }
+
+    /// Fetches these partitions from these positions. One that is fetched already is removed and
+    /// added again, since a seek fails where the offset before lay outside the log.
+    pub(super) fn fetch(&self, state: &mut State, starts: Vec<(i32, Position)>) -> anyhow::Result<()> {
+        let again = fetched(&state.partitions);
+        let again: Vec<_> = starts.iter().map(|(number, _)| *number).filter(|n| again.contains(n)).collect();
+        if !again.is_empty() {
+            self.unfetch(state, &again)?;
+        }
+        let mut list = TopicPartitionList::with_capacity(starts.len());
+        for (number, position) in starts {
+            if let Some(partition) = state.partitions.get_mut(&number) {
+                let offset = Offset::Offset(position.read_from());
+                list.add_partition_offset(&self.topic, number, offset).context("assigning")?;
+                partition.fetch_from(position);
+            }
+        }
+        state.fetched = Some(Instant::now());
+        self.consumer.incremental_assign(&list).context("assigning")
+    }
+
+    /// Removes from librdkafka these partitions, which it fetches.
+    pub(super) fn unfetch(&self, state: &mut State, partitions: &[i32]) -> anyhow::Result<()> {
+        // librdkafka keeps a partition paused when it goes, and when it comes back.
+        let paused = state.in_flight.as_mut().map(|flight| flight.unpause(partitions)).unwrap_or_default();
+        if !paused.is_empty() {
+            self.consumer.resume(&self.list(&paused)).context("resuming")?;
+        }
+        self.consumer.incremental_unassign(&self.list(partitions)).context("giving partitions back")
+    }
+
+    /// Asks again, now and then, for partitions that have no row.
+    pub(super) fn retry_without_row(&self, state: &mut State) -> anyhow::Result<()> {
+        let waiting = state.partitions.iter().filter(|(_, p)| p.is_without_offset_row());
+        if state.retried.is_some_and(|at| at.elapsed() < self.timing.refused_retry) || waiting.clone().count() == 0 {
+            return Ok(());
+        }
+        let again = waiting.filter(|(_, p)| !p.is_awaiting_offset()).map(|(&number, _)| number).collect();
+        state.retried = Some(Instant::now());
+        self.rewind(state, again)
+    }
+
+    /// Reports the partitions without a row and the stopped ones.
+    pub(super) fn report_unread(&self, state: &State) {
+        let without_row = state.partitions.iter().filter(|(_, partition)| partition.is_without_offset_row());
+        let without_row: BTreeSet<i32> = without_row.map(|(&number, _)| number).collect();
+        self.report_stopped(state, without_row.len());
+        if without_row.is_empty() {
+            self.health.met(OFFSETS);
+        } else {
+            self.health.unmet(OFFSETS, format!("no row in kafka_offset for partitions {without_row:?}"));
+        }
+    }
+
+    /// Drops what was collected of these partitions, gives the batch in flight a moment, and lets
+    /// the group continue. If that batch commits later all the same, the new owner is fenced and
+    /// starts where the batch ended; if the new owner is first, the batch is.
+    fn give_back(&self, state: &mut State, partitions: &[i32]) -> anyhow::Result<()> {
+        for number in partitions {
+            state.partitions.get_mut(number).into_iter().for_each(Partition::revoke);
+            state.collecting.drop_partition(*number);
+        }
+        let waits = |state: &State| {
+            state.in_flight.as_ref().is_some_and(|flight| flight.partitions.iter().any(|p| partitions.contains(p)))
+        };
+        if !self.finish(state, REVOKE_WAIT, waits)?
+            && let Some(flight) = &state.in_flight
+        {
+            flight.give_up.cancel();
+        }
+        self.copy_offsets(state);
+        let mut unfetched = Vec::new();
+        for number in partitions {
+            if state.partitions.get(number).is_some_and(Partition::is_fetched) {
+                unfetched.push(*number);
+            }
+            state.partitions.remove(number);
+            self.metrics.forget_lag(*number);
+        }
+        self.report_unread(state);
+        self.unfetch(state, &unfetched)
+    }
+
+    /// Handles the worker's events while `waits`, for at most this long. Returns false if it still
+    /// does.
+    fn finish(&self, state: &mut State, limit: Duration, waits: impl Fn(&State) -> bool) -> anyhow::Result<bool> {
+        let deadline = Instant::now() + limit;
+        while waits(state) {
+            match self.events.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
+                Ok(event) => self.handle(state, event)?,
+                Err(_) => return Ok(false),
+            }
+        }
+        Ok(true)
+    }
+
+    /// Finishes or gives up the batch in flight, then leaves the group, so that the others need
+    /// not wait for this member's session to time out.
+    pub(super) fn leave(&self, state: &mut State) {
+        // One that came with the last poll still waits for its answer.
+        let _ = self.rebalance(state);
+        let deadline = Instant::now() + FINISH_WAIT;
+        while state.in_flight.is_some() {
+            match self.events.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
+                Ok(event @ Event::Applied(_)) => drop(self.handle(state, event)),
+                Ok(Event::Offsets(..) | Event::Skipped { .. } | Event::NotSkipped(_) | Event::Reconnected) => {}
+                Ok(Event::Rewind(_) | Event::Fatal(_)) | Err(_) => break,
+            }
+        }
+        if let Some(flight) = &state.in_flight {
+            flight.give_up.cancel();
+        }
+        let _ = self.landed(state);
+        self.copy_offsets(state);
+        // librdkafka may still wait to be told from where partitions are read.
+        let _ = self.consumer.incremental_assign(&TopicPartitionList::new());
+        self.consumer.unsubscribe();
+        let deadline = Instant::now() + LEAVE_WAIT;
+        while Instant::now() < deadline && !fetched(&state.partitions).is_empty() {
+            let _ = self.consumer.poll(BUSY_POLL);
+            if self.rebalance(state).is_err() {
+                break;
+            }
+        }
+        self.consumer.context().close();
+    }
+}

@@ -1,0 +1,170 @@
+//! Detects that a log is no longer the one that was folded: its start removed by retention,
+//! shorter than what was folded, or another log under the same name. A partition in question isn't
+//! fetched; its stored offset is read again and compared with the log's ends. What retention
+//! removed is recorded as a gap; anything else stops this partition and no other.
+
+use std::time::{Duration, Instant};
+
+use rdkafka::consumer::Consumer;
+use tracing::{debug, error, info, warn};
+
+use super::group::Report;
+use super::partition::{StopReason, Verified};
+use super::position::Position;
+use super::thread::{ConsumerThread, State};
+use crate::apply::worker::Command;
+
+/// The condition that the log of each assigned partition is the one that was folded.
+const LOG: &str = "log";
+/// How often the ends of logs being verified are asked for.
+const ASK_INTERVAL: Duration = Duration::from_secs(1);
+/// How long to wait for the answer. The broker gives it only after the one to a fetch that is under
+/// way, which may take half a second.
+pub(super) const ASK_TIMEOUT: Duration = Duration::from_secs(1);
+/// In how many of librdkafka's reports to look for the partition that it has stopped fetching,
+/// after an error that names none.
+const REPORTS: u8 = 3;
+
+impl ConsumerThread {
+    /// librdkafka has stopped fetching a partition whose offset lies outside the log. Its error
+    /// doesn't name the partition; its reports do.
+    pub(super) fn out_of_range(state: &mut State) {
+        state.look_for_outside = REPORTS;
+    }
+
+    /// After another topic has come under the same name, compares what is fetched of it before any
+    /// of it is taken. Called between collecting a batch and sending it.
+    pub(super) fn check_topic(&self, state: &mut State) -> anyhow::Result<()> {
+        if !self.consumer.context().topic_has_changed() {
+            return Ok(());
+        }
+        let read = state.partitions.iter().filter(|(_, p)| p.has_position()).map(|(&number, _)| number);
+        let read: Vec<_> = read.collect();
+        if !read.is_empty() {
+            warn!(topic = self.topic, "the topic was made anew: comparing with what was folded");
+        }
+        self.rewind(state, read)
+    }
+
+    /// Verifies the partitions whose stored offset may lie outside the log, by librdkafka's report.
+    pub(super) fn verify_reported(&self, state: &mut State, report: &Report) -> anyhow::Result<()> {
+        let stopped_fetching = state.look_for_outside > 0;
+        state.look_for_outside = state.look_for_outside.saturating_sub(1);
+        let mut found = Vec::new();
+        for (number, partition) in &mut state.partitions {
+            let not_fetched = stopped_fetching && partition.is_fetched() && report.not_fetched.contains(number);
+            // Where the log ends before the record to compare, that record never comes, and no error.
+            let ends_early = partition.fetching().is_some_and(|position| {
+                position.is_unproven() && report.log_ends.get(number).is_some_and(|end| *end < position.next)
+            });
+            if not_fetched || ends_early {
+                found.push(*number);
+            }
+        }
+        found.into_iter().try_for_each(|partition| self.verify(state, partition, false))
+    }
+
+    /// Stops fetching this partition until its stored offset, read again, is verified.
+    pub(super) fn verify(&self, state: &mut State, number: i32, missing: bool) -> anyhow::Result<()> {
+        if state.partitions.get_mut(&number).is_some_and(|partition| partition.verify(missing)) {
+            info!(partition = number, "its stored offset may lie outside the log: comparing");
+            self.unfetch(state, &[number])?;
+            self.rewind(state, vec![number])?;
+        }
+        Ok(())
+    }
+
+    /// Asks, now and then, for the log's ends of partitions being verified, and acts on the answer.
+    pub(super) fn verify_logs(&self, state: &mut State) -> anyhow::Result<()> {
+        if state.verified.is_some_and(|at| at.elapsed() < ASK_INTERVAL) {
+            return Ok(());
+        }
+        let mut waiting: Vec<_> =
+            state.partitions.iter_mut().filter_map(|(&n, p)| Some((p.verifying()?.1.asked, n))).collect();
+        waiting.sort_unstable();
+        for (_, number) in waiting {
+            let Some(partition) = state.partitions.get_mut(&number) else { continue };
+            let Some((position, verification)) = partition.verifying() else { continue };
+            let ends = self.consumer.fetch_watermarks(&self.topic, number, ASK_TIMEOUT);
+            let now = Instant::now();
+            state.verified = Some(now);
+            verification.asked = Some(now);
+            let (start, end) = match ends {
+                Ok(ends) => ends,
+                Err(error) => {
+                    debug!(partition = number, %error, "its log's ends are not known: asking again");
+                    break; // the others come first next time
+                }
+            };
+            match verification.compare(position, start, end) {
+                Verified::Gap { from, to } => {
+                    partition.record_gap(from);
+                    self.command(Command::Skip { partition: number, from, to })?;
+                }
+                Verified::PastEnd { next, end } => {
+                    if verification.past_end.is_none() {
+                        warn!(partition = number, next, end, "the stored offset lies beyond the log's end: waiting");
+                    }
+                    if verification.past_end.get_or_insert(now).elapsed() >= self.timing.beyond_end {
+                        self.stop(state, number, StopReason::PastEnd { next, end })?;
+                    }
+                }
+                Verified::Missing { offset, start } => {
+                    self.stop(state, number, StopReason::Missing { offset, start })?;
+                }
+                Verified::Within => {
+                    if position.next == start {
+                        // Retention has removed the record before it, as it may.
+                        *position = Position::at(start);
+                    }
+                    let start = partition.take_position().map(|position| (number, position));
+                    self.fetch(state, start.into_iter().collect())?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// The gap is recorded and the stored offset moved past it.
+    pub(super) fn gap_recorded(&self, state: &mut State, number: i32, from: i64, to: i64) -> anyhow::Result<()> {
+        error!(
+            partition = number,
+            from,
+            to,
+            "records were gone from the log before they were folded: their likes are lost; recorded in log_gap"
+        );
+        self.metrics.gap(to - from);
+        if state.partitions.get_mut(&number).is_some_and(|partition| partition.gap_recorded(from, to)) {
+            self.fetch(state, vec![(number, Position::at(to))])?;
+        }
+        Ok(())
+    }
+
+    /// Reads this partition no more until its stored offset changes.
+    pub(super) fn stop(&self, state: &mut State, number: i32, reason: StopReason) -> anyhow::Result<()> {
+        let Some(partition) = state.partitions.get_mut(&number) else { return Ok(()) };
+        error!(partition = number, topic = self.topic, "partition stopped: {reason}");
+        let was_fetched = partition.stop(reason);
+        state.collecting.drop_partition(number);
+        if was_fetched {
+            self.unfetch(state, &[number])?;
+        }
+        self.report_unread(state);
+        Ok(())
+    }
+
+    /// Reports how many partitions aren't read, and which of them have stopped.
+    pub(super) fn report_stopped(&self, state: &State, without_row: usize) {
+        let stopped = state.partitions.iter().filter_map(|(&number, p)| Some((number, p.stop_reason()?)));
+        let stopped: Vec<(i32, StopReason)> = stopped.collect();
+        let by_time = stopped.iter().filter(|(_, reason)| reason.is_by_time()).count();
+        self.metrics.stopped(stopped.len() - by_time, by_time, without_row);
+        match stopped.first() {
+            None => self.health.met(LOG),
+            Some((partition, reason)) => {
+                let all: Vec<_> = stopped.iter().map(|(number, _)| number).collect();
+                self.health.unmet(LOG, format!("partitions {all:?} have stopped; partition {partition}: {reason}"))
+            }
+        };
+    }
+}

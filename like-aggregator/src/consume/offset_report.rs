@@ -1,0 +1,107 @@
+//! The committed offsets: copied to Kafka for lag tools, compared with PostgreSQL now and then, and
+//! reported as lag.
+
+use std::collections::HashMap;
+use std::time::{Duration, Instant};
+
+use rdkafka::consumer::{CommitMode, Consumer};
+use rdkafka::{Offset, TopicPartitionList};
+use tracing::{debug, info, warn};
+
+use super::log_check::ASK_TIMEOUT;
+use super::thread::{ConsumerThread, State};
+use crate::apply::worker::Command;
+
+/// The condition that a broker can be reached: checked every two seconds, and assumed until then.
+const BROKERS: &str = "kafka";
+/// How often offsets are copied to Kafka. Once a second is enough for lag tools, and a rebalance
+/// waits for commits that are under way.
+const COPY_INTERVAL: Duration = Duration::from_secs(1);
+
+impl ConsumerThread {
+    pub(super) fn copy_offsets_when_due(&self, state: &mut State) {
+        if state.copied.is_none_or(|at| at.elapsed() >= COPY_INTERVAL) {
+            self.copy_offsets(state);
+        }
+    }
+
+    /// Commits to Kafka what is committed in PostgreSQL: a copy for lag tools.
+    pub(super) fn copy_offsets(&self, state: &mut State) {
+        let mut list = TopicPartitionList::new();
+        for (&number, partition) in &mut state.partitions {
+            if std::mem::take(&mut partition.uncopied)
+                && let Some(next) = partition.committed
+            {
+                let added = list.add_partition_offset(&self.topic, number, Offset::Offset(next));
+                debug_assert!(added.is_ok());
+            }
+        }
+        if list.count() > 0 {
+            state.copied = Some(Instant::now());
+            if let Err(error) = self.consumer.commit(&list, CommitMode::Async) {
+                debug!(%error, "the copy of the offsets was not committed to Kafka");
+            }
+        }
+    }
+
+    /// What is due now and then: copying and comparing offsets, lag, the brokers' state.
+    pub(super) fn report_offsets(&self, state: &mut State) -> anyhow::Result<()> {
+        self.copy_offsets_when_due(state);
+        self.retry_without_row(state)?;
+        if state.compared.get_or_insert_with(Instant::now).elapsed() >= self.timing.compare_offsets {
+            self.compare(state)?;
+        }
+        let Some(mut report) = self.consumer.context().new_report() else {
+            return Ok(());
+        };
+        if report.brokers_up {
+            if self.health.met(BROKERS) {
+                info!("Kafka answers");
+            }
+        } else if self.health.unmet(BROKERS, "no broker can be reached") {
+            warn!("no broker can be reached: waiting");
+        }
+        self.verify_reported(state, &report)?;
+        self.ask_ends(state, &mut report.log_ends);
+        for (number, partition) in &state.partitions {
+            if let (Some(next), Some(end)) = (partition.committed, report.log_ends.get(number)) {
+                self.metrics.lag(*number, (end - next).max(0));
+            }
+        }
+        Ok(())
+    }
+
+    /// librdkafka reports no ends of partitions that aren't fetched: asks for them, all at once.
+    fn ask_ends(&self, state: &State, ends: &mut HashMap<i32, i64>) {
+        let mut list = TopicPartitionList::new();
+        let paused = state.in_flight.iter().flat_map(|flight| flight.paused());
+        let stopped = state.partitions.iter().filter(|(_, p)| p.stop_reason().is_some()).map(|(number, _)| number);
+        for &number in paused.chain(stopped) {
+            let added = list.add_partition_offset(&self.topic, number, Offset::End);
+            debug_assert!(added.is_ok());
+        }
+        if list.count() == 0 {
+            return;
+        }
+        match self.consumer.offsets_for_times(list, ASK_TIMEOUT) {
+            Ok(list) => ends.extend(list.elements().iter().filter_map(|element| match element.offset() {
+                Offset::Offset(end) => Some((element.partition(), end)),
+                _ => None,
+            })),
+            Err(error) => debug!(%error, "the logs' ends are not known"),
+        }
+    }
+
+    /// Reads the stored offsets again: a failover or a restored backup may have lost the last ones,
+    /// or an operator may have set them, and no record need come to show it.
+    pub(super) fn compare(&self, state: &mut State) -> anyhow::Result<()> {
+        state.compared = Some(Instant::now());
+        let committed = state.partitions.iter().filter(|(_, p)| p.committed.is_some()).map(|(&number, _)| number);
+        let committed: Vec<_> = committed.collect();
+        if state.comparing || committed.is_empty() {
+            return Ok(());
+        }
+        state.comparing = true;
+        self.command(Command::Offsets(committed))
+    }
+}

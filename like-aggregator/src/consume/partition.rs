@@ -1,0 +1,422 @@
+//! The phases of one assigned partition and the transitions between them. Pure: `assignment` and
+//! `log_check` carry out what a transition asks for. docs/ARCHITECTURE.md draws the phases.
+//!
+//! Whether fetching is paused is no phase: all fetched partitions are paused together, for as long
+//! as one batch is in flight, so the batch in flight (`thread::InFlight`) holds it.
+
+use std::fmt;
+use std::time::Instant;
+
+use super::position::Position;
+use crate::apply::transaction::StoredOffset;
+use crate::fold::Millis;
+
+/// A partition that the group has assigned to this process. One that isn't assigned has no value.
+#[derive(Debug)]
+pub(super) struct Partition {
+    phase: Phase,
+    /// The offset committed in PostgreSQL, as far as known.
+    pub(super) committed: Option<i64>,
+    /// Whether `committed` is still to be copied to Kafka.
+    pub(super) uncopied: bool,
+}
+
+#[derive(Debug)]
+enum Phase {
+    /// The stored offset was asked for. Records that are still fetched are dropped.
+    AwaitingOffset { fetched: bool, verification: Option<Verification> },
+    /// Its stored offset may lie outside its log: compared with the log's ends, not fetched.
+    VerifyingLog(Position, Verification),
+    /// The log starts after the stored offset; the gap is being recorded.
+    RecordingGap { from: i64 },
+    /// librdkafka fetches it.
+    Fetching(Position),
+    /// Its log is not the one that was folded. Not fetched until its stored offset changes.
+    Stopped { reason: StopReason, asked: bool },
+    /// `kafka_offset` has no row for it. Where to start is unknown: the log's start would count
+    /// likes twice, and its end would lose some.
+    WithoutOffsetRow { asked: bool },
+    /// The group has revoked it; the batch in flight gets a moment before it is given back.
+    Revoked { fetched: bool },
+}
+
+/// The verification of a stored offset against the log's ends.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Verification {
+    /// The record that was folded last was not found at its offset.
+    pub(super) missing: bool,
+    /// Since when the log has ended before the stored offset.
+    pub(super) past_end: Option<Instant>,
+    /// When the log's ends were asked for last.
+    pub(super) asked: Option<Instant>,
+}
+
+/// What verifying the log has found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Verified {
+    /// The records from the stored offset up to the log's start are gone.
+    Gap { from: i64, to: i64 },
+    /// The log ends before the stored offset, which may be temporary.
+    PastEnd { next: i64, end: i64 },
+    /// The record that was folded last is gone, though the log starts before it.
+    Missing { offset: i64, start: i64 },
+    /// The stored offset lies within the log.
+    Within,
+}
+
+/// Why a partition has stopped.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum StopReason {
+    /// The log ends before the stored offset.
+    PastEnd { next: i64, end: i64 },
+    /// The record that was folded last has another timestamp now.
+    Differs { offset: i64, folded: Millis, found: Millis },
+    /// The record that was folded last is gone, though the log starts before it.
+    Missing { offset: i64, start: i64 },
+}
+
+impl Partition {
+    /// A partition that was just assigned.
+    pub(super) fn assigned() -> Self {
+        let phase = Phase::AwaitingOffset { fetched: false, verification: None };
+        Self { phase, committed: None, uncopied: false }
+    }
+
+    /// Whether librdkafka fetches it.
+    pub(super) fn is_fetched(&self) -> bool {
+        match self.phase {
+            Phase::Fetching(_) => true,
+            Phase::AwaitingOffset { fetched, .. } | Phase::Revoked { fetched } => fetched,
+            _ => false,
+        }
+    }
+
+    /// Whether its stored offset was asked for and isn't known yet.
+    pub(super) fn is_awaiting_offset(&self) -> bool {
+        match self.phase {
+            Phase::AwaitingOffset { .. } => true,
+            Phase::Stopped { asked, .. } | Phase::WithoutOffsetRow { asked } => asked,
+            _ => false,
+        }
+    }
+
+    pub(super) fn is_without_offset_row(&self) -> bool {
+        matches!(self.phase, Phase::WithoutOffsetRow { .. })
+    }
+
+    pub(super) fn stop_reason(&self) -> Option<StopReason> {
+        match self.phase {
+            Phase::Stopped { reason, .. } => Some(reason),
+            _ => None,
+        }
+    }
+
+    /// Its position while its records are taken.
+    pub(super) fn fetching(&mut self) -> Option<&mut Position> {
+        match &mut self.phase {
+            Phase::Fetching(position) => Some(position),
+            _ => None,
+        }
+    }
+
+    /// Whether records are, or are to be, taken from a known position.
+    pub(super) fn has_position(&self) -> bool {
+        matches!(self.phase, Phase::Fetching(_) | Phase::VerifyingLog(..) | Phase::RecordingGap { .. })
+    }
+
+    /// The verification under way, with the position it verifies.
+    pub(super) fn verifying(&mut self) -> Option<(&mut Position, &mut Verification)> {
+        match &mut self.phase {
+            Phase::VerifyingLog(position, verification) => Some((position, verification)),
+            _ => None,
+        }
+    }
+
+    /// The stored offset is asked for, to continue from there. Returns false for a partition that
+    /// is being given back.
+    pub(super) fn rewind(&mut self) -> bool {
+        match &mut self.phase {
+            Phase::Revoked { .. } => return false,
+            Phase::Stopped { asked, .. } | Phase::WithoutOffsetRow { asked } => *asked = true,
+            Phase::AwaitingOffset { .. } => {}
+            phase => {
+                let fetched = matches!(phase, Phase::Fetching(_));
+                let verification = if let Phase::VerifyingLog(_, it) = phase { Some(*it) } else { None };
+                *phase = Phase::AwaitingOffset { fetched, verification };
+            }
+        }
+        true
+    }
+
+    /// The stored offset must be verified against the log's ends, once it is read again. Only a
+    /// fetched partition can raise that question; returns whether it was one, which now must no
+    /// longer be fetched.
+    #[must_use]
+    pub(super) fn verify(&mut self, missing: bool) -> bool {
+        let was_fetched = matches!(self.phase, Phase::Fetching(_));
+        if was_fetched {
+            let verification = Some(Verification { missing, ..Verification::default() });
+            self.phase = Phase::AwaitingOffset { fetched: false, verification };
+        }
+        was_fetched
+    }
+
+    /// The stored offset is known. Returns whether to fetch from it; if not, it is verified first.
+    pub(super) fn offset_known(&mut self, stored: &StoredOffset) -> Option<Position> {
+        self.committed = Some(stored.next_offset);
+        let last = stored.last_record_time.map(|time| time.timestamp_millis());
+        let position = Position::after(stored.next_offset, last);
+        if let Phase::AwaitingOffset { verification: Some(verification), .. } = self.phase {
+            self.phase = Phase::VerifyingLog(position, verification);
+            return None;
+        }
+        Some(position)
+    }
+
+    /// There is no stored offset. Returns whether that is news.
+    pub(super) fn offset_missing(&mut self) -> bool {
+        let new = !self.is_without_offset_row();
+        self.phase = Phase::WithoutOffsetRow { asked: false };
+        new
+    }
+
+    /// It is fetched from `position` on.
+    pub(super) fn fetch_from(&mut self, position: Position) {
+        self.phase = Phase::Fetching(position);
+    }
+
+    /// Takes the position of a partition that is fetched or may be fetched now, for
+    /// [`Self::fetch_from`].
+    pub(super) fn take_position(&mut self) -> Option<Position> {
+        let fetched = self.is_fetched();
+        match std::mem::replace(&mut self.phase, Phase::AwaitingOffset { fetched, verification: None }) {
+            Phase::Fetching(position) | Phase::VerifyingLog(position, _) => Some(position),
+            other => {
+                self.phase = other;
+                None
+            }
+        }
+    }
+
+    /// The records from the stored offset on are gone, and that is being recorded.
+    pub(super) fn record_gap(&mut self, from: i64) {
+        self.phase = Phase::RecordingGap { from };
+    }
+
+    /// The gap from `from` to `to` is recorded. Returns whether to fetch from `to`. The log starts
+    /// there, so there is no record before it to compare.
+    pub(super) fn gap_recorded(&mut self, from: i64, to: i64) -> bool {
+        let recording = matches!(self.phase, Phase::RecordingGap { from: of } if of == from);
+        if recording {
+            (self.committed, self.uncopied) = (Some(to), true);
+        }
+        recording
+    }
+
+    pub(super) fn is_recording_gap(&self) -> bool {
+        matches!(self.phase, Phase::RecordingGap { .. })
+    }
+
+    /// Its log is not the one that was folded. Returns whether it was fetched until now.
+    #[must_use]
+    pub(super) fn stop(&mut self, reason: StopReason) -> bool {
+        let fetched = self.is_fetched();
+        self.phase = Phase::Stopped { reason, asked: false };
+        fetched
+    }
+
+    /// The group has revoked it.
+    pub(super) fn revoke(&mut self) {
+        self.phase = Phase::Revoked { fetched: self.is_fetched() };
+    }
+
+    /// Whether the stored offset is another one than the committed one. For a stopped partition,
+    /// an operator may also have accepted the log, or have folded it.
+    pub(super) fn has_moved(&self, stored: Option<&StoredOffset>) -> bool {
+        if matches!(self.phase, Phase::Revoked { .. } | Phase::WithoutOffsetRow { .. }) {
+            return false;
+        }
+        let Some(committed) = self.committed else {
+            return false;
+        };
+        let Some(stored) = stored else {
+            return true;
+        };
+        let time = stored.last_record_time.map(|time| time.timestamp_millis());
+        stored.next_offset != committed || self.stop_reason().is_some_and(|reason| reason.is_settled_by(time))
+    }
+}
+
+impl Verification {
+    /// Compares the position with the log's ends.
+    pub(super) fn compare(&self, position: &Position, start: i64, end: i64) -> Verified {
+        let next = position.next;
+        if next < start {
+            Verified::Gap { from: next, to: start }
+        } else if next > end {
+            Verified::PastEnd { next, end }
+        } else if self.missing && position.is_unproven() && next > start {
+            Verified::Missing { offset: next - 1, start }
+        } else {
+            Verified::Within
+        }
+    }
+}
+
+impl StopReason {
+    /// Whether the timestamp of the record that was folded last has shown it.
+    pub(super) fn is_by_time(self) -> bool {
+        !matches!(self, Self::PastEnd { .. })
+    }
+
+    /// Whether it no longer applies at the same stored offset, now that the record before that is
+    /// stored with this timestamp: unknown after `offsets reset`, another one after `rebuild`.
+    fn is_settled_by(self, stored: Option<Millis>) -> bool {
+        match self {
+            Self::PastEnd { .. } => false,
+            Self::Differs { folded, .. } => stored != Some(folded),
+            Self::Missing { .. } => stored.is_none(),
+        }
+    }
+}
+
+impl fmt::Display for StopReason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::PastEnd { next, end } => write!(f, "it is folded up to {next} and its log ends at {end}")?,
+            Self::Differs { offset, folded, found } => write!(
+                f,
+                "the record at {offset} that was folded has the timestamp {folded}, and the one that is there now {found}"
+            )?,
+            Self::Missing { offset, start } => {
+                write!(
+                    f,
+                    "the record at {offset} was folded and is no longer there, though the log starts at {start}"
+                )?;
+            }
+        }
+        f.write_str(
+            ": the topic was cut or made anew, or the database is another topic's. Nothing is skipped: bring the log back, \
+             or say where to go on by `like-aggregator offsets reset`, and after that, if only the log that is there \
+             shall count, fold it by `like-aggregator rebuild`",
+        )
+    }
+}
+
+impl Phase {
+    /// The names of all phases, which docs/ARCHITECTURE.md draws.
+    #[cfg(test)]
+    const NAMES: [&str; 7] =
+        ["AwaitingOffset", "VerifyingLog", "RecordingGap", "Fetching", "Stopped", "WithoutOffsetRow", "Revoked"];
+
+    /// The place of this phase in [`Self::NAMES`]; the match makes a new phase fail to compile.
+    #[cfg(test)]
+    fn name(&self) -> &'static str {
+        Self::NAMES[match self {
+            Self::AwaitingOffset { .. } => 0,
+            Self::VerifyingLog(..) => 1,
+            Self::RecordingGap { .. } => 2,
+            Self::Fetching(_) => 3,
+            Self::Stopped { .. } => 4,
+            Self::WithoutOffsetRow { .. } => 5,
+            Self::Revoked { .. } => 6,
+        }]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    const STORED: StoredOffset = StoredOffset { partition: 0, next_offset: 5, last_record_time: None };
+
+    fn fetching() -> Partition {
+        let mut partition = Partition::assigned();
+        let position = partition.offset_known(&STORED).unwrap();
+        partition.fetch_from(position);
+        partition
+    }
+
+    #[test]
+    fn assigned_partition_is_fetched_from_its_stored_offset() {
+        let mut partition = Partition::assigned();
+        assert_eq!(partition.phase.name(), "AwaitingOffset");
+        assert!(partition.is_awaiting_offset() && !partition.is_fetched());
+        assert_eq!(partition.offset_known(&STORED), Some(Position::at(5)));
+        partition.fetch_from(Position::at(5));
+        assert!(partition.is_fetched() && !partition.is_awaiting_offset());
+        assert_eq!((partition.committed, partition.has_moved(Some(&STORED))), (Some(5), false));
+        assert!(partition.has_moved(None) && partition.has_moved(Some(&StoredOffset { next_offset: 4, ..STORED })));
+    }
+
+    #[test]
+    fn rewound_partition_stays_fetched_until_its_offset_is_known() {
+        let mut partition = fetching();
+        assert!(partition.rewind());
+        assert!(partition.is_awaiting_offset() && partition.is_fetched() && partition.fetching().is_none());
+        assert!(partition.offset_missing(), "news");
+        assert!(!partition.is_fetched() && partition.is_without_offset_row());
+        assert!(partition.rewind() && !partition.offset_missing(), "no news");
+    }
+
+    #[test]
+    fn verification_outlives_a_rewind() {
+        let mut partition = fetching();
+        assert!(partition.verify(true) && !partition.verify(false), "once");
+        assert_eq!(partition.offset_known(&STORED), None);
+        partition.verifying().unwrap().1.past_end = Some(Instant::now());
+        assert!(partition.rewind() && !partition.is_fetched());
+        assert_eq!(partition.offset_known(&STORED), None);
+        assert!(partition.verifying().unwrap().1.past_end.is_some());
+        assert_eq!(partition.take_position(), Some(Position::at(5)));
+    }
+
+    #[test]
+    fn log_ends_decide_what_verification_finds() {
+        let (found, missing) = (Verification::default(), Verification { missing: true, ..Verification::default() });
+        let position = Position::after(5, Some(77));
+        assert_eq!(found.compare(&position, 6, 9), Verified::Gap { from: 5, to: 6 });
+        assert_eq!(found.compare(&position, 0, 4), Verified::PastEnd { next: 5, end: 4 });
+        assert_eq!(found.compare(&position, 0, 9), Verified::Within);
+        assert_eq!(missing.compare(&position, 0, 9), Verified::Missing { offset: 4, start: 0 });
+        assert_eq!(missing.compare(&position, 5, 9), Verified::Within, "retention may remove it");
+    }
+
+    #[test]
+    fn gap_is_recorded_once() {
+        let mut partition = fetching();
+        partition.record_gap(5);
+        assert!(!partition.gap_recorded(4, 8) && partition.gap_recorded(5, 8));
+        assert_eq!((partition.committed, partition.uncopied), (Some(8), true));
+    }
+
+    #[test]
+    fn stopped_partition_continues_when_its_log_is_accepted() {
+        let mut partition = fetching();
+        assert!(partition.stop(StopReason::Differs { offset: 4, folded: 77, found: 78 }));
+        assert!(partition.has_moved(Some(&STORED)), "`offsets reset` forgets the timestamp");
+        assert!(partition.rewind() && partition.stop_reason().is_some(), "reported until it continues");
+        assert!(partition.offset_known(&STORED).is_some());
+    }
+
+    #[test]
+    fn revoked_partition_is_not_rewound() {
+        let mut partition = fetching();
+        partition.revoke();
+        assert!(partition.is_fetched() && !partition.rewind() && !partition.has_moved(None));
+    }
+
+    #[test]
+    fn architecture_page_draws_all_phases() {
+        let page = include_str!("../../../docs/ARCHITECTURE.md");
+        let (_, section) = page.rsplit_once("# Partition phases\n").expect("the section");
+        let (_, diagram) = section.split_once("stateDiagram-v2").expect("the diagram");
+        let (diagram, _) = diagram.split_once("```").unwrap();
+        let edges = diagram.lines().filter_map(|line| line.split(':').next()?.split_once("-->"));
+        let drawn: BTreeSet<_> =
+            edges.flat_map(|(from, to)| [from.trim(), to.trim()]).filter(|&s| s != "[*]").collect();
+        assert_eq!(drawn, BTreeSet::from(Phase::NAMES));
+    }
+}

@@ -1,0 +1,276 @@
+//! The loop of the thread that owns the Kafka consumer. It polls all the time, also while
+//! PostgreSQL is down, so that the group keeps this member. One batch may be in flight while the
+//! next one is collected; the fence makes that exact.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::mem;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, TryRecvError};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, anyhow, bail};
+use like_common::health::{Health, Heartbeat};
+use like_common::traces::Traces;
+use rdkafka::TopicPartitionList;
+use rdkafka::consumer::{BaseConsumer, Consumer};
+use tokio::sync::mpsc::UnboundedSender;
+use tokio_util::sync::CancellationToken;
+use tracing::info;
+
+use super::group::GroupContext;
+use super::partition::Partition;
+use crate::apply::worker::{Command, Event};
+use crate::fold::{Batch, Span};
+use crate::metrics::Metrics;
+use crate::timing::Timing;
+use crate::traces::Links;
+
+/// The condition under which `/readyz` reports that this member has joined its group.
+pub const GROUP: &str = "consumer group";
+
+/// How long to poll while something else is waiting.
+pub(super) const BUSY_POLL: Duration = Duration::from_millis(5);
+/// With the next batch full, fetching is paused once a batch is in flight for this long.
+const PAUSE_AFTER: Duration = Duration::from_secs(1);
+
+/// When a batch is closed.
+#[derive(Debug, Clone, Copy)]
+pub struct BatchLimits {
+    /// At this many records.
+    pub max_events: usize,
+    /// Or this long after its first one.
+    pub max_wait: Duration,
+}
+
+/// The thread's parts.
+pub struct ConsumerThread {
+    /// Subscribed by [`ConsumerThread::run`].
+    pub consumer: BaseConsumer<GroupContext>,
+    pub topic: String,
+    /// The end offset of each partition of a closed topic: records past it aren't folded.
+    pub ends: Option<Vec<i64>>,
+    pub limits: BatchLimits,
+    pub timing: Timing,
+    /// To the worker.
+    pub commands: UnboundedSender<Command>,
+    /// From the worker.
+    pub events: Receiver<Event>,
+    pub traces: Traces,
+    pub metrics: Metrics,
+    pub health: Health,
+    /// Beats at every turn of the loop.
+    pub heartbeat: Heartbeat,
+}
+
+#[derive(Default)]
+pub(super) struct State {
+    /// The partitions that the group has assigned.
+    pub(super) partitions: BTreeMap<i32, Partition>,
+    pub(super) collecting: Collecting,
+    pub(super) in_flight: Option<InFlight>,
+    /// When fetching of a partition was started last.
+    pub(super) fetched: Option<Instant>,
+    /// When partitions without an offset row were asked for again.
+    pub(super) retried: Option<Instant>,
+    /// When a log's ends were asked for last.
+    pub(super) verified: Option<Instant>,
+    /// In this many more reports, look for a partition that librdkafka has stopped fetching.
+    pub(super) look_for_outside: u8,
+    /// When the committed offsets were compared with PostgreSQL, and whether that is under way.
+    pub(super) compared: Option<Instant>,
+    pub(super) comparing: bool,
+    /// When offsets were copied to Kafka last.
+    pub(super) copied: Option<Instant>,
+}
+
+/// The batch that is being filled.
+#[derive(Default)]
+pub(super) struct Collecting {
+    pub(super) batch: Batch,
+    pub(super) links: Links,
+    /// When its first record was taken.
+    pub(super) first_at: Option<Instant>,
+    /// Partitions with a hole in their offsets, to be read once more from in front of it.
+    pub(super) reread: Vec<i32>,
+}
+
+/// A batch that the worker has. Fetching is paused only while there is one: what is paused is known
+/// here and nowhere else, and [`ConsumerThread::landed`], which alone removes this value, resumes
+/// it.
+pub(super) struct InFlight {
+    pub(super) partitions: Vec<i32>,
+    since: Instant,
+    /// Cancelled, the worker doesn't try again.
+    pub(super) give_up: CancellationToken,
+    paused: BTreeSet<i32>,
+}
+
+impl ConsumerThread {
+    /// Reads until `stop`, then finishes the batch in flight and leaves the group.
+    pub fn run(&self, stop: &CancellationToken) -> anyhow::Result<()> {
+        self.consumer.subscribe(&[&self.topic]).context("subscribing")?;
+        let mut state = State::default();
+        let result = loop {
+            if stop.is_cancelled() {
+                break Ok(());
+            }
+            self.heartbeat.beat();
+            if let Err(error) = self.turn(&mut state) {
+                break Err(error);
+            }
+        };
+        self.leave(&mut state);
+        result
+    }
+
+    /// One turn: the worker's events, rebalances, a full batch, then records.
+    fn turn(&self, state: &mut State) -> anyhow::Result<()> {
+        loop {
+            match self.events.try_recv() {
+                Ok(event) => self.handle(state, event)?,
+                Err(TryRecvError::Empty) => break,
+                Err(TryRecvError::Disconnected) => bail!("the worker has ended"),
+            }
+        }
+        self.check_topic(state)?;
+        self.rebalance(state)?;
+        self.report_offsets(state)?;
+        self.verify_logs(state)?;
+        if self.is_due(&state.collecting) {
+            if state.in_flight.is_none() {
+                self.send_batch(state)?;
+            } else if state.collecting.batch.is_full(self.limits.max_events) {
+                return self.wait_in_flight(state);
+            }
+        }
+        self.collect(state)
+    }
+
+    fn is_due(&self, collecting: &Collecting) -> bool {
+        let waited = collecting.first_at.is_some_and(|first| first.elapsed() >= self.limits.max_wait);
+        waited || collecting.batch.is_full(self.limits.max_events)
+    }
+
+    fn send_batch(&self, state: &mut State) -> anyhow::Result<()> {
+        state.collecting.first_at = None;
+        let (batch, links) = (mem::take(&mut state.collecting.batch), mem::take(&mut state.collecting.links));
+        if batch.is_empty() {
+            return Ok(());
+        }
+        let give_up = CancellationToken::new();
+        let partitions = batch.spans().keys().copied().collect();
+        let paused = BTreeSet::new();
+        state.in_flight = Some(InFlight { partitions, since: Instant::now(), give_up: give_up.clone(), paused });
+        self.command(Command::Apply(batch, links, give_up))
+    }
+
+    pub(super) fn command(&self, command: Command) -> anyhow::Result<()> {
+        self.commands.send(command).map_err(|_| anyhow!("the worker has ended"))
+    }
+
+    /// The next batch is full and one is in flight. Waits a moment for it; after that it pauses
+    /// fetching, so that polling brings no records that there is no room for.
+    fn wait_in_flight(&self, state: &mut State) -> anyhow::Result<()> {
+        let Some(flight) = &mut state.in_flight else { return Ok(()) };
+        let since = flight.since.elapsed();
+        if since < PAUSE_AFTER {
+            return match self.events.recv_timeout(PAUSE_AFTER.saturating_sub(since)) {
+                Ok(event) => self.handle(state, event),
+                Err(RecvTimeoutError::Timeout) => Ok(()),
+                Err(RecvTimeoutError::Disconnected) => Err(anyhow!("the worker has ended")),
+            };
+        }
+        let fetched: BTreeSet<i32> = fetched(&state.partitions);
+        // Not right after a partition was assigned: librdkafka may lose one of the two.
+        if state.fetched.is_none_or(|at| at.elapsed() >= PAUSE_AFTER) && flight.paused.len() < fetched.len() {
+            info!("the database is behind: fetching paused");
+            self.consumer.pause(&self.list(&fetched)).context("pausing")?;
+            flight.paused = fetched;
+        }
+        self.collect(state)
+    }
+
+    /// The batch in flight is through: nothing stays paused.
+    pub(super) fn landed(&self, state: &mut State) -> anyhow::Result<()> {
+        if let Some(InFlight { paused, .. }) = state.in_flight.take()
+            && !paused.is_empty()
+        {
+            info!("fetching resumed");
+            self.consumer.resume(&self.list(&paused)).context("resuming")?;
+        }
+        Ok(())
+    }
+
+    /// Acts on what the worker has done. Each event is handled here, whichever loop receives it.
+    pub(super) fn handle(&self, state: &mut State, event: Event) -> anyhow::Result<()> {
+        match event {
+            Event::Fatal(error) => return Err(error),
+            Event::Reconnected => self.compare(state)?,
+            Event::Offsets(asked, stored) => self.offsets_read(state, &asked, &stored)?,
+            Event::Applied(spans) => {
+                self.committed(state, &spans);
+                self.landed(state)?;
+            }
+            Event::Skipped { partition, from, to } => self.gap_recorded(state, partition, from, to)?,
+            Event::NotSkipped(partition) => {
+                if state.partitions.get(&partition).is_some_and(Partition::is_recording_gap) {
+                    self.rewind(state, vec![partition])?;
+                }
+            }
+            Event::Rewind(partitions) => {
+                let fetched = |p: &i32| state.partitions.get(p).is_some_and(Partition::is_fetched);
+                let partitions = partitions.into_iter().filter(fetched).collect();
+                self.landed(state)?;
+                self.rewind(state, partitions)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Notes what a batch has committed.
+    fn committed(&self, state: &mut State, spans: &[(i32, Span)]) {
+        for (number, span) in spans {
+            if let Some(partition) = state.partitions.get_mut(number) {
+                partition.committed = Some(span.next);
+                partition.uncopied = true;
+            }
+        }
+        self.copy_offsets_when_due(state);
+    }
+
+    pub(super) fn list<'a>(&self, partitions: impl IntoIterator<Item = &'a i32>) -> TopicPartitionList {
+        let mut list = TopicPartitionList::new();
+        for &partition in partitions {
+            list.add_partition(&self.topic, partition);
+        }
+        list
+    }
+}
+
+/// The partitions that librdkafka fetches.
+pub(super) fn fetched(partitions: &BTreeMap<i32, Partition>) -> BTreeSet<i32> {
+    partitions.iter().filter_map(|(&number, partition)| partition.is_fetched().then_some(number)).collect()
+}
+
+impl Collecting {
+    /// Drops what was collected of a partition.
+    pub(super) fn drop_partition(&mut self, partition: i32) {
+        self.batch.remove_partition(partition);
+        self.links.forget(partition);
+        self.reread.retain(|of| *of != partition);
+        if self.batch.is_empty() {
+            self.first_at = None;
+        }
+    }
+}
+
+impl InFlight {
+    /// The partitions that are paused.
+    pub(super) fn paused(&self) -> &BTreeSet<i32> {
+        &self.paused
+    }
+
+    /// Removes from the paused partitions those that are no longer fetched, and returns them.
+    pub(super) fn unpause(&mut self, gone: &[i32]) -> Vec<i32> {
+        gone.iter().copied().filter(|partition| self.paused.remove(partition)).collect()
+    }
+}

@@ -1,0 +1,162 @@
+//! The fold of a batch: drops duplicates, keeps each user's last desired state and sums up per
+//! product. Pure: no Kafka, no SQL, no clock. The result depends on the log alone, wherever the log is
+//! cut into batches.
+
+use std::time::Duration;
+
+use hashbrown::HashMap;
+use hashbrown::hash_map::Entry;
+use uuid::Uuid;
+
+use super::batch::{Batch, EventUser, Millis};
+
+/// The version of the fold. Raise it with every change of this folder that folds any log to other
+/// likers, counts or deltas: a database with another version is refused.
+pub const FOLD_VERSION: i32 = 1;
+
+/// How duplicates are recognised.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Dedup {
+    /// Against the history: an id counts once within this time of the last one counted.
+    History(Duration),
+    /// Within a batch only.
+    Batch,
+}
+
+impl Batch {
+    /// Drops duplicates and folds the rest. `handled` holds, for ids of this batch, the latest time at
+    /// which they were counted before, as far as known; for [`Dedup::Batch`] it is empty.
+    pub fn fold(&self, dedup: Dedup, handled: HashMap<Uuid, Millis>) -> Fold<'_> {
+        let mut fold = Fold { handled: Vec::with_capacity(self.events.len()), ..Fold::new(self.products.len()) };
+        let mut seen = handled;
+        seen.reserve(self.events.len());
+        let mut all_desired: HashMap<Uuid, Desired<'_>> = HashMap::with_capacity(self.events.len());
+        for event in &self.events {
+            match seen.entry(event.id) {
+                Entry::Occupied(mut entry) => {
+                    let duplicate = match dedup {
+                        Dedup::History(window) => *entry.get() >= event.time - window.as_millis() as Millis,
+                        Dedup::Batch => true,
+                    };
+                    if duplicate {
+                        fold.duplicates += 1;
+                        continue;
+                    }
+                    entry.insert(event.time);
+                }
+                Entry::Vacant(entry) => {
+                    entry.insert(event.time);
+                }
+            }
+            fold.handled.push((event.id, event.time));
+            let Some(EventUser { pair_key, start, length }) = event.user else {
+                fold.deltas[event.product as usize] += if event.liked { 1 } else { -1 };
+                fold.delta_events += 1;
+                continue;
+            };
+            let user = &self.users[start as usize..][..usize::from(length)];
+            let desired = all_desired.entry(pair_key).or_insert(Desired {
+                pair_key,
+                product: event.product,
+                user,
+                first: event.liked,
+                last: event.liked,
+                events: 0,
+                flips: 0,
+            });
+            desired.events += 1;
+            desired.flips += u64::from(desired.last != event.liked);
+            desired.last = event.liked;
+        }
+        fold.desired = all_desired.into_values().collect();
+        // Sorted for the index that they are looked up in and inserted into.
+        fold.desired.sort_unstable_by_key(|desired| desired.pair_key);
+        fold.handled.sort_unstable();
+        fold
+    }
+}
+
+/// The state that one user desires for one product after the batch.
+#[derive(Debug, Clone, Copy)]
+pub struct Desired<'a> {
+    /// The key of its row in `product_like`.
+    pub pair_key: Uuid,
+    /// The product's number in the batch.
+    pub product: u32,
+    pub user: &'a str,
+    first: bool,
+    /// Whether the last event is a like: the one that counts.
+    pub last: bool,
+    events: u64,
+    flips: u64,
+}
+
+/// A batch without duplicates, folded as far as possible without the database.
+#[derive(Debug)]
+pub struct Fold<'a> {
+    /// Ids and times to insert into `event_handled`, sorted by id.
+    pub handled: Vec<(Uuid, Millis)>,
+    /// The desired state of each (product, user), sorted by key.
+    pub desired: Vec<Desired<'a>>,
+    /// Duplicates that were dropped.
+    pub duplicates: u64,
+    delta_events: u64,
+    /// Per product number, the sum of its delta events.
+    deltas: Vec<i64>,
+}
+
+/// The changes to write, given what was liked before.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Changes {
+    /// Indexes of `Fold::desired` that like for the first time: rows to insert.
+    pub first_likes: Vec<usize>,
+    /// Indexes of those whose row is to be updated.
+    pub changed: Vec<usize>,
+    /// The sums to add, in the order of product ids, without products that don't change.
+    pub sums: Vec<ProductSum>,
+    /// Events that changed what its user likes, and delta events.
+    pub applied: u64,
+    /// Events that asked for the state that already was.
+    pub unchanged: u64,
+}
+
+/// The sums that a batch adds to one product.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ProductSum {
+    /// The product's number in the batch.
+    pub product: u32,
+    /// To add to `like_count`: likers and deltas.
+    pub likes: i64,
+    /// To add to `delta_count`.
+    pub deltas: i64,
+}
+
+impl<'a> Fold<'a> {
+    fn new(products: usize) -> Self {
+        Self { handled: Vec::new(), desired: Vec::new(), duplicates: 0, delta_events: 0, deltas: vec![0; products] }
+    }
+
+    /// Compares the desired states with `product_like`; `liked` holds those that have a row.
+    pub fn changes(&self, batch: &'a Batch, liked: &HashMap<Uuid, bool>) -> Changes {
+        let mut changes = Changes { applied: self.delta_events, ..Changes::default() };
+        let mut likes = self.deltas.clone();
+        for (index, desired) in self.desired.iter().enumerate() {
+            let row = liked.get(&desired.pair_key).copied();
+            let before = row.unwrap_or(false);
+            let applied = desired.flips + u64::from(desired.first != before);
+            changes.applied += applied;
+            changes.unchanged += desired.events - applied;
+            if desired.last != before {
+                likes[desired.product as usize] += if desired.last { 1 } else { -1 };
+                if row.is_some() { changes.changed.push(index) } else { changes.first_likes.push(index) }
+            }
+        }
+        for (product, (&likes, &deltas)) in (0..).zip(likes.iter().zip(&self.deltas)) {
+            if likes != 0 || deltas != 0 {
+                changes.sums.push(ProductSum { product, likes, deltas });
+            }
+        }
+        changes.sums.sort_unstable_by_key(|sum| batch.product(sum.product));
+        changes
+    }
+}
