@@ -22,7 +22,7 @@ shell_scripts() {
 markdown_links() {
   local file link target anchor broken=0
   while IFS= read -r -d '' file; do
-    # shellcheck disable=SC2016 # the backticks are of Markdown
+    # shellcheck disable=SC2016 # the backticks of the sed script below are Markdown fences
     while IFS= read -r link; do
       [[ $link != *://* && $link != mailto:* ]] || continue
       target=${link%%#*} anchor=${link#"${link%%#*}"}
