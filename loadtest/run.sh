@@ -16,8 +16,6 @@
 set -euo pipefail
 # shellcheck source=deploy/local/lib.sh
 . "$(dirname -- "${BASH_SOURCE[0]}")/../deploy/local/lib.sh"
-# shellcheck source=deploy/local/install.sh
-. "$ROOT/deploy/local/install.sh"
 
 K6_VERSION=v1.8.1
 GO_VERSION=1.25.5

@@ -5,10 +5,6 @@
 # start_whole NAME does both and starts the services too.
 # shellcheck source=deploy/local/lib.sh
 . "$(dirname -- "${BASH_SOURCE[0]}")/lib.sh"
-for part in install postgres kafka services; do
-  # shellcheck source=/dev/null
-  . "$ROOT/deploy/local/$part.sh"
-done
 
 # The caller's settings would change what is tested.
 for variable in $(compgen -e); do
