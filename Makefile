@@ -54,13 +54,13 @@ loadtest: ## send likes over HTTP to the system of make up and check the counts 
 	@loadtest/run.sh
 
 drain: ## measure how fast a backlog is consumed (ARGS="--events 100000")
-	@loadtest/drain.sh $(ARGS)
+	@loadtest/measure.sh drain $(ARGS)
 
 bench: ## measure both services and write docs/PERFORMANCE.md (QUICK=1)
-	@loadtest/bench.sh $(ARGS)
+	@loadtest/measure.sh bench $(ARGS)
 
 claims: ## test the assumptions of the design and write docs/CLAIMS.md (ARGS="--only 3,9")
-	@loadtest/claims.sh $(ARGS)
+	@loadtest/measure.sh claims $(ARGS)
 
 replays: ## measure audit, audit --log and rebuild at 1 and 10 million events
-	@loadtest/replays.sh $(ARGS)
+	@loadtest/measure.sh replays $(ARGS)

@@ -1,7 +1,6 @@
 #!/usr/bin/env bash
-# The smoke profile against the whole system, for CI, on a system of its own
-# (deploy/local/whole.sh). Exit status: that of loadtest/run.sh, 99 when a rule was
-# broken.
+# For CI: the smoke profile on a temporary system (deploy/local/whole.sh). Exit status: that of
+# loadtest/run.sh.
 set -euo pipefail
 # shellcheck source=deploy/local/whole.sh
 . "$(dirname -- "${BASH_SOURCE[0]}")/../deploy/local/whole.sh"

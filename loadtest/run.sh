@@ -1,45 +1,42 @@
 #!/usr/bin/env bash
-# `make loadtest`: likes over HTTP (likes-burst.js) on what `make up` has started,
-# which ends in a comparison of what was acknowledged with what is counted. Writes
-# loadtest/out/report.html and report.json. Exit status 99: a rule was broken.
-# Installs k6 into .local/bin when it isn't there.
-#   PROFILE=burst  a like bomb; or smoke, steady, soak, stampede (k6/profiles.js)
-# What a profile says can be changed:
-#   RATE=500       requests a second, where the profile peaks
-#   DURATION=30s   how long, in s, m or h
-#   VUS=100        requests in flight at most; each has users of its own
+# `make loadtest`: sends likes over HTTP (likes-burst.js) to the system that `make up` has started,
+# and compares the acknowledged likes with the counts. Writes loadtest/out/report.html and
+# report.json. Exit status 99: a threshold or the comparison failed. Installs k6 into .local/bin.
+# `make up` builds without optimisation: for figures, start the system with BUILD=release make up.
+#   PROFILE=burst  or smoke, steady, soak, stampede (k6/profiles.js)
+# These override the profile:
+#   RATE=500       requests per second at the peak
+#   DURATION=30s   in s, m or h
+#   VUS=100        maximum of requests in flight; each has its own users
 #   USERS_PER_VU=50
-#   PRODUCTS=20    at most 100, new ones in every run
-#   READ_RATE=200  reads a second beside them
+#   PRODUCTS=20    at most 100, new ones in each run
+#   READ_RATE=200  concurrent reads per second
 # Another stack on this machine: LIKE_API_URL, LIKE_API_ADMIN_URL and
 # LIKE_AGGREGATOR_ADMIN_URL, all three.
 set -euo pipefail
 # shellcheck source=deploy/local/lib.sh
 . "$(dirname -- "${BASH_SOURCE[0]}")/../deploy/local/lib.sh"
-# shellcheck source=deploy/local/install.sh
-. "$ROOT/deploy/local/install.sh"
 
 K6_VERSION=v1.8.1
 GO_VERSION=1.25.5
 K6=$LOCAL/bin/k6
 OUT=$ROOT/loadtest/out
 
-# A Go of at least 1.25: the one that is here; or, into .local, the one that any Go
-# fetches as a module and checks against the public checksum database. Debian's own
-# is too old for k6, and enough for that.
+# Finds Go 1.25 or later. Any older Go, such as Debian's, can fetch it as a module into .local and
+# verify it against the public checksum database.
 recent_go() { [[ $(go env GOVERSION 2>/dev/null) =~ ^go1\.([0-9]+) ]] && [ "${BASH_REMATCH[1]}" -ge 25 ]; }
 find_go() {
   ! recent_go || return 0
   install_packages go
-  say "fetching Go $GO_VERSION, which k6 is built by"
+  say "fetching Go $GO_VERSION to build k6"
   local module dir
   module=golang.org/toolchain@v0.0.1-go$GO_VERSION.linux-$(go env GOARCH)
   dir=$(cd "$LOCAL" && GOMODCACHE=$LOCAL/go GOFLAGS=-modcacherw go mod download -json "$module" |
     sed -n 's/.*"Dir": "\(.*\)".*/\1/p')
-  [ -x "$dir/bin" ] || die "Go $GO_VERSION can't be fetched: install Go 1.25 or newer"
-  chmod -R u+w,+x "$dir/bin" "$dir/pkg/tool" # an older Go forgets what is a program
+  [ -x "$dir/bin" ] || die "cannot fetch Go $GO_VERSION: install Go 1.25 or newer"
+  chmod -R u+w,+x "$dir/bin" "$dir/pkg/tool" # an older Go drops the executable bits
   PATH=$dir/bin:$PATH
-  recent_go || die "the Go that was fetched doesn't run: install Go 1.25 or newer"
+  recent_go || die "the fetched Go does not run: install Go 1.25 or newer"
 }
 
 install_k6() {
@@ -50,7 +47,7 @@ install_k6() {
     go install "go.k6.io/k6@$K6_VERSION"
 }
 
-# seconds TEXT: of a duration such as 30s, 2m or 1h.
+# seconds DURATION: converts 30s, 2m or 1h to seconds.
 seconds() {
   [[ $1 =~ ^([1-9][0-9]{0,5})(s|m|h)$ ]] || die "DURATION=$1: expected a duration such as 30s, 2m or 1h"
   case ${BASH_REMATCH[2]} in
@@ -60,7 +57,7 @@ seconds() {
   esac
 }
 
-# What the figures depend on most.
+# Describes the machine in the report.
 machine() {
   local model
   model=$(sed -n 's/^model name[[:space:]]*: //p' /proc/cpuinfo 2>/dev/null | head -n 1)
@@ -77,9 +74,9 @@ if [ -z "${LIKE_API_URL:-}" ] || [ -z "${LIKE_API_ADMIN_URL:-}" ] || [ -z "${LIK
   : "${LIKE_API_URL:?is not in .local/env}" "${LIKE_API_ADMIN_URL:?is not in .local/env}"
   : "${LIKE_AGGREGATOR_ADMIN_URL:?is not in .local/env}"
 fi
-# Never by mistake on what others use: it leaves its products and users behind.
+# Only loopback: a run leaves its products and users in the system.
 for url in "$LIKE_API_URL" "$LIKE_AGGREGATOR_ADMIN_URL"; do
-  [[ $url =~ ^http://127\.0\.0\.1:[0-9]+$ ]] || die "$url: only 127.0.0.1 is tested"
+  [[ $url =~ ^http://127\.0\.0\.1:[0-9]+$ ]] || die "$url: only 127.0.0.1 is allowed"
 done
 for url in "$LIKE_API_ADMIN_URL" "$LIKE_AGGREGATOR_ADMIN_URL"; do
   curl -fsS --noproxy '*' --max-time 5 -o /dev/null "$url/readyz" 2>/dev/null || not_running "$url/readyz isn't ready"
@@ -95,20 +92,19 @@ done
 
 install_k6
 mkdir -p "$OUT"
-rm -f "$OUT/report.html" "$OUT/report.json" # never mistaken for this run's
+rm -f "$OUT/report.html" "$OUT/report.json" # of an earlier run
 say "profile ${PROFILE:-burst}, on $LIKE_API_URL"
 status=0
-# Nothing is reported to k6's makers. Progress is what the script prints; k6's own
-# line for each failed request doesn't say which, and is counted as sent again.
-# Ctrl-C is for k6 alone, which then still writes its report.
+# No usage report to k6's vendor. k6's line for each failed request names no request, and the script
+# counts those as retries. Ctrl-C ends only k6, which then still writes its report.
 "$K6" run --quiet --no-usage-report --address '' --log-format raw --include-system-env-vars=false \
   "${arguments[@]}" "$ROOT/loadtest/likes-burst.js" 2>&1 |
   (trap '' INT TERM && exec sed -u '/^Request Failed$/d') || status=$?
-# k6 ends with 0 when writing the summary fails.
+# k6 exits with 0 even if it cannot write its report.
 if [ ! -s "$OUT/report.html" ] || [ ! -s "$OUT/report.json" ]; then
   [ "$status" != 0 ] || status=1
   printf 'error: no report was written\n' >&2
   exit "$status"
 fi
-say 'a page to look at: loadtest/out/report.html, the same figures: loadtest/out/report.json'
+say 'report: loadtest/out/report.html, as JSON: loadtest/out/report.json'
 exit "$status"

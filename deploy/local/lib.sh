@@ -1,6 +1,6 @@
 # shellcheck shell=bash disable=SC2034 # the sourcing script reads what this sets
 # What the scripts share: paths, messages, waiting, and how a server is started, recognised and
-# stopped. Sourced, never run.
+# stopped; and its parts install.sh, postgres.sh, kafka.sh and services.sh. Sourced, never run.
 #
 # STATE is the folder of one stack (.local, .local/test/…). Each of its servers has three files
 # there: NAME.pid, NAME.log and NAME.settings, which holds what it was started with.
@@ -261,3 +261,8 @@ in_group() {
   group=
   return "$status"
 }
+
+for part in install postgres kafka services; do
+  # shellcheck source=/dev/null
+  . "$ROOT/deploy/local/$part.sh"
+done

@@ -4,8 +4,6 @@
 set -euo pipefail
 # shellcheck source=deploy/local/lib.sh
 . "$(dirname -- "${BASH_SOURCE[0]}")/lib.sh"
-# shellcheck source=deploy/local/install.sh
-. "$ROOT/deploy/local/install.sh"
 
 # All files that end in .sh or start with a shell's #! line, new ones included.
 shell_scripts() {

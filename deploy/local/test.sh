@@ -11,10 +11,6 @@
 set -euo pipefail
 # shellcheck source=deploy/local/lib.sh
 . "$(dirname -- "${BASH_SOURCE[0]}")/lib.sh"
-for part in install postgres kafka; do
-  # shellcheck source=/dev/null
-  . "$ROOT/deploy/local/$part.sh"
-done
 unset POSTGRES_PORT KAFKA_PORT KAFKA_CONTROLLER_PORT # those of `make up`
 STATE=$LOCAL/test/stack
 

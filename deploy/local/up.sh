@@ -6,10 +6,6 @@
 set -euo pipefail
 # shellcheck source=deploy/local/lib.sh
 . "$(dirname -- "${BASH_SOURCE[0]}")/lib.sh"
-for part in install postgres kafka services; do
-  # shellcheck source=/dev/null
-  . "$ROOT/deploy/local/$part.sh"
-done
 
 : "${KAFKA_PORT:=19092}" "${KAFKA_CONTROLLER_PORT:=19093}" "${POSTGRES_PORT:=15432}"
 : "${LIKE_API_PORT:=18080}" "${LIKE_API_ADMIN_PORT:=18081}" "${LIKE_AGGREGATOR_ADMIN_PORT:=18082}"

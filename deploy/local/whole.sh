@@ -1,32 +1,31 @@
 # shellcheck shell=bash
-# The whole system (Kafka, PostgreSQL, both services) for one trial, under .local/NAME on free
-# ports: what `make up` has started isn't touched. Removed when the script ends; after a failure
-# the servers' logs stay in .local/NAME/logs.
-# Sourced, then: start_whole NAME, and in_group COMMAND ARG….
+# A stack for one trial or measurement, under .local/NAME on free ports, apart from `make up`. It is
+# removed when the script ends; after a failure the servers' logs stay in .local/NAME/logs.
+# Sourced, then: prepare NAME, start_servers (Kafka and PostgreSQL), and in_group COMMAND ARG….
+# start_whole NAME does both and starts the services too.
 # shellcheck source=deploy/local/lib.sh
 . "$(dirname -- "${BASH_SOURCE[0]}")/lib.sh"
-for part in install postgres kafka services; do
-  # shellcheck source=/dev/null
-  . "$ROOT/deploy/local/$part.sh"
-done
 
 # The caller's settings would change what is tested.
 for variable in $(compgen -e); do
   case $variable in
     KAFKA_* | AUTH_* | JWT_* | DEDUP* | BATCH_* | RATE_LIMIT_* | CORS_* | TRUSTED_* | OTEL_* | LOG_FORMAT | RUST_LOG | \
-      MAX_* | SHED_ABOVE | STREAM_*)
+      MAX_* | SHED_ABOVE | STREAM_* | TOKIO_WORKER_THREADS)
       unset "$variable"
       ;;
   esac
 done
 
-start_whole() { # NAME
+prepare() { # NAME
   PLACE=$LOCAL/$1
   lock "$PLACE/lock"
   find_cargo
   install_packages build stack
   resolve_dist
   build_services
+}
+
+start_servers() {
   temporary_stack "$PLACE/stack"
   local ports=() port
   while [ ${#ports[@]} -lt 6 ]; do
@@ -36,9 +35,14 @@ start_whole() { # NAME
   # shellcheck disable=SC2034 # the parts read them
   read -r POSTGRES_PORT KAFKA_PORT KAFKA_CONTROLLER_PORT LIKE_API_PORT LIKE_API_ADMIN_PORT LIKE_AGGREGATOR_ADMIN_PORT \
     <<<"${ports[*]}"
-  say "starting a system for this trial ($1)"
+  say "starting servers in ${PLACE#"$ROOT"/}"
   start_postgres local
   start_kafka
   set_addresses
+}
+
+start_whole() { # NAME
+  prepare "$1"
+  start_servers
   start_services
 }

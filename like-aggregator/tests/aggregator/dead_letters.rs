@@ -126,7 +126,7 @@ async fn an_event_that_was_counted_meanwhile_is_not_redriven() {
 }
 
 #[tokio::test]
-async fn a_redrive_does_not_undo_what_the_user_wished_since_unless_told_to() {
+async fn redrive_keeps_a_newer_state_unless_forced() {
     let letters = Letters::set_up().await;
     letters.topic.publish_event(&like("u1"));
     letters.folded().await;

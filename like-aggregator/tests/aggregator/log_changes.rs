@@ -150,14 +150,14 @@ async fn a_log_that_ends_early_for_a_moment_stops_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_topic_made_anew_is_recognised_also_when_it_has_grown_past_the_stored_offset() {
-    tokio::join!(made_anew_with(3), made_anew_with(5), made_anew_with(12));
+async fn recreated_topic_is_detected_past_the_stored_offset() {
+    tokio::join!(recreated_with(3), recreated_with(5), recreated_with(12));
 }
 
-async fn made_anew_with(records: usize) {
+async fn recreated_with(records: usize) {
     let (mut topic, system) = set_up(2).await;
     five_folded(&system, &topic).await;
-    topic.make_anew().await;
+    topic.recreate().await;
     publish(&topic, 0, users("new", records));
     publish(&topic, 1, users("new", 2));
 
@@ -187,7 +187,7 @@ async fn made_anew_with(records: usize) {
 async fn a_log_that_has_a_hole_where_a_record_was_folded_is_another_log() {
     let (mut topic, system) = set_up(1).await;
     five_folded(&system, &topic).await;
-    topic.make_anew().await;
+    topic.recreate().await;
     // Four records and a marker at 4, then more.
     let wait = Duration::from_secs(30);
     let producer: BaseProducer = ClientConfig::new()
@@ -217,11 +217,11 @@ async fn a_log_that_has_a_hole_where_a_record_was_folded_is_another_log() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_topic_made_anew_under_a_running_aggregator_is_recognised() {
-    tokio::join!(made_anew_under_a_running_one_with(3), made_anew_under_a_running_one_with(12));
+async fn topic_recreated_at_run_time_is_detected() {
+    tokio::join!(recreated_at_run_time_with(3), recreated_at_run_time_with(12));
 }
 
-async fn made_anew_under_a_running_one_with(records: usize) {
+async fn recreated_at_run_time_with(records: usize) {
     let (mut topic, mut system) = set_up(2).await;
     // Should it see the topic gone, it would end; or wait for five minutes until it looks again.
     let file = tempfile::NamedTempFile::new().unwrap();
@@ -231,7 +231,7 @@ async fn made_anew_under_a_running_one_with(records: usize) {
     let counting = Counting::ready(&system, Timing { topic_check: never, ..QUICK }).await;
     publish(&topic, 0, users("old", 5));
     system.folded(5).await;
-    topic.make_anew().await;
+    topic.recreate().await;
     publish(&topic, 0, users("new", records));
     publish(&topic, 1, users("new", 2));
 

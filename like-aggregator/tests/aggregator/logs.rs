@@ -64,7 +64,7 @@ async fn a_request_that_goes_well_has_no_line_by_default() {
     let mut system = TestSystem::set_up(1).await;
     system.unset("RUST_LOG");
     let mut api = system.api(&[]).await;
-    api.client().wish("u1", "p1", true, "k1").await;
+    api.client().click("u1", "p1", true, "k1").await;
     let (status, _) = api.stop().await;
     assert!(status.success());
     assert!(!api.process.log().contains("answered"), "{}", api.process.log());

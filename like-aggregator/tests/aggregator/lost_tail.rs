@@ -63,7 +63,7 @@ async fn a_lost_tail_is_noticed_after_a_reconnect_without_a_new_record() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn comparing_while_it_counts_starts_nothing_anew() {
+async fn verification_while_counting_rewinds_nothing() {
     let (topic, system) = set_up(2).await;
     let counting = Counting::ready(&system, Timing { compare_offsets: Duration::from_millis(1), ..QUICK }).await;
     for round in 0..50 {

@@ -79,7 +79,7 @@ async fn the_page_lists_what_both_services_tell_and_nothing_else() {
     // What has labels with values of its own is there from its first one.
     topic.publish(None, Some(b"p1"), Some(b"no event"));
     topic.flush();
-    let acknowledged = api.client().wish("u1", "p1", true, "k1").await;
+    let acknowledged = api.client().click("u1", "p1", true, "k1").await;
     api.client().wait_until_counted(&acknowledged.receipt).await;
     for name in ["likes_consumer_lag_records", "likes_dead_letters_total"] {
         eventually(name, async || (!aggregator.series(name, "").await.is_empty()).then_some(())).await;

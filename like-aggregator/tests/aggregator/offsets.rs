@@ -163,7 +163,7 @@ async fn a_missing_row_is_made_where_it_is_said_to_be() {
 }
 
 #[tokio::test]
-async fn an_offset_beyond_the_end_of_a_log_that_was_made_anew_comes_back_into_it() {
+async fn offset_past_the_end_of_a_recreated_log_is_reset() {
     let (topic, system) = set_up(1).await;
     publish(&topic, 0..5);
     let earlier = "UPDATE kafka_offset SET next_offset = 500, last_record_time = now()";

@@ -72,9 +72,9 @@ async fn click(client: TestClient, name: usize, enough: Arc<AtomicBool>) -> Vec<
             break;
         }
         let (product, user) = (format!("p{}", n % PRODUCTS), format!("user-{name}-{n}"));
-        let receipt = client.wish(&user, &product, true, "once").await.receipt;
+        let receipt = client.click(&user, &product, true, "once").await.receipt;
         if n % 3 == 0 {
-            client.wish(&user, &product, true, "once").await;
+            client.click(&user, &product, true, "once").await;
         }
         if n % 10 == 0 {
             client.wait_until_counted(&receipt).await;

@@ -106,7 +106,7 @@ async fn the_api_reads_under_its_role_and_the_aggregator_counts_under_its_own() 
     let own = url(&system, &roles.api);
     let api_service = system.api(&[("DATABASE_URL", &own)]).await;
     let client = api_service.client();
-    let liked = client.wish("ada", "p", true, "key").await;
+    let liked = client.click("ada", "p", true, "key").await;
     client.wait_until_counted(&liked.receipt).await;
     assert_eq!(client.likes("ada", &["p".to_owned()]).await, [(2, true)]);
     drop(api_service);

@@ -8,7 +8,7 @@ use std::time::Duration;
 use crate::common::{drill, passing_crowd};
 use like_testkit::broker::java;
 use like_testkit::process::TestProcess;
-use like_testkit::{Differences, TestDatabase, TestService, TestSystem, Wish, eventually};
+use like_testkit::{Click, Differences, TestDatabase, TestService, TestSystem, eventually};
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::{ClientConfig, Offset, TopicPartitionList};
 use serde_json::Value;
@@ -80,13 +80,13 @@ async fn a_second_group_reads_from_the_start_and_neither_disturbs_the_other() {
     .await;
     eventually("so has Kafka's own", async || (!events(&console).is_empty()).then_some(())).await;
     // The first one's likes are counted meanwhile.
-    let liked = api.client().wish("somebody", "something", true, "1").await;
+    let liked = api.client().click("somebody", "something", true, "1").await;
     api.client().wait_until_counted(&liked.receipt).await;
     crowd.clicks(300).await;
 
     let mut record = crowd.finish().await;
     let (user, product) = ("somebody".to_owned(), "something".to_owned());
-    record.note(Wish { user, product, liked: true, acknowledged: liked });
+    record.note(Click { user, product, liked: true, acknowledged: liked });
     let ends = topic.end_offsets();
     for system in [&first, &second] {
         system.folded(ends.iter().sum()).await;
@@ -111,7 +111,7 @@ async fn a_second_group_reads_from_the_start_and_neither_disturbs_the_other() {
     assert!(second_aggregator.stop().await.0.success());
     console.terminate();
     console.ended().await;
-    let liked = api.client().wish("somebody", "something", false, "2").await;
+    let liked = api.client().click("somebody", "something", false, "2").await;
     api.client().wait_until_counted(&liked.receipt).await;
     assert!(!aggregator.process.log().contains("partitions revoked"), "its group was disturbed");
     assert_eq!(owned(&aggregator).await, PARTITIONS as usize);

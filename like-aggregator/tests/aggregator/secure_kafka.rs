@@ -28,7 +28,7 @@ async fn a_like_goes_through_tls_and_scram_and_a_wrong_password_is_refused() {
     system.set("KAFKA_CONFIG_FILE", broker.client_properties(RIGHT).to_str().unwrap());
     system.setup(&["--partitions", "3"]).await;
     let (api, _aggregator) = (system.api(&[]).await, system.aggregator(&[]).await);
-    let acknowledged = api.client().wish("u1", "p1", true, "click").await;
+    let acknowledged = api.client().click("u1", "p1", true, "click").await;
     api.client().wait_until_counted(&acknowledged.receipt).await;
     assert_eq!(api.client().likes("u1", &["p1".to_owned()]).await, [(1, true)]);
 }

@@ -128,7 +128,7 @@ async fn with_broker_and_database_frozen_the_first_signal_ends_both_in_order_and
     let mut at_once = [system.api(&[]).await, system.aggregator(&[("KAFKA_GROUP_ID", "c")]).await];
 
     let _lock = lock(&system, "product_like").await;
-    patient[0].client().wish("u1", "p1", true, "click").await;
+    patient[0].client().click("u1", "p1", true, "click").await;
     // Each in a group of its own: all have the same batch in hand.
     wait_for_lock(&system, "like-aggregator", 3).await;
     broker.process.freeze();

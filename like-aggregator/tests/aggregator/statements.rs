@@ -10,7 +10,7 @@ use like_common::database::{DatabaseUrl, SCHEMA};
 use like_testkit::{TestDatabase, event};
 use sqlx::PgPool;
 
-/// First likes, changes, wishes that change nothing, deltas, repeats and dead letters, in the
+/// First likes, changes, clicks that change nothing, deltas, repeats and dead letters, in the
 /// same proportions whatever the number of events: every statement that a batch can need.
 fn batch(events: i64, believed: i64, name: &str) -> Batch {
     let time = 1_795_000_000_000;

@@ -47,22 +47,22 @@ async fn what_was_acknowledged_is_counted_exactly_once() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn of_a_users_wishes_the_last_one_holds() {
+async fn last_click_of_a_user_counts() {
     let system = TestSystem::set_up(1).await;
     let api = system.api(&[]).await;
-    // Several wishes of a user in a batch, and many batches.
+    // Several clicks of a user in a batch, and many batches.
     let _aggregator = system.aggregator(&[("BATCH_MAX_WAIT", "50ms")]).await;
     let ends_liking = |user: usize| user % 4 < 2;
     let mut users = JoinSet::new();
     for user in 0..12 {
         let client = api.client();
-        // One wish more than the user before: in the batches of their ends each has another number.
-        let wishes = 180 + user;
+        // One click more than the user before: in the batches of their ends each has another number.
+        let clicks = 180 + user;
         users.spawn(async move {
             let mut receipt = String::new();
-            for n in 1..=wishes {
-                let liked = ends_liking(user) == ((wishes - n) % 2 == 0);
-                receipt = client.wish(&format!("user-{user}"), "p", liked, &n.to_string()).await.receipt;
+            for n in 1..=clicks {
+                let liked = ends_liking(user) == ((clicks - n) % 2 == 0);
+                receipt = client.click(&format!("user-{user}"), "p", liked, &n.to_string()).await.receipt;
             }
             client.wait_until_counted(&receipt).await;
         });
@@ -132,7 +132,7 @@ async fn a_count_read_after_its_receipt_includes_the_readers_like_through_any_re
     for likes in 1..=15 {
         let before = [kept(&replicas[0]).await, kept(&replicas[1]).await];
         let user = format!("user-{likes}");
-        let receipt = replicas[0].client().wish(&user, "p", true, "like").await.receipt;
+        let receipt = replicas[0].client().click(&user, "p", true, "like").await.receipt;
         let waiting = format!("{}/v1/receipts/{receipt}", replicas[1].url);
         loop {
             let answer = replicas[1].http.get(&waiting).header("Prefer", "wait=10").send().await.unwrap();

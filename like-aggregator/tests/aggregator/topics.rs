@@ -10,7 +10,7 @@ use like_aggregator::apply::error::ApplyError;
 use like_aggregator::apply::transaction::Store;
 use like_aggregator::fold::{Batch, Dedup, FOLD_VERSION, Record};
 use like_common::database::{DatabaseUrl, SCHEMA};
-use like_testkit::{Differences, TestDatabase, TestSystem, TestTopic, Wish, event, eventually};
+use like_testkit::{Click, Differences, TestDatabase, TestSystem, TestTopic, event, eventually};
 use serde_json::{Value, json};
 
 fn said(output: &Output) -> String {
@@ -44,7 +44,7 @@ async fn counts(system: &TestSystem) -> Vec<(String, i64)> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn likes_move_to_more_partitions_and_no_wish_is_lost_or_overtaken() {
+async fn likes_move_to_more_partitions_in_order() {
     let system = TestSystem::set_up(3).await;
     let first = system.topic.clone();
     let second = format!("{first}-next");
@@ -83,10 +83,10 @@ async fn likes_move_to_more_partitions_and_no_wish_is_lost_or_overtaken() {
         assert!(aggregator.stop().await.0.success());
     }
     let _restarted = system.aggregator(&[("KAFKA_TOPIC", &second)]).await;
-    let liked = new_api.client().wish("another", "p", true, "1").await;
+    let liked = new_api.client().click("another", "p", true, "1").await;
     new_api.client().wait_until_counted(&liked.receipt).await;
     let (user, product) = ("another".to_owned(), "p".to_owned());
-    record.note(Wish { user, product, liked: true, acknowledged: liked });
+    record.note(Click { user, product, liked: true, acknowledged: liked });
     let of_first = record.receipts.iter().find(|receipt| receipt.starts_with("1-")).unwrap();
     assert_eq!(new_api.client().receipt(of_first).await["status"], "counted", "a receipt stays valid");
 
@@ -174,7 +174,7 @@ async fn a_record_behind_the_end_is_reported_and_not_folded() {
 
     system.set("KAFKA_TOPIC", &second);
     let api = system.api(&[]).await;
-    let receipt = api.client().wish("u", "r", true, "1").await.receipt;
+    let receipt = api.client().click("u", "r", true, "1").await.receipt;
     api.client().wait_until_counted(&receipt).await;
     assert_eq!(counts(&system).await, [("p".to_owned(), 1), ("r".to_owned(), 1)]);
     let (clean, rebuilt) = (["audit", "--log"], ["rebuild", "--yes"]);

@@ -62,9 +62,9 @@ async fn click(
             break;
         }
         let (user, right, wrong) = (format!("user-{name}-{n}"), &right()[n % PRODUCTS], &wrong()[n % PRODUCTS]);
-        client.wish(&user, right, true, "1").await;
-        client.wish(&user, wrong, true, "2").await;
-        receipt = client.wish(&user, wrong, false, "3").await.receipt;
+        client.click(&user, right, true, "1").await;
+        client.click(&user, wrong, true, "2").await;
+        receipt = client.click(&user, wrong, false, "3").await.receipt;
         liked.insert((right.clone(), user));
         clicks.fetch_add(1, Ordering::Relaxed);
     }

@@ -1,4 +1,4 @@
-//! Java producers and this one send a product to the same partition: without that, two wishes of
+//! Java producers and this one send a product to the same partition: without that, two clicks of
 //! one user for one product would have no order.
 
 use like_testkit::TestTopic;

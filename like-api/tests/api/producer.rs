@@ -130,7 +130,7 @@ async fn readiness_needs_an_answering_broker() {
     it.warm().await;
     let takes_likes = async || {
         it.warm().await;
-        // The partition's leader may have to be connected to anew.
+        // The partition's leader may need a new connection.
         eventually("a like is taken", async || it.publisher.publish("p1", b"1", None).await.ok()).await;
     };
     takes_likes().await;

@@ -60,7 +60,7 @@ pub async fn run(
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .spawn()
-        .context("wrk (loadtest/bench.sh installs it)")?;
+        .context("wrk (loadtest/measure.sh installs it)")?;
     tokio::time::sleep(duration.mul_f64(0.8)).await;
     let memory_mib = memory_mib(target.pid()).context("/proc")?;
     let output = tokio::task::spawn_blocking(move || child.wait_with_output()).await??;

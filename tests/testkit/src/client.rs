@@ -27,10 +27,10 @@ impl TestClient {
 
     /// Likes or unlikes a product and retries until it is acknowledged; panics on any response that a
     /// retry would not change.
-    pub async fn wish(&self, user: &str, product: &str, liked: bool, key: &str) -> Acknowledged {
+    pub async fn click(&self, user: &str, product: &str, liked: bool, key: &str) -> Acknowledged {
         let patience = Patience::new();
         loop {
-            if let Some(acknowledged) = self.try_wish(user, product, liked, key).await {
+            if let Some(acknowledged) = self.try_click(user, product, liked, key).await {
                 return acknowledged;
             }
             patience.pause("a like is acknowledged").await;
@@ -38,7 +38,7 @@ impl TestClient {
     }
 
     /// Likes or unlikes once; None if the outcome is unknown or a retry may help.
-    pub async fn try_wish(&self, user: &str, product: &str, liked: bool, key: &str) -> Option<Acknowledged> {
+    pub async fn try_click(&self, user: &str, product: &str, liked: bool, key: &str) -> Option<Acknowledged> {
         let method = if liked { Method::PUT } else { Method::DELETE };
         let url = format!("{}/v1/products/{product}/like", self.url);
         let request = self.http.request(method, &url).header("X-User-Id", user);

@@ -13,7 +13,7 @@ use rand::{RngExt, SeedableRng};
 use tokio::task::JoinSet;
 
 use crate::wait::Patience;
-use crate::{Record, TestClient, Wish, eventually};
+use crate::{Click, Record, TestClient, eventually};
 
 /// Limit for a like to be acknowledged or counted while servers are down.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(180);
@@ -110,7 +110,7 @@ async fn click(
         let mut settled = true;
         let acknowledgement = loop {
             let replica = &replicas[replica_dice.random_range(..replicas.len())];
-            if let Some(acknowledgement) = replica.try_wish(&user, &product, liked, &key).await {
+            if let Some(acknowledgement) = replica.try_click(&user, &product, liked, &key).await {
                 break acknowledgement;
             }
             settled = false;
@@ -118,7 +118,7 @@ async fn click(
         };
         acknowledged.fetch_add(1, Ordering::Relaxed);
         record.unsettled += usize::from(!settled);
-        record.note(Wish { user: user.clone(), product, liked, acknowledged: acknowledgement });
+        record.note(Click { user: user.clone(), product, liked, acknowledged: acknowledgement });
         if !crowd.pause.is_zero() {
             tokio::time::sleep(crowd.pause.mul_f64(replica_dice.random())).await;
         }

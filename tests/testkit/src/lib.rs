@@ -24,7 +24,7 @@ pub use crowd::{Clicking, Crowd};
 pub use database::TestDatabase;
 pub use events::event;
 pub use proxy::TestProxy;
-pub use record::{Differences, Record, Wish};
+pub use record::{Click, Differences, Record};
 pub use servers::{Server, TestServers};
 pub use system::{AdminPort, TestService, TestSystem};
 pub use topic::TestTopic;

@@ -14,7 +14,7 @@ use crate::{Acknowledged, TestClient, TestSystem};
 pub struct Record {
     pub users: BTreeSet<String>,
     /// Acknowledged requests including repeats, each user's in order.
-    pub wishes: Vec<Wish>,
+    pub clicks: Vec<Click>,
     /// One per acknowledgement, repeats included.
     pub receipts: Vec<String>,
     pub event_ids: BTreeSet<Uuid>,
@@ -28,7 +28,7 @@ pub struct Record {
 
 /// An acknowledged like or unlike.
 #[derive(Debug, Clone)]
-pub struct Wish {
+pub struct Click {
     pub user: String,
     pub product: String,
     pub liked: bool,
@@ -46,27 +46,27 @@ pub struct Differences {
 
 impl Record {
     /// Adds an acknowledgement; a repeated event changes no like.
-    pub fn note(&mut self, wish: Wish) {
-        self.users.insert(wish.user.clone());
-        self.receipts.push(wish.acknowledged.receipt.clone());
-        if self.event_ids.insert(wish.acknowledged.event_id) {
-            let like = (wish.product.clone(), wish.user.clone());
-            if wish.liked {
+    pub fn note(&mut self, click: Click) {
+        self.users.insert(click.user.clone());
+        self.receipts.push(click.acknowledged.receipt.clone());
+        if self.event_ids.insert(click.acknowledged.event_id) {
+            let like = (click.product.clone(), click.user.clone());
+            if click.liked {
                 self.liked.insert(like);
             } else {
                 self.liked.remove(&like);
             }
         }
-        self.wishes.push(wish);
+        self.clicks.push(click);
     }
 
     /// The record without the events at the positions for which `gone` is true, and those events.
     /// Users' events only.
-    pub fn without(self, gone: impl Fn(Receipt) -> bool) -> (Self, Vec<Wish>) {
-        let place = |wish: &Wish| wish.acknowledged.receipt.parse().unwrap_or_else(|e| panic!("{wish:?}: {e}"));
-        let (gone, left): (Vec<_>, Vec<_>) = self.wishes.into_iter().partition(|wish| gone(place(wish)));
+    pub fn without(self, gone: impl Fn(Receipt) -> bool) -> (Self, Vec<Click>) {
+        let place = |click: &Click| click.acknowledged.receipt.parse().unwrap_or_else(|e| panic!("{click:?}: {e}"));
+        let (gone, left): (Vec<_>, Vec<_>) = self.clicks.into_iter().partition(|click| gone(place(click)));
         let mut record = Self { users: self.users, unsettled: self.unsettled, ..Self::default() };
-        left.into_iter().for_each(|wish| record.note(wish));
+        left.into_iter().for_each(|click| record.note(click));
         (record, gone)
     }
 
@@ -74,7 +74,7 @@ impl Record {
     #[must_use]
     pub fn and(mut self, other: Self) -> Self {
         self.users.extend(other.users);
-        self.wishes.extend(other.wishes);
+        self.clicks.extend(other.clicks);
         self.receipts.extend(other.receipts);
         self.event_ids.extend(other.event_ids);
         self.liked.extend(other.liked);

@@ -27,7 +27,7 @@ impl TestTopic {
     }
 
     /// Deletes the topic and creates an empty one of the same name.
-    pub async fn make_anew(&mut self) {
+    pub async fn recreate(&mut self) {
         let deleted = admin().delete_topics(&[&self.name], &options()).await.expect("topic deleted");
         deleted.into_iter().for_each(|result| drop(result.expect("topic deleted")));
         // The name is free once the deletion is complete.

@@ -234,10 +234,10 @@ async fn counted_like_appears_in_the_stream() {
     let url = format!("{}/v1/likes/stream?ids=p1,p2", api.url);
     let mut events = Events::of(reqwest::Client::builder().no_proxy().build().unwrap().get(url).send().await.unwrap());
     assert_eq!((events.count().await.1, events.count().await.1), (0, 0));
-    api.client().wish("u1", "p2", true, "k1").await;
+    api.client().click("u1", "p2", true, "k1").await;
     assert_eq!(events.count().await, ("p2".to_owned(), 1));
-    api.client().wish("u2", "p2", true, "k2").await;
+    api.client().click("u2", "p2", true, "k2").await;
     assert_eq!(events.count().await, ("p2".to_owned(), 2));
-    api.client().wish("u1", "p2", false, "k3").await;
+    api.client().click("u1", "p2", false, "k3").await;
     assert_eq!(events.count().await, ("p2".to_owned(), 1));
 }

@@ -51,11 +51,11 @@ pub async fn replicas(run: Run) -> Outcome {
         // After the connection is restored, the producer may reconnect before the late event arrives; the broker then
         // refuses the late event. Try again.
         for attempt in 0..5 {
-            let wisher = Wisher { user: format!("patient-{n}-{attempt}"), product: format!("asked-again-{n}"), liked };
-            let (asked, last) = wisher.asks(how, &mut broken, &direct.client(), &line, &mut record).await;
+            let clicker = Clicker { user: format!("patient-{n}-{attempt}"), product: format!("asked-again-{n}"), liked };
+            let (asked, last) = clicker.asks(how, &mut broken, &direct.client(), &line, &mut record).await;
             faults += 1;
             // All are of one partition: an event that isn't there before the last one won't come.
-            eventually("the last wish is in the log", async || (log.times(last) > 0).then_some(())).await;
+            eventually("the last click is in the log", async || (log.times(last) > 0).then_some(())).await;
             match how {
                 Line::Mute => assert!(log.times(asked) > 1, "the event should arrive through both replicas"),
                 Line::Late => late += log.times(asked) - 1,
@@ -71,13 +71,13 @@ pub async fn replicas(run: Run) -> Outcome {
 }
 
 /// A user who retries one click until it is acknowledged, then clicks again.
-struct Wisher {
+struct Clicker {
     user: String,
     product: String,
     liked: bool,
 }
 
-impl Wisher {
+impl Clicker {
     /// Returns the id of the retried event and of the last one of this product.
     async fn asks(
         &self,
@@ -98,13 +98,13 @@ impl Wisher {
         loop {
             broken.wait_until_ready().await;
             // The connection is up, so the next event is sent and its outcome becomes unknown.
-            take(broken.client().wish(user, product, !liked, "before").await);
+            take(broken.client().click(user, product, !liked, "before").await);
             match how {
                 Line::Mute => line.mute(),
                 Line::Late => line.hold(),
             }
             let request = if *liked { broken.http.put(&url) } else { broken.http.delete(&url) };
-            let request = request.header("X-User-Id", user).header("Idempotency-Key", "wish");
+            let request = request.header("X-User-Id", user).header("Idempotency-Key", "click");
             let answer = request.send().await.expect("an answer").status();
             if answer == 504 {
                 break;
@@ -113,15 +113,15 @@ impl Wisher {
             assert!(answer == 503 && patience.elapsed() < Duration::from_mins(1), "{answer}");
             line.restore();
         }
-        let asked = take(direct.wish(user, product, *liked, "wish").await);
-        let after = direct.wish(user, product, !liked, "after").await;
+        let asked = take(direct.click(user, product, *liked, "click").await);
+        let after = direct.click(user, product, !liked, "after").await;
         // Otherwise one batch could hold both and drop the late one.
         direct.wait_until_counted(&after.receipt).await;
         take(after);
         line.restore();
         // By another user: the same user's click would hide the effect of the late one.
         let other = format!("{user}-neighbour");
-        let last = take(broken.client().wish(&other, product, true, "last").await);
+        let last = take(broken.client().click(&other, product, true, "last").await);
         record.unsettled += 1;
         let likers = [Some(&other), (!liked).then_some(user)];
         record.liked.extend(likers.into_iter().flatten().map(|user| (product.clone(), user.clone())));

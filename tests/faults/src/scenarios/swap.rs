@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use like_testkit::{Record, TestClient, TestSystem, Wish};
+use like_testkit::{Record, TestClient, TestSystem, Click};
 use tokio::task::JoinSet;
 use uuid::Uuid;
 
@@ -139,8 +139,8 @@ async fn like(client: TestClient, name: usize, enough: Arc<AtomicBool>) -> Recor
             break;
         }
         let (user, product) = (format!("fan-{name}-{n}"), format!("growing-{}", n % GROWING));
-        let acknowledged = client.wish(&user, &product, true, "once").await;
-        record.note(Wish { user, product, liked: true, acknowledged });
+        let acknowledged = client.click(&user, &product, true, "once").await;
+        record.note(Click { user, product, liked: true, acknowledged });
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
     record
@@ -161,9 +161,9 @@ async fn read(client: TestClient, enough: Arc<AtomicBool>, looks: Arc<AtomicUsiz
         if n % 10 == 0 {
             let user = format!("reader-{}", Uuid::now_v7());
             let product = "read".to_owned();
-            let acknowledged = client.wish(&user, &product, true, "once").await;
+            let acknowledged = client.click(&user, &product, true, "once").await;
             client.wait_until_counted(&acknowledged.receipt).await;
-            record.note(Wish { user, product, liked: true, acknowledged });
+            record.note(Click { user, product, liked: true, acknowledged });
         }
         let receipt = &record.receipts[n % record.receipts.len()];
         assert_eq!(client.receipt(receipt).await["status"], "counted", "{receipt} had been counted");

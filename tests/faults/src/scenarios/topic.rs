@@ -17,7 +17,7 @@ const PATIENCE: Duration = Duration::from_secs(180);
 
 /// How the new topic differs, and what the operator does.
 #[derive(Debug, Clone, Copy)]
-struct Anew {
+struct Recreated {
     longer: bool,
     /// The aggregator runs while the topic is replaced.
     running: bool,
@@ -28,13 +28,13 @@ struct Anew {
 pub async fn topic(run: Run) -> Outcome {
     let mut all = cut(run).await;
     let changes = [
-        Anew { longer: true, running: false, rebuild: false },
-        Anew { longer: true, running: true, rebuild: true },
-        Anew { longer: false, running: false, rebuild: false },
-        Anew { longer: false, running: true, rebuild: false },
+        Recreated { longer: true, running: false, rebuild: false },
+        Recreated { longer: true, running: true, rebuild: true },
+        Recreated { longer: false, running: false, rebuild: false },
+        Recreated { longer: false, running: true, rebuild: false },
     ];
-    for anew in &changes[..run.pick(1, changes.len())] {
-        let one = made_anew(run, *anew).await;
+    for change in &changes[..run.pick(1, changes.len())] {
+        let one = recreated(run, *change).await;
         all.faults += one.faults;
         all.acknowledged += one.acknowledged;
         all.unsettled += one.unsettled;
@@ -86,8 +86,8 @@ async fn cut(run: Run) -> Outcome {
     assert!(!gone.is_empty(), "no acknowledged like is lost");
     let client = scene.api.client();
     record.wait_until_counted(&client).await;
-    for wish in &gone {
-        let receipt = &wish.acknowledged.receipt;
+    for click in &gone {
+        let receipt = &click.acknowledged.receipt;
         assert_eq!(client.receipt(receipt).await["status"], "lost", "{receipt} in {expected:?}");
     }
     let step = record.receipts.len() / 500 + 1;
@@ -99,7 +99,7 @@ async fn cut(run: Run) -> Outcome {
 }
 
 /// The topic is deleted and created again under the same name.
-async fn made_anew(run: Run, anew: Anew) -> Outcome {
+async fn recreated(run: Run, change: Recreated) -> Outcome {
     let (mut topic, system) = TestSystem::with_topic(PARTITIONS).await;
     let mut scene = Scene::on_topic(system, run, 10, 20).await;
     let mut aggregator = scene.system.aggregator(&[]).await;
@@ -108,14 +108,14 @@ async fn made_anew(run: Run, anew: Anew) -> Outcome {
     let before = crowd.finish().await.and(others);
     assert_eq!(before.compare(&system, &api.client()).await, Differences::default(), "before it");
     let folded = offsets(&system).await;
-    if !anew.running {
+    if !change.running {
         assert!(aggregator.stop().await.0.success());
     }
-    topic.make_anew().await;
+    topic.recreate().await;
 
     // Other users: the first ones' likes are counted already.
     let crowd = Crowd { first_user: 1_000, ..Crowd::new(run.seed + 1, 10, 5) }.start(&[api.client()]);
-    let (crowd, mut after) = if anew.longer {
+    let (crowd, mut after) = if change.longer {
         eventually_within(PATIENCE, "the new log is longer in each partition", async || {
             topic.end_offsets().iter().zip(&folded).all(|(end, folded)| end > folded).then_some(())
         })
@@ -127,20 +127,20 @@ async fn made_anew(run: Run, anew: Anew) -> Outcome {
         assert!(ends.iter().zip(&folded).all(|(end, folded)| end < folded), "{ends:?} is not shorter than {folded:?}");
         (None, after)
     };
-    stops(&system, &mut aggregator, anew).await;
-    assert_eq!(offsets(&system).await, folded, "{anew:?}: nothing was skipped");
+    stops(&system, &mut aggregator, change).await;
+    assert_eq!(offsets(&system).await, folded, "{change:?}: nothing was skipped");
     let still = before.compare(&system, &api.client()).await;
-    assert_eq!(still, Differences::default(), "{anew:?}: nothing was counted");
+    assert_eq!(still, Differences::default(), "{change:?}: nothing was counted");
 
-    if anew.rebuild {
+    if change.rebuild {
         let rebuilt = system.command_within(PATIENCE, &["rebuild", "--yes"]).await;
-        assert!(rebuilt.status.success(), "{anew:?}: {rebuilt:?}");
+        assert!(rebuilt.status.success(), "{change:?}: {rebuilt:?}");
     } else {
         let reset = system.command(&["offsets", "reset", "--all", "--to", "earliest", "--yes"]).await;
-        assert!(reset.status.success(), "{anew:?}: {reset:?}");
+        assert!(reset.status.success(), "{change:?}: {reset:?}");
     }
     // After a restart it continues at once, otherwise at its next comparison of offsets.
-    if !anew.running {
+    if !change.running {
         assert!(aggregator.stop().await.0.success());
         aggregator = system.aggregator(&[]).await;
     }
@@ -148,16 +148,16 @@ async fn made_anew(run: Run, anew: Anew) -> Outcome {
         after = crowd.finish().await;
     }
     folded_to_the_end(&system, &topic).await;
-    assert_eq!(aggregator.process.status(), None, "{anew:?}: the aggregator has exited");
+    assert_eq!(aggregator.process.status(), None, "{change:?}: the aggregator has exited");
     let acknowledged = before.event_ids.len() + after.event_ids.len();
     // Receipts of the deleted topic say nothing about this one.
-    let before = if anew.rebuild { Record::default() } else { Record { receipts: Vec::new(), ..before } };
+    let before = if change.rebuild { Record::default() } else { Record { receipts: Vec::new(), ..before } };
     let outcome = super::scene::outcome(&before.and(after), &system, &api, 1).await;
     Outcome { acknowledged, ..outcome }
 }
 
 /// Waits until each partition has stopped, with a message that names the commands.
-async fn stops(system: &TestSystem, aggregator: &mut TestService, anew: Anew) {
+async fn stops(system: &TestSystem, aggregator: &mut TestService, change: Recreated) {
     eventually_within(PATIENCE, "every partition has stopped", async || {
         // It was stopped, or has exited because the topic was missing.
         if aggregator.process.status().is_some() {
@@ -169,9 +169,9 @@ async fn stops(system: &TestSystem, aggregator: &mut TestService, anew: Anew) {
     })
     .await;
     let log = aggregator.process.log();
-    let why = if anew.longer { "that was folded has the timestamp" } else { "and its log ends at" };
+    let why = if change.longer { "that was folded has the timestamp" } else { "and its log ends at" };
     for said in [why, "like-aggregator offsets reset", "like-aggregator rebuild"] {
-        assert!(log.contains(said), "{anew:?}: the log lacks {said}");
+        assert!(log.contains(said), "{change:?}: the log lacks {said}");
     }
 }
 
