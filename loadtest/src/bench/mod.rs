@@ -44,8 +44,12 @@ pub struct Lab {
     pub out: PathBuf,
     /// A few minutes instead of the better part of an hour: smaller logs, one round.
     pub quick: bool,
-    /// Where the programs are: `target/release`.
-    pub programs: PathBuf,
+    /// The like-api under measurement.
+    pub like_api: PathBuf,
+    /// The like-aggregator under measurement.
+    pub like_aggregator: PathBuf,
+    /// The route that like-api is compared with.
+    pub bare_route: PathBuf,
 }
 
 impl Lab {
@@ -55,7 +59,7 @@ impl Lab {
             kafka: self.kafka.clone(),
             kafka_pid: self.kafka_pid,
             database_url: self.database_url.clone(),
-            aggregator: self.programs.join("like-aggregator"),
+            aggregator: self.like_aggregator.clone(),
             out: self.out.clone(),
         }
     }
@@ -84,7 +88,7 @@ impl<'a> Site<'a> {
         std::fs::create_dir_all(&lab.out)?;
         let name = format!("bench_{what}_{}", uuid::Uuid::now_v7().simple());
         let site = Self { lab, database: Database::create(&lab.database_url, &name).await? };
-        if let Err(error) = aggregator::command(&lab.programs.join("like-aggregator"), &["setup"], &site.env()) {
+        if let Err(error) = aggregator::command(&lab.like_aggregator, &["setup"], &site.env()) {
             site.database.remove().await?;
             return Err(error);
         }
@@ -109,7 +113,7 @@ impl<'a> Site<'a> {
     pub async fn api_with(&self, name: &str, settings: &[(&str, &str)]) -> anyhow::Result<Api> {
         let env = [&self.env()[..], settings].concat();
         let log = self.lab.out.join(format!("bench-{name}.log"));
-        Api::start(&self.lab.programs.join("like-api"), &env, &log).await
+        Api::start(&self.lab.like_api, &env, &log).await
     }
 
     /// The database.
@@ -120,7 +124,7 @@ impl<'a> Site<'a> {
     /// A like-aggregator.
     pub fn aggregator(&self) -> anyhow::Result<Aggregator> {
         let log = self.lab.out.join("bench-aggregator.log");
-        Aggregator::start(&self.lab.programs.join("like-aggregator"), &[], &self.env(), &log)
+        Aggregator::start(&self.lab.like_aggregator, &[], &self.env(), &log)
     }
 
     /// Removes both, whatever `result` is; what can't be removed is only said.

@@ -54,7 +54,7 @@ async fn measure(lab: &Lab, site: &Site<'_>) -> anyhow::Result<Vec<Figures>> {
         let service = site.api_with(name, settings).await.with_context(|| format!("like-api ({name})"))?;
         anyhow::Ok(Subject { name, service, tokens })
     };
-    let bare = Api::start_bare(&lab.programs.join("bare_route")).await.context("bare_route")?;
+    let bare = Api::start_bare(&lab.bare_route).await.context("bare_route")?;
     let subjects = [
         Subject { name: BARE, service: bare, tokens: None },
         subject(PLAIN, &plain, None).await?,

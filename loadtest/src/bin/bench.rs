@@ -36,6 +36,12 @@ struct Settings {
     /// the folder of the services' programs
     #[arg(long, default_value = "target/release")]
     programs: PathBuf,
+    /// the like-api to measure, for example of another checkout; default: the one in that folder
+    #[arg(long)]
+    like_api: Option<PathBuf>,
+    /// the like-aggregator to measure; default: the one in that folder
+    #[arg(long)]
+    like_aggregator: Option<PathBuf>,
     /// where the results go
     #[arg(long, default_value = "loadtest/out")]
     out: PathBuf,
@@ -56,6 +62,20 @@ struct Settings {
     database_url: String,
 }
 
+impl Settings {
+    fn measures_other_binaries(&self) -> bool {
+        self.like_api.is_some() || self.like_aggregator.is_some()
+    }
+
+    /// The version, and the binaries that replace those of this checkout. The ledger resumes a run
+    /// by this label: without the paths, one side of a pair would be shown the other side's figures.
+    fn label(&self) -> String {
+        let paths = [("like-api", &self.like_api), ("like-aggregator", &self.like_aggregator)];
+        let other = paths.iter().filter_map(|(name, path)| Some(format!(", {name} {}", path.as_ref()?.display())));
+        other.fold(self.version.clone(), |label, part| label + &part)
+    }
+}
+
 #[tokio::main]
 async fn main() -> ExitCode {
     let settings = Settings::parse();
@@ -72,7 +92,8 @@ async fn main() -> ExitCode {
 async fn run(settings: &Settings) -> anyhow::Result<()> {
     std::fs::create_dir_all(&settings.out)?;
     let path = settings.out.join("bench.jsonl");
-    let mut ledger = Ledger::open(&path, &settings.version, settings.quick, settings.fresh)?;
+    let version = settings.label();
+    let mut ledger = Ledger::open(&path, &version, settings.quick, settings.fresh)?;
     let machine = machine(settings).await?;
     println!("{machine}");
     let lab = Lab {
@@ -81,7 +102,9 @@ async fn run(settings: &Settings) -> anyhow::Result<()> {
         database_url: settings.database_url.clone(),
         out: settings.out.clone(),
         quick: settings.quick,
-        programs: settings.programs.clone(),
+        like_api: settings.like_api.clone().unwrap_or_else(|| settings.programs.join("like-api")),
+        like_aggregator: settings.like_aggregator.clone().unwrap_or_else(|| settings.programs.join("like-aggregator")),
+        bare_route: settings.programs.join("bare_route"),
     };
     let mut bench = Bench { logs: Logs::new(&settings.kafka), template: None, lab };
 
@@ -109,7 +132,7 @@ async fn run(settings: &Settings) -> anyhow::Result<()> {
     for (half, tables) in tables {
         let done =
             all(settings.quick).iter().filter(|step| Half::of(&step.name) == half).all(|step| ledger.has(&step.name));
-        if settings.quick || !done {
+        if settings.quick || settings.measures_other_binaries() || !done {
             continue;
         }
         marked::replace(Path::new(&settings.page), &format!("make bench ({})", half.name()), &tables)?;
@@ -141,7 +164,7 @@ async fn machine(settings: &Settings) -> anyhow::Result<String> {
         settings.kafka_version,
         rdkafka::util::get_rdkafka_version().1,
         chrono::Utc::now().format("%Y-%m-%d"),
-        settings.version,
+        settings.label(),
         if settings.quick { ", a quick run" } else { "" }
     ))
 }
