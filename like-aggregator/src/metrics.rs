@@ -131,7 +131,7 @@ impl Metrics {
         self.fences.inc();
     }
 
-    /// So many records stand behind the ends of closed topics.
+    /// Sets the number of records past the ends of closed topics.
     pub fn behind_end(&self, records: i64) {
         self.behind_end.set(records);
     }
@@ -141,14 +141,14 @@ impl Metrics {
         self.retries.inc();
     }
 
-    /// A gap of so many offsets was recorded.
+    /// Counts a recorded gap of this many offsets.
     pub fn gap(&self, records: i64) {
         self.gaps.inc();
         self.gap_records.inc_by(records as u64);
     }
 
-    /// So many owned partitions aren't read: their log ends too early, is another one, or they have
-    /// no row to start from.
+    /// Sets the number of owned partitions that aren't read: their log ends before the stored offset, is another log, or
+    /// they have no offset row.
     pub fn stopped(&self, beyond_end: usize, another_log: usize, no_row: usize) {
         self.stopped_beyond.set(beyond_end as i64);
         self.stopped_other.set(another_log as i64);

@@ -49,7 +49,7 @@ pub struct Applied {
     pub applied: u64,
     /// Duplicates that were dropped.
     pub duplicates: u64,
-    /// Events that asked for the state that already was.
+    /// Events whose desired state was already stored.
     pub unchanged: u64,
     /// Counts below zero afterwards.
     pub below_zero: u64,

@@ -1,6 +1,6 @@
-//! `erase-user`: takes back everything a user likes, through the log like any other wish, and then
-//! deletes the rows. A row of an unliked like means the same as none, so the counts don't notice.
-//! What the user likes while this runs is a new wish and stays; it is said.
+//! `erase-user`: publishes an unlike for each product that the user likes, then deletes the user's rows. A row with
+//! `liked = false` counts the same as no row, so the counts stay right. Likes that the user sends meanwhile stay, and the
+//! command reports them.
 
 use std::collections::HashMap;
 use std::time::{Duration, Instant};

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use anyhow::Context;
 use serde::Serialize;
 
-/// Prints to standard output. Whoever reads it may have had enough (`| head`): not our error.
+/// Prints to standard output. A closed pipe (`| head`) is no error.
 fn print(text: &str) -> anyhow::Result<()> {
     let mut out = io::stdout().lock();
     match writeln!(out, "{}", text.trim_end_matches('\n')).and_then(|()| out.flush()) {
@@ -15,17 +15,17 @@ fn print(text: &str) -> anyhow::Result<()> {
     }
 }
 
-/// Prints what a command found: one JSON object, over several lines, or its text for people.
+/// Prints a command's result: one pretty-printed JSON object, or text.
 pub fn answer<T: Serialize>(json: bool, found: &T, text: impl FnOnce(&T) -> String) -> anyhow::Result<()> {
     print(&if json { serde_json::to_string_pretty(found)? } else { text(found) })
 }
 
-/// Text from outside without what a terminal would take for a command.
+/// Escapes control characters, which a terminal would interpret.
 pub fn printable(text: &str) -> String {
     text.chars().flat_map(|c| if c.is_control() { c.escape_default().collect() } else { vec![c] }).collect()
 }
 
-/// Columns with a line of names above; a column of numbers stands at its right.
+/// A table with a header; columns of numbers are aligned to the right.
 pub struct Table(Vec<Vec<String>>);
 
 impl Table {
@@ -76,7 +76,7 @@ impl Progress {
         Self { what, total, start: now, said: now, every, on_a_line: false }
     }
 
-    /// So many are done.
+    /// Reports how many are done.
     pub fn at(&mut self, done: u64) {
         if self.said.elapsed() < self.every {
             return;
@@ -86,7 +86,7 @@ impl Progress {
         let rate = done as f64 / self.start.elapsed().as_secs_f64();
         self.on_a_line = io::stderr().is_terminal();
         let (begin, end) = if self.on_a_line { ("\r\x1b[K", "") } else { ("", "\n") };
-        // Nobody may be there to read it.
+        // stderr may be closed.
         let _ = write!(io::stderr(), "{begin}{done}{of} {}, {rate:.0} a second{end}", self.what);
     }
 }

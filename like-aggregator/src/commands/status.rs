@@ -1,5 +1,5 @@
-//! `status`: how far each partition is folded and what is left, from PostgreSQL and the broker.
-//! Nobody else's lag tool is needed, nor would it know the offsets that count.
+//! `status`: how far each partition is folded and how many records are left, from PostgreSQL and the broker. Kafka's own
+//! lag tools see only the copy of the offsets.
 
 use std::collections::HashMap;
 
@@ -132,7 +132,7 @@ async fn read(settings: &StatusSettings) -> anyhow::Result<Status> {
     })
 }
 
-/// What `run` would find when it starts: a log that was cut or made anew.
+/// Finds what stops `run`: a log that was cut, or a topic that was created again.
 async fn find_problems(client: &ClientConfig, topic: &str, partitions: &mut [Partition]) -> anyhow::Result<()> {
     let before = |p: &Partition| {
         let before = p.next_offset? - 1;

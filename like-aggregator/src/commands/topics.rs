@@ -1,5 +1,5 @@
-//! `topics`: which there are, in the order of folding. `topics close`: records that a topic ends
-//! here, so that the next one's turn comes. What nobody can undo: the end is a part of the fold.
+//! `topics`: lists the topics in the order of folding. `topics close`: records a topic's end offsets, so that the next
+//! topic becomes active. This can't be undone: the ends are part of the fold.
 
 use std::time::{Duration, Instant};
 

@@ -63,21 +63,20 @@ impl GroupContext {
         self.report.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 
-    /// Whether the topic was made anew since the last call. Known before the first record of the
-    /// new one can have been fetched.
+    /// Whether the topic was created again since the last call. Known before its first record can be fetched.
     pub fn topic_has_changed(&self) -> bool {
         self.topic_changed.swap(false, Ordering::Relaxed)
     }
 
-    /// From now on partitions are given back in the callback itself.
+    /// From now on the callback itself gives partitions back.
     pub fn close(&self) {
         self.closing.store(true, Ordering::Relaxed);
     }
 }
 
 impl ClientContext for GroupContext {
-    /// librdkafka goes on at the same offset when a topic was deleted and made anew, without an
-    /// error if the new log is long enough; that it noticed is only said in this line.
+    /// When a topic was deleted and created again, librdkafka continues at the same offset, without an error if the new
+    /// log is long enough. Only this log line tells.
     fn log(&self, level: RDKafkaLogLevel, facility: &str, text: &str) {
         if facility == "METADATA" && text.contains("changed id from") && !text.contains(FROM_NONE) {
             self.topic_changed.store(true, Ordering::Relaxed);

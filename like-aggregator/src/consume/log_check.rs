@@ -16,7 +16,7 @@ use crate::apply::worker::Command;
 
 /// The condition that the log of each assigned partition is the one that was folded.
 const LOG: &str = "log";
-/// How often the ends of logs being verified are asked for.
+/// How often the end offsets of logs being verified are requested.
 const ASK_INTERVAL: Duration = Duration::from_secs(1);
 /// How long to wait for the answer. The broker gives it only after the one to a fetch that is under
 /// way, which may take half a second.

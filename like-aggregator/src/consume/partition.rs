@@ -23,7 +23,7 @@ pub(super) struct Partition {
 
 #[derive(Debug)]
 enum Phase {
-    /// The stored offset was asked for. Records that are still fetched are dropped.
+    /// The stored offset is being read. Records that are still fetched are dropped.
     AwaitingOffset { fetched: bool, verification: Option<Verification> },
     /// Its stored offset may lie outside its log: compared with the log's ends, not fetched.
     VerifyingLog(Position, Verification),
@@ -47,7 +47,7 @@ pub(super) struct Verification {
     pub(super) missing: bool,
     /// Since when the log has ended before the stored offset.
     pub(super) past_end: Option<Instant>,
-    /// When the log's ends were asked for last.
+    /// When the log's end offsets were last requested.
     pub(super) asked: Option<Instant>,
 }
 
@@ -91,7 +91,7 @@ impl Partition {
         }
     }
 
-    /// Whether its stored offset was asked for and isn't known yet.
+    /// Whether its stored offset is being read.
     pub(super) fn is_awaiting_offset(&self) -> bool {
         match self.phase {
             Phase::AwaitingOffset { .. } => true,
@@ -132,8 +132,7 @@ impl Partition {
         }
     }
 
-    /// The stored offset is asked for, to continue from there. Returns false for a partition that
-    /// is being given back.
+    /// Starts again from the stored offset, which is to be read. Returns false for a partition that is being revoked.
     pub(super) fn rewind(&mut self) -> bool {
         match &mut self.phase {
             Phase::Revoked { .. } => return false,

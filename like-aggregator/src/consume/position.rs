@@ -13,7 +13,7 @@ pub struct Position {
     /// The offset that the next record should have.
     pub next: i64,
     /// The timestamp of the record before it, as it was folded, until that record is read again. It
-    /// tells this log from one that was cut or made anew and has grown past `next`.
+    /// distinguishes this log from one that was cut or created again and has grown past `next`.
     before: Option<Millis>,
     /// The offsets that were seen past a hole on the first reading.
     seen: VecDeque<i64>,

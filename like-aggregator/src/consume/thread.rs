@@ -69,9 +69,9 @@ pub(super) struct State {
     pub(super) in_flight: Option<InFlight>,
     /// When fetching of a partition was started last.
     pub(super) fetched: Option<Instant>,
-    /// When partitions without an offset row were asked for again.
+    /// When partitions without an offset row were last read again.
     pub(super) retried: Option<Instant>,
-    /// When a log's ends were asked for last.
+    /// When a log's end offsets were last requested.
     pub(super) verified: Option<Instant>,
     /// In this many more reports, look for a partition that librdkafka has stopped fetching.
     pub(super) look_for_outside: u8,

@@ -116,7 +116,7 @@ pub struct Changes {
     pub sums: Vec<ProductSum>,
     /// Events that changed what its user likes, and delta events.
     pub applied: u64,
-    /// Events that asked for the state that already was.
+    /// Events whose desired state was already stored.
     pub unchanged: u64,
 }
 

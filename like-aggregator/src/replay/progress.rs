@@ -1,5 +1,4 @@
-//! What a replay says while it goes on: one line that is written over where a human watches, and
-//! now and then a line of the log elsewhere.
+//! A replay's progress: one line that is rewritten on a terminal, a log line every few seconds elsewhere.
 
 use std::io::{IsTerminal, Write};
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
@@ -37,12 +36,12 @@ impl Progress {
         self.at.store(0, Ordering::Relaxed);
     }
 
-    /// So many offsets of the goal were folded before.
+    /// Adds offsets that were folded before.
     pub(super) fn found(&self, offsets: i64) {
         self.at.fetch_add(offsets, Ordering::Relaxed);
     }
 
-    /// So many more are committed.
+    /// Adds committed offsets.
     pub(super) fn committed(&self, offsets: i64) {
         self.folded.fetch_add(offsets as u64, Ordering::Relaxed);
         self.at.fetch_add(offsets, Ordering::Relaxed);

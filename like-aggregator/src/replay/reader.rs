@@ -1,5 +1,5 @@
-//! The thread that reads a topic for a replay. It is nobody's member: it is given all partitions,
-//! reads each from where the schema stands to a given end, and hands batches to a worker.
+//! The thread that reads a topic for a replay. It joins no group: it assigns all partitions, reads each from the stored
+//! offset to a given end, and sends batches to a worker.
 
 use std::collections::BTreeMap;
 use std::mem;
@@ -66,7 +66,7 @@ impl Reader {
             match self.answer()? {
                 Event::Offsets(_, stored) => break stored,
                 Event::Fatal(error) => return Err(error),
-                _ => {} // nothing that was asked for
+                _ => {} // not expected here
             }
         };
         if stored.len() != self.ends.len() {
@@ -76,7 +76,7 @@ impl Reader {
         Ok(open.map(|s| (s.partition, Position::at(s.next_offset))).collect())
     }
 
-    /// Reads what is `open`; false: a batch was given back, and all starts anew.
+    /// Reads the `open` partitions. Returns false when a batch was fenced: then all of them are rewound.
     fn read(&self, mut open: Open) -> anyhow::Result<bool> {
         let consumer: Consumed = self.config.create_with_context(GroupContext::default()).context("Kafka consumer")?;
         let mut list = TopicPartitionList::new();
@@ -173,7 +173,7 @@ impl Reader {
                 }
                 Event::Rewind(_) => return Ok(false),
                 Event::Fatal(error) => return Err(error),
-                _ => {} // nothing that was asked for
+                _ => {} // not expected here
             }
         }
     }

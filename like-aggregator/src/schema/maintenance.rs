@@ -1,7 +1,6 @@
-//! What has to be done now and then beside counting, by any aggregator and by several at once:
-//! windows of `event_handled` are made ahead and dropped once nobody can ask for them, old dead
-//! letters are deleted. On a connection of its own, so that no batch waits for it; SQL decides what
-//! may go, the broker is only asked what is unread.
+//! Periodic maintenance, safe to run in several aggregators at once: creates windows of `event_handled` ahead of time,
+//! drops those that no unread record can need, and deletes old dead letters. It has a connection of its own, so that no
+//! batch waits for it. SQL decides what may be dropped; the broker only tells what is unread.
 
 use std::time::Duration;
 

@@ -101,7 +101,7 @@ pub async fn grant(connection: &mut PgConnection, schema: &str, roles: &Roles) -
             }
         }
     }
-    // They run with their owner's rights: for like-aggregator, and for nobody else.
+    // These functions run with their owner's rights: only like-aggregator may call them.
     let sql = "SELECT oid::regprocedure::text FROM pg_proc
                WHERE prosecdef AND pronamespace = (SELECT oid FROM pg_namespace WHERE nspname = $1)";
     // Without a path a name is shown with its schema.

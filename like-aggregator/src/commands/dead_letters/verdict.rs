@@ -1,5 +1,5 @@
-//! May a dead letter be published again? Only if it is an event by the rules of this build once
-//! its key is right, was not counted meanwhile, and would not bring an older wish back.
+//! Decides whether a dead letter may be published again: only if this build accepts it once its key is corrected, if its
+//! event was not counted meanwhile, and if it would not restore an older state of its user.
 
 use std::collections::HashMap;
 
@@ -11,11 +11,11 @@ use uuid::Uuid;
 use super::letters::{Letter, time};
 use crate::fold::DEAD_LETTER_BYTES;
 
-/// The key to publish it by, or why not.
+/// The record key to publish the letter with, or the reason why it is refused.
 pub(super) type Verdict = Result<String, String>;
 
-/// The verdicts on `letters`, in their order. With `even_if_changed`, a user's wish may be put
-/// behind a later one.
+/// Returns the verdicts on `letters`, in their order. With `even_if_changed`, an event may override a later one of its
+/// user.
 pub(super) async fn of(
     connection: &mut PgConnection,
     letters: &[Letter],

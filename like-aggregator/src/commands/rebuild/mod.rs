@@ -1,6 +1,5 @@
-//! `rebuild`: folds the log from its start into a fresh schema while the live one goes on, and
-//! then swaps the two. Rounds of folding up to where the live schema stands get shorter; once one
-//! is short, `swap` tries.
+//! `rebuild`: folds the log from its start into a shadow schema while the live one continues, then swaps the two. Each
+//! round folds up to the live offsets and is shorter than the one before; once a round is short, `swap` tries.
 
 mod copy_metadata;
 mod live;

@@ -1,9 +1,9 @@
-//! The swap: one transaction that has the live workers wait, sees the fresh tables up to where the
-//! live ones stand, and renames the schemas. Readers wait for nothing.
+//! The swap: one transaction that blocks the live workers, has the shadow tables folded up to the live offsets, and
+//! renames the schemas. Readers never wait.
 //!
-//! Why table locks and not row locks: a worker that waits for a row of the old `kafka_offset` would
-//! pass its check on that row after the renaming, and write its counts into the new tables. One
-//! that waits for the table looks the name up again and finds the new table.
+//! Row locks are not enough: a worker that waits for a row of the old `kafka_offset` passes its check on that row after
+//! the rename, and writes its counts into the new tables. A worker that waits for the table resolves the name again and
+//! finds the new table.
 
 use std::time::Duration;
 
@@ -21,12 +21,12 @@ use crate::schema::shadow::{self, ShadowSchema};
 /// How long the live workers may be held up: well below their own lock timeout.
 const HOLD: Duration = Duration::from_secs(5);
 
-/// While the lock is waited for, the workers wait behind us; and a process that is stopped in here
-/// must not hold them up for ever.
+/// Workers queue behind a pending table lock, so its wait is short; and a process stopped in this transaction must not
+/// block them for ever.
 const TIMEOUTS: &str = "SET LOCAL lock_timeout = '2s'; SET LOCAL idle_in_transaction_session_timeout = '8s'";
 
-/// None: not now, the live tables were ahead by too much or somebody held a lock. Otherwise the old
-/// schema's new name.
+/// Tries the swap once. Returns the old schema's new name, or None when too much was left to fold or a lock was not
+/// granted in time.
 pub(super) async fn attempt(replay: &Replay, shadow_schema: &mut ShadowSchema) -> anyhow::Result<Option<String>> {
     match try_it(replay, shadow_schema.connection().await?).await {
         Err(error) if error.downcast_ref::<sqlx::Error>().is_some_and(database::is_transient) => {
@@ -42,8 +42,7 @@ pub(super) async fn attempt(replay: &Replay, shadow_schema: &mut ShadowSchema) -
 async fn try_it(replay: &Replay, connection: &mut PgConnection) -> anyhow::Result<Option<String>> {
     let mut swap = connection.begin().await?;
     sqlx::raw_sql(TIMEOUTS).execute(&mut *swap).await?;
-    // The live tables first: where they stand from here on is where they will be left. Whoever
-    // changes topic_layout locks kafka_offset before.
+    // The live tables first: their offsets are final from here on. A change of topic_layout locks kafka_offset before it.
     lock(&mut swap, SCHEMA).await?;
     let changed = format!(
         "SELECT EXISTS (SELECT sequence, topic, partitions, end_offsets FROM {SCHEMA}.topic_layout
@@ -58,7 +57,7 @@ async fn try_it(replay: &Replay, connection: &mut PgConnection) -> anyhow::Resul
         return Ok(None);
     };
     folded?;
-    // Nothing is in flight any more; a transaction whose connection was lost would be waited for.
+    // No batch is in flight here; this waits for a transaction whose connection was lost.
     lock(&mut swap, REBUILT).await?;
     let behind = format!(
         "SELECT EXISTS (SELECT FROM {SCHEMA}.kafka_offset live
@@ -69,7 +68,7 @@ async fn try_it(replay: &Replay, connection: &mut PgConnection) -> anyhow::Resul
         info!("not swapped yet: the fresh tables have gone back, as after a failover");
         return Ok(None);
     }
-    // Somebody else may have swapped meanwhile, by newer rules. The fresh tables hold our version.
+    // Another rebuild may have swapped in a newer fold version meanwhile.
     check_live(&mut swap).await?;
     let old = format!("{SCHEMA}_old_{}", Utc::now().format("%Y%m%d_%H%M%S_%3f"));
     for rename in
