@@ -62,7 +62,7 @@ impl ShadowSchema {
         Ok(())
     }
 
-    /// Drops the schema and releases its lock, within [`REMOVE_WAIT`]: the process is about to exit.
+    /// Drops the schema and releases its lock, within `REMOVE_WAIT`: the process is about to exit.
     pub async fn remove(mut self) -> anyhow::Result<()> {
         let remove = async {
             self.connection().await?;
