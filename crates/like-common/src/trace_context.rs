@@ -1,5 +1,5 @@
 //! W3C Trace Context in the headers of HTTP requests and Kafka records, read and written by
-//! OpenTelemetry's propagator. A malformed context counts as absent: the trace starts anew.
+//! OpenTelemetry's propagator. A malformed context counts as absent: a new trace begins.
 
 use opentelemetry::Context;
 use opentelemetry::propagation::{Extractor, Injector, TextMapPropagator as _};
