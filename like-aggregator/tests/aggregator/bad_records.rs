@@ -1,15 +1,12 @@
 //! Records that break the contract, next to good ones on the same partition: each becomes a dead
 //! letter that names its fault, and nothing else changes.
 
-use std::time::Duration;
-
+use crate::common::set_up;
 use like_events::topic::MAX_VALUE_BYTES;
-use like_testkit::{TestDatabase, TestService, TestSystem, TestTopic, event, eventually};
-use rdkafka::ClientConfig;
-use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
+use like_testkit::{TestService, event, until};
 use sqlx::Row;
 
-/// What a dead letter keeps of a value, in bytes.
+/// Bytes of a value that a dead letter keeps.
 const KEPT: usize = 64 * 1024;
 
 struct Bad {
@@ -80,22 +77,14 @@ fn bad_records() -> Vec<Bad> {
     ]
 }
 
-/// A topic of one partition, and a system set up for it.
-async fn one_partition() -> (TestTopic, TestSystem) {
-    let topic = TestTopic::create(1).await;
-    let system = TestSystem::on(topic.name.clone(), TestDatabase::create_empty().await);
-    system.setup(&["--partitions", "1"]).await;
-    (topic, system)
-}
-
 async fn dead_letters(aggregator: &TestService) -> (f64, f64) {
     let outcome = aggregator.metric("likes_events_total", r#"outcome="dead_letter""#).await;
     (outcome, aggregator.metric("likes_dead_letters_total", "").await)
 }
 
 #[tokio::test]
-async fn a_bad_record_is_a_dead_letter_that_names_its_fault_and_its_neighbours_count() {
-    let (topic, system) = one_partition().await;
+async fn bad_record_becomes_a_dead_letter() {
+    let (topic, system) = set_up(1).await;
     let bad = bad_records();
     for (n, record) in bad.iter().enumerate() {
         topic.publish_event(&event("p", Some(&format!("u{n}")), true));
@@ -127,7 +116,7 @@ async fn a_bad_record_is_a_dead_letter_that_names_its_fault_and_its_neighbours_c
     assert_eq!(dead_letters(&aggregator).await, (rejected as f64, rejected as f64));
     assert_eq!(aggregator.metric("likes_dead_letters_total", r#"reason="too_large""#).await as u32, 2);
 
-    // Whoever starts after it changes nothing, and goes on behind it.
+    // The next aggregator continues after them and repeats nothing.
     drop(aggregator);
     let aggregator = system.aggregator(&[]).await;
     topic.publish_event(&event("p", Some("last"), true));
@@ -141,49 +130,30 @@ async fn a_bad_record_is_a_dead_letter_that_names_its_fault_and_its_neighbours_c
 
 // Transactions block: not on the one thread of a plain runtime.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_transactions_markers_are_no_gap_and_what_it_took_back_is_not_counted() {
-    let (topic, system) = one_partition().await;
+async fn aborted_transaction_is_not_counted() {
+    let (topic, system) = set_up(1).await;
     let aggregator = system.aggregator(&[]).await;
-    let producer: BaseProducer = ClientConfig::new()
-        .set("bootstrap.servers", like_testkit::kafka())
-        .set("transactional.id", &topic.name)
-        .create()
-        .unwrap();
-    let publish = |user: &str| {
-        let value = event("p", Some(user), true).to_json();
-        producer.send(BaseRecord::to(&topic.name).key("p").payload(&value)).unwrap();
-    };
-    let wait = Duration::from_secs(30);
-    producer.init_transactions(wait).unwrap();
+    let transactions = topic.transactions();
+    let like = |user: String| event("p", Some(&user), true).to_json();
     for round in 0..3 {
         topic.publish_event(&event("p", Some(&format!("before-{round}")), true));
         topic.flush();
         for commit in [true, false] {
-            producer.begin_transaction().unwrap();
-            publish(&format!("{commit}-{round}-a"));
-            publish(&format!("{commit}-{round}-b"));
-            producer.flush(wait).unwrap();
-            if commit {
-                producer.commit_transaction(wait).unwrap();
-            } else {
-                producer.abort_transaction(wait).unwrap();
-            }
+            transactions.begin("p", &[like(format!("{commit}-{round}-a")), like(format!("{commit}-{round}-b"))]);
+            if commit { transactions.commit() } else { transactions.abort() }
         }
     }
-    // Each round: 1 of ours, 2 and a marker that stand, 2 and a marker that don't. The broker writes
-    // a marker some time after it has answered; behind the last record it would be no hole.
-    eventually("the last marker is in the log", async || (topic.end_offsets() == [3 * 7]).then_some(())).await;
+    // Each round: 1 record, 2 committed ones with a marker, 2 aborted ones with a marker. A marker that
+    // comes after the last record would be no hole in the log.
+    until("the last marker is in the log", async || topic.end_offsets() == [3 * 7]).await;
     topic.publish_event(&event("p", Some("last"), true));
     topic.flush();
 
     system.folded(3 * 7 + 1).await;
-    let mut users: Vec<String> = sqlx::query_scalar("SELECT user_id FROM product_like WHERE liked")
-        .fetch_all(&system.database.pool)
-        .await
-        .unwrap();
+    let mut users: Vec<String> = system.database.column("SELECT user_id FROM product_like WHERE liked").await;
     users.sort();
-    let stood = |round| [format!("before-{round}"), format!("true-{round}-a"), format!("true-{round}-b")];
-    let mut expected: Vec<_> = (0..3).flat_map(stood).chain(["last".to_owned()]).collect();
+    let committed = |round| [format!("before-{round}"), format!("true-{round}-a"), format!("true-{round}-b")];
+    let mut expected: Vec<_> = (0..3).flat_map(committed).chain(["last".to_owned()]).collect();
     expected.sort();
     assert_eq!(users, expected);
     assert_eq!(system.wrong_counts().await, 0);

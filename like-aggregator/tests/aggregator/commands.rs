@@ -1,14 +1,14 @@
-//! What an operator meets: settings that can't be used, `setup` and `status`, and a `run` that
-//! waits for what is missing or ends because going on would be wrong.
+//! Settings that can't be used, `setup` and `status`, and when `run` waits, refuses a partition or
+//! ends.
 
 use std::process::Output;
 use std::time::{Duration, Instant};
 
+use crate::common::{has_row, set_up};
 use like_testkit::process::free_addr;
-use like_testkit::{TestDatabase, TestSystem, TestTopic, event, eventually};
+use like_testkit::{TestDatabase, TestSystem, TestTopic, event};
 use rdkafka::ClientConfig;
-use rdkafka::admin::{AdminClient, AdminOptions, NewPartitions};
-use rdkafka::client::DefaultClientContext;
+use rdkafka::consumer::{BaseConsumer, Consumer};
 use serde_json::Value;
 
 fn stderr(output: &Output) -> String {
@@ -24,16 +24,8 @@ fn assert_refused(output: &Output, status: i32, texts: &[&str]) {
     assert!(texts.iter().all(|text| error.contains(text)), "{texts:?}: {error}");
 }
 
-/// A topic and a system set up for it.
-async fn set_up(partitions: i32) -> (TestTopic, TestSystem) {
-    let topic = TestTopic::create(partitions).await;
-    let system = TestSystem::on(topic.name.clone(), TestDatabase::create_empty().await);
-    system.setup(&["--partitions", &partitions.to_string()]).await;
-    (topic, system)
-}
-
 #[tokio::test]
-async fn a_setting_that_cannot_be_used_is_named_in_one_line_with_status_2() {
+async fn wrong_setting_is_named_in_one_line() {
     let file = |text: &str| {
         let file = tempfile::NamedTempFile::new().unwrap();
         std::fs::write(file.path(), text).unwrap();
@@ -88,7 +80,7 @@ async fn a_setting_that_cannot_be_used_is_named_in_one_line_with_status_2() {
 }
 
 #[tokio::test]
-async fn a_refused_database_url_shows_no_password() {
+async fn refused_url_shows_no_password() {
     let mut system = TestSystem::new().await;
     for url in ["mysql://root:hidden-7f3a@db/likes", "postgres://likes:hidden-7f3a@db:port/likes"] {
         system.set("DATABASE_URL", url);
@@ -99,7 +91,7 @@ async fn a_refused_database_url_shows_no_password() {
 }
 
 #[tokio::test]
-async fn every_command_takes_the_database_url_from_a_file() {
+async fn database_url_comes_from_a_file() {
     let (_topic, mut system) = set_up(1).await;
     let file = tempfile::NamedTempFile::new().unwrap();
     std::fs::write(file.path(), format!("{}\n", system.database.url)).unwrap();
@@ -109,14 +101,13 @@ async fn every_command_takes_the_database_url_from_a_file() {
     for command in
         [&["setup"][..], &["status"], &["audit"], &["topics"], &["offsets", "show"], &["dead-letters", "list"]]
     {
-        let output = system.command(command).await;
-        assert!(output.status.success(), "{command:?}: {output:?}");
+        system.succeeds(command).await;
     }
     system.aggregator(&[]).await;
 }
 
 #[tokio::test]
-async fn setup_can_be_repeated_and_keeps_to_one_topic() {
+async fn repeated_setup_keeps_its_topic() {
     let (topic, mut system) = set_up(4).await;
     let aggregator = system.aggregator(&[]).await;
     for n in 0..20 {
@@ -125,7 +116,7 @@ async fn setup_can_be_repeated_and_keeps_to_one_topic() {
     topic.flush();
     system.folded(20).await;
 
-    // Also while it runs, and asked for other partitions than there are.
+    // Also while an aggregator runs.
     system.setup(&["--partitions", "4"]).await;
     system.setup(&[]).await;
     system.folded(20).await;
@@ -138,20 +129,19 @@ async fn setup_can_be_repeated_and_keeps_to_one_topic() {
     system.set("KAFKA_TOPIC", &second);
     assert_refused(&system.command(&["setup"]).await, 2, &[&first, &second]);
     assert_eq!(system.number("SELECT count(*) FROM topic_layout").await, 1);
-    let admin: AdminClient<DefaultClientContext> =
-        ClientConfig::new().set("bootstrap.servers", like_testkit::kafka()).create().unwrap();
-    let all = admin.inner().fetch_metadata(None, Duration::from_secs(10)).unwrap();
-    assert!(all.topics().iter().all(|topic| topic.name() != second), "the refused topic was made all the same");
+    let client: BaseConsumer = ClientConfig::new().set("bootstrap.servers", like_testkit::kafka()).create().unwrap();
+    let all = client.fetch_metadata(None, Duration::from_secs(10)).unwrap();
+    assert!(all.topics().iter().all(|topic| topic.name() != second), "the refused topic was created");
 }
 
 #[tokio::test]
-async fn setup_gives_up_after_its_timeout_and_says_on_what() {
+async fn setup_times_out_with_the_reason() {
     let mut system = TestSystem::new().await;
-    let nobody = free_addr().to_string();
+    let unused = free_addr().to_string();
     let (kafka, database) = (like_testkit::kafka(), system.database.url.clone());
     let cases = [
-        ("KAFKA_BOOTSTRAP_SERVERS", nobody.clone(), kafka, "Kafka"),
-        ("DATABASE_URL", format!("postgres://likes:hidden-7f3a@{nobody}/likes"), database, "PostgreSQL"),
+        ("KAFKA_BOOTSTRAP_SERVERS", unused.clone(), kafka, "Kafka"),
+        ("DATABASE_URL", format!("postgres://likes:hidden-7f3a@{unused}/likes"), database, "PostgreSQL"),
     ];
     for (setting, wrong, right, what) in cases {
         system.set(setting, &wrong);
@@ -166,18 +156,14 @@ async fn setup_gives_up_after_its_timeout_and_says_on_what() {
 }
 
 #[tokio::test]
-async fn run_waits_for_setup_says_so_and_then_goes_on() {
+async fn run_waits_for_setup() {
     let topic = TestTopic::create(2).await;
     let system = TestSystem::on(topic.name.clone(), TestDatabase::create_empty().await);
     topic.publish_event(&event("p", Some("u"), true));
     topic.flush();
     let mut aggregator = system.start_aggregator(&[]);
     aggregator.process.says("like-aggregator setup").await;
-    eventually("/readyz says what is awaited", async || {
-        let waiting = aggregator.waiting_for().await?;
-        waiting["topic"].as_str()?.contains("like-aggregator setup").then_some(())
-    })
-    .await;
+    aggregator.waits_for("topic", "like-aggregator setup").await;
 
     system.setup(&["--partitions", "2"]).await;
     aggregator.wait_until_ready().await;
@@ -186,22 +172,19 @@ async fn run_waits_for_setup_says_so_and_then_goes_on() {
 }
 
 #[tokio::test]
-async fn a_topic_that_has_grown_ends_the_aggregator_with_the_reason() {
+async fn grown_topic_ends_run() {
     let (topic, system) = set_up(2).await;
-    let admin: AdminClient<DefaultClientContext> =
-        ClientConfig::new().set("bootstrap.servers", like_testkit::kafka()).create().unwrap();
-    let grown = admin.create_partitions([&NewPartitions::new(&topic.name, 3)], &AdminOptions::new()).await.unwrap();
-    grown.into_iter().for_each(|result| drop(result.unwrap()));
+    topic.grow(3).await;
 
     let mut aggregator = system.start_aggregator(&[]);
     assert_eq!(aggregator.process.ended().await.code(), Some(1));
-    let said = aggregator.process.log();
-    assert!(said.contains("has 3 partitions and its layout says 2"), "{said}");
+    let log = aggregator.process.log();
+    assert!(log.contains("has 3 partitions and its layout says 2"), "{log}");
     assert_refused(&system.command(&["setup"]).await, 2, &["has 3 partitions and its layout says 2"]);
 }
 
 #[tokio::test]
-async fn status_shows_how_far_each_partition_is_folded() {
+async fn status_shows_offsets_and_lag() {
     let (topic, system) = set_up(2).await;
     topic.publish(Some(0), Some(b"p"), Some(&event("p", Some("u1"), true).to_json()));
     topic.publish(Some(0), Some(b"p"), Some(b"no event"));
@@ -210,18 +193,19 @@ async fn status_shows_how_far_each_partition_is_folded() {
     }
     topic.flush();
     let status = async || {
-        let output = system.command(&["status", "--json"]).await;
-        assert!(output.status.success(), "{output:?}");
-        serde_json::from_slice::<Value>(&output.stdout).unwrap()
+        let (status, report) = system.json(&["status"]).await;
+        assert_eq!(status, 0);
+        report
     };
     let lag = |status: &Value| {
         let of = |p: usize| status["partitions"][p]["lag"].as_i64().unwrap();
         (status["lag"].as_i64().unwrap(), of(0), of(1))
     };
     assert_eq!(lag(&status().await), (5, 2, 3));
-    let table = String::from_utf8(system.command(&["status"]).await.stdout).unwrap();
-    assert!(table.lines().any(|line| line.split_whitespace().eq(["lag", "5", "records"])), "{table}");
-    assert!(table.lines().any(|line| line.split_whitespace().eq(["1", "0", "0", "3", "3", "-"])), "{table}");
+    let table = system.succeeds(&["status"]).await;
+    for row in [&["lag", "5", "records"][..], &["1", "0", "0", "3", "3", "-"]] {
+        assert!(has_row(&table, row), "{table}");
+    }
 
     let aggregator = system.aggregator(&[]).await;
     system.folded(5).await;
@@ -236,7 +220,7 @@ async fn status_shows_how_far_each_partition_is_folded() {
 }
 
 #[tokio::test]
-async fn with_dedup_batch_a_repeat_inside_a_batch_is_dropped_and_no_history_is_kept() {
+async fn dedup_batch_keeps_no_history() {
     let (topic, system) = set_up(1).await;
     let like = event("p", Some("u"), true);
     let [delta, other] = [event("p", None, true), event("p", None, true)];
@@ -244,7 +228,7 @@ async fn with_dedup_batch_a_repeat_inside_a_batch_is_dropped_and_no_history_is_k
         topic.publish_event(event);
     }
     topic.flush();
-    // One batch: it is full with the last of them.
+    // One batch: the last record fills it.
     let settings = [("DEDUP", "batch"), ("BATCH_MAX_EVENTS", "6"), ("BATCH_MAX_WAIT", "1h")];
     let aggregator = system.aggregator(&settings).await;
     system.folded(6).await;
@@ -256,9 +240,9 @@ async fn with_dedup_batch_a_repeat_inside_a_batch_is_dropped_and_no_history_is_k
 }
 
 #[tokio::test]
-async fn a_partition_without_an_offset_row_is_refused_and_the_others_go_on() {
+async fn partition_without_row_stops_alone() {
     let (topic, system) = set_up(3).await;
-    sqlx::query("DELETE FROM kafka_offset WHERE partition = 1").execute(&system.database.pool).await.unwrap();
+    system.database.execute("DELETE FROM kafka_offset WHERE partition = 1").await;
     for partition in 0..3 {
         let product = format!("p{partition}");
         let value = event(&product, Some("u"), true).to_json();
@@ -269,16 +253,12 @@ async fn a_partition_without_an_offset_row_is_refused_and_the_others_go_on() {
     aggregator.process.says("no row in kafka_offset").await;
     system.folded(2).await;
     assert_eq!(system.number("SELECT count(*) FROM product_like_count WHERE product_id <> 'p1'").await, 2);
-    assert_eq!(system.number("SELECT count(*) FROM product_like_count").await, 2, "nothing of the refused one");
-    eventually("/readyz says which partition has no row", async || {
-        let waiting = aggregator.waiting_for().await?.to_string();
-        waiting.contains("no row in kafka_offset for partitions {1}").then_some(())
-    })
-    .await;
+    assert_eq!(system.number("SELECT count(*) FROM product_like_count").await, 2, "none of partition 1");
+    aggregator.waits_for("kafka_offset", "no row in kafka_offset for partitions {1}").await;
 
     assert!(aggregator.stop().await.0.success());
 
-    // A new row at the log's start would count again what was counted: setup doesn't make one.
+    // A new row at the log's start would count its likes again: setup doesn't insert one.
     let refused = system.command(&["setup", "--partitions", "3"]).await;
     assert_refused(&refused, 2, &["kafka_offset has no row for partition 1"]);
     let restore = "INSERT INTO kafka_offset (topic, partition, next_offset, updated_at) VALUES ($1, 1, 0, now())";

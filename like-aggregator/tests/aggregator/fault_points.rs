@@ -1,11 +1,11 @@
-//! Killed or stopped at exactly the moments that matter: what was committed counts once, what was
-//! not counts after the restart, and the programs that are shipped can't be told to do that.
+//! Killed or stopped at the points that matter: committed records count once, others count after the
+//! restart, and released programs have no such points.
 
 use std::os::unix::process::ExitStatusExt;
 
-use crate::common::{publish, set_up, users};
+use crate::common::{kafka_properties, publish, set_up, users};
 use like_testkit::process::{WITH_FAULTS, program};
-use like_testkit::{TestSystem, eventually};
+use like_testkit::{TestSystem, until};
 
 /// A batch per record.
 const ONE: (&str, &str) = ("BATCH_MAX_EVENTS", "1");
@@ -16,13 +16,13 @@ async fn stored(system: &TestSystem) -> i64 {
 
 async fn is_exact(system: &TestSystem, likes: i64) {
     system.folded(likes).await;
-    assert_eq!(system.number("SELECT sum(like_count)::bigint FROM product_like_count").await, likes);
+    assert_eq!(system.likes().await, likes);
     assert_eq!(system.wrong_counts().await, 0);
     assert_eq!(system.number("SELECT count(*) FROM event_handled").await, likes);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn killed_at_any_point_of_the_third_batch_it_goes_on_exactly() {
+async fn kill_at_any_point_loses_nothing() {
     for (point, committed) in [("after-begin", 2), ("before-commit", 2), ("after-commit", 3), ("between-batches", 2)] {
         let (topic, system) = set_up(1).await;
         publish(&topic, 0, users("u", 6));
@@ -36,11 +36,14 @@ async fn killed_at_any_point_of_the_third_batch_it_goes_on_exactly() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn stopped_in_mid_transaction_its_locks_go_and_it_writes_nothing_stale() {
+async fn stopped_worker_writes_nothing_stale() {
     let (topic, mut system) = set_up(1).await;
-    let file = tempfile::NamedTempFile::new().unwrap();
-    std::fs::write(file.path(), "session.timeout.ms=6000\nheartbeat.interval.ms=1000\n").unwrap();
-    system.set("KAFKA_CONFIG_FILE", file.path().to_str().unwrap());
+    let _file = kafka_properties(
+        &mut system,
+        "session.timeout.ms=6000
+heartbeat.interval.ms=1000
+",
+    );
     publish(&topic, 0, users("u", 6));
     let mut stopped = system.start_faulty("before-commit:2:stop", &[ONE]);
     stopped.process.says("fault point").await;
@@ -53,22 +56,22 @@ async fn stopped_in_mid_transaction_its_locks_go_and_it_writes_nothing_stale() {
     stopped.wait_until_ready().await;
     is_exact(&system, 12).await;
     drop(other);
-    eventually("it goes on with what comes", async || {
+    until("it folds new records", async || {
         publish(&topic, 0, users("w", 1));
-        (stored(&system).await > 12).then_some(())
+        stored(&system).await > 12
     })
     .await;
     assert_eq!(system.wrong_counts().await, 0);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_programs_that_are_shipped_have_no_fault_points() {
+async fn released_programs_have_no_fault_points() {
     let has = |name: &str, text: &str| {
         let bytes = std::fs::read(program(name)).unwrap();
         bytes.windows(text.len()).any(|window| window == text.as_bytes())
     };
     for text in ["FAULT_POINT", "before-commit", "between-batches"] {
-        assert!(has(WITH_FAULTS, text), "{text}: this test would find it");
+        assert!(has(WITH_FAULTS, text), "{text}: this test finds it");
         assert!(!has("like-aggregator", text) && !has("like-api", text), "{text}");
     }
     let (topic, system) = set_up(1).await;

@@ -1,5 +1,5 @@
-//! The fold against a plain reference that applies events one by one: whatever the order, the
-//! repeats and the cuts between batches, both end with the same sets and counts.
+//! The fold against a plain reference that applies events one by one: both give the same likers and counts,
+//! whatever the order, the repeats and the borders of batches.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -42,7 +42,7 @@ fn sent() -> impl Strategy<Value = Sent> {
     })
 }
 
-/// Where the log leads: who likes what, the deltas and the count per product.
+/// The result of a log.
 #[derive(Debug, Default, PartialEq, Eq)]
 struct State {
     likers: BTreeSet<(String, String)>,
@@ -54,7 +54,7 @@ struct State {
 }
 
 impl State {
-    /// Products that stand at zero may have a row or none.
+    /// A product with zero likes may have a row or none.
     fn without_zeros(mut self) -> Self {
         self.counts.retain(|_, count| *count != 0);
         self.deltas.retain(|_, delta| *delta != 0);
@@ -62,7 +62,7 @@ impl State {
     }
 }
 
-/// One event after the other, in the plainest way.
+/// Applies one event after the other.
 fn reference(events: &[(Sent, Millis)]) -> State {
     let mut state = State::default();
     let mut counted: BTreeMap<u8, Vec<Millis>> = BTreeMap::new();
@@ -93,7 +93,7 @@ fn reference(events: &[(Sent, Millis)]) -> State {
     state
 }
 
-/// The tables that the store would write.
+/// The tables that a worker writes.
 #[derive(Default)]
 struct Tables {
     handled: Vec<(Uuid, Millis)>,
@@ -102,7 +102,7 @@ struct Tables {
 }
 
 impl Tables {
-    /// What `store` does around the fold: the same look-ups, with the look-up's own bound.
+    /// What a worker does around the fold: the same look-ups with the same bounds.
     fn apply(&mut self, batch: &Batch) {
         let Some(earliest) = batch.times().min() else { return };
         let since = earliest - WINDOW.as_millis() as Millis;
@@ -125,7 +125,7 @@ impl Tables {
         }
         for &index in &changed {
             let desired = &fold.desired[index];
-            self.likes.get_mut(&desired.pair_key).expect("only rows that are there are updated").0 = desired.last;
+            self.likes.get_mut(&desired.pair_key).expect("only existing rows are updated").0 = desired.last;
         }
         assert!(sums.is_sorted_by_key(|sum| batch.product(sum.product)), "rows are locked in product order");
         for sum in &sums {
@@ -191,7 +191,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(2000))]
 
     #[test]
-    fn any_log_in_any_batches_folds_to_what_one_by_one_gives(events in prop::collection::vec(sent(), 0..120)) {
+    fn any_batches_fold_like_single_events(events in prop::collection::vec(sent(), 0..120)) {
         let events = timed(events);
         let mut tables = Tables::default();
         batches(&events).iter().for_each(|batch| tables.apply(batch));
@@ -199,7 +199,7 @@ proptest! {
     }
 
     #[test]
-    fn a_batch_in_parts_folds_to_the_same_and_its_parts_follow_each_other(
+    fn parts_fold_like_the_whole_batch(
         events in prop::collection::vec(sent(), 1..120), size in 1..20usize,
     ) {
         let events = timed(events);
@@ -224,10 +224,10 @@ proptest! {
     }
 
     #[test]
-    fn a_log_replayed_from_any_point_on_top_of_itself_changes_nothing(
+    fn replayed_log_changes_nothing(
         events in prop::collection::vec(sent(), 1..60), from in 0..60usize,
     ) {
-        // All within the window: what was counted is remembered.
+        // All are within the window.
         let events: Vec<_> = timed(events).into_iter().map(|(event, _)| (event, 1_000_000)).collect();
         let mut tables = Tables::default();
         batches(&events).iter().for_each(|batch| tables.apply(batch));
@@ -237,7 +237,7 @@ proptest! {
     }
 
     #[test]
-    fn without_history_repeats_inside_a_batch_count_once(events in prop::collection::vec(sent(), 0..80)) {
+    fn dedup_batch_drops_repeats_in_a_batch(events in prop::collection::vec(sent(), 0..80)) {
         let events: Vec<_> = timed(events).into_iter().map(|(event, time)| (Sent { cut: false, ..event }, time)).collect();
         let batch = batches(&events).pop().unwrap();
         let ids: BTreeSet<_> = events.iter().map(|(event, _)| event.id).collect();

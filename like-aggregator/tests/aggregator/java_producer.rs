@@ -1,5 +1,5 @@
-//! Producers in Java write by the same contract: whatever codec their batches are compressed
-//! with, their events are counted, on the partitions that ours would take.
+//! Java producers write by the same contract: their events are counted with every compression codec,
+//! and keys go to the same partitions as by like-api.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use like_testkit::broker::java;
 use like_testkit::process::run_to_end;
-use like_testkit::{TestDatabase, TestSystem, TestTopic, event};
+use like_testkit::{TestSystem, TestTopic, event};
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::{ClientConfig, Message, Offset, TopicPartitionList};
 
@@ -15,7 +15,7 @@ const PARTITIONS: i32 = 8;
 const PRODUCTS: usize = 50;
 const CODECS: [&str; 5] = ["none", "gzip", "snappy", "lz4", "zstd"];
 
-/// Publishes a like by `user` of every product, as Java's own producer does it.
+/// Publishes a like by `user` of every product with Java's own producer.
 async fn publish_from_java(topic: &str, codec: &str, user: &str) {
     let folder = tempfile::tempdir().unwrap();
     let mut lines = String::new();
@@ -26,7 +26,7 @@ async fn publish_from_java(topic: &str, codec: &str, user: &str) {
     let input = folder.path().join("lines");
     std::fs::write(&input, lines).unwrap();
 
-    // run_to_end gives its programs no input, so that none waits for a keyboard.
+    // run_to_end gives a program no standard input.
     let producer = java(folder.path(), "org.apache.kafka.tools.ConsoleProducer");
     let mut shell = std::process::Command::new("sh");
     shell.args(["-c", r#"exec "$@" <"$0""#]).arg(&input).arg(producer.get_program()).args(producer.get_args());
@@ -61,10 +61,8 @@ fn partitions_by_key(topic: &TestTopic) -> BTreeMap<Vec<u8>, Vec<i32>> {
 }
 
 #[tokio::test]
-async fn batches_of_javas_producer_are_counted_whatever_their_compression() {
-    let topic = TestTopic::create(PARTITIONS).await;
-    let system = TestSystem::on(topic.name.clone(), TestDatabase::create_empty().await);
-    system.setup(&["--partitions", &PARTITIONS.to_string()]).await;
+async fn java_events_of_all_codecs_count() {
+    let (topic, system) = TestSystem::with_topic(PARTITIONS).await;
     let _aggregator = system.aggregator(&[]).await;
 
     for codec in CODECS {

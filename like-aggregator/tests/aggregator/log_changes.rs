@@ -1,57 +1,43 @@
-//! The log is no longer the one that was folded: cut by retention, shorter than what was folded,
-//! or another one under the same name. What is lost is recorded, what is wrong stops its partition
-//! and no other, and nothing is skipped in silence.
+//! The log is no longer the one that was folded: cut by retention, shorter, or another one under the same
+//! name. Lost records are recorded as gaps, and a wrong log stops its partition and no other.
 
-use std::time::Duration;
-
-use crate::common::{Counting, QUICK, publish, set_up, users};
+use crate::common::{Counting, LOCK_OFFSETS, NEVER, QUICK, kafka_properties, publish, set_up, users};
 use like_aggregator::timing::Timing;
-use like_testkit::{TestSystem, eventually};
-use rdkafka::ClientConfig;
-use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
+use like_testkit::{TestSystem, TestTopic, until};
 use serde_json::Value;
 
 /// partition, from, to
 async fn gaps(system: &TestSystem) -> Vec<(i32, i64, i64)> {
     let sql = "SELECT partition, from_offset, to_offset FROM log_gap ORDER BY 1, 2";
-    sqlx::query_as(sql).fetch_all(&system.database.pool).await.unwrap()
+    system.database.rows(sql).await
 }
 
-/// Per partition.
+/// One per partition.
 async fn offsets(system: &TestSystem) -> Vec<i64> {
-    let sql = "SELECT next_offset FROM kafka_offset ORDER BY partition";
-    sqlx::query_scalar(sql).fetch_all(&system.database.pool).await.unwrap()
+    system.database.column("SELECT next_offset FROM kafka_offset ORDER BY partition").await
 }
 
 async fn offsets_become(system: &TestSystem, expected: &[i64]) {
-    eventually(&format!("offsets {expected:?}"), async || (offsets(system).await == expected).then_some(())).await;
+    until(&format!("offsets {expected:?}"), async || offsets(system).await == expected).await;
 }
 
-/// What `status` says of a partition, and its table.
+/// A partition's problem according to `status`, and the table of `status`.
 async fn status(system: &TestSystem, partition: usize) -> (Value, String) {
-    let json = system.command(&["status", "--json"]).await;
-    assert!(json.status.success(), "{json:?}");
-    let json: Value = serde_json::from_slice(&json.stdout).unwrap();
-    let table = system.command(&["status"]).await;
-    (json["partitions"][partition]["problem"].clone(), String::from_utf8(table.stdout).unwrap())
-}
-
-async fn execute(system: &TestSystem, sql: &'static str) {
-    sqlx::query(sql).execute(&system.database.pool).await.unwrap();
+    let (status, json) = system.json(&["status"]).await;
+    assert_eq!(status, 0, "{json}");
+    (json["partitions"][partition]["problem"].clone(), system.succeeds(&["status"]).await)
 }
 
 /// Folds five likes of p0 and stops.
-async fn five_folded(system: &TestSystem, topic: &like_testkit::TestTopic) {
+async fn five_folded(system: &TestSystem, topic: &TestTopic) {
     publish(topic, 0, users("old", 5));
     let counting = Counting::start(system, QUICK);
     system.folded(5).await;
     counting.stop().await.unwrap();
 }
 
-const LIKERS: &str = "SELECT coalesce(sum(like_count), 0)::bigint FROM product_like_count";
-
 #[tokio::test(flavor = "multi_thread")]
-async fn what_retention_removed_unread_is_a_recorded_gap_and_the_rest_counts() {
+async fn unread_removed_records_are_a_gap() {
     let (topic, system) = set_up(3).await;
     five_folded(&system, &topic).await;
     publish(&topic, 0, users("new", 5));
@@ -64,14 +50,13 @@ async fn what_retention_removed_unread_is_a_recorded_gap_and_the_rest_counts() {
     let mut aggregator = system.aggregator(&[("BATCH_MAX_EVENTS", "1")]).await;
     offsets_become(&system, &[10, 5, 0]).await;
     assert_eq!(gaps(&system).await, [(0, 5, 7), (1, 0, 4)]);
-    assert_eq!(system.number(LIKERS).await, 5 + 3 + 1);
+    assert_eq!(system.likes().await, 5 + 3 + 1);
     assert_eq!(aggregator.metric("likes_log_gaps_total", "").await as u32, 2);
     assert_eq!(aggregator.metric("likes_log_gap_records_total", "").await as u32, 6);
     assert!(aggregator.process.log().contains("recorded in log_gap"));
 
-    // The same under one that is running, but late: one record is in flight, the next collected.
-    let mut lock = system.database.pool.begin().await.unwrap();
-    sqlx::query("LOCK TABLE kafka_offset IN EXCLUSIVE MODE").execute(&mut *lock).await.unwrap();
+    // The same while it runs: one record is in flight, the next one is collected.
+    let lock = system.database.lock(LOCK_OFFSETS).await;
     publish(&topic, 2, users("early", 2));
     aggregator.process.says("fetching paused").await;
     publish(&topic, 2, users("late", 6));
@@ -79,7 +64,7 @@ async fn what_retention_removed_unread_is_a_recorded_gap_and_the_rest_counts() {
     lock.rollback().await.unwrap();
     offsets_become(&system, &[10, 5, 8]).await;
     assert_eq!(gaps(&system).await[2..], [(2, 2, 5)]);
-    assert_eq!(system.number(LIKERS).await, 9 + 2 + 3);
+    assert_eq!(system.likes().await, 9 + 2 + 3);
     publish(&topic, 0, users("last", 1));
     offsets_become(&system, &[11, 5, 8]).await;
     aggregator.wait_until_ready().await;
@@ -91,7 +76,7 @@ async fn what_retention_removed_unread_is_a_recorded_gap_and_the_rest_counts() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn retention_up_to_the_stored_offset_is_no_gap() {
+async fn folded_removed_records_are_no_gap() {
     let (topic, system) = set_up(1).await;
     five_folded(&system, &topic).await;
     topic.cut(0, 5).await;
@@ -103,10 +88,10 @@ async fn retention_up_to_the_stored_offset_is_no_gap() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_stored_offset_beyond_the_logs_end_stops_its_partition_and_no_other() {
+async fn offset_past_the_end_stops_its_partition() {
     let (topic, system) = set_up(2).await;
     publish(&topic, 0, users("u", 3));
-    execute(&system, "UPDATE kafka_offset SET next_offset = 100 WHERE partition = 0").await;
+    system.database.execute("UPDATE kafka_offset SET next_offset = 100 WHERE partition = 0").await;
     let counting = Counting::start(&system, QUICK);
     counting.waits_for("log", "partition 0: it is folded up to 100 and its log ends at 3").await;
     counting.waits_for("log", "like-aggregator offsets reset").await;
@@ -115,33 +100,33 @@ async fn a_stored_offset_beyond_the_logs_end_stops_its_partition_and_no_other() 
     assert_eq!(status(&system, 0).await.0, "folded beyond the log's end: the topic was cut or made anew");
     publish(&topic, 1, users("u", 2));
     offsets_become(&system, &[100, 2]).await;
-    assert_eq!(system.number(LIKERS).await, 2);
+    assert_eq!(system.likes().await, 2);
 
-    // Somebody has said where to go on.
-    execute(&system, "UPDATE kafka_offset SET next_offset = 1 WHERE partition = 0").await;
+    // An operator resets the offset.
+    system.database.execute("UPDATE kafka_offset SET next_offset = 1 WHERE partition = 0").await;
     offsets_become(&system, &[3, 2]).await;
-    eventually("ready again", async || counting.is_ready().await.then_some(())).await;
+    until("ready again", async || counting.is_ready().await).await;
     assert_eq!(counting.metric("likes_stopped_partitions", "").await as u32, 0);
-    assert_eq!(system.number(LIKERS).await, 2 + 2);
+    assert_eq!(system.likes().await, 2 + 2);
     counting.stop().await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_log_that_ends_early_for_a_moment_stops_nothing() {
+async fn briefly_shorter_log_stops_nothing() {
     let (topic, system) = set_up(1).await;
     publish(&topic, 0, users("u", 3));
-    execute(&system, "UPDATE kafka_offset SET next_offset = 5").await;
-    let patient = Timing { beyond_end: Duration::from_secs(3600), ..QUICK };
+    system.database.execute("UPDATE kafka_offset SET next_offset = 5").await;
+    let patient = Timing { beyond_end: NEVER, ..QUICK };
     let mut aggregator = system.start_aggregator(&[]);
     aggregator.process.says("waiting").await;
     publish(&topic, 0, users("v", 4));
     offsets_become(&system, &[7]).await;
-    assert_eq!(system.number(LIKERS).await, 2);
+    assert_eq!(system.likes().await, 2);
     aggregator.wait_until_ready().await;
     drop(aggregator);
 
-    // One too many, and the record before it is known: nothing is out of range for the broker.
-    execute(&system, "UPDATE kafka_offset SET next_offset = 8").await;
+    // One past the end of the log, which the broker doesn't report as out of range.
+    system.database.execute("UPDATE kafka_offset SET next_offset = 8").await;
     let counting = Counting::ready(&system, patient).await;
     counting.stop().await.unwrap();
     let counting = Counting::start(&system, QUICK);
@@ -170,39 +155,28 @@ async fn recreated_with(records: usize) {
     let (problem, table) = status(&system, 0).await;
     assert!(problem.as_str().is_some_and(|problem| problem.ends_with("made anew")), "{records} records: {table}");
     assert_eq!(status(&system, 1).await.0, Value::Null, "{table}");
-    assert_eq!(system.number(LIKERS).await, 5 + 2);
+    assert_eq!(system.likes().await, 5 + 2);
 
-    // The new log alone is to be counted. Where the old one stood, the new one stands too.
+    // Count the new log alone.
     if records >= 5 {
-        let rebuilt = system.command(&["rebuild", "--yes"]).await;
-        assert!(rebuilt.status.success(), "{rebuilt:?}");
+        system.succeeds(&["rebuild", "--yes"]).await;
         offsets_become(&system, &[records as i64, 2]).await;
-        assert_eq!(system.number(LIKERS).await, records as i64 + 2);
-        eventually("it goes on by itself", async || counting.is_ready().await.then_some(())).await;
+        assert_eq!(system.likes().await, records as i64 + 2);
+        until("ready after the rebuild", async || counting.is_ready().await).await;
     }
     counting.stop().await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_log_that_has_a_hole_where_a_record_was_folded_is_another_log() {
+async fn hole_at_the_folded_record_is_detected() {
     let (mut topic, system) = set_up(1).await;
     five_folded(&system, &topic).await;
     topic.recreate().await;
-    // Four records and a marker at 4, then more.
-    let wait = Duration::from_secs(30);
-    let producer: BaseProducer = ClientConfig::new()
-        .set("bootstrap.servers", like_testkit::kafka())
-        .set("transactional.id", &topic.name)
-        .create()
-        .unwrap();
-    producer.init_transactions(wait).unwrap();
-    producer.begin_transaction().unwrap();
-    for _ in 0..4 {
-        producer.send(BaseRecord::to(&topic.name).key("p").payload("x")).unwrap();
-    }
-    producer.flush(wait).unwrap();
-    producer.commit_transaction(wait).unwrap();
-    eventually("the marker is in the log", async || (topic.end_offsets() == [5]).then_some(())).await;
+    // Four records and a marker at 4, then more records.
+    let transactions = topic.transactions();
+    transactions.begin("p", &vec![b"x".to_vec(); 4]);
+    transactions.commit();
+    until("the marker is in the log", async || topic.end_offsets() == [5]).await;
     publish(&topic, 0, users("new", 3));
 
     let counting = Counting::start(&system, QUICK);
@@ -210,8 +184,8 @@ async fn a_log_that_has_a_hole_where_a_record_was_folded_is_another_log() {
     assert_eq!(counting.metric("likes_stopped_partitions", "another_log").await as u32, 1);
     assert_eq!(offsets(&system).await, [5]);
 
-    // Somebody has looked at it and says that this log is to be gone on with.
-    execute(&system, "UPDATE kafka_offset SET last_record_time = NULL").await;
+    // An operator accepts this log.
+    system.database.execute("UPDATE kafka_offset SET last_record_time = NULL").await;
     offsets_become(&system, &[8]).await;
     counting.stop().await.unwrap();
 }
@@ -223,12 +197,9 @@ async fn topic_recreated_at_run_time_is_detected() {
 
 async fn recreated_at_run_time_with(records: usize) {
     let (mut topic, mut system) = set_up(2).await;
-    // Should it see the topic gone, it would end; or wait for five minutes until it looks again.
-    let file = tempfile::NamedTempFile::new().unwrap();
-    std::fs::write(file.path(), "topic.metadata.refresh.interval.ms=500\n").unwrap();
-    system.set("KAFKA_CONFIG_FILE", file.path().to_str().unwrap());
-    let never = Duration::from_secs(3600);
-    let counting = Counting::ready(&system, Timing { topic_check: never, ..QUICK }).await;
+    // The topic check would end it, and librdkafka's default refreshes metadata every five minutes.
+    let _file = kafka_properties(&mut system, "topic.metadata.refresh.interval.ms=500\n");
+    let counting = Counting::ready(&system, Timing { topic_check: NEVER, ..QUICK }).await;
     publish(&topic, 0, users("old", 5));
     system.folded(5).await;
     topic.recreate().await;
@@ -238,6 +209,6 @@ async fn recreated_at_run_time_with(records: usize) {
     let why = if records < 5 { "its log ends at 3" } else { "the record at 4 that was folded has the timestamp" };
     counting.waits_for("log", why).await;
     offsets_become(&system, &[5, 2]).await;
-    assert_eq!(system.number(LIKERS).await, 5 + 2);
+    assert_eq!(system.likes().await, 5 + 2);
     counting.stop().await.unwrap();
 }

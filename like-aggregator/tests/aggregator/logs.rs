@@ -1,18 +1,18 @@
-//! Logs as a log store reads them: one JSON object per line, and what is in it.
+//! Logs as a log store reads them: one JSON object per line, and its fields.
 
-use like_testkit::{TestService, TestSystem, eventually};
+use like_testkit::{TestService, TestSystem, eventually, until};
 use serde_json::Value;
 
 const TRACE: &str = "0af7651916cd43dd8448eb211c80319c";
 
-/// All complete lines so far. Serde takes the last of two fields of one name, so the line must be
-/// as long as what it was read as.
+/// All complete lines so far. Serde keeps one of two fields with the same name, so a line must be as long as
+/// its parsed value.
 fn lines(service: &TestService) -> Vec<Value> {
     let log = service.process.log();
     let complete = &log[..log.rfind('\n').map_or(0, |end| end + 1)];
     let read = |line: &str| {
         let value: Value = serde_json::from_str(line).unwrap_or_else(|e| panic!("{e}: {line}"));
-        assert_eq!(value.to_string().len(), line.len(), "a name is there twice: {line}");
+        assert_eq!(value.to_string().len(), line.len(), "a field is duplicated: {line}");
         for field in ["timestamp", "level", "target"] {
             assert!(value[field].is_string(), "{field} in {line}");
         }
@@ -22,7 +22,7 @@ fn lines(service: &TestService) -> Vec<Value> {
 }
 
 #[tokio::test]
-async fn each_line_is_one_json_object_and_a_request_has_one_if_it_is_asked_for() {
+async fn each_line_is_a_json_object() {
     let mut system = TestSystem::set_up(1).await;
     system.set("LOG_FORMAT", "json");
     system.set("RUST_LOG", "info,like_api::access=debug,like_aggregator=debug");
@@ -31,7 +31,7 @@ async fn each_line_is_one_json_object_and_a_request_has_one_if_it_is_asked_for()
         let request = api.http.put(format!("{}{path}", api.url)).header("X-Request-Id", id);
         request.header("X-User-Id", "hidden-user").header("traceparent", format!("00-{TRACE}-b7ad6b7169203331-01"))
     };
-    // Directly, by the router, and nowhere. Whoever makes up an id can't end a line.
+    // Past the router, through it, and to no route. An id from outside can't break a line.
     for (path, id, status) in [
         ("/v1/products/p1/like?hidden=query", "plain", 202),
         ("/v1/products/p%32/like", "quote\"d\\n", 202),
@@ -56,11 +56,11 @@ async fn each_line_is_one_json_object_and_a_request_has_one_if_it_is_asked_for()
 
     system.folded(2).await;
     let committed = |line: &Value| line["message"] == "batch committed" && line["events"].is_u64();
-    eventually("the line of a batch", async || lines(&aggregator).iter().any(committed).then_some(())).await;
+    until("the line of a batch", async || lines(&aggregator).iter().any(committed)).await;
 }
 
 #[tokio::test]
-async fn a_request_that_goes_well_has_no_line_by_default() {
+async fn successful_request_has_no_line() {
     let mut system = TestSystem::set_up(1).await;
     system.unset("RUST_LOG");
     let mut api = system.api(&[]).await;

@@ -1,33 +1,30 @@
-//! PostgreSQL has lost its last transactions, by a failover or since a backup was restored: offsets,
-//! counts and history went back together. The aggregator goes on from there, also when no record
-//! comes that would show it.
+//! PostgreSQL has lost its last transactions, by a failover or a restored backup: offsets, counts and
+//! history went back together. The aggregator continues from there, also without a new record.
 
 use std::time::Duration;
 
-use crate::common::{Counting, QUICK, publish, set_up, users};
+use crate::common::{Counting, NEVER, QUICK, publish, set_up, users};
 use like_aggregator::timing::Timing;
-use like_testkit::TestSystem;
+use like_testkit::{TestSystem, TestTopic};
 
-const NEVER: Duration = Duration::from_secs(3600);
 const TABLES: [&str; 4] = ["product_like_count", "product_like", "event_handled", "kafka_offset"];
 
-async fn execute(system: &TestSystem, sql: String) {
-    sqlx::raw_sql(sqlx::AssertSqlSafe(sql)).execute(&system.database.pool).await.unwrap();
-}
-
 /// Folds three likes, keeps a copy of all tables, and folds two more.
-async fn five_folded_and_a_backup_after_three(system: &TestSystem, topic: &like_testkit::TestTopic) {
+async fn five_folded_and_a_backup_after_three(system: &TestSystem, topic: &TestTopic) {
     publish(topic, 0, users("first", 3));
     system.folded(3).await;
-    execute(system, TABLES.map(|table| format!("CREATE TABLE backup_of_{table} AS TABLE {table};")).concat()).await;
+    system
+        .database
+        .execute(TABLES.map(|table| format!("CREATE TABLE backup_of_{table} AS TABLE {table};")).concat())
+        .await;
     publish(topic, 0, users("second", 2));
     system.folded(5).await;
 }
 
-/// The last two likes were never folded.
+/// Restores the copy: the last two likes are not folded.
 async fn restore(system: &TestSystem) {
     let one = |table| format!("DELETE FROM {table}; INSERT INTO {table} SELECT * FROM backup_of_{table};");
-    execute(system, format!("BEGIN; {} COMMIT", TABLES.map(one).concat())).await;
+    system.database.execute(format!("BEGIN; {} COMMIT", TABLES.map(one).concat())).await;
 }
 
 async fn is_exact(system: &TestSystem, counting: &Counting) {
@@ -35,12 +32,12 @@ async fn is_exact(system: &TestSystem, counting: &Counting) {
     assert_eq!(system.number("SELECT like_count FROM product_like_count").await, 5);
     assert_eq!(system.wrong_counts().await, 0);
     assert_eq!(system.number("SELECT count(*) FROM event_handled").await, 5);
-    assert_eq!(counting.metric("likes_fences_total", "").await as u32, 0, "no record was needed to see it");
+    assert_eq!(counting.metric("likes_fences_total", "").await as u32, 0, "noticed without a record");
     assert!(counting.is_ready().await);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_lost_tail_is_noticed_within_the_interval_without_a_new_record() {
+async fn lost_tail_is_noticed_in_time() {
     let (topic, system) = set_up(2).await;
     let counting = Counting::ready(&system, QUICK).await;
     five_folded_and_a_backup_after_three(&system, &topic).await;
@@ -50,14 +47,14 @@ async fn a_lost_tail_is_noticed_within_the_interval_without_a_new_record() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_lost_tail_is_noticed_after_a_reconnect_without_a_new_record() {
+async fn lost_tail_is_noticed_on_reconnect() {
     let (topic, system) = set_up(2).await;
     let counting = Counting::ready(&system, Timing { compare_offsets: NEVER, ..QUICK }).await;
     five_folded_and_a_backup_after_three(&system, &topic).await;
     restore(&system).await;
     let kill = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity
                 WHERE datname = current_database() AND application_name = 'like-aggregator'";
-    execute(&system, kill.to_owned()).await;
+    system.database.execute(kill).await;
     is_exact(&system, &counting).await;
     counting.stop().await.unwrap();
 }

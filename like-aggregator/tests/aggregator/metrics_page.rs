@@ -1,11 +1,10 @@
-//! docs/METRICS.md lists what both services tell Prometheus: no metric without a line there, no
-//! line without a metric, and types and labels as they are.
+//! docs/METRICS.md lists the metrics of both services with their types and labels, and no other metric.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::common::sources::sources;
 use like_testkit::process::free_addr;
-use like_testkit::{TestService, TestSystem, eventually};
+use like_testkit::{TestService, TestSystem, until};
 
 const PAGE: &str = include_str!("../../../docs/METRICS.md");
 
@@ -15,7 +14,7 @@ const SCHEMAS: [&str; 2] = ["likes_audit", "likes_rebuild"];
 /// Name to type and labels.
 type Metrics = BTreeMap<String, (String, BTreeSet<String>)>;
 
-/// What stands in backticks.
+/// The texts in backticks.
 fn spans(text: &str) -> impl Iterator<Item = String> {
     text.split('`').skip(1).step_by(2).map(str::to_owned)
 }
@@ -28,7 +27,7 @@ fn listed(heading: &str) -> Metrics {
         let cells: Vec<_> = line.trim_matches('|').split('|').map(str::trim).collect();
         assert_eq!(cells.len(), 5, "name, type, labels, meaning, alert: {line}");
         assert!(cells[3].len() > 5 && !cells[4].is_empty(), "{line}");
-        // What stands in parentheses are values.
+        // Values are in parentheses.
         let labels = cells[2].split('(').map(|part| part.rsplit(')').next().unwrap()).flat_map(spans).collect();
         (spans(cells[0]).next().unwrap(), (cells[1].to_owned(), labels))
     };
@@ -38,8 +37,8 @@ fn listed(heading: &str) -> Metrics {
     metrics
 }
 
-/// What a service tells.
-async fn told(service: &TestService) -> Metrics {
+/// The metrics of a service.
+async fn exposed(service: &TestService) -> Metrics {
     let answer = service.http.get(format!("{}/metrics", service.admin)).send().await.unwrap();
     let text = answer.text().await.unwrap();
     let mut metrics = Metrics::new();
@@ -68,24 +67,24 @@ fn assert_same(page: &Metrics, service: &Metrics) {
         assert_eq!(line, found, "{name}: the page is on the left");
     }
     for name in page.keys() {
-        assert!(service.contains_key(name), "docs/METRICS.md lists {name}, and nothing tells it");
+        assert!(service.contains_key(name), "docs/METRICS.md lists {name}, which no service has");
     }
 }
 
 #[tokio::test]
-async fn the_page_lists_what_both_services_tell_and_nothing_else() {
+async fn page_lists_all_metrics() {
     let (topic, system) = TestSystem::with_topic(1).await;
     let (api, aggregator) = (system.api(&[]).await, system.aggregator(&[]).await);
-    // What has labels with values of its own is there from its first one.
+    // Metrics with variable label values appear with their first value.
     topic.publish(None, Some(b"p1"), Some(b"no event"));
     topic.flush();
     let acknowledged = api.client().click("u1", "p1", true, "k1").await;
     api.client().wait_until_counted(&acknowledged.receipt).await;
     for name in ["likes_consumer_lag_records", "likes_dead_letters_total"] {
-        eventually(name, async || (!aggregator.series(name, "").await.is_empty()).then_some(())).await;
+        until(name, async || !aggregator.series(name, "").await.is_empty()).await;
     }
 
-    // Some are there in one mode alone. Keys that can't be had: it serves, and isn't ready.
+    // Some appear in one mode only. Without its keys like-api serves, but is not ready.
     let tokens = system.start_api(&[
         ("AUTH_MODE", "jwt"),
         ("JWT_JWKS_URL", &format!("http://{}", free_addr())),
@@ -94,11 +93,11 @@ async fn the_page_lists_what_both_services_tell_and_nothing_else() {
         ("JWT_AUDIENCE", "a"),
     ]);
     tokens.process.says("listening").await;
-    let mut of_api = told(&tokens).await;
-    of_api.extend(told(&api).await);
+    let mut of_api = exposed(&tokens).await;
+    of_api.extend(exposed(&api).await);
 
     let both = listed("Both services");
-    for (heading, service) in [("like-api", of_api), ("like-aggregator", told(&aggregator).await)] {
+    for (heading, service) in [("like-api", of_api), ("like-aggregator", exposed(&aggregator).await)] {
         let mut page = listed(heading);
         page.extend(both.clone());
         assert_same(&page, &service);
@@ -106,9 +105,9 @@ async fn the_page_lists_what_both_services_tell_and_nothing_else() {
 }
 
 #[test]
-fn the_page_lists_every_name_in_the_code() {
+fn page_lists_all_names_in_the_code() {
     let sources = sources();
-    // By what they begin with; labels are listed, too.
+    // Found by their prefixes; the page lists labels, too.
     let prefixes = ["likes_", "http_server_", "messaging_", "db_client_", "process_"];
     let is_name = |text: &&str| {
         prefixes.iter().any(|prefix| text.starts_with(prefix) && text.len() > prefix.len())

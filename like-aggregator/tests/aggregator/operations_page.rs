@@ -12,13 +12,13 @@ use like_aggregator::cli::Cli;
 const PAGE: &str = include_str!("../../../docs/OPERATIONS.md");
 const COMMANDS_PAGE: &str = include_str!("../../../docs/COMMANDS.md");
 
-/// Of other programs, by how they begin.
+/// Beginnings of commands.
 const COMMANDS: [&str; 6] = ["curl ", "kafka-", "kill ", "ulimit ", "SELECT ", "like-aggregator "];
 
 /// Names that belong to others.
 const FOREIGN: [&str; 6] = ["HOST:8081", "HOST:8082", "work_mem", "max_connections", "retention.ms", "process_…"];
 
-/// What stands in backticks, blocks left out.
+/// The texts in backticks outside of blocks.
 fn spans(text: &str) -> Vec<String> {
     let outside = text.split("\n```").step_by(2).flat_map(str::lines);
     let prose = outside.filter(|line| !line.starts_with("    ")).collect::<Vec<_>>().join(" ");
@@ -26,7 +26,7 @@ fn spans(text: &str) -> Vec<String> {
 }
 
 #[test]
-fn what_the_page_names_is_in_the_code() {
+fn names_on_the_page_are_in_the_code() {
     let sources = sources();
     let mut named = 0;
     for span in spans(section("## Something is wrong: start here")) {
@@ -38,7 +38,7 @@ fn what_the_page_names_is_in_the_code() {
             .map(|part| part.trim_matches([' ', ':', ';']))
             .filter(|part| !part.is_empty());
         for part in parts {
-            assert!(sources.contains(part), "`{span}`: nothing in the code says '{part}'");
+            assert!(sources.contains(part), "`{span}`: the code doesn't contain '{part}'");
             named += 1;
         }
     }
@@ -46,7 +46,7 @@ fn what_the_page_names_is_in_the_code() {
 }
 
 #[test]
-fn every_metric_is_on_the_page() {
+fn page_has_every_metric() {
     let metrics = [include_str!("../../src/metrics.rs"), include_str!("../../../like-api/src/metrics.rs")];
     let names = metrics.iter().flat_map(|source| source.split('"').skip(1).step_by(2));
     let is_metric = |name: &&str| {
@@ -63,7 +63,7 @@ fn every_metric_is_on_the_page() {
 }
 
 #[test]
-fn every_link_within_the_page_leads_somewhere() {
+fn links_within_the_page_resolve() {
     // As GitHub makes them.
     let slug = |heading: &str| {
         let kept = heading.chars().filter(|c| c.is_alphanumeric() || [' ', '-', '_'].contains(c));
@@ -77,7 +77,7 @@ fn every_link_within_the_page_leads_somewhere() {
 }
 
 #[test]
-fn every_command_on_both_pages_is_one() {
+fn commands_on_both_pages_parse() {
     let pages = [PAGE, COMMANDS_PAGE];
     let in_blocks =
         pages.iter().flat_map(|page| page.lines()).map(|line| line.trim_start_matches(['$', ' ']).to_owned());

@@ -1,28 +1,9 @@
-//! A rebalance while fetching is paused: the partitions that stay are read again.
+//! A rebalance while fetching is paused: the partitions that stay are fetched again.
 
-use crate::common::{publish, set_up, users};
-use like_testkit::{TestService, eventually};
+use crate::common::{LOCK_OFFSETS, owns, publish, set_up, users};
+use like_testkit::{TestService, until};
 
 const PARTITIONS: i32 = 4;
-
-/// The partitions that an aggregator owns, in order.
-async fn owned(aggregator: &TestService) -> Vec<i32> {
-    let mut owned = Vec::new();
-    for partition in 0..PARTITIONS {
-        let label = format!("partition=\"{partition}\"");
-        if !aggregator.series("likes_consumer_lag_records", &label).await.is_empty() {
-            owned.push(partition);
-        }
-    }
-    owned
-}
-
-async fn owns(aggregator: &TestService, number: usize) -> Vec<i32> {
-    eventually(&format!("it owns {number} partitions"), async || {
-        Some(owned(aggregator).await).filter(|owned| owned.len() == number)
-    })
-    .await
-}
 
 fn revocations(aggregator: &TestService) -> usize {
     aggregator.process.log().matches("partitions revoked").count()
@@ -31,21 +12,20 @@ fn revocations(aggregator: &TestService) -> usize {
 #[tokio::test(flavor = "multi_thread")]
 async fn commit_during_revocation_resumes_fetching() {
     let (topic, system) = set_up(PARTITIONS).await;
-    // Only a full batch is sent: what is collected and what is in flight is known.
+    // Only a full batch is applied, so the test knows what is in flight.
     let settings = [("BATCH_MAX_EVENTS", "100"), ("BATCH_MAX_WAIT", "1h")];
     let first = system.aggregator(&settings).await;
-    owns(&first, PARTITIONS as usize).await;
+    owns(&first, PARTITIONS).await;
     // A second member shows which partitions the group takes from the first.
     let mut second = system.aggregator(&settings).await;
     let stay = owns(&first, 2).await;
     let goes = (0..PARTITIONS).find(|partition| !stay.contains(partition)).unwrap();
     second.process.terminate();
     second.process.ended().await;
-    owns(&first, PARTITIONS as usize).await;
+    owns(&first, PARTITIONS).await;
 
     // One batch in flight and the next one full, both of a partition that will be revoked.
-    let mut lock = system.database.pool.begin().await.unwrap();
-    sqlx::query("LOCK TABLE kafka_offset IN EXCLUSIVE MODE").execute(&mut *lock).await.unwrap();
+    let lock = system.database.lock(LOCK_OFFSETS).await;
     publish(&topic, goes, users("goes", 200));
     first.process.says("fetching paused").await;
     for &partition in &stay {
@@ -53,7 +33,7 @@ async fn commit_during_revocation_resumes_fetching() {
     }
     let before = revocations(&first);
     let second = system.start_aggregator(&settings);
-    eventually("revoked", async || (revocations(&first) > before).then_some(())).await;
+    until("revoked", async || revocations(&first) > before).await;
     // The batch commits while the first waits for it before it gives the partitions back.
     lock.rollback().await.unwrap();
     assert_eq!(owns(&first, 2).await, stay, "this test shows nothing otherwise");

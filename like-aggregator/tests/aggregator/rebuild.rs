@@ -1,69 +1,43 @@
-//! `rebuild`: the log folded anew beside the live tables, and swapped in while everybody goes on.
+//! `rebuild`: folds the log into a shadow schema and swaps it in while clients and workers continue.
 
-use std::collections::BTreeMap;
-use std::process::Output;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use crate::common::watch;
 use like_testkit::process::{TestProcess, command};
-use like_testkit::{TestClient, TestSystem, event, eventually};
+use like_testkit::{TestClient, TestSystem, event, eventually, until};
 use tokio::task::JoinSet;
 
 const PRODUCTS: usize = 10;
+const REBUILD: [&str; 2] = ["rebuild", "--yes"];
+
+async fn refused(system: &TestSystem, why: &str) {
+    system.refused(&REBUILD, &[why]).await;
+    assert_eq!(schemas(system).await, ["likes"], "the shadow schema is dropped");
+}
+
+/// The live schema, the shadow schema and the old ones.
+async fn schemas(system: &TestSystem) -> Vec<String> {
+    let sql = "SELECT nspname::text FROM pg_namespace WHERE nspname LIKE 'likes%' ORDER BY 1";
+    system.database.column(sql).await
+}
+
+async fn likers(system: &TestSystem) -> Vec<(String, String)> {
+    let sql = "SELECT product_id, user_id FROM product_like WHERE liked ORDER BY 1, 2";
+    system.database.rows(sql).await
+}
+
+async fn counts(system: &TestSystem) -> Vec<(String, i64, i64)> {
+    let sql = "SELECT product_id, like_count, delta_count FROM product_like_count ORDER BY 1";
+    system.database.rows(sql).await
+}
 
 fn products() -> Vec<String> {
     (0..PRODUCTS).map(|n| format!("p{n}")).collect()
 }
 
-async fn rebuild(system: &TestSystem, args: &[&str]) -> Output {
-    system.command(&[&["rebuild", "--yes"], args].concat()).await
-}
-
-async fn rebuilt(system: &TestSystem, args: &[&str]) -> Output {
-    let output = rebuild(system, args).await;
-    assert!(output.status.success(), "{output:?}");
-    output
-}
-
-async fn refused(system: &TestSystem, why: &str) {
-    let output = rebuild(system, &[]).await;
-    assert_eq!(output.status.code(), Some(2), "{output:?}");
-    let said = String::from_utf8_lossy(&output.stderr).into_owned();
-    assert!(said.contains(why), "{said}");
-    assert_eq!(schemas(system).await, ["likes"], "nothing is left behind");
-}
-
-/// Our schemas.
-async fn schemas(system: &TestSystem) -> Vec<String> {
-    let sql = "SELECT nspname::text FROM pg_namespace WHERE nspname LIKE 'likes%' ORDER BY 1";
-    sqlx::query_scalar(sql).fetch_all(&system.database.pool).await.unwrap()
-}
-
-async fn likers(system: &TestSystem) -> Vec<(String, String)> {
-    let sql = "SELECT product_id, user_id FROM product_like WHERE liked ORDER BY 1, 2";
-    sqlx::query_as(sql).fetch_all(&system.database.pool).await.unwrap()
-}
-
-async fn counts(system: &TestSystem) -> Vec<(String, i64, i64)> {
-    let sql = "SELECT product_id, like_count, delta_count FROM product_like_count ORDER BY 1";
-    sqlx::query_as(sql).fetch_all(&system.database.pool).await.unwrap()
-}
-
-/// Asks for all counts again and again; each must be at least what it was before.
-async fn watch(client: TestClient, enough: Arc<AtomicBool>) -> usize {
-    let (products, mut seen, mut answers) = (products(), BTreeMap::new(), 0);
-    while !enough.load(Ordering::Relaxed) {
-        for (product, (count, _)) in products.iter().zip(client.likes("watcher", &products).await) {
-            let before = seen.insert(product, count).unwrap_or(0);
-            assert!(count >= before, "{product} had {before} likes and has {count}");
-        }
-        answers += 1;
-    }
-    answers
-}
-
-/// New users who like, one after the other, each click once more now and then; answers what there
-/// should be, and asserts that what was counted once stays counted.
+/// New users, one after the other; each third one sends its like again. Returns the expected likes, and
+/// asserts that a counted receipt stays counted.
 async fn click(client: TestClient, name: usize, enough: Arc<AtomicBool>) -> Vec<(String, String)> {
     let mut likes = Vec::new();
     let mut receipts = Vec::new();
@@ -89,35 +63,33 @@ async fn click(client: TestClient, name: usize, enough: Arc<AtomicBool>) -> Vec<
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn no_count_goes_backwards_through_repeated_swaps_under_load_and_none_is_lost() {
+async fn no_count_drops_during_swaps() {
     let system = TestSystem::set_up(8).await;
     let api = system.api(&[]).await;
     let _aggregators = [system.aggregator(&[]).await, system.aggregator(&[]).await];
     let enough = Arc::new(AtomicBool::new(false));
-    let mut clicking: JoinSet<_> = (0..16).map(|n| click(api.client(), n, Arc::clone(&enough))).collect();
-    let mut watching: JoinSet<_> = (0..3).map(|_| watch(api.client(), Arc::clone(&enough))).collect();
+    let clicking: JoinSet<_> = (0..16).map(|n| click(api.client(), n, Arc::clone(&enough))).collect();
+    let mut watching: JoinSet<_> = (0..3).map(|_| watch(api.client(), products(), Arc::clone(&enough))).collect();
 
     for round in 0..5 {
-        rebuilt(&system, if round % 2 == 0 { &[] } else { &["--drop-old"] }).await;
+        let drop_old: &[&str] = if round % 2 == 0 { &[] } else { &["--drop-old"] };
+        system.succeeds(&[&REBUILD, drop_old].concat()).await;
         assert!(watching.try_join_next().is_none(), "a watcher has ended");
     }
     enough.store(true, Ordering::Relaxed);
-    let mut expected = Vec::new();
-    while let Some(likes) = clicking.join_next().await {
-        expected.extend(likes.unwrap());
-    }
-    while let Some(answers) = watching.join_next().await {
-        assert!(answers.unwrap() > 100, "hardly anybody has looked");
+    let mut expected = clicking.join_all().await.concat();
+    for (reads, _) in watching.join_all().await {
+        assert!(reads > 100, "{reads} reads prove little");
     }
     expected.sort();
-    eventually("all is counted", async || (likers(&system).await.len() >= expected.len()).then_some(())).await;
+    until("all is counted", async || likers(&system).await.len() >= expected.len()).await;
     assert_eq!(likers(&system).await, expected);
     assert_eq!(system.wrong_counts().await, 0);
-    assert_eq!(schemas(&system).await.len(), 1 + 3, "the live one, and what was kept of the old ones");
+    assert_eq!(schemas(&system).await.len(), 1 + 3, "the live one and three old ones");
 }
 
 #[tokio::test]
-async fn a_rebuild_repairs_what_is_wrong_and_keeps_the_old_tables() {
+async fn rebuild_repairs_and_keeps_old_tables() {
     let (topic, system) = TestSystem::with_topic(3).await;
     for n in 0..500 {
         let user = format!("u{}", n % 100);
@@ -135,20 +107,19 @@ async fn a_rebuild_repairs_what_is_wrong_and_keeps_the_old_tables() {
         "UPDATE product_like SET liked = NOT liked WHERE user_id < 'u5'",
         "DELETE FROM event_handled",
     ] {
-        sqlx::query(damage).execute(&system.database.pool).await.unwrap();
+        system.database.execute(damage).await;
     }
 
-    let output = rebuilt(&system, &[]).await;
-    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    let printed = system.succeeds(&REBUILD).await;
     assert_eq!((likers(&system).await, counts(&system).await), (likers_before, counts_before));
     assert_eq!(system.number("SELECT count(*) FROM event_handled").await, 1000);
     assert_eq!(system.number("SELECT count(*) FROM dead_letter").await, 500);
     assert_eq!(system.wrong_counts().await, 0);
     let schemas = schemas(&system).await;
     assert_eq!(schemas.len(), 2, "{schemas:?}");
-    assert!(said.contains("1500 records folded") && said.contains(&schemas[1]), "{said}");
+    assert!(printed.contains("1500 records folded") && printed.contains(&schemas[1]), "{printed}");
 
-    // And it goes on from there.
+    // Counting continues in the new tables.
     topic.publish_event(&event("p1", Some("new"), true));
     topic.flush();
     let _aggregator = system.aggregator(&[]).await;
@@ -156,7 +127,7 @@ async fn a_rebuild_repairs_what_is_wrong_and_keeps_the_old_tables() {
 }
 
 #[tokio::test]
-async fn what_was_put_away_is_not_brought_back() {
+async fn erased_rows_stay_erased() {
     let (topic, mut system) = TestSystem::with_topic(1).await;
     // A like and its unlike in one batch would leave no row.
     system.set("BATCH_MAX_EVENTS", "1");
@@ -178,36 +149,26 @@ async fn what_was_put_away_is_not_brought_back() {
         "DELETE FROM dead_letter WHERE payload = 'dropped'".to_owned(),
         format!("UPDATE dead_letter SET rejected_at = '{rejected_at}'"),
     ] {
-        sqlx::query(sqlx::AssertSqlSafe(put_away)).execute(&system.database.pool).await.unwrap();
+        system.database.execute(put_away).await;
     }
-    rebuilt(&system, &[]).await;
-    let users: Vec<String> = sqlx::query_scalar("SELECT user_id FROM product_like ORDER BY 1")
-        .fetch_all(&system.database.pool)
-        .await
-        .unwrap();
+    system.succeeds(&REBUILD).await;
+    let users: Vec<String> = system.database.column("SELECT user_id FROM product_like ORDER BY 1").await;
     assert_eq!(users, ["left", "other"]);
-    let kept = sqlx::AssertSqlSafe(format!(
-        "SELECT count(*) FROM dead_letter WHERE payload = 'kept' AND rejected_at = '{rejected_at}'"
-    ));
-    let kept: i64 = sqlx::query_scalar(kept).fetch_one(&system.database.pool).await.unwrap();
-    assert_eq!(kept, 1);
+    let kept = format!("SELECT count(*) FROM dead_letter WHERE payload = 'kept' AND rejected_at = '{rejected_at}'");
+    assert_eq!(system.number(&kept).await, 1);
     assert_eq!(system.number("SELECT count(*) FROM dead_letter").await, 1);
 }
 
 #[tokio::test]
-async fn a_rebuild_is_refused_where_the_result_would_be_worse() {
+async fn harmful_rebuild_is_refused() {
     let (topic, system) = TestSystem::with_topic(2).await;
     for n in 0..10 {
         topic.publish(Some(n % 2), Some(b"p"), Some(b"garbage"));
     }
     topic.flush();
-    let not_asked = system.command(&["rebuild"]).await;
-    assert_eq!(not_asked.status.code(), Some(2), "{not_asked:?}");
-    assert!(String::from_utf8_lossy(&not_asked.stderr).contains("--yes"));
+    system.refused(&["rebuild"], &["--yes"]).await;
 
-    let execute = async |sql: &'static str| {
-        sqlx::query(sql).execute(&system.database.pool).await.unwrap();
-    };
+    let execute = async |sql: &str| system.database.execute(sql).await;
     execute("UPDATE fold SET fold_version = fold_version + 1").await;
     refused(&system, "use a newer build").await;
     execute("UPDATE fold SET fold_version = fold_version - 1").await;
@@ -223,7 +184,7 @@ async fn a_rebuild_is_refused_where_the_result_would_be_worse() {
 }
 
 #[tokio::test]
-async fn what_a_killed_rebuild_left_behind_is_dropped_and_two_do_not_meet() {
+async fn next_rebuild_drops_a_killed_ones_schema() {
     let (topic, system) = TestSystem::with_topic(1).await;
     for n in 0..20_000 {
         topic.publish_event(&event("p", Some(&format!("u{n}")), true));
@@ -231,25 +192,22 @@ async fn what_a_killed_rebuild_left_behind_is_dropped_and_two_do_not_meet() {
     topic.flush();
     let _aggregator = system.aggregator(&[]).await;
     system.folded(20_000).await;
-    let args = ["rebuild", "--yes"];
     let mut settings = system.settings();
     settings.push(("BATCH_MAX_EVENTS".to_owned(), "100".to_owned()));
-    let mut victim = TestProcess::start("rebuild", command("like-aggregator", &args, &settings));
+    let mut victim = TestProcess::start("rebuild", command("like-aggregator", &REBUILD, &settings));
     eventually("it folds", async || {
         let rows = sqlx::query_scalar::<_, i64>("SELECT like_count FROM likes_rebuild.product_like_count");
         rows.fetch_optional(&system.database.pool).await.ok().flatten()
     })
     .await;
     victim.freeze();
-    let second = rebuild(&system, &[]).await;
-    assert_eq!(second.status.code(), Some(2));
-    assert!(String::from_utf8_lossy(&second.stderr).contains("in use"), "{second:?}");
+    system.refused(&REBUILD, &["in use"]).await;
 
     victim.kill();
     victim.ended().await;
     assert_eq!(schemas(&system).await, ["likes", "likes_rebuild"]);
-    eventually("its connection is gone", async || {
-        rebuild(&system, &["--drop-old"]).await.status.success().then_some(())
+    until("its connection is gone", async || {
+        system.command(&[&REBUILD[..], &["--drop-old"]].concat()).await.status.success()
     })
     .await;
     assert_eq!(schemas(&system).await, ["likes"]);

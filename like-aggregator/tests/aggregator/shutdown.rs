@@ -1,14 +1,14 @@
-//! How both services end: the first signal finishes what was accepted, within ten seconds whatever
-//! is gone, frozen or locked; the second ends at once.
+//! How both services end: the first signal finishes accepted work within ten seconds, whatever is gone,
+//! frozen or locked; the second one ends the process at once.
 
 use std::io::Write;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
-use crate::common::{publish, set_up, users};
+use crate::common::{kafka_properties, publish, set_up, users};
 use like_testkit::process::{TestProcess, command, free_addr};
-use like_testkit::{AdminPort, Scram, TestBroker, TestProxy, TestService, TestSystem, TestTopic, eventually};
+use like_testkit::{AdminPort, Scram, TestBroker, TestProxy, TestService, TestSystem, TestTopic, until};
 use rdkafka::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use sqlx::{Postgres, Transaction};
@@ -16,23 +16,22 @@ use tokio::task::JoinSet;
 
 const LIMIT: Duration = Duration::from_secs(10);
 const SCRAM: Scram = Scram { user: "likes", password: "right-7f3a" };
-
-/// Whoever doesn't leave stays a member for longer than any test lasts.
-const LONG_SESSION: &str = "session.timeout.ms=300000\n";
+const LOCK_LIKES: &str = "LOCK TABLE product_like IN ACCESS EXCLUSIVE MODE";
 
 async fn ends_in_order(service: &mut TestService) {
     let (status, took) = service.stop().await;
     assert!(status.success() && took < LIMIT, "{status} after {took:?}");
 }
 
-/// Two signals that can't become one. No process ends with this status for another reason.
+/// Sends two different signals, since two equal ones may arrive as one. Only the second signal leads to
+/// this status.
 async fn ends_at_once(process: &mut TestProcess) {
     process.terminate();
     process.interrupt();
     assert_eq!(process.ended().await.code(), Some(130));
 }
 
-/// Whatever is started from now on comes to the database by this line.
+/// A proxy to the database for processes that start later.
 async fn through_a_proxy(system: &mut TestSystem) -> TestProxy {
     let server = system.database.url.rsplit_once('@').unwrap().1.split('/').next().unwrap().to_owned();
     let proxy = TestProxy::start(&server).await;
@@ -41,48 +40,32 @@ async fn through_a_proxy(system: &mut TestSystem) -> TestProxy {
     proxy
 }
 
-async fn lock(system: &TestSystem, table: &str) -> Transaction<'static, Postgres> {
-    let mut lock = system.database.pool.begin().await.unwrap();
-    let sql = format!("LOCK TABLE {table} IN ACCESS EXCLUSIVE MODE");
-    sqlx::query(sqlx::AssertSqlSafe(sql)).execute(&mut *lock).await.unwrap();
-    lock
-}
-
-/// Waits until so many connections of `application` wait for a lock.
-async fn wait_for_lock(system: &TestSystem, application: &str, number: i64) {
-    let sql = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()
-               AND application_name = $1 AND wait_event_type = 'Lock'";
-    eventually(&format!("{number} of {application} wait for a lock"), async || {
-        let waiting: i64 = sqlx::query_scalar(sql).bind(application).fetch_one(&system.database.pool).await.unwrap();
-        (waiting == number).then_some(())
-    })
-    .await;
-}
-
-/// An aggregator that has a batch in hand and waits for the lock.
+/// An aggregator whose batch waits for a lock.
 async fn in_mid_batch(system: &TestSystem, topic: &TestTopic) -> (TestService, Transaction<'static, Postgres>) {
     let aggregator = system.aggregator(&[]).await;
-    let lock = lock(system, "product_like").await;
+    let lock = system.database.lock(LOCK_LIKES).await;
     publish(topic, 0, users("u", 5));
-    wait_for_lock(system, "like-aggregator", 1).await;
+    system.database.waiting_for_lock("like-aggregator", 1).await;
     (aggregator, lock)
 }
 
-/// The members of the system's group, as the broker knows them.
+/// The number of members of the system's group, according to the broker.
 fn members(system: &TestSystem) -> usize {
-    let group = system.settings().into_iter().find(|(name, _)| name == "KAFKA_GROUP_ID").unwrap().1;
     let client: BaseConsumer = ClientConfig::new().set("bootstrap.servers", like_testkit::kafka()).create().unwrap();
-    let groups = client.fetch_group_list(Some(&group), Duration::from_secs(30)).unwrap();
+    let groups = client.fetch_group_list(Some(system.setting("KAFKA_GROUP_ID")), Duration::from_secs(30)).unwrap();
     groups.groups().iter().map(|group| group.members().len()).sum()
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_aggregator_in_mid_batch_gives_it_up_leaves_the_group_and_ends_in_order() {
+async fn aggregator_ends_in_mid_batch() {
     let (topic, mut system) = set_up(1).await;
     let direct = system.settings();
-    let file = tempfile::NamedTempFile::new().unwrap();
-    std::fs::write(file.path(), LONG_SESSION).unwrap();
-    system.set("KAFKA_CONFIG_FILE", file.path().to_str().unwrap());
+    // A member that doesn't leave the group stays in it for longer than the test lasts.
+    let _file = kafka_properties(
+        &mut system,
+        "session.timeout.ms=300000
+",
+    );
     let proxy = through_a_proxy(&mut system).await;
     for frozen in [false, true] {
         let (mut aggregator, lock) = in_mid_batch(&system, &topic).await;
@@ -92,7 +75,7 @@ async fn an_aggregator_in_mid_batch_gives_it_up_leaves_the_group_and_ends_in_ord
         }
         let port = AdminPort::new(aggregator.admin.clone());
         tokio::join!(ends_in_order(&mut aggregator), port.waits_for("topic", "counting has stopped"));
-        eventually("it has left the group", async || (members(&system) == 0).then_some(())).await;
+        until("it has left the group", async || members(&system) == 0).await;
         drop(lock);
         proxy.restore();
     }
@@ -104,19 +87,18 @@ async fn an_aggregator_in_mid_batch_gives_it_up_leaves_the_group_and_ends_in_ord
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_aggregator_that_waits_for_a_database_that_says_nothing_ends_in_order() {
+async fn aggregator_ends_with_silent_database() {
     let mut system = TestSystem::new().await;
     let proxy = through_a_proxy(&mut system).await;
     proxy.freeze();
     let mut aggregator = system.start_aggregator(&[]);
-    // It hasn't put all its trust in the first connection.
-    eventually("it tries again", async || (proxy.connections() > 2).then_some(())).await;
+    until("it connects again", async || proxy.connections() > 2).await;
     ends_in_order(&mut aggregator).await;
 }
 
-/// A broker that takes whatever it is sent and says nothing any more, and a database likewise.
+/// A frozen broker and a frozen database accept bytes and never answer.
 #[tokio::test(flavor = "multi_thread")]
-async fn with_broker_and_database_frozen_the_first_signal_ends_both_in_order_and_the_second_at_once() {
+async fn both_end_with_frozen_servers() {
     let broker = TestBroker::start(SCRAM).await;
     let mut system = TestSystem::new().await;
     system.set("KAFKA_BOOTSTRAP_SERVERS", &broker.addr);
@@ -127,17 +109,17 @@ async fn with_broker_and_database_frozen_the_first_signal_ends_both_in_order_and
     let mut cut_off = [system.api(&[]).await, system.aggregator(&[("KAFKA_GROUP_ID", "b")]).await];
     let mut at_once = [system.api(&[]).await, system.aggregator(&[("KAFKA_GROUP_ID", "c")]).await];
 
-    let _lock = lock(&system, "product_like").await;
+    let _lock = system.database.lock(LOCK_LIKES).await;
     patient[0].client().click("u1", "p1", true, "click").await;
-    // Each in a group of its own: all have the same batch in hand.
-    wait_for_lock(&system, "like-aggregator", 3).await;
+    // Each is in a group of its own, so all three apply the same batch.
+    system.database.waiting_for_lock("like-aggregator", 3).await;
     broker.process.freeze();
     proxy.freeze();
-    let _unheard = ask_for_likes(&at_once[0]).await;
+    let _unanswered = ask_for_likes(&at_once[0]).await;
     for service in &mut at_once {
         ends_at_once(&mut service.process).await;
     }
-    let told = [ask_for_likes(&patient[0]).await, ask_for_likes(&cut_off[0]).await];
+    let pending = [ask_for_likes(&patient[0]).await, ask_for_likes(&cut_off[0]).await];
     let [api, aggregator] = &mut patient;
     let [other_api, other_aggregator] = &mut cut_off;
     tokio::join!(
@@ -146,7 +128,7 @@ async fn with_broker_and_database_frozen_the_first_signal_ends_both_in_order_and
         ends_in_order(other_api),
         ends_in_order(other_aggregator)
     );
-    for answers in told {
+    for answers in pending {
         for answer in answers.join_all().await {
             let answer = answer.expect("an answer before the end");
             assert!([503, 504].contains(&answer.status().as_u16()), "{answer:?}");
@@ -154,7 +136,7 @@ async fn with_broker_and_database_frozen_the_first_signal_ends_both_in_order_and
     }
 }
 
-/// Three requests that this like-api has in hand, or had: a like is given up after some seconds.
+/// Sends three likes and waits until like-api has published them or given up.
 async fn ask_for_likes(api: &TestService) -> JoinSet<reqwest::Result<reqwest::Response>> {
     let taken = async || {
         api.metric("likes_producer_queued_events", "").await
@@ -165,13 +147,13 @@ async fn ask_for_likes(api: &TestService) -> JoinSet<reqwest::Result<reqwest::Re
         let request = api.http.put(format!("{}/v1/products/p{n}/like", api.url)).header("X-User-Id", "u1");
         asked.spawn(request.send());
     }
-    eventually("it has three likes in hand", async || (taken().await > before + 2.5).then_some(())).await;
+    until("three likes are published", async || taken().await > before + 2.5).await;
     asked
 }
 
-/// Whoever reads what they say has stopped reading, so whatever they do waits for him.
+/// Standard output is a full socket, so writing a log line blocks.
 #[tokio::test(flavor = "multi_thread")]
-async fn the_second_signal_ends_both_at_once_also_when_nobody_takes_their_logs() {
+async fn second_signal_ends_with_blocked_logs() {
     let mut system = TestSystem::new().await;
     for (name, args) in [("like-aggregator", &["run"][..]), ("like-api", &[])] {
         system.set("ADMIN_ADDR", &free_addr().to_string());
@@ -182,11 +164,11 @@ async fn the_second_signal_ends_both_at_once_also_when_nobody_takes_their_logs()
         full.set_nonblocking(false).unwrap();
         let output = OwnedFd::from(full).into();
         let mut process = TestProcess::start_saying_to(output, name, command(name, args, &system.settings()));
-        eventually("it listens for both signals", async || {
+        until("it listens for both signals", async || {
             let status = std::fs::read_to_string(format!("/proc/{}/status", process.id())).unwrap();
             let caught = status.lines().find_map(|line| line.strip_prefix("SigCgt:")).unwrap();
             let caught = u64::from_str_radix(caught.trim(), 16).unwrap();
-            [2, 15].iter().all(|signal| caught >> (signal - 1) & 1 == 1).then_some(())
+            [2, 15].iter().all(|signal| caught >> (signal - 1) & 1 == 1)
         })
         .await;
         ends_at_once(&mut process).await;
@@ -194,7 +176,7 @@ async fn the_second_signal_ends_both_at_once_also_when_nobody_takes_their_logs()
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_replay_that_is_told_to_stop_ends_in_time_whatever_it_waits_for() {
+async fn stopped_replay_ends_in_time() {
     let (topic, mut system) = set_up(1).await;
     publish(&topic, 0, users("u", 5));
     let mut aggregator = system.aggregator(&[]).await;
@@ -204,32 +186,32 @@ async fn a_replay_that_is_told_to_stop_ends_in_time_whatever_it_waits_for() {
     for args in [&["rebuild", "--yes"][..], &["audit", "--log"]] {
         let start = || TestProcess::start(args[0], command("like-aggregator", args, &system.settings()));
         let stops = async |mut process: TestProcess| {
-            let told = Instant::now();
+            let start = Instant::now();
             process.terminate();
             assert_eq!(process.ended().await.code(), Some(2));
-            assert!(told.elapsed() < LIMIT, "{:?}", told.elapsed());
+            assert!(start.elapsed() < LIMIT, "{:?}", start.elapsed());
             assert!(process.log().contains("error: stopped"), "{}", process.log());
         };
-        let lock = lock(&system, "kafka_offset").await;
-        let mut told_twice = start();
-        wait_for_lock(&system, "like-aggregator-replay", 1).await;
-        ends_at_once(&mut told_twice).await;
-        wait_for_lock(&system, "like-aggregator-replay", 0).await;
+        let lock = system.database.lock("LOCK TABLE kafka_offset IN ACCESS EXCLUSIVE MODE").await;
+        let mut twice = start();
+        system.database.waiting_for_lock("like-aggregator-replay", 1).await;
+        ends_at_once(&mut twice).await;
+        system.database.waiting_for_lock("like-aggregator-replay", 0).await;
 
         for frozen in [false, true] {
             let one = start();
-            wait_for_lock(&system, "like-aggregator-replay", 1).await;
+            system.database.waiting_for_lock("like-aggregator-replay", 1).await;
             if frozen {
                 proxy.freeze();
             }
             stops(one).await;
-            // And the server has noticed.
-            wait_for_lock(&system, "like-aggregator-replay", 0).await;
+            // The server has ended its session, too.
+            system.database.waiting_for_lock("like-aggregator-replay", 0).await;
         }
 
         let before = proxy.connections();
         let one = start();
-        eventually("it connects", async || (proxy.connections() > before).then_some(())).await;
+        until("it connects", async || proxy.connections() > before).await;
         stops(one).await;
         proxy.restore();
         drop(lock);

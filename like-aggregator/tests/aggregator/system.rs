@@ -1,19 +1,13 @@
 //! The whole system as its users see it: likes over HTTP into the real like-api, counted by real
-//! like-aggregators that are killed and stopped on the way. Whatever was acknowledged is counted
-//! exactly once.
+//! like-aggregators that are killed and stopped. Every acknowledged like is counted exactly once.
 
-use std::fs;
 use std::time::Duration;
 
-use like_testkit::{Crowd, TestService, TestSystem, eventually};
+use crate::common::{kafka_properties, owns};
+use like_testkit::{Crowd, TestService, TestSystem, until};
 use tokio::task::JoinSet;
 
 const PARTITIONS: i32 = 8;
-
-/// Partitions that a running aggregator owns.
-async fn owned(aggregator: &TestService) -> usize {
-    aggregator.series("likes_consumer_lag_records", "").await.len()
-}
 
 async fn committed(aggregator: &TestService) -> f64 {
     aggregator.metric("likes_events_total", "").await
@@ -22,14 +16,13 @@ async fn committed(aggregator: &TestService) -> f64 {
 /// Two in one group, once each owns its half of the partitions.
 async fn two_aggregators(system: &TestSystem, settings: &[(&str, &str)]) -> [TestService; 2] {
     let two = [system.aggregator(settings).await, system.aggregator(settings).await];
-    let half = PARTITIONS as usize / 2;
-    eventually("both own half", async || (owned(&two[0]).await == half && owned(&two[1]).await == half).then_some(()))
-        .await;
+    owns(&two[0], PARTITIONS / 2).await;
+    owns(&two[1], PARTITIONS / 2).await;
     two
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_was_acknowledged_is_counted_exactly_once() {
+async fn acknowledged_likes_count_once() {
     let system = TestSystem::set_up(PARTITIONS).await;
     let api = system.api(&[]).await;
     let aggregators = two_aggregators(&system, &[]).await;
@@ -40,7 +33,7 @@ async fn what_was_acknowledged_is_counted_exactly_once() {
     let mut all = 0.0;
     for aggregator in &aggregators {
         let own = committed(aggregator).await;
-        assert!(own > 0.0, "one of them has counted nothing, so this test shows nothing");
+        assert!(own > 0.0, "one of them has counted nothing, so this test proves nothing");
         all += own;
     }
     assert_eq!(all as usize, record.receipts.len(), "each record once, by one of them");
@@ -75,32 +68,30 @@ async fn last_click_of_a_user_counts() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn after_kill_9_the_other_aggregator_goes_on_exactly() {
-    let system = TestSystem::set_up(PARTITIONS).await;
+async fn survivor_counts_after_a_kill() {
+    let mut system = TestSystem::set_up(PARTITIONS).await;
     let api = system.api(&[]).await;
-    let file = tempfile::NamedTempFile::new().unwrap();
-    fs::write(file.path(), "session.timeout.ms=6000\nheartbeat.interval.ms=1000\n").unwrap();
-    let quick = [("KAFKA_CONFIG_FILE", file.path().to_str().unwrap()), ("BATCH_MAX_WAIT", "10ms")];
-    let [survivor, mut victim] = two_aggregators(&system, &quick).await;
+    let _file = kafka_properties(&mut system, "session.timeout.ms=6000\nheartbeat.interval.ms=1000\n");
+    let [survivor, mut victim] = two_aggregators(&system, &[("BATCH_MAX_WAIT", "10ms")]).await;
 
     let crowd = Crowd::new(1, 8, 50).start(&[api.client()]);
-    eventually("the victim counts", async || (committed(&victim).await > 50.0).then_some(())).await;
+    until("the victim counts", async || committed(&victim).await > 50.0).await;
     victim.process.kill();
     assert!(!victim.process.ended().await.success());
-    eventually("the survivor owns all", async || (owned(&survivor).await == PARTITIONS as usize).then_some(())).await;
+    owns(&survivor, PARTITIONS).await;
 
     crowd.finish().await.is_counted(&system, &api.client()).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn both_end_in_order_on_sigterm_and_lose_nothing() {
+async fn sigterm_under_load_loses_nothing() {
     let system = TestSystem::set_up(PARTITIONS).await;
     let mut api = system.api(&[]).await;
     let mut aggregator = system.aggregator(&[]).await;
     let crowd = Crowd::new(1, 50, 5).start(&[api.client()]);
-    eventually("it counts", async || (committed(&aggregator).await > 50.0).then_some(())).await;
+    until("it counts", async || committed(&aggregator).await > 50.0).await;
 
-    // Both are in the middle of work; the users go on asking.
+    // Both have work in progress, and the users continue.
     let (of_api, of_aggregator) = tokio::join!(api.stop(), aggregator.stop());
     for (status, took) in [of_api, of_aggregator] {
         assert!(status.success() && took < Duration::from_secs(10), "{status} after {took:?}");
@@ -113,7 +104,7 @@ async fn both_end_in_order_on_sigterm_and_lose_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_count_read_after_its_receipt_includes_the_readers_like_through_any_replica() {
+async fn counted_like_is_seen_by_any_replica() {
     let system = TestSystem::set_up(PARTITIONS).await;
     let replicas = [system.api(&[]).await, system.api(&[]).await];
     let _aggregator = system.aggregator(&[("BATCH_MAX_WAIT", "10ms")]).await;
@@ -144,7 +135,7 @@ async fn a_count_read_after_its_receipt_includes_the_readers_like_through_any_re
         }
         for (replica, before) in replicas.iter().zip(before) {
             assert_eq!(replica.client().likes(&user, &["p".to_owned()]).await, [(likes, true)]);
-            eventually("the cache is in use", async || (kept(replica).await > before).then_some(())).await;
+            until("the cache is in use", async || kept(replica).await > before).await;
         }
     }
     readers.abort_all();

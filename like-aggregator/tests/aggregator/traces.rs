@@ -1,11 +1,11 @@
-//! A like's trace, from the caller's request to the batch that counts it: real services, and a
-//! collector that remembers what it is sent.
+//! A like's trace, from the caller's request to the batch that counts it: real services and a collector
+//! that stores the spans.
 
 use std::io::Write as _;
 use std::time::Duration;
 
 use like_testkit::process::free_addr;
-use like_testkit::{TestCollector, TestService, TestSpan, TestSystem, eventually};
+use like_testkit::{TestCollector, TestService, TestSpan, TestSystem, until};
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::message::{Headers as _, Message as _};
 use rdkafka::{ClientConfig, Offset, TopicPartitionList};
@@ -13,7 +13,7 @@ use rdkafka::{ClientConfig, Offset, TopicPartitionList};
 const TRACE: &str = "0af7651916cd43dd8448eb211c80319c";
 const PARENT: &str = "b7ad6b7169203331";
 
-/// Sends `headers` with a like, and answers once it is acknowledged.
+/// Sends a like with these headers and waits for its acknowledgement.
 async fn like(api: &TestService, product: &str, headers: &[(&str, &str)]) {
     let url = format!("{}/v1/products/{product}/like?campaign=hidden-query", api.url);
     let mut request = api.http.put(url).header("X-User-Id", "hidden-user");
@@ -37,7 +37,7 @@ fn record_headers(topic: &str, offset: i64) -> Vec<(String, String)> {
     record.headers().map_or(Vec::new(), |all| all.iter().map(|one| (one.key.to_owned(), text(one.value))).collect())
 }
 
-/// Whether a thread of the SDK is there.
+/// Whether the process has a thread of the SDK.
 fn exports(service: &TestService) -> bool {
     let threads = std::fs::read_dir(format!("/proc/{}/task", service.process.id())).unwrap();
     let name =
@@ -59,10 +59,10 @@ fn is_batch(span: &TestSpan) -> bool {
 }
 
 #[tokio::test]
-async fn a_like_is_followed_from_the_callers_trace_to_the_batch_that_counts_it() {
+async fn like_is_traced_to_its_batch() {
     let collector = TestCollector::start().await;
     let system = traced(&collector.url).await;
-    // What is secret in them may come from a file.
+    // Headers with a secret may come from a file.
     let mut file = tempfile::NamedTempFile::new().unwrap();
     writeln!(file, "x-api-key=k%2541").unwrap();
     let of_file =
@@ -71,7 +71,7 @@ async fn a_like_is_followed_from_the_callers_trace_to_the_batch_that_counts_it()
     assert!(exports(&api) && exports(&aggregator));
     let topic = &system.topic;
 
-    // The second one is spelled so that the router takes it.
+    // The escape makes the second one take the way through the router.
     for (offset, product) in [(0, "p1"), (1, "p%32")] {
         let parent = format!("{PARENT}{offset}")[1..].to_owned();
         like(&api, product, &[("traceparent", &format!("00-{TRACE}-{parent}-01")), ("tracestate", "a=1,b=2")]).await;
@@ -112,7 +112,7 @@ async fn a_like_is_followed_from_the_callers_trace_to_the_batch_that_counts_it()
         let link = (TRACE.to_owned(), sent.span_id.clone());
         let batch = collector.span("the span of its batch", |span| is_batch(span) && span.links.contains(&link)).await;
         assert_eq!((batch.name.as_str(), batch.kind, batch.status), (&*format!("process {topic}"), 5, 0));
-        // A batch is of many traces, and so of none of them.
+        // A batch links to many traces and is part of none.
         assert_ne!(batch.trace_id, TRACE);
         assert_eq!(batch.resource["service.name"], "like-aggregator");
         assert_eq!(batch.attribute("messaging.batch.message_count"), "1");
@@ -126,23 +126,22 @@ async fn a_like_is_followed_from_the_callers_trace_to_the_batch_that_counts_it()
     let all = format!("{:?}", collector.spans());
     assert!(!all.contains("hidden-user") && !all.contains("hidden-query"), "{all}");
     for service in [&api, &aggregator] {
-        eventually("spans are counted", async || {
-            let exported = service.metric("likes_trace_spans_total", "outcome=\"exported\"").await;
-            (exported >= 4.0).then_some(())
+        until("spans are counted", async || {
+            service.metric("likes_trace_spans_total", "outcome=\"exported\"").await >= 4.0
         })
         .await;
     }
 }
 
 #[tokio::test]
-async fn a_caller_decides_whether_its_trace_is_recorded_and_a_broken_one_counts_for_nothing() {
+async fn caller_decides_about_sampling() {
     let collector = TestCollector::start().await;
     let system = traced(&collector.url).await;
     let (api, _aggregator) = (system.api(&[]).await, system.aggregator(&[]).await);
     like(&api, "p1", &[("traceparent", &format!("00-{TRACE}-{PARENT}-00"))]).await;
     system.folded(1).await;
     like(&api, "p1", &[("traceparent", &format!("00-{TRACE}-{PARENT}-01-x"))]).await;
-    // A service's spans come in the order in which they end: those of the first like would be there.
+    // Spans arrive in the order in which they end: those of the first like would have arrived.
     let server = collector.span("the span of a request", |span| span.kind == 2).await;
     let spans = collector.spans();
     assert!(spans.iter().all(|span| span.trace_id != TRACE), "{spans:?}");
@@ -154,7 +153,7 @@ async fn a_caller_decides_whether_its_trace_is_recorded_and_a_broken_one_counts_
 }
 
 #[tokio::test]
-async fn without_a_collector_a_callers_trace_is_passed_on_and_nothing_else_is_done() {
+async fn trace_passes_on_without_a_collector() {
     let system = TestSystem::set_up(1).await;
     let (api, aggregator) = (system.api(&[]).await, system.aggregator(&[]).await);
     let (parent, state) = (format!("00-{TRACE}-{PARENT}-01"), "a=1");
@@ -173,28 +172,25 @@ async fn without_a_collector_a_callers_trace_is_passed_on_and_nothing_else_is_do
 }
 
 #[tokio::test]
-async fn with_the_collector_away_likes_are_counted_and_the_services_end_in_time() {
-    // One that refuses connections, and one that takes them and never answers.
+async fn missing_collector_disturbs_nothing() {
+    // One refuses connections, and one accepts them and never answers.
     let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     for collector in [free_addr(), silent.local_addr().unwrap()] {
         let mut system = traced(&format!("http://{collector}")).await;
         system.set("OTEL_EXPORTER_OTLP_TIMEOUT", "300");
         let (mut api, mut aggregator) = (system.api(&[]).await, system.aggregator(&[]).await);
         for service in [&api, &aggregator] {
-            // Again and again, since each export may say so.
+            // Repeated, since each export could log the failure.
             for _ in 0..3 {
-                let failed = service.metric("likes_trace_spans_total", "outcome=\"failed\"").await;
+                let failed = async || service.metric("likes_trace_spans_total", "outcome=\"failed\"").await;
+                let before = failed().await;
                 like(&api, "p1", &[]).await;
-                eventually("spans fail", async || {
-                    let now = service.metric("likes_trace_spans_total", "outcome=\"failed\"").await;
-                    (now > failed).then_some(())
-                })
-                .await;
+                until("spans fail", async || failed().await > before).await;
             }
         }
         system.folded(6).await;
         for service in [&mut api, &mut aggregator] {
-            eventually("it says so", async || service.process.log().contains("takes no spans").then_some(())).await;
+            until("the failure is logged", async || service.process.log().contains("takes no spans")).await;
             let (status, took) = service.stop().await;
             assert!(status.success() && took < Duration::from_secs(10), "{status} {took:?}");
             let log = service.process.log();
@@ -204,10 +200,10 @@ async fn with_the_collector_away_likes_are_counted_and_the_services_end_in_time(
 }
 
 #[tokio::test]
-async fn what_was_recorded_last_is_exported_before_the_end() {
+async fn last_spans_are_exported_at_the_end() {
     let collector = TestCollector::start().await;
     let mut system = traced(&collector.url).await;
-    // Nothing is exported by itself.
+    // No export before the end.
     system.set("OTEL_BSP_SCHEDULE_DELAY", "600000");
     let (mut api, mut aggregator) = (system.api(&[]).await, system.aggregator(&[]).await);
     like(&api, "p1", &[]).await;
@@ -219,24 +215,24 @@ async fn what_was_recorded_last_is_exported_before_the_end() {
     }
     let spans = collector.spans();
     for (service, kinds) in [(&api, &[2, 4][..]), (&aggregator, &[5])] {
-        // On a machine that is too busy it may not manage in time, and says so.
+        // On a busy machine the export may time out, which is logged.
         let late = service.process.log().contains("the last spans were not exported in time");
-        let there = kinds.iter().all(|kind| spans.iter().any(|span| span.kind == *kind));
-        assert!(there || late, "{kinds:?} are not in {spans:?}");
+        let exported = kinds.iter().all(|kind| spans.iter().any(|span| span.kind == *kind));
+        assert!(exported || late, "{kinds:?} are not in {spans:?}");
     }
 }
 
 #[tokio::test]
-async fn a_setting_of_opentelemetry_that_is_not_supported_is_refused_at_the_start() {
+async fn unsupported_otel_setting_is_refused() {
     let mut system = traced("http://127.0.0.1:4318").await;
     system.set("OTEL_EXPORTER_OTLP_PROTOCOL", "grpc");
     for (program, args) in [("like-api", &[][..]), ("like-aggregator", &["run"])] {
         let output = system.command_of(program, args).await;
-        let said = String::from_utf8(output.stderr).unwrap();
-        assert_eq!(output.status.code(), Some(2), "{said}");
-        assert_eq!(said.lines().count(), 1, "{said}");
-        assert!(said.contains("OTEL_EXPORTER_OTLP_PROTOCOL=grpc") && said.contains("http/protobuf"), "{said}");
+        let error = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(2), "{error}");
+        assert_eq!(error.lines().count(), 1, "{error}");
+        assert!(error.contains("OTEL_EXPORTER_OTLP_PROTOCOL=grpc") && error.contains("http/protobuf"), "{error}");
     }
-    // Commands that export nothing don't care.
-    assert!(system.command(&["status"]).await.status.success());
+    // Commands that export nothing ignore it.
+    system.succeeds(&["status"]).await;
 }

@@ -4,13 +4,12 @@
 //! SQL stands in for the wrong build: it seeds the likes, and sets the fold version of the tables
 //! to that of a newer or an older build.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::process::Output;
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
-use crate::common::drill;
-use like_testkit::{TestClient, TestSystem, eventually};
+use crate::common::{drill, watch};
+use like_testkit::{TestClient, TestSystem, until};
 use serde_json::Value;
 use tokio::task::JoinSet;
 
@@ -39,15 +38,6 @@ fn wrong() -> Vec<String> {
     (0..PRODUCTS).map(|n| format!("wrong-{n}")).collect()
 }
 
-fn said(output: &Output) -> String {
-    format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
-}
-
-fn succeeds(output: Output) -> Output {
-    assert!(output.status.success(), "{output:?}");
-    output
-}
-
 /// New users, one after the other: each likes a product of `right()`, likes one of `wrong()` and takes
 /// that back. Returns what remains liked, and the last receipt.
 async fn click(
@@ -71,38 +61,22 @@ async fn click(
     (liked, receipt)
 }
 
-/// Reads the counts of `right()` again and again; none may go backwards. Returns the last ones.
-async fn watch(client: TestClient, enough: Arc<AtomicBool>) -> Vec<i64> {
-    let (products, mut seen) = (right(), BTreeMap::new());
-    while !enough.load(Ordering::Relaxed) {
-        for (product, (count, _)) in products.iter().zip(client.likes("watcher", &products).await) {
-            let before = seen.insert(product, count).unwrap_or(0);
-            assert!(count >= before, "{product} had {before} likes and has {count}");
-        }
-    }
-    seen.into_values().collect()
-}
-
 async fn likers(system: &TestSystem) -> BTreeSet<(String, String)> {
     let sql = "SELECT product_id, user_id FROM product_like WHERE liked";
-    sqlx::query_as(sql).fetch_all(&system.database.pool).await.unwrap().into_iter().collect()
+    system.database.rows(sql).await.into_iter().collect()
 }
 
 /// Runs `audit --log`, which must name exactly the products of `wrong()`; returns the fold versions
 /// of the tables and of the build.
-async fn audit_names_the_wrong(system: &TestSystem, audit_log: &[&str]) -> (Value, Value) {
-    let audit = system.command(&[audit_log, &["--json"][..]].concat()).await;
-    assert_eq!(audit.status.code(), Some(1), "{audit:?}");
-    let report: Value = serde_json::from_slice(&audit.stdout).unwrap();
+async fn audit_names_the_wrong(system: &TestSystem, audit_log: &[String]) -> (Value, Value) {
+    let audit_log: Vec<_> = audit_log.iter().map(String::as_str).collect();
+    let (status, report) = system.json(&audit_log).await;
+    assert_eq!(status, 1, "{report}");
     let differences = report["products"]["differences"].as_array().unwrap();
     let differing: BTreeSet<_> = differences.iter().map(|p| p["productId"].as_str().unwrap()).collect();
     assert_eq!(differing, wrong().iter().map(String::as_str).collect(), "these and no others");
     assert_eq!(report["products"]["differing"], PRODUCTS);
     (report["foldVersion"].clone(), report["buildFoldVersion"].clone())
-}
-
-async fn execute(system: &TestSystem, sql: &'static str) {
-    sqlx::raw_sql(sql).execute(&system.database.pool).await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -113,36 +87,33 @@ async fn wrong_fold_is_found_and_repaired() {
     let (enough, clicks) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
     let mut users: JoinSet<_> =
         (0..8).map(|n| click(api.client(), n, Arc::clone(&enough), Arc::clone(&clicks))).collect();
-    let mut watcher = tokio::spawn(watch(api.client(), Arc::clone(&enough)));
+    let watcher = tokio::spawn(watch(api.client(), right(), Arc::clone(&enough)));
     let more_clicks = async |more: usize| {
-        let until = clicks.load(Ordering::Relaxed) + more;
-        eventually("users click", async || (clicks.load(Ordering::Relaxed) >= until).then_some(())).await;
+        let expected = clicks.load(Ordering::Relaxed) + more;
+        until("users click", async || clicks.load(Ordering::Relaxed) >= expected).await;
     };
     more_clicks(100).await;
-    execute(&system, WRONG_LIKES).await;
+    system.database.execute(WRONG_LIKES).await;
 
     let commands = drill::commands("## Drill: replay after a consumer bug", &[]);
-    let commands: Vec<Vec<_>> = commands.iter().map(|words| words.iter().map(String::as_str).collect()).collect();
     let [audit_log, rebuild, audit_again] = &commands[..] else { panic!("{commands:?}") };
 
     // Counts and likes agree with each other, but not with the log.
-    succeeds(system.command(&["audit"]).await);
+    system.succeeds(&["audit"]).await;
     audit_names_the_wrong(&system, audit_log).await;
     assert_eq!(old.process.status(), None, "the audit leaves a running aggregator alone");
 
     // A newer build has replaced the tables: the older one ends, and can't take them back.
-    execute(&system, "UPDATE fold SET fold_version = 2").await;
+    system.database.execute("UPDATE fold SET fold_version = 2").await;
     assert_eq!(old.process.ended().await.code(), Some(1));
-    let last_words = old.process.log();
-    assert!(last_words.contains("fold version 2 and this build folds by 1"), "{last_words}");
-    let refused = system.command(&["rebuild", "--yes"]).await;
-    assert_eq!(refused.status.code(), Some(2), "{refused:?}");
-    assert!(said(&refused).contains("use a newer build"), "{refused:?}");
+    let log = old.process.log();
+    assert!(log.contains("fold version 2 and this build folds by 1"), "{log}");
+    system.refused(&["rebuild", "--yes"], &["use a newer build"]).await;
 
     // The tables are of an older build: this one finds what is wrong and repairs it.
-    execute(&system, "UPDATE fold SET fold_version = 0").await;
+    system.database.execute("UPDATE fold SET fold_version = 0").await;
     assert_eq!(audit_names_the_wrong(&system, audit_log).await, (Value::from(0), Value::from(1)));
-    let rebuilt = said(&succeeds(system.command(rebuild).await));
+    let rebuilt = system.succeeds(rebuild).await;
 
     more_clicks(100).await; // no aggregator runs: these wait in the log
     let _new = system.aggregator(&[]).await;
@@ -154,19 +125,19 @@ async fn wrong_fold_is_found_and_repaired() {
         api.client().wait_until_counted(&receipt).await;
         expected.extend(liked);
     }
-    let seen = (&mut watcher).await.unwrap();
+    let (_, seen) = watcher.await.unwrap();
     assert!(seen.len() == PRODUCTS && seen.iter().all(|count| *count > 0), "no count was read: {seen:?}");
-    eventually("all likes are counted", async || (likers(&system).await.len() >= expected.len()).then_some(())).await;
+    until("all likes are counted", async || likers(&system).await.len() >= expected.len()).await;
     assert_eq!(likers(&system).await, expected);
     for (product, (count, _)) in wrong().iter().zip(api.client().likes("any", &wrong()).await) {
         assert_eq!(count, 0, "{product}");
     }
     assert_eq!(system.wrong_counts().await, 0);
-    succeeds(system.command(audit_again).await);
+    system.succeeds(audit_again).await;
 
     let (_, drop_old) = rebuilt.split_once("once they aren't needed, ").unwrap_or_else(|| panic!("{rebuilt}"));
     let drop_old = drop_old.lines().next().unwrap().to_owned();
     assert!(drop_old.starts_with("DROP SCHEMA likes_old_"), "{drop_old}");
-    sqlx::raw_sql(sqlx::AssertSqlSafe(drop_old)).execute(&system.database.pool).await.unwrap();
-    succeeds(system.command(audit_again).await);
+    system.database.execute(drop_old).await;
+    system.succeeds(audit_again).await;
 }

@@ -3,10 +3,11 @@
 use std::str::FromStr;
 
 use like_common::database::{DatabaseUrl, SCHEMA};
+use sqlx::postgres::PgRow;
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
-use sqlx::{AssertSqlSafe, Connection, PgConnection, PgPool};
+use sqlx::{AssertSqlSafe, Connection, FromRow, PgConnection, PgPool, Postgres, Transaction};
 
-use crate::var;
+use crate::{until, var};
 
 /// A new database; dropped with the value.
 pub struct TestDatabase {
@@ -22,7 +23,7 @@ impl TestDatabase {
     /// A database with all migrations applied.
     pub async fn create() -> Self {
         let database = Self::create_empty().await;
-        sqlx::query("CREATE SCHEMA likes").execute(&database.pool).await.expect("schema");
+        database.execute("CREATE SCHEMA likes").await;
         like_common::migrations::migrator().run(&database.pool).await.expect("migrations");
         database
     }
@@ -50,6 +51,54 @@ impl TestDatabase {
         let offsets = "INSERT INTO kafka_offset (topic, partition, next_offset, updated_at)
                        SELECT $1, p, 0, now() FROM generate_series(0, $2 - 1) p";
         sqlx::query(offsets).bind(topic).bind(partitions).execute(&self.pool).await.expect("kafka_offset");
+    }
+
+    /// Executes statements without parameters.
+    pub async fn execute(&self, sql: impl Into<String>) {
+        let sql = sql.into();
+        let done = sqlx::raw_sql(AssertSqlSafe(sql.clone())).execute(&self.pool).await;
+        done.unwrap_or_else(|e| panic!("{sql}: {e}"));
+    }
+
+    /// The rows of a query.
+    pub async fn rows<T>(&self, sql: &str) -> Vec<T>
+    where
+        T: Send + Unpin + for<'r> FromRow<'r, PgRow>,
+    {
+        let rows = sqlx::query_as(AssertSqlSafe(sql.to_owned())).fetch_all(&self.pool).await;
+        rows.unwrap_or_else(|e| panic!("{sql}: {e}"))
+    }
+
+    /// The values of a query with one column.
+    pub async fn column<T>(&self, sql: &str) -> Vec<T>
+    where
+        T: Send + Unpin,
+        (T,): for<'r> FromRow<'r, PgRow>,
+    {
+        self.rows::<(T,)>(sql).await.into_iter().map(|(value,)| value).collect()
+    }
+
+    /// The single value of a query.
+    pub async fn number(&self, sql: &str) -> i64 {
+        let [number] = self.column(sql).await[..] else { panic!("{sql}: not one row") };
+        number
+    }
+
+    /// Begins a transaction with this statement, which locks something.
+    pub async fn lock(&self, sql: impl Into<String>) -> Transaction<'static, Postgres> {
+        let mut lock = self.pool.begin().await.expect("a transaction");
+        sqlx::raw_sql(AssertSqlSafe(sql.into())).execute(&mut *lock).await.expect("a lock");
+        lock
+    }
+
+    /// Waits until `connections` of this application wait for a lock.
+    pub async fn waiting_for_lock(&self, application: &str, connections: i64) {
+        let sql = format!(
+            "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()
+             AND application_name = '{application}' AND wait_event_type = 'Lock'"
+        );
+        let what = format!("{connections} connections of {application} wait for a lock");
+        until(&what, async || self.number(&sql).await == connections).await;
     }
 }
 

@@ -27,8 +27,8 @@ pub use proxy::TestProxy;
 pub use record::{Click, Differences, Record};
 pub use servers::{Server, TestServers};
 pub use system::{AdminPort, TestService, TestSystem};
-pub use topic::TestTopic;
-pub use wait::{eventually, eventually_within};
+pub use topic::{TestTopic, Transactions};
+pub use wait::{eventually, eventually_within, until};
 
 /// Bootstrap servers of the shared Kafka.
 pub fn kafka() -> String {

@@ -3,7 +3,6 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use like_events::Receipt;
-use sqlx::PgPool;
 use uuid::Uuid;
 
 use crate::crowd::PATIENCE;
@@ -127,8 +126,8 @@ impl Record {
     pub async fn compare_tables(&self, system: &TestSystem) -> Differences {
         let mut found = Differences::default();
         let counts = self.counts();
-        let stored: Vec<(String, i64)> =
-            rows(&system.database.pool, "SELECT product_id, like_count FROM product_like_count").await;
+        let stored = "SELECT product_id, like_count FROM product_like_count";
+        let stored: Vec<(String, i64)> = system.database.rows(stored).await;
         let stored: BTreeMap<&str, i64> = stored.iter().map(|(product, count)| (product.as_str(), *count)).collect();
         for product in counts.keys().chain(stored.keys()).collect::<BTreeSet<_>>() {
             let of = |counts: &BTreeMap<&str, i64>| counts.get(product).copied().unwrap_or_default();
@@ -137,14 +136,14 @@ impl Record {
         }
 
         let liked = "SELECT product_id, user_id FROM product_like WHERE liked";
-        let liked: Vec<(String, String)> = rows(&system.database.pool, liked).await;
+        let liked: Vec<(String, String)> = system.database.rows(liked).await;
         let liked: BTreeSet<_> = liked.into_iter().collect();
         self.liked.difference(&liked).for_each(|like| found.note(&format!("{like:?}"), 1));
         liked.difference(&self.liked).for_each(|like| found.note(&format!("{like:?}"), -1));
 
         // With DEDUP=history exactly the acknowledged events are in the history.
-        let handled: Vec<(Uuid,)> = rows(&system.database.pool, "SELECT event_id FROM event_handled").await;
-        let handled: BTreeSet<Uuid> = handled.into_iter().map(|(id,)| id).collect();
+        let handled: Vec<Uuid> = system.database.column("SELECT event_id FROM event_handled").await;
+        let handled: BTreeSet<Uuid> = handled.into_iter().collect();
         self.event_ids.difference(&handled).for_each(|id| found.note(&format!("event {id}"), 1));
         handled.difference(&self.event_ids).for_each(|id| found.note(&format!("event {id}"), -1));
         assert_eq!(system.wrong_counts().await, 0, "counts that differ from likers plus deltas");
@@ -173,11 +172,4 @@ impl Differences {
         self.lost += missing.max(0) as usize;
         self.doubled += (-missing).max(0) as usize;
     }
-}
-
-async fn rows<T>(pool: &PgPool, sql: &'static str) -> Vec<T>
-where
-    T: Send + Unpin + for<'r> sqlx::FromRow<'r, sqlx::postgres::PgRow>,
-{
-    sqlx::query_as(sql).fetch_all(pool).await.unwrap_or_else(|e| panic!("{sql}: {e}"))
 }

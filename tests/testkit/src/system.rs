@@ -8,7 +8,7 @@ use std::time::Duration;
 use serde_json::Value;
 
 use crate::process::{TestProcess, WITH_FAULTS, command, free_addr, run_to_end};
-use crate::{TestClient, TestDatabase, TestTopic, eventually};
+use crate::{TestClient, TestDatabase, TestTopic, eventually, until};
 
 /// Limit for a command.
 const COMMAND_LIMIT: Duration = Duration::from_secs(60);
@@ -85,6 +85,12 @@ impl TestSystem {
         self.settings.retain(|(known, _)| known != name);
     }
 
+    /// The value of a variable.
+    pub fn setting(&self, name: &str) -> &str {
+        let known = self.settings.iter().find(|(known, _)| known == name);
+        known.map(|(_, value)| value.as_str()).unwrap_or_else(|| panic!("{name} is not set"))
+    }
+
     /// All variables, for [`TestSystem::set_all`].
     pub fn settings(&self) -> Vec<(String, String)> {
         self.settings.clone()
@@ -98,6 +104,30 @@ impl TestSystem {
     /// Runs `like-aggregator` with these arguments to its end.
     pub async fn command(&self, args: &[&str]) -> Output {
         self.command_within(COMMAND_LIMIT, args).await
+    }
+
+    /// Runs a command that must succeed; returns what it printed.
+    pub async fn succeeds(&self, args: &[impl AsRef<str>]) -> String {
+        let args: Vec<_> = args.iter().map(AsRef::as_ref).collect();
+        let output = self.command(&args).await;
+        assert!(output.status.success(), "{args:?}: {output:?}");
+        printed(&output)
+    }
+
+    /// Runs a command that must fail with status 2 and these texts on standard error; returns what it printed.
+    pub async fn refused(&self, args: &[&str], texts: &[&str]) -> String {
+        let output = self.command(args).await;
+        let error = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(2), "{args:?}: {output:?}");
+        assert!(texts.iter().all(|text| error.contains(text)), "{args:?}, expected {texts:?}: {error}");
+        printed(&output)
+    }
+
+    /// Runs a command with `--json`; returns its exit status and its result.
+    pub async fn json(&self, args: &[&str]) -> (i32, Value) {
+        let output = self.command(&[args, &["--json"]].concat()).await;
+        let result = serde_json::from_slice(&output.stdout).unwrap_or_else(|e| panic!("{args:?}: {e}: {output:?}"));
+        (output.status.code().expect("no signal"), result)
     }
 
     /// [`TestSystem::command`] with another limit.
@@ -163,13 +193,23 @@ impl TestSystem {
     }
 
     /// The single value of a query.
-    pub async fn number(&self, sql: &'static str) -> i64 {
-        sqlx::query_scalar(sql).fetch_one(&self.database.pool).await.unwrap_or_else(|e| panic!("{sql}: {e}"))
+    pub async fn number(&self, sql: &str) -> i64 {
+        self.database.number(sql).await
+    }
+
+    /// The sum of all counts.
+    pub async fn likes(&self) -> i64 {
+        self.number("SELECT coalesce(sum(like_count), 0)::bigint FROM product_like_count").await
+    }
+
+    /// Waits until the sum of all counts is this number.
+    pub async fn likes_become(&self, expected: i64) {
+        until(&format!("{expected} likes are counted"), async || self.likes().await == expected).await;
     }
 
     /// Waits until a query returns this number.
-    pub async fn number_becomes(&self, sql: &'static str, expected: i64) {
-        eventually(&format!("{sql}: {expected}"), async || (self.number(sql).await == expected).then_some(())).await;
+    pub async fn number_becomes(&self, sql: &str, expected: i64) {
+        until(&format!("{sql}: {expected}"), async || self.number(sql).await == expected).await;
     }
 
     /// Waits until this many records are folded (of a log that starts at 0).
@@ -186,6 +226,11 @@ impl TestSystem {
         )
         .await
     }
+}
+
+/// Standard output and standard error of a command.
+fn printed(output: &Output) -> String {
+    format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
 }
 
 impl Deref for TestService {
@@ -242,9 +287,9 @@ impl AdminPort {
 impl TestService {
     /// Waits until `/readyz` returns 200; panics if the process exits.
     pub async fn wait_until_ready(&mut self) {
-        eventually("ready", async || {
+        until("ready", async || {
             assert_eq!(self.process.status(), None, "it has ended");
-            self.port.is_ready().await.then_some(())
+            self.port.is_ready().await
         })
         .await;
     }

@@ -3,7 +3,9 @@
 use std::time::Duration;
 
 use like_events::topic::{PARTITIONER, TOPIC_SETTINGS};
-use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
+use rdkafka::admin::{
+    AdminClient, AdminOptions, AlterConfig, NewPartitions, NewTopic, ResourceSpecifier, TopicReplication,
+};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::error::RDKafkaErrorCode;
 use rdkafka::producer::{BaseRecord, DefaultProducerContext, Producer, ThreadedProducer};
@@ -17,6 +19,15 @@ pub struct TestTopic {
     pub partitions: i32,
     producer: ThreadedProducer<DefaultProducerContext>,
 }
+
+/// Publishes to a topic in transactions. The calls block: a test needs more than one thread. The
+/// broker writes a transaction's marker, one offset, some time after the commit or abort.
+pub struct Transactions {
+    topic: String,
+    producer: ThreadedProducer<DefaultProducerContext>,
+}
+
+const TRANSACTION_LIMIT: Duration = Duration::from_secs(60);
 
 impl TestTopic {
     /// Creates the topic.
@@ -62,11 +73,54 @@ impl TestTopic {
         self.producer.flush(Duration::from_secs(60)).expect("published");
     }
 
+    /// Adds partitions.
+    pub async fn grow(&self, partitions: usize) {
+        let grown = admin().create_partitions([&NewPartitions::new(&self.name, partitions)], &options()).await;
+        grown.expect("partitions").into_iter().for_each(|result| drop(result.expect("partitions")));
+    }
+
+    /// Replaces the topic's settings by these.
+    pub async fn configure(&self, settings: &[(&str, &str)]) {
+        let config = AlterConfig::new(ResourceSpecifier::Topic(&self.name));
+        let config = settings.iter().fold(config, |config, (name, value)| config.set(name, value));
+        let altered = admin().alter_configs([&config], &options()).await.expect("settings");
+        altered.into_iter().for_each(|result| drop(result.expect("settings")));
+    }
+
+    /// A producer of transactions.
+    pub fn transactions(&self) -> Transactions {
+        let mut config = config();
+        config.set("transactional.id", format!("{}-{}", self.name, uuid::Uuid::now_v7())).set("linger.ms", "0");
+        let producer: ThreadedProducer<DefaultProducerContext> = config.create().expect("producer");
+        producer.init_transactions(TRANSACTION_LIMIT).expect("transactions");
+        Transactions { topic: self.name.clone(), producer }
+    }
+
     /// The end offset of each partition.
     pub fn end_offsets(&self) -> Vec<i64> {
         let client = self.producer.client();
         let end = |p| client.fetch_watermarks(&self.name, p, Duration::from_secs(10)).expect("watermarks").1;
         (0..self.partitions).map(end).collect()
+    }
+}
+
+impl Transactions {
+    /// Begins a transaction and publishes records of one key to partition 0.
+    pub fn begin(&self, key: &str, values: &[Vec<u8>]) {
+        self.producer.begin_transaction().expect("a transaction");
+        for value in values {
+            let record = BaseRecord::to(&self.topic).partition(0).key(key).payload(value);
+            self.producer.send(record).unwrap_or_else(|(error, _)| panic!("{error}"));
+        }
+        self.producer.flush(TRANSACTION_LIMIT).expect("published");
+    }
+
+    pub fn commit(&self) {
+        self.producer.commit_transaction(TRANSACTION_LIMIT).expect("a commit");
+    }
+
+    pub fn abort(&self) {
+        self.producer.abort_transaction(TRANSACTION_LIMIT).expect("an abort");
     }
 }
 

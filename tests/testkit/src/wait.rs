@@ -10,6 +10,11 @@ pub async fn eventually<T>(what: &str, ask: impl AsyncFnMut() -> Option<T>) -> T
     eventually_within(DEADLINE, what, ask).await
 }
 
+/// Polls `condition` until it is true; panics with `what` at the deadline.
+pub async fn until(what: &str, mut condition: impl AsyncFnMut() -> bool) {
+    eventually(what, async || condition().await.then_some(())).await;
+}
+
 /// [`eventually`] with another deadline.
 pub async fn eventually_within<T>(limit: Duration, what: &str, mut ask: impl AsyncFnMut() -> Option<T>) -> T {
     let patience = Patience::of(limit);

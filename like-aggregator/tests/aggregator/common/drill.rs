@@ -1,14 +1,14 @@
-//! The commands of docs/OPERATIONS.md, so that a drill is followed as it is written.
+//! The commands of docs/OPERATIONS.md, so that a test follows a drill as it is written.
 
-/// What stands in the page below this heading, up to the next one of its rank.
+/// The text below this heading, up to the next one of its rank.
 pub fn section(heading: &str) -> &'static str {
     let page = include_str!("../../../../docs/OPERATIONS.md");
     let (_, rest) = page.split_once(&format!("\n{heading}\n")).unwrap_or_else(|| panic!("no {heading}"));
     rest.split_once("\n## ").map_or(rest, |(section, _)| section)
 }
 
-/// The `like-aggregator` commands of the drill's blocks, in their order, without that word.
-/// `instead` says what to put in the place of names that a test has its own of.
+/// The arguments of the drill's `like-aggregator` commands, in order; `instead` replaces names by those of
+/// the test.
 pub fn commands(heading: &str, instead: &[(&str, &str)]) -> Vec<Vec<String>> {
     let of_line = |line: &str| {
         let command = line.strip_prefix("    ")?.trim_start().strip_prefix("like-aggregator ")?;

@@ -1,19 +1,27 @@
-//! An aggregator inside the test's own process: the real one, but with a test's patience. And
-//! likes in partitions of a test's choice.
-
-#![allow(dead_code, reason = "each test file takes what it needs")]
+//! What several files share: an aggregator inside the test's own process, likes in partitions of a
+//! test's choice, a worker's transaction.
 
 pub mod drill;
 pub mod sources;
 
+use std::collections::BTreeMap;
 use std::ops::Deref;
+use std::str::FromStr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
 use std::time::Duration;
 
 use clap::Parser;
+use like_aggregator::apply::transaction::Store;
 use like_aggregator::cli::{Cli, Command};
+use like_aggregator::fold::Dedup;
 use like_aggregator::timing::Timing;
+use like_common::database::{DatabaseUrl, SCHEMA};
 use like_testkit::process::free_addr;
-use like_testkit::{AdminPort, Clicking, Crowd, TestClient, TestDatabase, TestSystem, TestTopic, event, eventually};
+use like_testkit::{
+    AdminPort, Clicking, Crowd, TestClient, TestDatabase, TestService, TestSystem, TestTopic, event, until,
+};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
@@ -26,12 +34,24 @@ pub const QUICK: Timing = Timing {
     topic_check: Duration::from_millis(200),
 };
 
-/// The traffic of a drill: some products again and again, some that nobody comes back to.
+/// For an interval that must not pass during a test.
+pub const NEVER: Duration = Duration::from_secs(3600);
+
+/// The default of DEDUP_WINDOW.
+pub const DEDUP_WINDOW: Duration = Duration::from_hours(48);
+
+/// 2026-11-22T12:00:00Z
+pub const NOON: i64 = 1_795_348_800_000;
+
+/// Conflicts with a batch, which then waits for its offset rows.
+pub const LOCK_OFFSETS: &str = "LOCK TABLE kafka_offset IN EXCLUSIVE MODE";
+
+/// The traffic of a drill: some products again and again, some that their user leaves for good.
 pub fn passing_crowd(users: usize, apis: &[TestClient]) -> Clicking {
     Crowd { products: 5, passing: true, pause: Duration::from_millis(10), ..Crowd::new(1, users, 0) }.start(apis)
 }
 
-/// Counts until it is dropped.
+/// An aggregator inside the test's process; it runs until it is dropped.
 pub struct Counting {
     port: AdminPort,
     stop: CancellationToken,
@@ -42,41 +62,38 @@ impl Counting {
     /// Starts `run` with the system's settings; it may not be ready yet.
     pub fn start(system: &TestSystem, timing: Timing) -> Self {
         let addr = free_addr().to_string();
-        let setting = |name| system.settings().into_iter().find(|(n, _)| n == name).expect("a setting").1;
-        let [kafka, group, database] = ["KAFKA_BOOTSTRAP_SERVERS", "KAFKA_GROUP_ID", "DATABASE_URL"].map(setting);
         let flags = [
-            ["--kafka-bootstrap-servers", &kafka],
-            ["--kafka-group-id", &group],
+            ["--kafka-bootstrap-servers", system.setting("KAFKA_BOOTSTRAP_SERVERS")],
+            ["--kafka-group-id", system.setting("KAFKA_GROUP_ID")],
             ["--kafka-topic", &system.topic],
-            ["--database-url", &database],
+            ["--database-url", system.setting("DATABASE_URL")],
             ["--admin-addr", &addr],
         ];
-        let file = system.settings().into_iter().find(|(n, _)| n == "KAFKA_CONFIG_FILE").map(|(_, path)| path);
-        let file = file.iter().flat_map(|path| ["--kafka-config-file", path]);
+        let settings = system.settings();
+        let file = settings.iter().filter(|(name, _)| name == "KAFKA_CONFIG_FILE");
+        let file = file.flat_map(|(_, path)| ["--kafka-config-file", path]);
         let flags = flags.into_iter().flatten().chain(file);
         let settings = Cli::parse_from(["like-aggregator", "run"].into_iter().chain(flags));
-        let Command::Run(settings) = settings.command else { unreachable!("run was asked for") };
+        let Command::Run(settings) = settings.command else { unreachable!("the command is run") };
         let stop = CancellationToken::new();
         let task = tokio::spawn(like_aggregator::run::run(settings, timing, stop.clone()));
         Self { port: AdminPort::new(format!("http://{addr}")), stop, task: Some(task) }
     }
 
-    /// The same, once it is ready.
+    /// Starts `run` and waits until it is ready.
     pub async fn ready(system: &TestSystem, timing: Timing) -> Self {
         let counting = Self::start(system, timing);
-        eventually("ready", async || counting.port.is_ready().await.then_some(())).await;
+        until("ready", async || counting.is_ready().await).await;
         counting
     }
 
-    /// Ends it, and answers how it has ended.
+    /// Stops it; returns the result of `run`.
     pub async fn stop(mut self) -> anyhow::Result<()> {
         self.stop.cancel();
         self.task.take().expect("not stopped yet").await.expect("no panic")
     }
-}
 
-impl Counting {
-    /// Waits until it ends by itself; answers why.
+    /// Waits until it ends by itself; returns the reason.
     pub async fn ended(mut self) -> String {
         let task = self.task.take().expect("not stopped yet");
         let ended = tokio::time::timeout(Duration::from_secs(60), task).await.expect("it ends within a minute");
@@ -99,12 +116,35 @@ impl Drop for Counting {
     }
 }
 
+/// A thread that publishes until it is stopped.
+pub struct Publishing {
+    stop: Arc<AtomicBool>,
+    thread: thread::JoinHandle<TestTopic>,
+}
+
+impl Publishing {
+    /// Calls `publish` with 0, 1, 2, …
+    pub fn start(topic: TestTopic, publish: impl Fn(&TestTopic, usize) + Send + 'static) -> Self {
+        let stop = Arc::new(AtomicBool::new(false));
+        let stopped = Arc::clone(&stop);
+        let thread = thread::spawn(move || {
+            (0..).take_while(|_| !stopped.load(Ordering::Relaxed)).for_each(|n| publish(&topic, n));
+            topic.flush();
+            topic
+        });
+        Self { stop, thread }
+    }
+
+    /// Stops and waits until all records are in the log.
+    pub async fn stop(self) -> TestTopic {
+        self.stop.store(true, Ordering::Relaxed);
+        tokio::task::spawn_blocking(|| self.thread.join().unwrap()).await.unwrap()
+    }
+}
+
 /// A topic, and a system set up for it.
 pub async fn set_up(partitions: i32) -> (TestTopic, TestSystem) {
-    let topic = TestTopic::create(partitions).await;
-    let system = TestSystem::on(topic.name.clone(), TestDatabase::create_empty().await);
-    system.setup(&["--partitions", &partitions.to_string()]).await;
-    (topic, system)
+    TestSystem::with_topic(partitions).await
 }
 
 /// Publishes a like of each of these users for the product `p<partition>`, in that partition.
@@ -120,4 +160,54 @@ pub fn publish(topic: &TestTopic, partition: i32, users: impl IntoIterator<Item 
 /// Names of users.
 pub fn users(name: &str, number: usize) -> impl Iterator<Item = String> {
     (0..number).map(move |n| format!("{name}-{n}"))
+}
+
+/// Sets KAFKA_CONFIG_FILE to a file with these properties.
+pub fn kafka_properties(system: &mut TestSystem, properties: &str) -> tempfile::NamedTempFile {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), properties).unwrap();
+    system.set("KAFKA_CONFIG_FILE", file.path().to_str().unwrap());
+    file
+}
+
+/// What a worker applies its batches with.
+pub fn store(database: &TestDatabase, topic: &str, dedup: Dedup) -> Store {
+    Store::new(&DatabaseUrl::from_str(&database.url).unwrap(), SCHEMA, topic, dedup)
+}
+
+/// The partitions that an aggregator owns, in order.
+pub async fn owned(aggregator: &TestService) -> Vec<i32> {
+    let mut owned = Vec::new();
+    for partition in 0..8 {
+        let label = format!("partition=\"{partition}\"");
+        if !aggregator.series("likes_consumer_lag_records", &label).await.is_empty() {
+            owned.push(partition);
+        }
+    }
+    owned
+}
+
+/// Waits until an aggregator owns so many partitions; returns them.
+pub async fn owns(aggregator: &TestService, number: i32) -> Vec<i32> {
+    until(&format!("it owns {number} partitions"), async || owned(aggregator).await.len() == number as usize).await;
+    owned(aggregator).await
+}
+
+/// Whether a line of a table has exactly these cells.
+pub fn has_row(table: &str, cells: &[&str]) -> bool {
+    table.lines().any(|line| line.split_whitespace().eq(cells.iter().copied()))
+}
+
+/// Reads the counts of products again and again; none may go backwards. Returns the number of reads
+/// and the last counts.
+pub async fn watch(client: TestClient, products: Vec<String>, enough: Arc<AtomicBool>) -> (usize, Vec<i64>) {
+    let (mut seen, mut reads) = (BTreeMap::new(), 0);
+    while !enough.load(Ordering::Relaxed) {
+        for (product, (count, _)) in products.iter().zip(client.likes("watcher", &products).await) {
+            let before = seen.insert(product, count).unwrap_or(0);
+            assert!(count >= before, "{product} had {before} likes and has {count}");
+        }
+        reads += 1;
+    }
+    (reads, seen.into_values().collect())
 }

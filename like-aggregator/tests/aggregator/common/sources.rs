@@ -1,9 +1,9 @@
-//! The code as text, for the tests that hold pages against it.
+//! The code as text, for tests that compare pages with it.
 
 use std::fs;
 use std::path::Path;
 
-/// All sources that make the two services, with strings that go over several lines made one.
+/// All sources of the two services; strings of several lines are joined.
 pub fn sources() -> String {
     fn read(folder: &Path, all: &mut String) {
         for entry in fs::read_dir(folder).unwrap() {
