@@ -2,7 +2,7 @@
 
 .DEFAULT_GOAL := help
 DENY_VERSION := 0.18.3
-.PHONY: help up down clean-local test test-faults test-stack test-stack-down test-containers contract lint deny loadtest drain bench claims replays
+.PHONY: help up down clean-local test test-faults test-stack test-stack-down test-containers contract lint deny loadtest bench claims
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  \1|\2/p' Makefile | while IFS='|' read -r target text; do \
@@ -53,14 +53,8 @@ deny: ## licences, banned and duplicate crates, sources (ARGS="bans")
 loadtest: ## send likes over HTTP to the system of make up and check the counts (PROFILE=burst)
 	@loadtest/run.sh
 
-drain: ## measure how fast a backlog is consumed (ARGS="--events 100000")
-	@loadtest/measure.sh drain $(ARGS)
-
-bench: ## measure both services and write docs/PERFORMANCE.md (QUICK=1)
+bench: ## measure both services against what limits them (QUICK=1, ARGS="--only drain")
 	@loadtest/measure.sh bench $(ARGS)
 
-claims: ## test the assumptions of the design and write docs/CLAIMS.md (ARGS="--only 3,9")
+claims: ## test the assumptions of the design (ARGS="--only 3,9")
 	@loadtest/measure.sh claims $(ARGS)
-
-replays: ## measure audit, audit --log and rebuild at 1 and 10 million events
-	@loadtest/measure.sh replays $(ARGS)

@@ -1,24 +1,24 @@
-// Likes over HTTP at a rate that doesn't wait for the answers, and the proof that every
+// Likes over HTTP at a rate that doesn't depend on the responses, and the proof that every
 // acknowledged request is counted.
 //
-// Many users like and unlike products. Some requests are sent again with their Idempotency-Key,
-// also after a newer wish: that must change nothing. Whatever isn't acknowledged by a 202 is sent
-// again with the same key until it is. Beside that some read, and one VU watches like-aggregator.
+// Many users like and unlike products. Some requests are repeated with their Idempotency-Key, also
+// after a newer one: that must change nothing. A request without a 202 is retried with the same key
+// until it has one. Others read, and one VU watches like-aggregator.
 //
-// Each user belongs to one VU, which remembers what was acknowledged, since VUs share nothing.
-// Afterwards each VU waits until its last receipts are counted and reads back what its users
-// like. `unaccounted` gains each acknowledged request, and loses it once its receipt is counted
-// and its user's like is as wished; `uncounted` gains, per product, the users who like it, and
-// loses what the API counts. Both end at 0, or the run fails with exit status 99. Products are
-// new in every run. Needs a stack with DEDUP=history.
+// Each user belongs to one VU, which remembers what was acknowledged, since VUs share no state.
+// Afterwards each VU waits until its last receipts are counted and reads back what its users like.
+// `unaccounted` gains each acknowledged request and loses it once its receipt is counted and its
+// user's like is as requested; `uncounted` gains, per product, the users who like it, and loses what
+// the API counts. Both must end at 0, or the run fails with exit status 99. Every run has new
+// products. Needs a stack with DEDUP=history.
 //
-// Started by run.sh; profiles and rules are in k6/profiles.js, the report in k6/report.js.
+// Started by run.sh; profiles and thresholds are in k6/profiles.js, the report in k6/report.js.
 import http from 'k6/http';
 import exec from 'k6/execution';
 import { sleep } from 'k6';
 import { Counter, Gauge, Rate, Trend } from 'k6/metrics';
 import { scenarios, settings, thresholds } from './k6/profiles.js';
-import { add, between, quantile, scrape, total } from './k6/watch.js';
+import { between, quantile, scrape, total } from './k6/watch.js';
 import { notCounted, readLikes } from './k6/readback.js';
 import { report } from './k6/report.js';
 
@@ -26,9 +26,9 @@ const API = __ENV.LIKE_API_URL;
 const AGGREGATOR = __ENV.LIKE_AGGREGATOR_ADMIN_URL;
 const RUN = __ENV.RUN;
 const USER_HEADER = __ENV.AUTH_USER_HEADER || 'X-User-Id';
-// What a VU may repeat: one of its last requests.
+// A VU repeats one of this many last requests.
 const REPEATABLE = 20;
-// After that long something is wrong: a batch takes a fraction of a second.
+// A batch takes a fraction of a second: after this long, something is wrong.
 const COUNTED_SECONDS = 60;
 
 const plan = settings(__ENV);
@@ -36,15 +36,14 @@ const products = Array.from({ length: plan.products }, (_, i) => `burst-${RUN}-$
 
 const acknowledged = new Counter('acknowledged'); // requests, repeats included
 const repeated = new Counter('repeated'); // of those, the deliberate ones
-const accounted = new Counter('accounted'); // acknowledged, counted and as wished
+const accounted = new Counter('accounted'); // acknowledged, counted and as requested
 const unaccounted = new Counter('unaccounted'); // the difference of the two
 const retries = new Rate('retries'); // attempts that were not acknowledged
-const sentAgain = new Counter('sent_again');
-const refused = new Counter('refused'); // answers that no retry makes better
+const refused = new Counter('refused'); // responses that a retry would not change
 const wrongAnswers = new Counter('wrong_answers');
 const latency = new Trend('latency', true); // of the requests that were acknowledged
 const checked = new Counter('checked'); // (user, product) pairs read back
-const lost = new Counter('lost'); // receipts and pairs that are not as acknowledged
+const lost = new Counter('lost'); // receipts and pairs that differ from what was acknowledged
 const likers = new Counter('likers'); // users who like a product, by what was acknowledged
 const counted = new Counter('counted'); // the same, by what the API counts
 const uncounted = new Counter('uncounted'); // their difference, per product
@@ -53,9 +52,8 @@ const readLatency = new Trend('read_latency', true);
 const failedReads = new Rate('failed_reads');
 const lag = new Trend('lag');
 const unwatched = new Counter('unwatched'); // seconds without /metrics
-// Seconds from an event's record to its commit, in the whole run and in a step of time.
-const overall = new Map([50, 95, 99].map((q) => [q, new Gauge(`counted_p${q}`)]));
-const perStep = new Map([50, 95, 99].map((q) => [q, new Trend(`step_p${q}`)]));
+// Seconds from an event's record to its commit.
+const age = new Map([50, 95, 99].map((q) => [q, new Gauge(`counted_p${q}`)]));
 
 export const options = {
   scenarios: scenarios(plan),
@@ -66,28 +64,24 @@ export const options = {
 };
 
 export function setup() {
-  if (scrape(AGGREGATOR) === null) throw new Error(`${AGGREGATOR}/metrics doesn't say what is counted`);
-  return { start: Date.now() };
+  const before = scrape(AGGREGATOR);
+  if (before === null) throw new Error(`${AGGREGATOR}/metrics lacks the metrics of like-aggregator`);
+  return { start: Date.now(), before };
 }
 
-// The tag that puts a figure into its step of time.
-function now({ start }) {
-  return { t: String(Math.min(Math.floor((Date.now() - start) / 1000 / plan.step), plan.points - 1)) };
-}
-
-// --- what a VU remembers
+// --- the state of a VU
 
 const pairs = new Map(); // "user product" -> {liked, requests, log}, as acknowledged last
 const recent = []; // acknowledged requests that may be repeated
 const receipts = new Map(); // log ("sequence-partition") -> highest offset
-let open = null; // sent, and not acknowledged yet
+let open = null; // sent and not acknowledged yet
 let sent = 0;
 
-export function wish(data) {
-  settle(data); // what an interrupted iteration has left
+export function like() {
+  settle(); // after an interrupted iteration
   if (recent.length > 0 && percent(plan.repeatsPercent)) {
     const again = recent[Math.floor(Math.random() * recent.length)];
-    const answer = send(again, data);
+    const answer = send(again);
     if (answer === null) return;
     repeated.add(1);
     if (answer.eventId !== again.eventId) wrong(`a repeat of ${again.key} is event ${answer.eventId}, it was ${again.eventId}`);
@@ -101,15 +95,15 @@ export function wish(data) {
     liked: percent(plan.likesPercent),
     key: `${RUN}-${vu}-${sent}`,
   };
-  settle(data);
+  settle();
 }
 
-// Sends the open request until it is acknowledged: only then is it known what holds.
-function settle(data) {
+// Sends the open request until it is acknowledged: only then its effect is certain.
+function settle() {
   if (open === null) return;
-  const answer = send(open, data);
+  const answer = send(open);
   if (answer === null) {
-    pairs.delete(pairOf(open)); // refused: the run fails by that
+    pairs.delete(pairOf(open)); // refused, which fails the run
   } else {
     open.eventId = answer.eventId;
     pairs.get(pairOf(open)).liked = open.liked;
@@ -118,31 +112,30 @@ function settle(data) {
   open = null;
 }
 
-// The answer once acknowledged, null if it is one that stays.
-function send({ user, product, liked, key }, data) {
+// The body of the 202, or null if a retry would not change the response.
+function send({ user, product, liked, key }) {
   const url = `${API}/v1/products/${product}/like`;
   for (;;) {
     const response = http.request(liked ? 'PUT' : 'DELETE', url, null, {
       headers: { [USER_HEADER]: user, 'Idempotency-Key': key },
-      tags: { name: 'wish' },
+      tags: { name: 'like' },
       timeout: '10s',
     });
     if (response.status === 202) {
-      latency.add(response.timings.duration, now(data));
+      latency.add(response.timings.duration);
       retries.add(false);
       const answer = response.json();
       if (answer.productId !== product || answer.liked !== liked) wrong(`${url} said ${response.body}`);
       remember(`${user} ${product}`, answer.receipt);
       return answer;
     }
-    // No answer, shed, not written, perhaps written: the same key makes all of them safe to repeat.
+    // No response, shed, not written, perhaps written: the same key makes a retry safe.
     if (![0, 429, 502, 503, 504].includes(response.status)) {
       refused.add(1);
       console.error(`refused: ${response.status} ${response.body}`);
       return null;
     }
     retries.add(true);
-    sentAgain.add(1, now(data));
     sleep(Math.min(Number(response.headers['Retry-After']) || 0.2, 5));
   }
 }
@@ -161,58 +154,46 @@ function remember(pair, receipt) {
 
 // --- meanwhile
 
-export function look(data) {
+export function read() {
   const chance = Math.random();
-  const params = { tags: { name: 'look' }, timeout: '10s', headers: {} };
+  const params = { tags: { name: 'read' }, timeout: '10s', headers: {} };
   let url = `${API}/v1/products/${anyProduct()}/likes`;
   if (chance < 0.2) url = `${API}/v1/likes?ids=${products.slice(0, 20).join(',')}`;
   else if (chance < 0.4) params.headers[USER_HEADER] = userId(1, 0);
   const response = http.get(url, params);
   failedReads.add(response.status !== 200);
   if (response.status !== 200) return;
-  readLatency.add(response.timings.duration, now(data));
+  readLatency.add(response.timings.duration);
   for (const { count } of [response.json()].flat()) {
     if (!(count >= 0 && count <= plan.vus * plan.usersPerVu)) wrong(`${url}: a count of ${count}`);
   }
 }
 
-// Once a second, until the last request has had its time.
+// Every few seconds, until the grace period of the last request is over.
 export function watch(data) {
-  let before = scrape(AGGREGATOR);
-  let [step, inStep, inRun, line] = [now(data).t, [], [], 0];
-  if (before !== null && before.lag !== null) lag.add(before.lag, now(data));
-  for (;;) {
-    sleep(1 - (((Date.now() - data.start) / 1000) % 1));
-    const tags = now(data);
-    const after = scrape(AGGREGATOR);
-    if (after === null) {
+  const every = plan.seconds > 600 ? 60 : 5;
+  for (let second = every; ; second += every) {
+    sleep(Math.max(0, second - (Date.now() - data.start) / 1000));
+    const now = scrape(AGGREGATOR);
+    if (now === null) {
       unwatched.add(1);
       continue;
     }
-    const news = between(before, after);
-    before = after;
-    if (after.lag !== null) lag.add(after.lag, tags);
-    [inStep, inRun] = [add(inStep, news), add(inRun, news)];
-    if (total(inRun) > 0) for (const [q, gauge] of overall) gauge.add(quantile(inRun, q / 100));
-    if (tags.t !== step) {
-      if (total(inStep) > 0) for (const [q, trend] of perStep) trend.add(quantile(inStep, q / 100), { t: step });
-      [step, inStep] = [tags.t, []];
-    }
-    const second = Math.round((Date.now() - data.start) / 1000);
-    if (second < line) continue;
-    line = second + (plan.seconds > 600 ? 60 : 5);
-    const age = total(inRun) > 0 ? `, 95 % within ${quantile(inRun, 0.95).toFixed(2)} s` : '';
-    console.log(`  ${String(second).padStart(4)} s of ${plan.span}: ${total(inRun)} events counted${age}; lag ${after.lag === null ? 'unknown' : after.lag}`);
+    if (now.lag !== null) lag.add(now.lag);
+    const buckets = between(data.before, now);
+    if (total(buckets) > 0) for (const [q, gauge] of age) gauge.add(quantile(buckets, q / 100));
+    const within = total(buckets) > 0 ? `, 95 % within ${quantile(buckets, 0.95).toFixed(2)} s` : '';
+    console.log(`  ${String(second).padStart(4)} s of ${plan.span}: ${total(buckets)} events counted${within}; lag ${now.lag === null ? 'unknown' : now.lag}`);
   }
 }
 
 // --- afterwards
 
-export function check(data) {
+export function check() {
   if (exec.vu.idInTest === 1) console.log('  reading back what the users like and what is counted');
-  settle(data);
+  settle();
   const good = new Set();
-  // All count, each VU names the first: where everything is lost nobody reads thousands of lines.
+  // Each VU logs only the first: thousands of lines would help nobody.
   let told = false;
   const say = (what) => {
     lost.add(1);
@@ -255,7 +236,7 @@ export function check(data) {
 }
 
 export function teardown() {
-  // As a known caller: who isn't one may be told what was so a second ago.
+  // As a known user: a count for anonymous callers may be a second old.
   for (const [product, { count }] of readLikes(API, products, { [USER_HEADER]: 'reader' })) {
     productsRead.add(1);
     counted.add(count);
@@ -267,9 +248,9 @@ export function handleSummary(data) {
   return report(data, plan, __ENV);
 }
 
-// --- small things
+// --- helpers
 
-// Either one hot product or skewed: a quarter of the products gets half of the wishes.
+// Either one hot product or skewed: a quarter of the products gets half of the likes.
 function anyProduct() {
   if (plan.hotPercent && percent(plan.hotPercent)) return products[0];
   const skew = plan.hotPercent ? Math.random() : Math.random() ** 2;
@@ -280,7 +261,7 @@ function pairOf({ user, product }) {
   return `${user} ${product}`;
 }
 
-// 38 characters, as an identity provider names its users.
+// 38 characters, like the subject of an identity provider.
 function userId(vu, user) {
   return `auth0|${RUN}-${vu}-${user}-`.padEnd(38, '0');
 }

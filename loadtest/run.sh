@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # `make loadtest`: sends likes over HTTP (likes-burst.js) to the system that `make up` has started,
-# and compares the acknowledged likes with the counts. Writes loadtest/out/report.html and
-# report.json. Exit status 99: a threshold or the comparison failed. Installs k6 into .local/bin.
+# and compares the acknowledged likes with the counts. Writes loadtest/out/report.json and, with k6's
+# charts, report.html. Exit status 99: a threshold or the comparison failed. Installs k6 into .local/bin.
 # `make up` builds without optimisation: for figures, start the system with BUILD=release make up.
 #   PROFILE=burst  or smoke, steady, soak, stampede (k6/profiles.js)
 # These override the profile:
@@ -57,14 +57,6 @@ seconds() {
   esac
 }
 
-# Describes the machine in the report.
-machine() {
-  local model
-  model=$(sed -n 's/^model name[[:space:]]*: //p' /proc/cpuinfo 2>/dev/null | head -n 1)
-  printf '%s cores (%s), %s GiB, %s %s; client, services and servers share it' "$(nproc)" "${model:-$(uname -m)}" \
-    "$(awk '/^MemTotal/ { printf "%.0f", $2 / 1048576 }' /proc/meminfo)" "$(uname -s)" "$(uname -r | cut -d. -f1,2)"
-}
-
 not_running() { die "$1: start the stack with make up first"; }
 
 if [ -z "${LIKE_API_URL:-}" ] || [ -z "${LIKE_API_ADMIN_URL:-}" ] || [ -z "${LIKE_AGGREGATOR_ADMIN_URL:-}" ]; then
@@ -97,14 +89,15 @@ say "profile ${PROFILE:-burst}, on $LIKE_API_URL"
 status=0
 # No usage report to k6's vendor. k6's line for each failed request names no request, and the script
 # counts those as retries. Ctrl-C ends only k6, which then still writes its report.
-"$K6" run --quiet --no-usage-report --address '' --log-format raw --include-system-env-vars=false \
+K6_WEB_DASHBOARD=true K6_WEB_DASHBOARD_PORT=-1 K6_WEB_DASHBOARD_EXPORT=$OUT/report.html \
+  "$K6" run --quiet --no-usage-report --address '' --log-format raw --include-system-env-vars=false \
   "${arguments[@]}" "$ROOT/loadtest/likes-burst.js" 2>&1 |
   (trap '' INT TERM && exec sed -u '/^Request Failed$/d') || status=$?
-# k6 exits with 0 even if it cannot write its report.
-if [ ! -s "$OUT/report.html" ] || [ ! -s "$OUT/report.json" ]; then
+# k6 exits with 0 even if it cannot write its report. A run of a few seconds has no charts.
+if [ ! -s "$OUT/report.json" ]; then
   [ "$status" != 0 ] || status=1
   printf 'error: no report was written\n' >&2
   exit "$status"
 fi
-say 'report: loadtest/out/report.html, as JSON: loadtest/out/report.json'
+say 'charts: loadtest/out/report.html, figures: loadtest/out/report.json'
 exit "$status"

@@ -44,7 +44,6 @@ missing_packages() {
         need_package libstdc++6 # of PostgreSQL's programs
         ;;
       go) need go golang-go ;;
-      bench) need wrk ;;
       contract)
         need node nodejs && need npm && need python3
         # Debian's python3 has no virtual environments.

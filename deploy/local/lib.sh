@@ -248,6 +248,14 @@ end_stack() {
   drop_stack
 }
 
+# Describes the machine beside measured figures.
+machine() {
+  local model
+  model=$(sed -n 's/^model name[[:space:]]*: //p' /proc/cpuinfo 2>/dev/null | head -n 1)
+  printf '%s cores (%s), %s GiB, %s %s' "$(nproc)" "${model:-$(uname -m)}" \
+    "$(awk '/^MemTotal/ { printf "%.0f", $2 / 1048576 }' /proc/meminfo)" "$(uname -s)" "$(uname -r | cut -d. -f1,2)"
+}
+
 # in_group COMMAND…: runs COMMAND in a process group of its own, which end_stack ends. Returns its
 # exit status.
 group=

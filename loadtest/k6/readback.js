@@ -1,9 +1,9 @@
-// Asks the API afterwards what became of what it has acknowledged.
+// Reads back what the API has acknowledged.
 import http from 'k6/http';
 import { sleep } from 'k6';
 
-// Waits until a receipt is counted, and with it all before it in its partition. Null, or what it
-// says instead when the time is up.
+// Waits until a receipt is counted, and with it all earlier ones of its partition. Returns null, or
+// the status at the deadline.
 export function notCounted(api, receipt, deadline) {
   for (;;) {
     const response = http.get(`${api}/v1/receipts/${receipt}`, { tags: { name: 'receipt' }, timeout: '10s' });
@@ -14,7 +14,7 @@ export function notCounted(api, receipt, deadline) {
   }
 }
 
-// What the API says of products, by product; `headers` name the user.
+// The likes of products, by product id; `headers` name the user.
 export function readLikes(api, ids, headers) {
   for (;;) {
     const response = http.get(`${api}/v1/likes?ids=${ids.join(',')}`, { tags: { name: 'read' }, timeout: '10s', headers });

@@ -1,7 +1,5 @@
-// Turns what k6 has measured into figures, and those into the text at the end of a run,
-// report.json and report.html, which all say the same.
-import { page } from './page.js';
-import { plannedRate } from './profiles.js';
+// The figures of a run, as the text at its end and as report.json. The charts of report.html are k6's
+// web dashboard.
 
 export function report(data, plan, env) {
   const figures = figuresOf(data, plan, env);
@@ -10,7 +8,6 @@ export function report(data, plan, env) {
     stdout: text(figures),
     [`${env.OUT}/report.json`]: json,
     [`${env.OUT}/${plan.name}-${env.RUN}.json`]: json,
-    [`${env.OUT}/report.html`]: page(figures),
   };
 }
 
@@ -25,30 +22,12 @@ function figuresOf(data, plan, env) {
   };
 
   const rules = rulesOf(data);
-  const compared = count('checked') > 0; // not when the run was interrupted
+  const compared = count('checked') > 0; // not if the run was interrupted
   const exact =
     compared &&
     count('acknowledged') > 0 &&
     count('accounted') === count('acknowledged') &&
     rules.every(({ metric, ok }) => ok || !['unaccounted', 'uncounted', 'lost', 'products_read'].includes(metric));
-  const points = [];
-  for (let t = 0; t < plan.points; t += 1) {
-    const second = t * plan.step;
-    const width = Math.min(plan.step, plan.span - second);
-    const at = (metric) => values(`${metric}{t:${t}}`);
-    const one = (metric) => (at(metric).count ? round(at(metric).med, 3) : null);
-    points.push({
-      second,
-      planned_per_second: round(plannedRate(plan, plan.rate, plan.shape, second + width / 2), 1),
-      acknowledged_per_second: round((at('latency').count || 0) / width, 1),
-      sent_again_per_second: round((at('sent_again').count || 0) / width, 1),
-      reads_per_second: round((at('read_latency').count || 0) / width, 1),
-      latency_ms: spread(`latency{t:${t}}`, 2),
-      read_latency_ms: spread(`read_latency{t:${t}}`, 2),
-      lag_records: at('lag').count ? at('lag').max : null,
-      event_to_count_seconds: one('step_p50') === null ? null : { p50: one('step_p50'), p95: one('step_p95'), p99: one('step_p99') },
-    });
-  }
   return {
     profile: plan.name,
     about: plan.about,
@@ -65,13 +44,13 @@ function figuresOf(data, plan, env) {
       acknowledged: count('acknowledged'),
       counted: count('accounted'),
       repeated: count('repeated'),
-      sent_again: count('sent_again'),
+      retried: values('retries').passes || 0,
       refused: count('refused'),
       wrong_answers: count('wrong_answers'),
       unsent: count('dropped_iterations'),
       pairs_read_back: count('checked'),
       lost: count('lost'),
-      likes_wished: count('likers'),
+      likes_acknowledged: count('likers'),
       likes_counted: count('counted'),
       reads: count('read_latency'),
       acknowledged_per_second: round((count('acknowledged')) / plan.seconds, 1),
@@ -79,14 +58,13 @@ function figuresOf(data, plan, env) {
       read_latency_ms: spread('read_latency', 2),
       event_to_count_seconds: { p50: round(value('counted_p50'), 3), p95: round(value('counted_p95'), 3), p99: round(value('counted_p99'), 3) },
       lag_records_max: count('lag') ? values('lag').max : null,
-      seconds_without_metrics: count('unwatched'),
+      unwatched: count('unwatched'),
     },
     rules,
-    series: { step_seconds: plan.step, points },
   };
 }
 
-// The rules with what they were held against; those of single products as one.
+// The thresholds and the values compared with them; those of single products as one.
 function rulesOf(data) {
   const rules = [];
   for (const [name, { thresholds, values }] of Object.entries(data.metrics)) {
@@ -116,12 +94,12 @@ function text({ profile, about, settings: s, figures: f, rules, verdict }) {
     `${profile}: ${about}`,
     `  ${s.seconds} s, up to ${s.rate_per_second} requests/s, ${s.users} users, ${s.products} products, ${s.requests_in_flight_at_most} in flight at most`,
     `  requests          ${f.acknowledged} acknowledged (${f.repeated} of them repeats), ${f.acknowledged_per_second}/s`,
-    `  trouble           ${f.sent_again} sent again, ${f.refused} refused, ${f.unsent} unsent for want of VUs`,
+    `  trouble           ${f.retried} retried, ${f.refused} refused, ${f.unsent} unsent because all VUs waited`,
     `  latency           ${ms(f.latency_ms)}`,
     ...(f.reads > 0 ? [`  reads             ${f.reads}: ${ms(f.read_latency_ms)}`] : []),
     `  event to count    ${age.p50 === null ? '-' : `median ${age.p50} s, 95 % ${age.p95} s, 99 % ${age.p99} s`}; lag at most ${f.lag_records_max} records`,
-    `  read back         ${f.pairs_read_back} (user, product) pairs, ${f.lost} not as acknowledged`,
-    `  likes             ${f.likes_wished} by what was acknowledged ${sign(f.likes_wished === f.likes_counted)} ${f.likes_counted} by the API's counts`,
+    `  read back         ${f.pairs_read_back} (user, product) pairs, ${f.lost} differ from what was acknowledged`,
+    `  likes             ${f.likes_acknowledged} acknowledged ${sign(f.likes_acknowledged === f.likes_counted)} ${f.likes_counted} by the API's counts`,
     `  requests          acknowledged ${f.acknowledged} ${sign(f.acknowledged === f.counted)} counted ${f.counted}`,
     ...rules.filter(({ ok }) => !ok).map(({ metric, rule, value }) => `  FAILED            ${metric}: ${rule}, it is ${value}`),
     verdict.text,

@@ -1,13 +1,12 @@
-// Reads like-aggregator's /metrics: how many records wait (the lag), and how old an event was
-// when its count was committed (a histogram since the process began, of which the part that is
-// this run's is the difference of two readings).
+// Reads like-aggregator's /metrics: the lag, and the age of events when their batch was committed (a
+// histogram since the start of the process: a run's part is the difference of two readings).
 import http from 'k6/http';
 
 const LAG = 'likes_consumer_lag_records';
 const AGE = 'likes_event_commit_age_seconds';
 
 // {lag, events, buckets: [[upper bound, events at or below it], …]}, or null. The lag is null while
-// like-aggregator owns no partition: then it can't tell.
+// like-aggregator owns no partition.
 export function scrape(url) {
   const response = http.get(`${url}/metrics`, { tags: { name: 'metrics' }, timeout: '2s' });
   if (response.status !== 200) return null;
@@ -17,7 +16,7 @@ export function scrape(url) {
       seen.lag += Number(line.slice(line.lastIndexOf(' ')));
     } else if (line.startsWith(`${AGE}_bucket{`)) {
       const [, bound, events] = line.match(/le="([^"]+)".*\} (\S+)/);
-      seen.buckets.push([bound === '+Inf' ? Infinity : Number(bound), Number(events)]);
+      seen.buckets.push([bound === '+Inf' ? Number.MAX_VALUE : Number(bound), Number(events)]);
     } else if (line.startsWith(`${AGE}_count`)) {
       seen.events = Number(line.slice(line.lastIndexOf(' ')));
     }
@@ -25,7 +24,7 @@ export function scrape(url) {
   return seen.buckets.length > 0 ? seen : null;
 }
 
-// What came between two readings, as events per bucket. After a restart all begins at zero.
+// The events per bucket between two readings. After a restart the histogram begins at zero.
 export function between(before, after) {
   const fresh = before === null || after.events < before.events;
   const old = new Map(fresh ? [] : before.buckets);
@@ -38,23 +37,17 @@ export function between(before, after) {
   });
 }
 
-export function add(buckets, more) {
-  if (buckets.length === 0) return more;
-  const events = new Map(more);
-  return buckets.map(([bound, inside]) => [bound, inside + (events.get(bound) || 0)]);
-}
-
 export function total(buckets) {
   return buckets.reduce((sum, [, inside]) => sum + inside, 0);
 }
 
-// In a straight line between a bucket's borders, as Prometheus does it; null without events.
+// Interpolated within a bucket, as Prometheus does it; null without events.
 export function quantile(buckets, part) {
   const rank = part * total(buckets);
   if (rank === 0) return null;
   let [low, seen] = [0, 0];
   for (const [high, inside] of buckets) {
-    if (seen + inside >= rank) return high === Infinity ? low : low + ((high - low) * (rank - seen)) / inside;
+    if (seen + inside >= rank) return high === Number.MAX_VALUE ? low : low + ((high - low) * (rank - seen)) / inside;
     seen += inside;
     low = high;
   }

@@ -1,102 +1,107 @@
-//! A log to be drained: a topic filled from a seed, and what its counts must be.
+//! A filled topic, and what its counts must be.
 
+use anyhow::ensure;
 use clap::ValueEnum;
+use like_aggregator::fold::Dedup;
+use like_testkit::{TestDatabase, TestTopic};
 
-use crate::database::Database;
-use crate::generate::{Generator, Shape, product_id};
-use crate::log;
-use crate::reference::{Range, Reference, Repeats};
+use crate::events::{Generator, Shape, product_id};
+use crate::expected::{Expected, Repeats};
+use crate::records::{Entry, HISTORY, publish};
 
-/// What is measured: both ways to drop repeats, events of users and delta events.
+/// `DEDUP` and the kind of events.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Mode {
-    /// DEDUP=history, events of users.
     HistoryUser,
-    /// DEDUP=history, delta events.
     HistoryDelta,
-    /// DEDUP=batch, events of users.
     BatchUser,
-    /// DEDUP=batch, delta events.
     BatchDelta,
 }
 
 impl Mode {
-    /// All of them.
-    pub const ALL: [Self; 4] = [Self::HistoryUser, Self::HistoryDelta, Self::BatchUser, Self::BatchDelta];
+    /// The value of `DEDUP`.
+    pub fn setting(self) -> &'static str {
+        if self.dedup() == HISTORY { "history" } else { "batch" }
+    }
 
-    /// `DEDUP`, and what it leaves certain.
-    pub fn dedup(self) -> (&'static str, Repeats) {
+    /// The same for the service's own code.
+    pub fn dedup(self) -> Dedup {
         match self {
-            Self::HistoryUser | Self::HistoryDelta => ("history", Repeats::Dropped),
-            Self::BatchUser | Self::BatchDelta => ("batch", Repeats::Perhaps),
+            Self::HistoryUser | Self::HistoryDelta => HISTORY,
+            Self::BatchUser | Self::BatchDelta => Dedup::Batch,
         }
     }
 
-    /// Whether the events have users.
-    pub fn of_users(self) -> bool {
+    fn repeats(self) -> Repeats {
+        if self.dedup() == HISTORY { Repeats::Dropped } else { Repeats::Perhaps }
+    }
+
+    /// Whether the events have users; otherwise they are delta events.
+    pub fn has_users(self) -> bool {
         matches!(self, Self::HistoryUser | Self::BatchUser)
     }
 
-    /// As in settings: history-user, …
+    /// As on the command line: history-user, …
     pub fn name(self) -> String {
         self.to_possible_value().expect("no mode is hidden").get_name().to_owned()
     }
 }
 
-/// A filled topic.
+/// A topic that holds a generated log.
 pub struct Backlog {
-    /// Its name.
-    pub topic: String,
-    /// How many partitions it has.
-    pub partitions: i32,
-    /// What was asked for.
+    pub topic: TestTopic,
     pub shape: Shape,
-    /// Where each partition ends.
+    /// The end offset of each partition.
     pub ends: Vec<i64>,
-    reference: Reference,
+    pub expected: Expected,
 }
 
 impl Backlog {
-    /// Makes the topic and fills it.
-    pub async fn fill(kafka: &str, topic: &str, partitions: i32, shape: Shape) -> anyhow::Result<Self> {
-        log::create(kafka, topic, partitions).await?;
-        let mut reference = Reference::new(shape.products);
-        let ends = log::fill(kafka, topic, Generator::new(shape).inspect(|event| reference.add(event)))?;
-        Ok(Self { topic: topic.to_owned(), partitions, shape, ends, reference })
+    /// Creates the topic and fills it. Idempotent: with several requests in flight, the retry of one
+    /// would otherwise change the order.
+    pub async fn fill(partitions: i32, shape: Shape) -> anyhow::Result<Self> {
+        let topic = TestTopic::create(partitions).await;
+        let mut expected = Expected::new(shape.products);
+        let records = Generator::new(shape).inspect(|event| expected.add(event)).map(|event| Entry::from(&event));
+        publish(&topic.name, &[("enable.idempotence", "true"), ("compression.type", "lz4")], records)?;
+        let ends = topic.end_offsets();
+        ensure!(ends.iter().sum::<i64>() == shape.events as i64, "the log lacks some of the events: {ends:?}");
+        Ok(Self { topic, shape, ends, expected })
     }
 
-    /// How many of the events are repeats.
-    pub fn repeats(&self) -> u64 {
-        self.reference.repeats
-    }
-
-    /// Compares every product with a database in which each had `base` likes before, by other
-    /// users; says where they differ.
-    pub async fn is_exact(&self, database: &mut Database, repeats: Repeats, base: i64) -> anyhow::Result<bool> {
-        let counted = database.counts().await?;
-        let mut wrong = 0;
+    /// Compares every product with the database; the error names the first differences.
+    pub async fn check(&self, database: &TestDatabase, mode: Mode) -> anyhow::Result<()> {
+        let offsets: Vec<i64> = sqlx::query_scalar("SELECT next_offset FROM kafka_offset ORDER BY partition")
+            .fetch_all(&database.pool)
+            .await?;
+        ensure!(offsets == self.ends, "kafka_offset differs from the ends of the log");
+        let counted = counts(database).await?;
         let mut found = counted.iter().peekable();
-        for (number, Range { least, most }) in (0..).zip(self.reference.counts(repeats)) {
+        let mut wrong = Vec::new();
+        for (number, expected) in (0..).zip(self.expected.counts(mode.repeats())) {
             let product = product_id(number);
-            let row = found.next_if(|row| row.product_id == product);
-            let (count, deltas, likers) = row.map_or((0, 0, 0), |row| (row.count, row.deltas, row.likers));
-            let of_users = self.shape.users.is_some();
-            let parts =
-                if of_users { deltas == 0 && count == likers } else { deltas + base == count && likers == base };
-            if !(parts && (least + base..=most + base).contains(&count)) {
-                wrong += 1;
-                if wrong <= 5 {
-                    eprintln!(
-                        "WRONG: {product} has {count} likes, {likers} likers, {deltas} by delta events: should be \
-                         {least} to {most} beside {base}"
-                    );
-                }
+            let row = found.next_if(|(id, ..)| *id == product);
+            let (count, deltas, likers) =
+                row.map_or((0, 0, 0), |(_, count, deltas, likers)| (*count, *deltas, *likers));
+            let parts = if mode.has_users() { (0, count) } else { (count, 0) };
+            if (deltas, likers) != parts || !expected.contains(&count) {
+                wrong
+                    .push(format!("{product}: {count} likes, {likers} likers, {deltas} deltas, expected {expected:?}"));
             }
         }
-        if let Some(row) = found.next() {
-            wrong += 1;
-            eprintln!("WRONG: {row:?} is no product of the log");
-        }
-        Ok(wrong == 0)
+        wrong.extend(found.map(|row| format!("{row:?} is not in the log")));
+        ensure!(wrong.is_empty(), "{} products are wrong: {:?}", wrong.len(), &wrong[..wrong.len().min(5)]);
+        Ok(())
     }
+}
+
+/// Product, `like_count`, `delta_count`, and the number of users who like it by `product_like`; in
+/// product order.
+pub async fn counts(database: &TestDatabase) -> anyhow::Result<Vec<(String, i64, i64, i64)>> {
+    let sql = "SELECT product_id, coalesce(like_count, 0), coalesce(delta_count, 0), coalesce(likers, 0)
+               FROM product_like_count
+               FULL JOIN (SELECT product_id, count(*) AS likers FROM product_like WHERE liked GROUP BY product_id)
+                    AS likers USING (product_id)
+               ORDER BY product_id";
+    Ok(sqlx::query_as(sql).fetch_all(&database.pool).await?)
 }

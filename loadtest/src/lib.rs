@@ -1,16 +1,12 @@
-//! Measurements of the whole system. What several of them need is here; each program of its own
-//! is in `bin/`, the k6 script and what starts it beside this folder.
+//! Measurements of the whole system: `bench` compares the services with what limits them, `claims`
+//! tests the assumptions of the design. Each runs against its own Kafka and PostgreSQL
+//! (`measure.sh`) through the test kit, so a failed set-up panics and a wrong count is an error. Load
+//! over HTTP with users who come back is likes-burst.js, beside this folder.
 
-pub mod aggregator;
-pub mod api;
 pub mod backlog;
 pub mod bench;
 pub mod claims;
-pub mod cores;
-pub mod database;
-pub mod drain;
-pub mod generate;
-pub mod log;
-pub mod marked;
-pub mod reference;
-pub mod report;
+pub mod events;
+pub mod expected;
+pub mod records;
+pub mod usage;

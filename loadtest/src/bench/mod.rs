@@ -1,145 +1,115 @@
-//! `make bench`: what the services do, beside what limits them, in one run. A *step* measures one
-//! thing once and leaves rows of figures in the ledger; where a ratio matters, its two sides are
-//! steps of the same round, one right after the other, and the summary takes the median round.
+//! `make bench`: the services beside what limits them, in one run. Each section returns the rows of
+//! one table. Where a ratio matters, its two sides are measured one right after the other, in each
+//! round, and the table has the medians.
 
-pub mod chart;
-pub mod draining;
+pub mod drain;
 pub mod floors;
 pub mod freshness;
-pub mod ledger;
-pub mod logs;
-pub mod memory;
-pub mod prefill;
 pub mod publish;
+pub mod replays;
 pub mod sender;
 pub mod shedding;
-pub mod steps;
 pub mod streams;
-pub mod summary;
-pub mod targets;
 pub mod tokens;
-pub mod users;
-pub mod wrk;
 
-use std::path::PathBuf;
+use std::fmt::Write;
+use std::net::SocketAddr;
+use std::time::Duration;
 
+use anyhow::Context;
+use like_testkit::{TestService, TestSystem};
 use serde_json::Value;
+use sqlx::PgPool;
 
-use crate::aggregator::{self, Aggregator};
-use crate::api::Api;
-use crate::database::Database;
-use crate::drain::Place;
-use crate::log;
+use crate::backlog::Mode;
 
-/// The servers, the programs, and how much is asked for.
+/// What every section needs to know.
 #[derive(Debug, Clone)]
-pub struct Lab {
-    /// Kafka, host:port.
-    pub kafka: String,
-    /// The broker's process, to tell what it uses.
-    pub kafka_pid: Option<i32>,
-    /// PostgreSQL; only databases made for a measurement are touched.
-    pub database_url: String,
-    /// Where the logs of what is started are kept.
-    pub out: PathBuf,
-    /// A few minutes instead of the better part of an hour: smaller logs, one round.
+pub struct Bench {
+    /// A few minutes instead of half an hour: smaller logs, fewer rounds.
     pub quick: bool,
-    /// The like-api under measurement.
-    pub like_api: PathBuf,
-    /// The like-aggregator under measurement.
-    pub like_aggregator: PathBuf,
-    /// The route that like-api is compared with.
-    pub bare_route: PathBuf,
+    /// The broker's process.
+    pub kafka_pid: u32,
+    /// For `drain` and `replays`.
+    pub backlog: BacklogOptions,
 }
 
-impl Lab {
-    /// For drains.
-    pub fn place(&self) -> Place {
-        Place {
-            kafka: self.kafka.clone(),
-            kafka_pid: self.kafka_pid,
-            database_url: self.database_url.clone(),
-            aggregator: self.like_aggregator.clone(),
-            out: self.out.clone(),
-        }
-    }
+/// The log that is drained.
+#[derive(clap::Args, Debug, Clone)]
+pub struct BacklogOptions {
+    /// events in the log, repeats included [default: 1000000; with --quick 300000]
+    #[arg(long, value_parser = clap::value_parser!(u64).range(1..))]
+    pub events: Option<u64>,
+    /// products in the log; likes are distributed by Zipf's law
+    #[arg(long, default_value_t = 1_000, value_parser = clap::value_parser!(u32).range(1..=100_000_000))]
+    pub products: u32,
+    /// percentage of likes that go to one product in addition
+    #[arg(long, default_value_t = 0, value_parser = clap::value_parser!(u32).range(0..=100))]
+    pub hot_percent: u32,
+    /// partitions of the topic
+    #[arg(long, default_value_t = 32)]
+    pub partitions: i32,
+    /// aggregators that share the partitions
+    #[arg(long, default_value_t = 1)]
+    pub workers: usize,
+    /// what to drain, separated by commas
+    #[arg(
+        long,
+        value_enum,
+        value_delimiter = ',',
+        default_value = "history-user,history-delta,batch-user,batch-delta"
+    )]
+    pub modes: Vec<Mode>,
+    /// seed of the generated events
+    #[arg(long, default_value_t = 1)]
+    pub seed: u64,
 }
 
-/// What one measurement has shown, by name, in this order.
-pub type Figures = serde_json::Map<String, Value>;
+/// Figures by name, in the order of the columns.
+pub type Row = serde_json::Map<String, Value>;
 
-/// Figures out of names and values.
+/// A [`Row`] of names and values.
 #[macro_export]
-macro_rules! figures {
+macro_rules! row {
     ($($name:literal: $value:expr),* $(,)?) => {
-        $crate::bench::Figures::from_iter([$(($name.to_owned(), serde_json::json!($value))),*])
+        $crate::bench::Row::from_iter([$(($name.to_owned(), serde_json::json!($value))),*])
     };
 }
 
-/// A topic and a database of one measurement's own, and the services on them.
-pub struct Site<'a> {
-    lab: &'a Lab,
-    database: Database,
+/// A new topic and database, after `setup`, without debug logs.
+async fn system() -> TestSystem {
+    let mut system = TestSystem::set_up(32).await;
+    system.set("RUST_LOG", "info");
+    system
 }
 
-impl<'a> Site<'a> {
-    /// Empty ones.
-    pub async fn create(lab: &'a Lab, what: &str) -> anyhow::Result<Self> {
-        std::fs::create_dir_all(&lab.out)?;
-        let name = format!("bench_{what}_{}", uuid::Uuid::now_v7().simple());
-        let site = Self { lab, database: Database::create(&lab.database_url, &name).await? };
-        if let Err(error) = aggregator::command(&lab.like_aggregator, &["setup"], &site.env()) {
-            site.database.remove().await?;
-            return Err(error);
-        }
-        Ok(site)
-    }
-
-    fn env(&self) -> [(&str, &str); 4] {
-        [
-            ("KAFKA_BOOTSTRAP_SERVERS", &self.lab.kafka),
-            ("KAFKA_TOPIC", &self.database.name),
-            ("KAFKA_GROUP_ID", &self.database.name),
-            ("DATABASE_URL", &self.database.url),
-        ]
-    }
-
-    /// A like-api that believes a header and lets everybody ask as often as they like, ready.
-    pub async fn api(&self) -> anyhow::Result<Api> {
-        self.api_with("api", &[("AUTH_MODE", "trusted-header"), ("RATE_LIMIT_USER", "0")]).await
-    }
-
-    /// A like-api with these settings, ready; its log is named after `name`.
-    pub async fn api_with(&self, name: &str, settings: &[(&str, &str)]) -> anyhow::Result<Api> {
-        let env = [&self.env()[..], settings].concat();
-        let log = self.lab.out.join(format!("bench-{name}.log"));
-        Api::start(&self.lab.like_api, &env, &log).await
-    }
-
-    /// The database.
-    pub fn database(&mut self) -> &mut Database {
-        &mut self.database
-    }
-
-    /// A like-aggregator.
-    pub fn aggregator(&self) -> anyhow::Result<Aggregator> {
-        let log = self.lab.out.join("bench-aggregator.log");
-        Aggregator::start(&self.lab.like_aggregator, &[], &self.env(), &log)
-    }
-
-    /// Removes both, whatever `result` is; what can't be removed is only said.
-    pub async fn remove<T>(self, result: anyhow::Result<T>) -> anyhow::Result<T> {
-        let name = self.database.name.clone();
-        for removed in [log::delete(&self.lab.kafka, &name).await, self.database.remove().await] {
-            if let Err(error) = removed {
-                eprintln!("left behind: {error:#}");
-            }
-        }
-        result
-    }
+/// The public port of a service.
+fn address(service: &TestService) -> anyhow::Result<SocketAddr> {
+    service.url.strip_prefix("http://").context("not an http URL")?.parse().context("the service's address")
 }
 
-/// The median, and of an even number the mean of the two in the middle; 0 of none.
+/// Writes out what is dirty, so that a measurement doesn't pay for what preceded it.
+async fn checkpoint(pool: &PgPool) -> anyhow::Result<()> {
+    sqlx::query("CHECKPOINT").execute(pool).await?;
+    Ok(())
+}
+
+/// `full`, or `quick` in a quick run.
+fn seconds(bench: &Bench, quick: u64, full: u64) -> Duration {
+    Duration::from_secs(if bench.quick { quick } else { full })
+}
+
+/// The row of medians: numbers by name, everything else from the first row.
+fn medians(rows: &[Row]) -> Row {
+    let median_of = |name: &str| median(rows.iter().filter_map(|row| row.get(name)?.as_f64()));
+    let cell = |(name, value): (&String, &Value)| {
+        let value = if value.is_f64() { rounded(median_of(name)).into() } else { value.clone() };
+        (name.clone(), value)
+    };
+    rows.first().map_or_else(Row::new, |first| first.iter().map(cell).collect())
+}
+
+/// The median; the mean of the two in the middle if the number of values is even; 0 without values.
 pub fn median(values: impl IntoIterator<Item = f64>) -> f64 {
     let mut values: Vec<f64> = values.into_iter().collect();
     values.sort_by(f64::total_cmp);
@@ -149,14 +119,64 @@ pub fn median(values: impl IntoIterator<Item = f64>) -> f64 {
     }
 }
 
-/// The value that `percent` of the sorted values don't exceed; 0 of none.
+/// The value that `percent` of the sorted values don't exceed; 0 without values.
 pub fn percentile(sorted: &[f64], percent: f64) -> f64 {
     let rank = (sorted.len() as f64 * percent / 100.0).ceil() as usize;
     sorted.get(rank.saturating_sub(1)).copied().unwrap_or_default()
 }
 
-/// Rounded for people: what is behind that is noise.
+/// Three significant digits below 100, none after the point above: the rest is noise.
 pub fn rounded(value: f64) -> f64 {
     let digits = if value.abs() < 100.0 { 100.0 } else { 1.0 };
     (value * digits).round() / digits
+}
+
+/// A Markdown table of rows with the same columns.
+pub fn table(rows: &[Row]) -> String {
+    let Some(first) = rows.first() else { return String::new() };
+    let names: Vec<_> = first.keys().map(|name| name.replace('_', " ")).collect();
+    let mut text = format!("| {} |\n|{}\n", names.join(" | "), "---|".repeat(names.len()));
+    for row in rows {
+        let cells: Vec<_> = row.values().map(cell).collect();
+        let _ = writeln!(text, "| {} |", cells.join(" | "));
+    }
+    text
+}
+
+fn cell(value: &Value) -> String {
+    match value {
+        Value::String(text) => text.clone(),
+        Value::Number(number) => thousands(number.as_f64().unwrap_or_default()),
+        _ => "-".to_owned(),
+    }
+}
+
+/// 1234567.0 as 1,234,567, and 1.50 as 1.5.
+fn thousands(value: f64) -> String {
+    if value.abs() < 1000.0 {
+        return rounded(value).to_string();
+    }
+    let digits = format!("{value:.0}");
+    let (sign, digits) = digits.split_at(digits.len() - digits.trim_start_matches('-').len());
+    let groups: Vec<_> = digits.as_bytes().rchunks(3).rev().map(String::from_utf8_lossy).collect();
+    format!("{sign}{}", groups.join(","))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn table_shows_rounded_numbers() {
+        let rows = [row! { "mode": "a", "per_second": 149_348.4, "cpu_ms": 0.12, "failed": 0, "share": Value::Null }];
+        let expected = "| mode | per second | cpu ms | failed | share |\n|---|---|---|---|---|\n\
+                        | a | 149,348 | 0.12 | 0 | - |\n";
+        assert_eq!(table(&rows), expected);
+    }
+
+    #[test]
+    fn medians_are_by_column() {
+        let rows = [3.0, 1.0, 2.0].map(|rate| row! { "mode": "a", "rate": rate, "events": 10 });
+        assert_eq!(medians(&rows), row! { "mode": "a", "rate": 2.0, "events": 10 });
+    }
 }

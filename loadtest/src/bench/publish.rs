@@ -1,184 +1,174 @@
-//! What a like costs like-api, against the least that an HTTP service can do: all loaded in turns
-//! within one run, so that what the machine does meanwhile hits all. Client, services and broker
-//! share its cores: where a service is at its limit, it is the machine's, and figures of
-//! throughput say what is left to a service beside the rest. Processor time is the service's own.
+//! What a like costs like-api, beside the least that an axum service can do. All are loaded in turn
+//! within one run. Client, services and broker share the machine's processors: a rate in the closed
+//! loop is what they leave to the service, and processor time is the service's own.
 
+use std::process::Command;
+use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::Context;
+use anyhow::ensure;
+use axum::Router;
+use axum::http::{StatusCode, header};
+use axum::routing::put;
+use axum::serve::ListenerExt;
+use like_testkit::process::{TestProcess, free_addr};
+use like_testkit::tokens::{TestKey, claims, in_seconds};
+use like_testkit::{TestService, eventually};
+use tokio::net::TcpListener;
+use uuid::Uuid;
 
-use super::sender::{self, Plan, Sent, user_header};
-use super::users::Users;
-use super::wrk::{self, Run};
-use super::{Figures, Lab, Site, median, rounded};
-use crate::aggregator::cpu;
-use crate::api::Api;
-use crate::figures;
+use super::sender::{Connection, Load, Plan, product, send, user_header};
+use super::{Bench, Row, address, median, medians, seconds, system};
+use crate::row;
+use crate::usage::{cpu_seconds, memory_mib};
 
 const CONNECTIONS: [u32; 3] = [64, 256, 1000];
-const PRODUCTS: u32 = 1_000;
-/// Open at a fixed rate: more than are ever in use at half of what the service can do.
-const OPEN_CONNECTIONS: u32 = 1_000;
+const PRODUCTS: u64 = 1_000;
 /// All of their tokens are in the cache after the first second.
-const USERS: u32 = 2_000;
+const USERS: u64 = 2_000;
+/// The length of like-api's body.
+const BODY: &str =
+    r#"{"eventId":"0197aaaa-bbbb-7ccc-8ddd-eeeeeeeeeeee","productId":"p123","liked":true,"receipt":"1-17-123456"}"#;
+const ISSUER: &str = "https://issuer.example/";
+const AUDIENCE: &str = "likes";
 
-const HALF: &str = "open model, half of the highest closed-loop rate";
-const QUARTER: &str = "open model, a quarter of it";
-
-/// One of those that are compared.
-struct Subject<'a> {
+/// One of the services that are compared.
+struct Subject {
     name: &'static str,
-    service: Api,
-    /// Where users are known by their tokens.
-    tokens: Option<&'a Users>,
+    addr: std::net::SocketAddr,
+    pid: u32,
+    /// The `Authorization` header of each user; empty: the user is in a trusted header.
+    tokens: Arc<[String]>,
 }
 
-/// Closed loop at three numbers of connections and with one hot product, then fixed rates of
-/// half and a quarter of the most that was reached.
-pub async fn publish(lab: &Lab) -> anyhow::Result<Vec<Figures>> {
-    let site = Site::create(lab, "publish").await?;
-    let result = measure(lab, &site).await;
-    site.remove(result).await
-}
-
-async fn measure(lab: &Lab, site: &Site<'_>) -> anyhow::Result<Vec<Figures>> {
-    let (rounds, seconds) = if lab.quick { (2, 2) } else { (3, 5) };
-    let duration = Duration::from_secs(seconds);
-    let tokens = Users::issue(USERS, &lab.out.join("bench-users.txt"))?;
-    // As high as no user comes, and looked at for each like.
-    let limited = [("RATE_LIMIT_USER", "100000")];
-    let whole = [&tokens.settings()[..], &limited].concat();
-    let logged = [&whole[..], &[("RUST_LOG", "info,like_api::access=debug"), ("LOG_FORMAT", "json")]].concat();
-    let plain = [("AUTH_MODE", "trusted-header"), ("RATE_LIMIT_USER", "0"), ("SHED_ABOVE", "0s")];
-    let subject = async |name, settings: &[(&str, &str)], tokens| {
-        let service = site.api_with(name, settings).await.with_context(|| format!("like-api ({name})"))?;
-        anyhow::Ok(Subject { name, service, tokens })
-    };
-    let bare = Api::start_bare(&lab.bare_route).await.context("bare_route")?;
-    let subjects = [
-        Subject { name: BARE, service: bare, tokens: None },
-        subject(PLAIN, &plain, None).await?,
-        subject(WHOLE, &whole, Some(&tokens)).await?,
-        subject(LOGGED, &logged, Some(&tokens)).await?,
+/// Closed loop at three numbers of connections and with one product, then fixed rates of a half and
+/// a quarter of the highest rate.
+pub async fn publish(bench: &Bench) -> anyhow::Result<Vec<Row>> {
+    let system = system().await;
+    let (bare, bare_addr) = start_bare().await?;
+    let (secret, tokens) = tokens();
+    let with_tokens = [
+        ("AUTH_MODE", "jwt"),
+        ("JWT_SECRET", &*secret),
+        ("JWT_ISSUER", ISSUER),
+        ("JWT_AUDIENCE", AUDIENCE),
+        // Checked for each like, and never reached.
+        ("RATE_LIMIT_USER", "100000"),
     ];
-    // The first requests find nothing in any cache.
+    let logged = [&with_tokens[..], &[("RUST_LOG", "info,like_api::access=debug"), ("LOG_FORMAT", "json")]].concat();
+    let services = [
+        ("like-api, header, no limits", system.api(&[("SHED_ABOVE", "0s")]).await, Arc::default()),
+        ("like-api, token, limits", system.api(&with_tokens).await, Arc::clone(&tokens)),
+        ("the same, each request logged", system.api(&logged).await, tokens),
+    ];
+    let mut subjects =
+        vec![Subject { name: "bare axum route", addr: bare_addr, pid: bare.id(), tokens: Arc::default() }];
+    for (name, service, tokens) in &services {
+        subjects.push(Subject::of(name, service, tokens)?);
+    }
+    let duration = seconds(bench, 2, 5);
+    let closed = |duration| Load::Closed { likes: u64::MAX, duration };
     for subject in &subjects {
-        subject.run(CONNECTIONS[0], PRODUCTS, Duration::from_secs(1)).await?;
+        subject.run("first requests", closed(Duration::from_secs(1)), 64, PRODUCTS).await?;
     }
-    let mut figures = Vec::new();
-    let mut most: f64 = 0.0;
-    let shapes = CONNECTIONS.iter().map(|connections| (*connections, PRODUCTS)).chain([(CONNECTIONS[0], 1)]);
-    for (connections, products) in shapes {
-        let mut runs: [Vec<Run>; 4] = Default::default();
-        for round in 0..rounds {
-            for turn in 0..subjects.len() {
-                // Another one is first in each round.
-                let number = (turn + round) % subjects.len();
-                runs[number].push(subjects[number].run(connections, products, duration).await?);
-            }
-        }
-        for (subject, of_it) in subjects.iter().zip(&runs) {
-            let of = |what: fn(&Run) -> f64| rounded(median(of_it.iter().map(what)));
-            if subject.name == PLAIN {
-                most = most.max(of(|run| run.per_second));
-            }
-            figures.push(figures! {
-                "part": "publish",
-                "load": format!("closed loop, {connections} connections, {products} products"),
-                "service": subject.name,
-                "connections": connections,
-                "products": products,
-                "per_second": of(|run| run.per_second),
-                "cpu_us": of(|run| run.cpu_us),
-                "cpu_ratio": ratio(of_it, &runs[0]),
-                "p50_ms": of(|run| run.p50_ms),
-                "p99_ms": of(|run| run.p99_ms),
-                "rss_mib": of(|run| run.memory_mib),
-                "failed": of_it.iter().map(|run| run.failed).sum::<u64>(),
-                "runs": rounds,
-                "seconds": seconds,
-            });
-        }
+    let mut rows = Vec::new();
+    for (connections, products) in CONNECTIONS.map(|connections| (connections, PRODUCTS)).into_iter().chain([(64, 1)]) {
+        let shown = format!("closed loop, {connections} connections, {products} products");
+        rows.extend(rounds(bench, &subjects, &shown, closed(duration), connections, products).await?);
     }
-    for (part, load) in [(0.5, HALF), (0.25, QUARTER)] {
-        figures.extend(at_rate(&subjects, load, most * part, rounds, duration).await?);
+    let of_one = rows.iter().filter(|row| row["service"] == subjects[1].name);
+    let highest = of_one.filter_map(|row| row["per_second"].as_f64()).fold(0.0, f64::max);
+    for (part, shown) in [(0.5, "open, half of the highest rate"), (0.25, "open, a quarter of it")] {
+        let load = Load::Open { rate: highest * part, duration, latest: Duration::MAX };
+        rows.extend(rounds(bench, &subjects, shown, load, 1_000, PRODUCTS).await?);
     }
-    Ok(figures)
+    Ok(rows)
 }
 
-/// The route that does nothing.
-pub const BARE: &str = "bare axum route";
-/// The user from a header, no limits.
-pub const PLAIN: &str = "like-api, header, no limits";
-/// As a site has it: the user from a token that was verified before, limits, metrics.
-pub const WHOLE: &str = "like-api, token, limits";
-/// And a line in the log for each request.
-pub const LOGGED: &str = "the same, each request logged";
-
-impl Subject<'_> {
-    async fn run(&self, connections: u32, products: u32, duration: Duration) -> anyhow::Result<Run> {
-        let tokens = self.tokens.map(Users::file);
-        wrk::run(&self.service, connections, products, tokens, duration).await
-    }
-
-    /// In an open model. Answers the processor time of a like too, in microseconds.
-    async fn run_at(&self, rate: f64, duration: Duration) -> anyhow::Result<(f64, Sent)> {
-        let pid = self.service.pid();
-        let plan = Plan { addr: self.service.addr, rate, duration, connections: OPEN_CONNECTIONS, latest: None };
-        let tokens = self.tokens.cloned();
-        let like = move |number: u64| {
-            let headers = tokens.as_ref().map_or_else(|| user_header(&format!("u{number}")), |t| t.header(number));
-            // A multiplier for products, so that neighbours in time aren't neighbours in the log.
-            (format!("p{}", number * 7_919 % u64::from(PRODUCTS)), headers)
-        };
-        let before = cpu(pid).context("/proc")?;
-        let sent = sender::send(plan, like, |_| ()).await?;
-        let used = cpu(pid).context("/proc")? - before;
-        let us = (used.user + used.system) * 1e6 / sent.times_ms.len().max(1) as f64;
-        Ok((us, sent))
-    }
-}
-
-/// Of each round, so that both have seen the same machine; then the median.
-fn ratio(runs: &[Run], bare: &[Run]) -> f64 {
-    rounded(median(runs.iter().zip(bare).map(|(run, bare)| run.cpu_us / bare.cpu_us)))
-}
-
-/// All at the same rate, in an open model: a service that isn't at its limit sleeps and wakes,
-/// which is what most of its time goes into then.
-async fn at_rate(
-    subjects: &[Subject<'_>],
-    load: &str,
-    rate: f64,
-    rounds: usize,
-    duration: Duration,
-) -> anyhow::Result<Vec<Figures>> {
-    let mut runs: [Vec<(f64, Sent)>; 4] = Default::default();
-    for round in 0..rounds {
+/// All subjects in turn, another one first in each round; the medians, and of the ratio that of each
+/// round.
+async fn rounds(
+    bench: &Bench,
+    subjects: &[Subject],
+    shown: &str,
+    load: Load,
+    connections: u32,
+    products: u64,
+) -> anyhow::Result<Vec<Row>> {
+    let mut rows = vec![Vec::new(); subjects.len()];
+    for round in 0..if bench.quick { 2 } else { 3 } {
         for turn in 0..subjects.len() {
             let number = (turn + round) % subjects.len();
-            runs[number].push(subjects[number].run_at(rate, duration).await?);
+            rows[number].push(subjects[number].run(shown, load, connections, products).await?);
         }
     }
-    let figures = |subject: &Subject<'_>, of_it: &[(f64, Sent)]| {
-        let of = |what: fn(&(f64, Sent)) -> f64| rounded(median(of_it.iter().map(what)));
-        let ratios = of_it.iter().zip(&runs[0]).map(|((us, _), (bare_us, _))| us / bare_us);
-        figures! {
-            "part": "publish",
-            "load": load,
-            "service": subject.name,
-            "connections": OPEN_CONNECTIONS,
-            "products": PRODUCTS,
-            "rate": rate.round(),
-            "per_second": of(|(_, sent)| sent.per_second),
-            "cpu_us": of(|(us, _)| *us),
-            "cpu_ratio": rounded(median(ratios)),
-            "p50_ms": of(|(_, sent)| sent.percentile(50.0)),
-            "p99_ms": of(|(_, sent)| sent.percentile(99.0)),
-            "failed": of_it.iter().map(|(_, sent)| sent.failed).sum::<u64>(),
-            "runs": rounds,
-            "seconds": duration.as_secs(),
-        }
+    let cpu = |row: &Row| row["cpu_us"].as_f64().unwrap_or_default();
+    let with_ratio = |own: &Vec<Row>| {
+        let mut row = medians(own);
+        let ratios = own.iter().zip(&rows[0]).map(|(own, bare)| cpu(own) / cpu(bare));
+        row.extend(row! { "cpu_over_bare": super::rounded(median(ratios)) });
+        row
     };
-    Ok(subjects.iter().zip(&runs).map(|(subject, of_it)| figures(subject, of_it)).collect())
+    Ok(rows.iter().map(with_ratio).collect())
+}
+
+impl Subject {
+    fn of(name: &'static str, service: &TestService, tokens: &Arc<[String]>) -> anyhow::Result<Self> {
+        Ok(Self { name, addr: address(service)?, pid: service.process.id(), tokens: Arc::clone(tokens) })
+    }
+
+    async fn run(&self, shown: &str, load: Load, connections: u32, products: u64) -> anyhow::Result<Row> {
+        let tokens = Arc::clone(&self.tokens);
+        let like = move |number: u64| {
+            let token = tokens.get((number % USERS) as usize).cloned();
+            (product(number, products), token.unwrap_or_else(|| user_header(&format!("u{number}"))))
+        };
+        let before = cpu_seconds(self.pid)?;
+        let sent = send(Plan { addr: self.addr, load, connections }, like, |_| ()).await?;
+        let cpu = cpu_seconds(self.pid)? - before;
+        ensure!(!sent.times_ms.is_empty(), "{}: no like was acknowledged", self.name);
+        Ok(row! {
+            "load": shown,
+            "service": self.name,
+            "per_second": sent.per_second,
+            "cpu_us": cpu * 1e6 / sent.times_ms.len() as f64,
+            "p50_ms": sent.percentile(50.0),
+            "p99_ms": sent.percentile(99.0),
+            "rss_mib": memory_mib(self.pid)?,
+            "failed": sent.failed as f64,
+        })
+    }
+}
+
+/// A secret of this run, and a header for each user, valid for a day.
+fn tokens() -> (String, Arc<[String]>) {
+    // Two of them: a secret has at least 32 bytes.
+    let secret = format!("{}{}", Uuid::new_v4().simple(), Uuid::new_v4().simple());
+    let key = TestKey::of_secret(&secret);
+    let header = |user| {
+        let mut claims = claims(ISSUER, AUDIENCE, &format!("auth0|{user:024x}"));
+        claims["exp"] = in_seconds(86_400).into();
+        format!("Authorization: Bearer {}\r\n", key.sign(&claims))
+    };
+    (secret, (0..USERS).map(header).collect())
+}
+
+/// This program again, as [`serve_bare_route`].
+async fn start_bare() -> anyhow::Result<(TestProcess, std::net::SocketAddr)> {
+    let addr = free_addr();
+    let mut command = Command::new(std::env::current_exe()?);
+    command.args(["--bare-route", &addr.to_string()]);
+    let process = TestProcess::start("bare route", command);
+    eventually("the bare route listens", async || Connection::open(addr).await.ok()).await;
+    Ok((process, addr))
+}
+
+/// The baseline: one route of like-api's shape that responds 202 with a fixed body, on the default
+/// runtime and `axum::serve`.
+pub async fn serve_bare_route(addr: &str) -> anyhow::Result<()> {
+    let listener = TcpListener::bind(addr).await?;
+    let respond = async || (StatusCode::ACCEPTED, [(header::CONTENT_TYPE, "application/json")], BODY);
+    let router = Router::new().route("/v1/products/{productId}/like", put(respond));
+    axum::serve(listener.tap_io(|stream| drop(stream.set_nodelay(true))), router).await?;
+    Ok(())
 }

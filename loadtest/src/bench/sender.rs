@@ -1,6 +1,9 @@
-//! Load in an open model: every like has a moment at which it is due, whatever became of those
-//! before it, and its time is counted from that moment. The timer's own grain of a millisecond is
-//! in it.
+//! Likes over HTTP/1.1. In an open model every like is due at a fixed time, whatever became of those
+//! before it, and its latency counts from that time (including the timer's resolution of a
+//! millisecond). In a closed loop each connection sends the next like when the last one is answered.
+//!
+//! reqwest and hyper were looked at: a complete client takes as much of the machine as the service
+//! that is measured.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -14,24 +17,22 @@ use tokio::task::JoinSet;
 
 use super::percentile;
 
-/// A connection that asks and waits for the answer: HTTP/1.1, and of it only what our own services
-/// answer. A whole client would take as much of the machine as the service under measurement.
+/// A keep-alive connection for one request at a time; it understands what our services respond.
 pub struct Connection {
     stream: TcpStream,
     read: Vec<u8>,
 }
 
 impl Connection {
-    /// A new one.
     pub async fn open(addr: SocketAddr) -> anyhow::Result<Self> {
         let stream = TcpStream::connect(addr).await?;
         stream.set_nodelay(true)?;
         Ok(Self { stream, read: Vec::with_capacity(1024) })
     }
 
-    /// Sends a request; `line` is method and path, `headers` each end in CR LF. Answers status and
-    /// body.
-    pub async fn ask(&mut self, line: &str, headers: &str) -> anyhow::Result<(u16, &[u8])> {
+    /// Sends a request and returns status and body; `line` is method and path, `headers` each end in
+    /// CR LF.
+    pub async fn request(&mut self, line: &str, headers: &str) -> anyhow::Result<(u16, &[u8])> {
         let request = format!("{line} HTTP/1.1\r\nHost: localhost\r\n{headers}\r\n");
         self.stream.write_all(request.as_bytes()).await?;
         self.read.clear();
@@ -43,9 +44,8 @@ impl Connection {
         };
         let text = std::str::from_utf8(&self.read[..head])?;
         let status = text.split_whitespace().nth(1).context("no HTTP status")?.parse()?;
-        let length =
-            text.lines().find_map(|line| line.strip_prefix("content-length: ")).context("no content-length")?;
-        let end = head + length.parse::<usize>()?;
+        let length = text.lines().find_map(|line| line.strip_prefix("content-length: "));
+        let end = head + length.context("no content-length")?.parse::<usize>()?;
         while self.read.len() < end {
             self.more().await?;
         }
@@ -58,109 +58,130 @@ impl Connection {
     }
 }
 
-/// What is to be sent.
+/// When likes are sent.
 #[derive(Clone, Copy)]
-pub struct Plan {
-    /// To whom.
-    pub addr: SocketAddr,
-    /// Likes a second.
-    pub rate: f64,
-    /// For how long.
-    pub duration: Duration,
-    /// As many likes may be on their way at once; more wait, and their time runs.
-    pub connections: u32,
-    /// A like that is later than this isn't sent, as by a proxy that has no connection left for it.
-    pub latest: Option<Duration>,
+pub enum Load {
+    /// As fast as responses come, this many or for this long.
+    Closed { likes: u64, duration: Duration },
+    /// At a fixed rate per second. A like that is later than `latest` isn't sent, as by a proxy without
+    /// a free connection.
+    Open { rate: f64, duration: Duration, latest: Duration },
 }
 
-/// What became of it.
+/// What to send, and where.
+#[derive(Clone, Copy)]
+pub struct Plan {
+    pub addr: SocketAddr,
+    pub load: Load,
+    /// The maximum of likes in flight.
+    pub connections: u32,
+}
+
+/// The outcome.
 #[derive(Default)]
 pub struct Sent {
-    /// Answers of 202 in a second, until the last answer.
+    /// 202 responses per second, until the last response.
     pub per_second: f64,
-    /// Other answers, and none.
+    /// Other responses, and none.
     pub failed: u64,
-    /// Of them, answers of 503.
+    /// Those of them that were 503.
     pub shed: u64,
-    /// Not sent, see [`Plan::latest`].
+    /// See [`Load::Open`].
     pub unsent: u64,
-    /// Milliseconds from being due to the 202, sorted.
+    /// Milliseconds from when a like was due to its 202, sorted.
     pub times_ms: Vec<f64>,
 }
 
 impl Sent {
-    /// In milliseconds.
+    /// Milliseconds.
     pub fn percentile(&self, percent: f64) -> f64 {
         percentile(&self.times_ms, percent)
     }
 }
 
-/// The header of a user where a header is trusted.
+impl Load {
+    /// When the like of this number is due; None after the last one.
+    fn due(self, number: u64, start: Instant) -> Option<Instant> {
+        match self {
+            Self::Closed { likes, duration } => {
+                let now = Instant::now();
+                (number < likes && now.duration_since(start) < duration).then_some(now)
+            }
+            Self::Open { rate, duration, .. } => {
+                let after = number as f64 / rate;
+                (after < duration.as_secs_f64()).then(|| start + Duration::from_secs_f64(after))
+            }
+        }
+    }
+}
+
+/// The header that names a user where it is trusted.
 pub fn user_header(user: &str) -> String {
     format!("X-User-Id: {user}\r\n")
 }
 
-/// Sends all likes of the plan. `like` says by the like's number the product, and the headers that
-/// say who likes it, each ending in CR LF; `acknowledged` is told of each 202.
+/// Spreads the likes over `products`, so that neighbours in time aren't neighbours in the log.
+pub fn product(number: u64, products: u64) -> String {
+    format!("p{}", number * 7_919 % products)
+}
+
+/// Sends all likes of the plan. `like` returns, for the like's number, the product and the headers of
+/// the user (each ends in CR LF); `acknowledged` is called after each 202.
 pub async fn send(
     plan: Plan,
     like: impl Fn(u64) -> (String, String) + Send + Sync + 'static,
     acknowledged: impl Fn(u64) + Send + Sync + 'static,
 ) -> anyhow::Result<Sent> {
-    let total = (plan.rate * plan.duration.as_secs_f64()) as u64;
     let mut connections = Vec::new();
     for _ in 0..plan.connections {
         connections.push(Connection::open(plan.addr).await?);
     }
-    let (next, shared) = (Arc::new(AtomicU64::new(0)), Arc::new((like, acknowledged)));
+    let shared = Arc::new((AtomicU64::new(0), like, acknowledged));
     let start = Instant::now();
     let mut senders = JoinSet::new();
     for mut connection in connections {
-        let (next, shared) = (Arc::clone(&next), Arc::clone(&shared));
+        let shared = Arc::clone(&shared);
         senders.spawn(async move {
-            let (mut times, mut failed, mut shed, mut unsent) = (Vec::new(), 0, 0, 0);
+            let (next, like, acknowledged) = &*shared;
+            let mut sent = Sent::default();
             loop {
                 let number = next.fetch_add(1, Ordering::Relaxed);
-                if number >= total {
-                    return (times, failed, shed, unsent);
+                let Some(due) = plan.load.due(number, start) else { return sent };
+                if let Load::Open { latest, .. } = plan.load {
+                    tokio::time::sleep_until(due.into()).await;
+                    if due.elapsed() > latest {
+                        sent.unsent += 1;
+                        continue;
+                    }
                 }
-                let due = start + Duration::from_secs_f64(number as f64 / plan.rate);
-                tokio::time::sleep_until(due.into()).await;
-                if plan.latest.is_some_and(|latest| due.elapsed() > latest) {
-                    unsent += 1;
-                    continue;
-                }
-                let (product, headers) = (shared.0)(number);
-                let line = format!("PUT /v1/products/{product}/like");
-                match connection.ask(&line, &headers).await {
+                let (product, headers) = like(number);
+                match connection.request(&format!("PUT /v1/products/{product}/like"), &headers).await {
                     Ok((202, _)) => {
-                        times.push(due.elapsed().as_secs_f64() * 1e3);
-                        (shared.1)(number);
+                        sent.times_ms.push(due.elapsed().as_secs_f64() * 1e3);
+                        acknowledged(number);
                     }
                     Ok((status, _)) => {
-                        failed += 1;
-                        shed += u64::from(status == 503);
+                        sent.failed += 1;
+                        sent.shed += u64::from(status == 503);
                     }
                     Err(_) => {
-                        failed += 1;
-                        match Connection::open(plan.addr).await {
-                            Ok(new) => connection = new,
-                            Err(_) => return (times, failed, shed, unsent),
-                        }
+                        sent.failed += 1;
+                        let Ok(new) = Connection::open(plan.addr).await else { return sent };
+                        connection = new;
                     }
                 }
             }
         });
     }
-    let mut sent = Sent::default();
-    while let Some(joined) = senders.join_next().await {
-        let (times, failed, shed, unsent) = joined?;
-        sent.times_ms.extend(times);
-        sent.failed += failed;
-        sent.shed += shed;
-        sent.unsent += unsent;
+    let mut total = Sent::default();
+    while let Some(sent) = senders.join_next().await {
+        let sent = sent?;
+        total.times_ms.extend(sent.times_ms);
+        total.failed += sent.failed;
+        total.shed += sent.shed;
+        total.unsent += sent.unsent;
     }
-    sent.per_second = sent.times_ms.len() as f64 / start.elapsed().as_secs_f64();
-    sent.times_ms.sort_by(f64::total_cmp);
-    Ok(sent)
+    total.per_second = total.times_ms.len() as f64 / start.elapsed().as_secs_f64();
+    total.times_ms.sort_by(f64::total_cmp);
+    Ok(total)
 }

@@ -1,18 +1,18 @@
-//! Shows that the partitions of a topic bound how many consumers of a group can work: of four
-//! consumers one works on one partition, and all do on four. Each event costs a transaction on a
-//! database ten milliseconds away, which is what a consumer mostly waits for.
+//! The partitions of a topic bound how many consumers of a group can work: of four consumers one works
+//! on one partition, and all work on four. Each event costs a transaction on a database ten
+//! milliseconds away, which a consumer mostly waits for.
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, anyhow, ensure};
+use like_testkit::TestTopic;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::groups::GroupInfo;
 
 use super::Finding;
-use super::lab::{Lab, PATIENCE, Topic, connect};
-use super::records::Entry;
+use crate::records::{Entry, PATIENCE, client, connect, naive_database, publish};
 
 const CONSUMERS: usize = 4;
 const EVENTS: usize = 400;
@@ -28,8 +28,8 @@ struct Run {
     busy: usize,
 }
 
-pub async fn consumers_share_partitions(lab: &Lab) -> anyhow::Result<Finding> {
-    let (one, four) = (run(lab, 1).await?, run(lab, CONSUMERS).await?);
+pub async fn consumers_share_partitions() -> anyhow::Result<Finding> {
+    let (one, four) = (run(1).await?, run(CONSUMERS).await?);
     let speedup = one.seconds / four.seconds;
     let measured = format!(
         "{CONSUMERS} consumers of a group: {} works on 1 partition, {} on {CONSUMERS} partitions, {speedup:.1} times as fast",
@@ -38,22 +38,21 @@ pub async fn consumers_share_partitions(lab: &Lab) -> anyhow::Result<Finding> {
     Ok(Finding { measured, holds: one.busy == 1 && four.busy == CONSUMERS && speedup >= LEAST_SPEEDUP })
 }
 
-async fn run(lab: &Lab, partitions: usize) -> anyhow::Result<Run> {
-    let topic = lab.topic(partitions as i32).await?;
-    let database = lab.database().await?;
-    sqlx::raw_sql(TABLE).execute(&mut connect(&database.url).await?).await?;
-    // Spread evenly by hand: what a partitioner does is another claim.
+async fn run(partitions: usize) -> anyhow::Result<Run> {
+    let topic = TestTopic::create(partitions as i32).await;
+    let database = naive_database(TABLE).await?;
+    // Spread evenly, without the partitioner.
     let event = |n| Entry { partition: Some((n % partitions) as i32), ..Entry::new(None, *b"like") };
     let events: Vec<_> = (0..EVENTS).map(event).collect();
     let (done, stop) = (AtomicUsize::new(0), AtomicBool::new(false));
 
     thread::scope(|scope| {
-        let work = |number| work(lab, &topic, &database.url, number, &done, &stop);
+        let work = |number| work(&topic, &database.url, number, &done, &stop);
         let workers: Vec<_> = (0..CONSUMERS).map(|number| scope.spawn(move || work(number))).collect();
         let seconds = (|| {
-            wait_until_joined(lab, &topic)?;
+            wait_until_joined(&topic)?;
             let start = Instant::now();
-            lab.publish(&topic, &[], &events)?;
+            publish(&topic.name, &[], events)?;
             while done.load(Ordering::Relaxed) < EVENTS {
                 ensure!(start.elapsed() < PATIENCE, "{done:?} of {EVENTS} events in {PATIENCE:?}");
                 thread::sleep(Duration::from_millis(1));
@@ -67,9 +66,9 @@ async fn run(lab: &Lab, partitions: usize) -> anyhow::Result<Run> {
     })
 }
 
-/// Waits until the group has all consumers and has shared the partitions among them.
-fn wait_until_joined(lab: &Lab, topic: &Topic) -> anyhow::Result<()> {
-    let client: BaseConsumer = lab.client(&[]).create()?;
+/// Waits until the group has all consumers and has assigned the partitions to them.
+fn wait_until_joined(topic: &TestTopic) -> anyhow::Result<()> {
+    let client: BaseConsumer = client(&[]).create()?;
     let start = Instant::now();
     loop {
         let groups = client.fetch_group_list(Some(&topic.name), PATIENCE);
@@ -77,30 +76,23 @@ fn wait_until_joined(lab: &Lab, topic: &Topic) -> anyhow::Result<()> {
         if groups.as_ref().is_ok_and(|list| list.groups().iter().any(complete)) {
             return Ok(());
         }
-        // The first group of a broker waits for its coordinator: an error for a moment.
+        // Until a broker's first group has a coordinator, this is an error.
         ensure!(start.elapsed() < PATIENCE, "the group isn't complete after {PATIENCE:?}: {:?}", groups.err());
         thread::sleep(Duration::from_millis(20));
     }
 }
 
-/// One consumer of the group, until told to stop; answers how many events it got.
-fn work(
-    lab: &Lab,
-    topic: &Topic,
-    url: &str,
-    number: usize,
-    done: &AtomicUsize,
-    stop: &AtomicBool,
-) -> anyhow::Result<usize> {
+/// One consumer of the group, until `stop`; returns the number of its events.
+fn work(topic: &TestTopic, url: &str, number: usize, done: &AtomicUsize, stop: &AtomicBool) -> anyhow::Result<usize> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let mut sql = runtime.block_on(connect(url)).context("PostgreSQL")?;
     let settings = [
         ("group.id", topic.name.as_str()),
         ("auto.offset.reset", "earliest"),
-        // Who joins late is heard of soon.
+        // A rebalance is noticed with a heartbeat.
         ("heartbeat.interval.ms", "100"),
     ];
-    let consumer: BaseConsumer = lab.client(&settings).create()?;
+    let consumer: BaseConsumer = client(&settings).create()?;
     consumer.subscribe(&[&topic.name])?;
     let mut count = 0;
     while !stop.load(Ordering::Relaxed) {

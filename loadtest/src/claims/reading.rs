@@ -1,17 +1,18 @@
-//! Shows what reading does to the log: nothing. Each group has a position of its own; putting it
-//! back reads everything again; a group without one starts where it is told to, which is why
-//! like-aggregator keeps its positions itself and lets librdkafka reset nothing.
+//! Reading leaves the log unchanged. Each group has its own position; resetting it reads everything
+//! again; a group without one starts where `auto.offset.reset` says, which is why like-aggregator
+//! stores its positions itself and makes a reset an error.
 
 use std::collections::HashSet;
 
 use anyhow::{Context, bail, ensure};
+use like_testkit::TestTopic;
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::{Offset, TopicPartitionList};
 
-use super::Finding;
-use super::lab::{HISTORY, Lab, PATIENCE, Topic};
-use super::records::{Entry, apply, batches, entry, event, next, read_to_end};
+use super::{Finding, Lab, event, set_up};
+use crate::backlog::counts;
+use crate::records::{Entry, HISTORY, PATIENCE, apply, batches, group, next, publish, read_to_end, reader, store};
 
 const RECORDS: u32 = 1_000;
 /// How far the slower of two groups gets.
@@ -20,29 +21,29 @@ const SLOW: u32 = 300;
 const LATER: u32 = 100;
 
 /// Claim 6.
-pub async fn the_log_can_be_replayed(lab: &Lab) -> anyhow::Result<Finding> {
+pub async fn log_can_be_replayed(lab: &Lab) -> anyhow::Result<Finding> {
     let topic = filled(lab, 1).await?;
-    let stored = || lab.reader(&topic, &topic.name, "earliest", Offset::Stored);
-    let reader = stored()?;
-    let first = read_to_end(&reader, 1)?;
-    reader.commit_consumer_state(CommitMode::Sync)?;
-    drop(reader);
-    let reader = stored()?;
-    let second = read_to_end(&reader, 1)?;
-    let (start, end) = reader.fetch_watermarks(&topic.name, 0, PATIENCE)?;
+    let stored = || reader(&topic.name, [0], &topic.name, "earliest", Offset::Stored);
+    let consumer = stored()?;
+    let first = read_to_end(&consumer, 1)?;
+    consumer.commit_consumer_state(CommitMode::Sync)?;
+    drop(consumer);
+    let consumer = stored()?;
+    let second = read_to_end(&consumer, 1)?;
+    let (start, end) = consumer.fetch_watermarks(&topic.name, 0, PATIENCE)?;
     let mut beginning = TopicPartitionList::new();
     beginning.add_partition_offset(&topic.name, 0, Offset::Offset(start))?;
-    reader.commit(&beginning, CommitMode::Sync)?;
-    drop(reader);
+    consumer.commit(&beginning, CommitMode::Sync)?;
+    drop(consumer);
     let third = read_to_end(&stored()?, 1)?;
 
-    let mut counts = Vec::new();
+    let mut counted = Vec::new();
     for log in [&first, &third] {
-        let mut database = lab.set_up(&topic).await?;
-        apply(&mut Lab::store(&topic, &database, HISTORY)?, &batches(log, 100)?).await?;
-        counts.push(database.counts().await?);
+        let system = set_up(&topic).await;
+        apply(&mut store(&topic.name, &system.database, HISTORY)?, &batches(log, 100)?).await?;
+        counted.push(counts(&system.database).await?);
     }
-    let same = first == third && counts[0] == counts[1] && !counts[0].is_empty();
+    let same = first == third && counted[0] == counted[1] && !counted[0].is_empty();
     let measured = format!(
         "a group read {}, then {}; the log still holds {}; with its offsets reset it read {}, {}",
         first.len(),
@@ -58,9 +59,9 @@ pub async fn the_log_can_be_replayed(lab: &Lab) -> anyhow::Result<Finding> {
 /// Claim 7.
 pub async fn groups_are_independent(lab: &Lab) -> anyhow::Result<Finding> {
     let topic = filled(lab, 1).await?;
-    let (fast, slow) = (Lab::name(), Lab::name());
+    let (fast, slow) = (group(), group());
     let read = |group: &str, most: u32| {
-        let reader = lab.reader(&topic, group, "earliest", Offset::Stored)?;
+        let reader = reader(&topic.name, [0], group, "earliest", Offset::Stored)?;
         let mut read = 0;
         while read < most && next(&reader)?.is_some() {
             read += 1;
@@ -81,14 +82,14 @@ pub async fn groups_are_independent(lab: &Lab) -> anyhow::Result<Finding> {
 }
 
 /// Claim 8.
-pub async fn a_new_group_needs_a_start(lab: &Lab) -> anyhow::Result<Finding> {
+pub async fn new_group_needs_a_start(lab: &Lab) -> anyhow::Result<Finding> {
     let topic = filled(lab, 4).await?;
-    let start = |reset| lab.reader(&topic, &Lab::name(), reset, Offset::Stored);
+    let start = |reset| reader(&topic.name, 0..4, &group(), reset, Offset::Stored);
     let (earliest, latest, error) = (start("earliest")?, start("latest")?, start("error")?);
-    // Both have found their place before anything is added.
+    // Both know their position before anything is added.
     let there = (read_to_end(&earliest, topic.partitions)?.len(), read_to_end(&latest, topic.partitions)?.len());
     let later = likes(lab, RECORDS..RECORDS + LATER);
-    lab.publish(&topic, &[], &later)?;
+    publish(&topic.name, &[], later.clone())?;
     let later: HashSet<_> = later.into_iter().map(|record| record.value).collect();
     let came = (read_later(&earliest, &later)?, read_later(&latest, &later)?);
     let refused = match error.poll(PATIENCE).context("no answer to auto.offset.reset=error")? {
@@ -108,7 +109,7 @@ pub async fn a_new_group_needs_a_start(lab: &Lab) -> anyhow::Result<Finding> {
     Ok(Finding { measured, holds: (there.0, came.0) == all && (there.1, came.1) == (0, all.1) && refused })
 }
 
-/// Reads until it has seen all of `later`; answers how many records that took.
+/// Reads until it has seen all of `later`; returns the number of records read.
 fn read_later(reader: &BaseConsumer, later: &HashSet<Vec<u8>>) -> anyhow::Result<usize> {
     let (mut read, mut seen) = (0, HashSet::new());
     while seen.len() < later.len() {
@@ -123,17 +124,17 @@ fn read_later(reader: &BaseConsumer, later: &HashSet<Vec<u8>>) -> anyhow::Result
 }
 
 /// A topic with the first records in it.
-async fn filled(lab: &Lab, partitions: i32) -> anyhow::Result<Topic> {
-    let topic = lab.topic(partitions).await?;
-    lab.publish(&topic, &[("enable.idempotence", "true")], &likes(lab, 0..RECORDS))?;
+async fn filled(lab: &Lab, partitions: i32) -> anyhow::Result<TestTopic> {
+    let topic = TestTopic::create(partitions).await;
+    publish(&topic.name, &[("enable.idempotence", "true")], likes(lab, 0..RECORDS))?;
     Ok(topic)
 }
 
 fn likes(lab: &Lab, users: std::ops::Range<u32>) -> Vec<Entry> {
     let mut rng = lab.rng();
-    // Another part of the random numbers for other users: ids must differ.
+    // Different users take different random numbers, so that ids differ.
     let events = (0..users.end).map(|user| event(&mut rng, user % 50, Some(user), true));
-    events.skip(users.start as usize).map(|event| entry(&event)).collect()
+    events.skip(users.start as usize).map(|event| Entry::from(&event)).collect()
 }
 
 /// The group's committed offset of the only partition.

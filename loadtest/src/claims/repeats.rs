@@ -1,55 +1,55 @@
-//! Shows the two ways to drop duplicates against each other: DEDUP=batch spares the table of event
-//! ids and lets through what comes again in a later batch; DEDUP=history drops all of it. Both by
-//! the services' own store, on the same log.
+//! The two ways to drop duplicates: DEDUP=batch needs no table of event ids and lets through what is
+//! repeated in a later batch; DEDUP=history drops every repeat. Both by the service's transaction, on
+//! the same log.
 
 use std::time::Instant;
 
-use like_aggregator::fold::{Batch, Dedup};
+use like_aggregator::fold::Batch;
 
-use super::Finding;
-use super::lab::{HISTORY, Lab, Topic};
-use super::records::{apply, batches};
-use crate::database::Database;
-use crate::generate::{EventIds, Generator, Shape, product_id};
-use crate::log;
-use crate::reference::{Reference, Repeats};
+use super::{Finding, Lab, set_up};
+use crate::backlog::{Backlog, Mode, counts};
+use crate::events::product_id;
+use crate::expected::Repeats;
+use crate::records::{apply, batches, read_all, store};
 
-const EVENTS: u64 = 100_000;
-const PRODUCTS: u32 = 1_000;
-const USERS: u32 = 20_000;
 const BATCH: usize = 10_000;
-/// Both ways in turn, this often: a machine that does something else for a while disturbs both.
+/// Both ways take turns, so that other load on the machine affects both.
 const ROUNDS: usize = 3;
 const LEAST_GAIN: f64 = 1.05;
 
-/// What one way makes of a log.
 #[derive(Default)]
-struct Way {
+struct Outcome {
     seconds: f64,
     dropped: u64,
-    /// Products whose count is not what it must be.
+    /// Products with a wrong count.
     wrong: usize,
 }
 
 pub async fn history_against_batch(lab: &Lab) -> anyhow::Result<Finding> {
-    let users = Log::fill(lab, Some(USERS)).await?;
-    let (mut history, mut batch) = (Way::default(), Way::default());
+    let fill = async |mode| {
+        let backlog = Backlog::fill(1, lab.shape(mode)).await?;
+        let batches = batches(&read_all(&backlog.topic.name, 1)?, BATCH)?;
+        anyhow::Ok((backlog, batches))
+    };
+    let users = fill(Mode::HistoryUser).await?;
+    let (mut history, mut batch) = (Outcome::default(), Outcome::default());
     for _ in 0..ROUNDS {
-        users.count(lab, HISTORY, &mut history).await?;
-        users.count(lab, Dedup::Batch, &mut batch).await?;
+        count(&users, Mode::HistoryUser, &mut history).await?;
+        count(&users, Mode::BatchUser, &mut batch).await?;
     }
-    // Where no user's wish says what is so already, each duplicate that is let through counts.
-    let deltas = Log::fill(lab, None).await?;
-    let (mut delta_history, mut delta_batch) = (Way::default(), Way::default());
-    deltas.count(lab, HISTORY, &mut delta_history).await?;
-    deltas.count(lab, Dedup::Batch, &mut delta_batch).await?;
+    // Without the state of a user, each repeat that is let through counts.
+    let deltas = fill(Mode::HistoryDelta).await?;
+    let (mut delta_history, mut delta_batch) = (Outcome::default(), Outcome::default());
+    count(&deltas, Mode::HistoryDelta, &mut delta_history).await?;
+    count(&deltas, Mode::BatchDelta, &mut delta_batch).await?;
 
-    let (gain, repeats) = (history.seconds / batch.seconds, users.reference.repeats);
+    let (gain, repeats) = (history.seconds / batch.seconds, users.0.expected.repeats);
     let measured = format!(
         "batch-only takes 1/{gain:.2} of the time of history; of {repeats} duplicates within 20,000 events it drops {}, \
-         history {}; wrong counts of {PRODUCTS} products: {} with users, {} with delta events, history {}",
+         history {}; wrong counts of {} products: {} with users, {} with delta events, history {}",
         batch.dropped,
         history.dropped,
+        users.0.shape.products,
         batch.wrong,
         delta_batch.wrong,
         history.wrong + delta_history.wrong
@@ -59,48 +59,19 @@ pub async fn history_against_batch(lab: &Lab) -> anyhow::Result<Finding> {
     Ok(Finding { measured, holds: all && some && gain >= LEAST_GAIN })
 }
 
-/// A log, and what it must be counted as.
-struct Log {
-    topic: Topic,
-    batches: Vec<Batch>,
-    reference: Reference,
-}
-
-impl Log {
-    async fn fill(lab: &Lab, users: Option<u32>) -> anyhow::Result<Self> {
-        let topic = lab.topic(1).await?;
-        let mut reference = Reference::new(PRODUCTS);
-        let shape = Shape {
-            events: EVENTS,
-            products: PRODUCTS,
-            users,
-            hot_percent: 0,
-            event_ids: EventIds::V7,
-            seed: lab.seed,
-        };
-        log::fill(&lab.brokers, &topic.name, Generator::new(shape).inspect(|event| reference.add(event)))?;
-        let batches = batches(&lab.read_all(&topic)?, BATCH)?;
-        Ok(Self { topic, batches, reference })
-    }
-
-    /// Counts it into a new database; adds the time, puts down the rest.
-    async fn count(&self, lab: &Lab, dedup: Dedup, way: &mut Way) -> anyhow::Result<()> {
-        let mut database = lab.set_up(&self.topic).await?;
-        let mut store = Lab::store(&self.topic, &database, dedup)?;
-        store.ping().await?;
-        let start = Instant::now();
-        way.dropped = apply(&mut store, &self.batches).await?;
-        way.seconds += start.elapsed().as_secs_f64();
-        way.wrong = self.wrong(&mut database).await?;
-        Ok(())
-    }
-
-    async fn wrong(&self, database: &mut Database) -> anyhow::Result<usize> {
-        let counts = database.counts().await?;
-        let count = |product: &str| {
-            counts.binary_search_by(|row| row.product_id.as_str().cmp(product)).map_or(0, |at| counts[at].count)
-        };
-        let expected = self.reference.counts(Repeats::Dropped);
-        Ok((0..).zip(expected).filter(|(number, range)| count(&product_id(*number)) != range.least).count())
-    }
+/// Counts the log into a new database; adds the time and replaces the rest.
+async fn count((backlog, batches): &(Backlog, Vec<Batch>), mode: Mode, outcome: &mut Outcome) -> anyhow::Result<()> {
+    let system = set_up(&backlog.topic).await;
+    let mut store = store(&backlog.topic.name, &system.database, mode.dedup())?;
+    store.ping().await?;
+    let start = Instant::now();
+    outcome.dropped = apply(&mut store, batches).await?;
+    outcome.seconds += start.elapsed().as_secs_f64();
+    let counts = counts(&system.database).await?;
+    let count = |product: &str| {
+        counts.binary_search_by(|(id, ..)| id.as_str().cmp(product)).map_or(0, |position| counts[position].1)
+    };
+    let expected = (0..).zip(backlog.expected.counts(Repeats::Dropped));
+    outcome.wrong = expected.filter(|(number, range)| !range.contains(&count(&product_id(*number)))).count();
+    Ok(())
 }

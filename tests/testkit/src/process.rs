@@ -33,10 +33,14 @@ pub struct TestProcess {
 }
 
 /// Builds a program of this workspace and returns its path. Cargo builds only the programs of a test's
-/// own package; those of others may be stale or missing.
+/// own package; those of others may be stale or missing. Benchmarks name a folder of release builds in
+/// `TEST_PROGRAMS` instead.
 pub fn program(name: &str) -> PathBuf {
     static FOLDER: OnceLock<PathBuf> = OnceLock::new();
     static FAULTS: OnceLock<PathBuf> = OnceLock::new();
+    if let Some(folder) = std::env::var_os("TEST_PROGRAMS") {
+        return PathBuf::from(folder).join(name);
+    }
     // The same packages each time: with others, cargo would build their dependencies with other features.
     let services = ["-p", "like-api", "-p", "like-aggregator"];
     let with = |feature, bin| build(&[&services[..], &["--features", feature, "--bin", bin]].concat());

@@ -1,13 +1,12 @@
-//! A log of like events as a seed makes it: the same seed, the same events, byte for byte.
+//! A generated log of like events. The same seed produces the same events, byte for byte.
 //!
-//! Likes: a product by Zipf's law (the second most liked has half the likes of the first, the
-//! third a third, …), any user. Unlikes: any earlier like is taken back. Repeats: the same bytes
-//! once more, up to `REPEATED_WITHIN` events later. Delta events are the same without a user.
+//! A like goes to a product by Zipf's law (the second most liked has half the likes of the first,
+//! the third a third, …) and to any user. An unlike takes back an earlier like. A repeat is the same
+//! record again, up to `REPEATED_WITHIN` events later. Delta events are the same without a user.
 
 use std::collections::BTreeMap;
 
 use chrono::{DateTime, Utc};
-use clap::ValueEnum;
 use like_events::{EventId, LikeEvent, ProductId, UserId};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
@@ -19,12 +18,12 @@ const LIKES_PERCENT: u32 = 70;
 const REPEAT_ONE_IN: u32 = 100;
 /// A repeat comes this many events later at most: two to three batches.
 const REPEATED_WITHIN: u64 = 20_000;
-/// 2026-11-22T10:00:00Z: when the first event says that it happened.
+/// 2026-11-22T10:00:00Z: `occurredAt` of the first event.
 const START_MS: u64 = 1_795_341_600_000;
-/// Events per millisecond, as far as their ids and `occurredAt` tell.
+/// Events per millisecond, by their ids and `occurredAt`.
 const EVENTS_PER_MS: u64 = 10;
 
-/// What is asked for.
+/// The parameters of a log.
 #[derive(Debug, Clone, Copy)]
 pub struct Shape {
     /// Events in the log, repeats included.
@@ -35,35 +34,20 @@ pub struct Shape {
     pub users: Option<u32>,
     /// Of 100 likes, how many go to the first product beside those that Zipf's law gives it.
     pub hot_percent: u32,
-    /// How events are named.
-    pub event_ids: EventIds,
-    /// Another seed, another log.
     pub seed: u64,
-}
-
-/// How events are named.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum EventIds {
-    /// `UUIDv7`, in the order of time: likes without an Idempotency-Key.
-    V7,
-    /// `UUIDv8`, as scattered as a hash: likes with one.
-    V8,
 }
 
 /// One event of the log; users and products by number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Event {
-    /// Its id.
     pub id: Uuid,
-    /// Like or unlike.
     pub liked: bool,
-    /// Of which product.
     pub product: u32,
-    /// By whom; None: a delta event.
+    /// None: a delta event.
     pub user: Option<u32>,
-    /// When it says that it happened.
+    /// `occurredAt`, milliseconds since 1970.
     pub millis: u64,
-    /// Whether the log holds it already.
+    /// Whether the log already contains it.
     pub repeat: bool,
 }
 
@@ -72,16 +56,15 @@ pub struct Generator {
     shape: Shape,
     rng: StdRng,
     written: u64,
-    /// Per product, how many of all likes go to it or to a more popular one.
+    /// Per product, the weight of it and of all more popular ones.
     popularity: Vec<f64>,
-    /// What can be taken back.
+    /// Likes that can be taken back.
     liked: Vec<(u32, Option<u32>)>,
-    /// Events that come once more, by their place in the log.
+    /// Repeats that are due, by their position in the log.
     repeats: BTreeMap<u64, Event>,
 }
 
 impl Generator {
-    /// The log of this shape.
     pub fn new(shape: Shape) -> Self {
         let mut sum = 0.0;
         let popularity = (1..=shape.products)
@@ -106,17 +89,12 @@ impl Generator {
         };
         let millis = START_MS + self.written / EVENTS_PER_MS;
         let random: [u8; 16] = self.rng.random();
-        let id = match self.shape.event_ids {
-            EventIds::V7 => {
-                Builder::from_unix_timestamp_millis(millis, random[..10].first_chunk().expect("10 bytes")).into_uuid()
-            }
-            EventIds::V8 => Uuid::new_v8(random),
-        };
+        let id = Builder::from_unix_timestamp_millis(millis, random[..10].first_chunk().expect("10 bytes")).into_uuid();
         Event { id, liked: !takes_back, product, user, millis, repeat: false }
     }
 
     fn product(&mut self) -> u32 {
-        // Not asked for: the seed's log stays the same, byte for byte.
+        // Draws no random number when unused, so that a seed's log stays the same.
         if self.shape.hot_percent > 0 && self.rng.random_range(0..100) < self.shape.hot_percent {
             return 0;
         }
@@ -146,7 +124,7 @@ impl Iterator for Generator {
 }
 
 impl Event {
-    /// The record: its key and its value.
+    /// Key and value of the record.
     pub fn record(&self) -> (String, Vec<u8>) {
         let product = product_id(self.product);
         let event = LikeEvent {
@@ -165,7 +143,7 @@ pub fn product_id(number: u32) -> String {
     format!("sku-{number:08}")
 }
 
-/// 38 characters, as an identity provider names its users: `auth0|` and 32 hexadecimal digits.
+/// 38 characters, like the subject of an identity provider: `auth0|` and 32 hexadecimal digits.
 pub fn user_id(number: u32) -> String {
     // Two odd multipliers, so that neighbours don't share their first digits.
     let high = u64::from(number).wrapping_add(1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
@@ -180,18 +158,17 @@ mod tests {
     use super::*;
 
     fn log(users: Option<u32>, seed: u64) -> Vec<Event> {
-        Generator::new(Shape { events: 50_000, products: 100, users, hot_percent: 0, event_ids: EventIds::V7, seed })
-            .collect()
+        Generator::new(Shape { events: 50_000, products: 100, users, hot_percent: 0, seed }).collect()
     }
 
     #[test]
-    fn a_seed_makes_one_log() {
+    fn same_seed_makes_the_same_log() {
         assert_eq!(log(Some(1000), 1), log(Some(1000), 1));
         assert_ne!(log(Some(1000), 1), log(Some(1000), 2));
     }
 
     #[test]
-    fn a_repeat_has_the_bytes_of_an_earlier_event_and_nothing_else_has_its_id() {
+    fn repeat_is_an_earlier_record_again() {
         for users in [Some(1000), None] {
             let log = log(users, 7);
             let mut seen = HashSet::new();
@@ -206,7 +183,7 @@ mod tests {
     }
 
     #[test]
-    fn ids_are_as_long_as_real_ones_and_each_user_has_its_own() {
+    fn ids_have_realistic_lengths() {
         assert_eq!(product_id(999).len(), 12);
         let users: HashSet<_> = (0..10_000).map(user_id).collect();
         assert_eq!(users.len(), 10_000);
@@ -214,7 +191,7 @@ mod tests {
     }
 
     #[test]
-    fn few_products_have_most_likes() {
+    fn likes_follow_zipfs_law() {
         let first = log(Some(1000), 3).iter().filter(|event| event.product == 0).count();
         assert!((8_000..12_000).contains(&first), "{first}: 1 of 5.19 parts of 50,000");
     }
