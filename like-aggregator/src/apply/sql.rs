@@ -1,5 +1,4 @@
-//! The statements of a batch, in the order in which they are sent. How many there are doesn't
-//! depend on how many events the batch has.
+//! The statements of a batch, in the order in which they are sent. Their number doesn't depend on the number of events.
 
 use std::time::Duration;
 
@@ -12,18 +11,16 @@ use super::error::ApplyError;
 use crate::fold::{Batch, Changes, DeadLetter, FOLD_VERSION, Fold, Millis};
 use crate::topic::active;
 
-/// The statements of one transaction, in the order in which they are sent.
 pub(super) struct Statements<'a> {
     pub(super) connection: &'a mut PgConnection,
     pub(super) topic: &'a str,
-    /// How many were sent.
+    /// The number of statements sent.
     pub(super) sent: u64,
 }
 
 impl Statements<'_> {
-    /// Locks the offsets of `moves` (partition, expected offset, next offset) and compares them. Then
-    /// reads the fold version and the active topic in a statement of their own, since the locking
-    /// statement sees the state before its wait.
+    /// Locks the offsets of `moves` (partition, expected offset, next offset) and compares them. Then reads the fold version
+    /// and the active topic by a second statement, since a statement that waits for a lock sees the state before its wait.
     pub(super) async fn fence(&mut self, moves: &[(i32, i64, i64)]) -> Result<(), ApplyError> {
         let partitions: Vec<i32> = moves.iter().map(|(partition, ..)| *partition).collect();
         let lock = "SELECT partition, next_offset FROM kafka_offset
@@ -58,7 +55,7 @@ impl Statements<'_> {
         Ok(())
     }
 
-    /// Returns which events of the batch were counted before, and when last.
+    /// Returns which events of the batch were counted before, each with the last time.
     pub(super) async fn handled(
         &mut self,
         batch: &Batch,
@@ -80,8 +77,8 @@ impl Statements<'_> {
         Ok(handled)
     }
 
-    /// A plain insert: existing ids were looked up before, so only a concurrent write of another
-    /// worker can conflict, and then the batch is tried again.
+    /// A plain insert: existing ids were looked up before, so only another worker's write can conflict, and then the batch
+    /// is retried.
     pub(super) async fn remember(&mut self, handled: &[(Uuid, Millis)]) -> Result<(), sqlx::Error> {
         if handled.is_empty() {
             return Ok(());
@@ -92,7 +89,7 @@ impl Statements<'_> {
         self.execute(sqlx::query(sql).bind(ids).bind(times)).await.map(drop)
     }
 
-    /// Returns what `product_like` holds for the batch's desired states.
+    /// Returns the rows of `product_like` for the batch's desired states.
     pub(super) async fn liked(&mut self, fold: &Fold<'_>) -> Result<HashMap<Uuid, bool>, sqlx::Error> {
         if fold.desired.is_empty() {
             return Ok(HashMap::new());
@@ -104,9 +101,9 @@ impl Statements<'_> {
         rows.iter().map(|row| Ok((row.try_get(0)?, row.try_get(1)?))).collect()
     }
 
-    /// Plain inserts and updates: only the holder of the partition's lock writes here. If another
-    /// process writes nevertheless, the insert conflicts or the update misses a row, and nothing is
-    /// written: a count must not change by a transition of another process.
+    /// Plain inserts and updates: only the holder of the partition's lock writes here. If another process writes all the
+    /// same, the insert conflicts or the update misses a row, and the batch fails: another process's transition must not
+    /// be added to the counts twice.
     pub(super) async fn write_likes(
         &mut self,
         batch: &Batch,
@@ -139,8 +136,8 @@ impl Statements<'_> {
         Ok(())
     }
 
-    /// Adds the sums in product order: two transactions that meet lock in the same order.
-    /// Returns how many of these counts are below zero now.
+    /// Adds the sums in product order, so that concurrent transactions lock rows in the same order. Returns how many of
+    /// these counts are then below zero.
     pub(super) async fn add_counts(&mut self, batch: &Batch, changes: &Changes) -> Result<u64, sqlx::Error> {
         if changes.sums.is_empty() {
             return Ok(0);
@@ -183,8 +180,8 @@ impl Statements<'_> {
         self.execute(query).await.map(drop)
     }
 
-    /// Advances the offsets. Compares the expected ones once more: a schema that was swapped in
-    /// during the wait for the lock has other rows than the locked ones.
+    /// Advances the offsets. Compares the expected ones once more: if `rebuild` swapped the schema while the fence waited
+    /// for its lock, this statement finds other rows than the locked ones.
     pub(super) async fn advance(&mut self, batch: &Batch) -> Result<(), ApplyError> {
         let spans = batch.spans();
         let sql = "UPDATE kafka_offset AS old
@@ -206,10 +203,10 @@ impl Statements<'_> {
         Err(ApplyError::Fenced { partition, believed: span.believed, found: -1 })
     }
 
-    /// The timestamp of the last folded record stays: a record found at that offset later belongs to
-    /// another log.
+    /// Records a gap and moves the offset past it. The timestamp of the last folded record stays, so that a record found at
+    /// that offset later is recognised as another log's.
     pub(super) async fn skip(&mut self, partition: i32, from: i64, to: i64) -> Result<(), ApplyError> {
-        // A restored backup comes to the same gap again, and it may have grown.
+        // After a backup was restored the same gap is found again, and may have grown.
         let gap = "INSERT INTO log_gap AS old (topic, partition, from_offset, to_offset, found_at)
                    VALUES ($1, $2, $3, $4, now())
                    ON CONFLICT (topic, partition, from_offset) DO UPDATE SET

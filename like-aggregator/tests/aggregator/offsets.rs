@@ -172,7 +172,7 @@ async fn offset_past_the_end_of_a_recreated_log_is_reset() {
     let said = String::from_utf8(output.stdout).unwrap();
     let row = ["0", "500", "0", "0", "5", "0", "5", "0"];
     assert!(said.lines().any(|line| line.split_whitespace().eq(row)), "{said}");
-    assert!(said.contains("was cut or made anew"), "{said}");
+    assert!(said.contains("was cut or created again"), "{said}");
     let _aggregator = system.aggregator(&[]).await;
     system.folded(5).await;
     assert_eq!((system.number(LIKERS).await, system.number(GAPS).await), (5, 0));

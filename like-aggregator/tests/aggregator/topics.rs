@@ -166,7 +166,7 @@ async fn a_record_behind_the_end_is_reported_and_not_folded() {
         (aggregator.metric("likes_records_behind_end", "").await as i64 == 3).then_some(())
     })
     .await;
-    aggregator.process.says("somebody still writes there").await;
+    aggregator.process.says("a producer still writes there").await;
     let status: Value = serde_json::from_slice(&done(&system, &["status", "--json"]).await.stdout).unwrap();
     let late = &status["behindEnds"];
     assert_eq!((late[0]["topic"].as_str(), late[0]["partition"].as_i64()), (Some(topic.name.as_str()), Some(1)));

@@ -10,7 +10,7 @@ use std::ops::Deref;
 use std::time::Duration;
 
 use clap::Parser;
-use like_aggregator::cli::{Cli, Command};
+use like_aggregator::cli::{Cli, CliCommand};
 use like_aggregator::timing::Timing;
 use like_testkit::process::free_addr;
 use like_testkit::{AdminPort, Clicking, Crowd, TestClient, TestDatabase, TestSystem, TestTopic, event, eventually};
@@ -55,7 +55,7 @@ impl Counting {
         let file = file.iter().flat_map(|path| ["--kafka-config-file", path]);
         let flags = flags.into_iter().flatten().chain(file);
         let settings = Cli::parse_from(["like-aggregator", "run"].into_iter().chain(flags));
-        let Command::Run(settings) = settings.command else { unreachable!("run was asked for") };
+        let CliCommand::Run(settings) = settings.command else { unreachable!("run was asked for") };
         let stop = CancellationToken::new();
         let task = tokio::spawn(like_aggregator::run::run(settings, timing, stop.clone()));
         Self { port: AdminPort::new(format!("http://{addr}")), stop, task: Some(task) }
