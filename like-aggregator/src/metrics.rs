@@ -123,22 +123,18 @@ impl Metrics {
         ages.flush();
     }
 
-    /// A batch was refused by the fence.
     pub fn fenced(&self) {
         self.fences.inc();
     }
 
-    /// Sets the number of records past the ends of closed topics.
     pub fn behind_end(&self, records: i64) {
         self.behind_end.set(records);
     }
 
-    /// An attempt failed and will be repeated.
     pub fn retried(&self) {
         self.retries.inc();
     }
 
-    /// Counts a recorded gap of this many offsets.
     pub fn gap(&self, records: i64) {
         self.gaps.inc();
         self.gap_records.inc_by(records as u64);

@@ -58,7 +58,6 @@ struct Service {
     shutdown: CancellationToken,
 }
 
-/// Counts until `shutdown`.
 pub async fn run(settings: RunSettings, timing: Timing, shutdown: CancellationToken) -> anyhow::Result<()> {
     let client = settings.servers.kafka.client_config("like-aggregator")?;
     let admin_addr = settings.admin.admin_addr;

@@ -10,11 +10,9 @@ pub struct Timing {
     pub refused_retry: Duration,
     /// How long a log may end before the stored offset: a new leader may not have all of it yet.
     pub beyond_end: Duration,
-    /// How often the stored offsets are compared with the expected ones.
     pub compare_offsets: Duration,
     /// How often windows of `event_handled` and old dead letters are maintained.
     pub upkeep: Duration,
-    /// How often the topic is compared with its layout.
     pub topic_check: Duration,
 }
 

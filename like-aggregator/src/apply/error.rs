@@ -31,7 +31,6 @@ pub enum ApplyError {
     /// end.
     #[error("topic {topic} is not the active one: topic_layout has changed")]
     NotActive { topic: String },
-    /// A statement failed.
     #[error(transparent)]
     Sql(#[from] sqlx::Error),
     /// A row of `product_like` changed during this batch, though the batch has locked its partition: a producer sends one

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use hashbrown::HashMap;
-use sqlx::{PgConnection, Row};
+use sqlx::PgConnection;
 use uuid::Uuid;
 
 use super::error::ApplyError;
@@ -25,31 +25,26 @@ impl Statements<'_> {
         let partitions: Vec<i32> = moves.iter().map(|(partition, ..)| *partition).collect();
         let lock = "SELECT partition, next_offset FROM kafka_offset
                     WHERE topic = $1 AND partition = ANY($2) ORDER BY partition FOR UPDATE";
-        let rows = sqlx::query(lock).bind(self.topic).bind(&partitions).fetch_all(&mut *self.connection).await?;
-        let mut found = HashMap::with_capacity(rows.len());
-        for row in rows {
-            found.insert(row.try_get::<i32, _>(0)?, row.try_get::<i64, _>(1)?);
-        }
+        let rows: Vec<(i32, i64)> =
+            sqlx::query_as(lock).bind(self.topic).bind(&partitions).fetch_all(&mut *self.connection).await?;
+        let found: HashMap<i32, i64> = rows.into_iter().collect();
         for &(partition, believed, _) in moves {
             let found = found.get(&partition).copied().unwrap_or(-1);
             if found != believed {
                 return Err(ApplyError::Fenced { partition, believed, found });
             }
         }
-        let look = sqlx::query(active::FOLD_AND_ACTIVE).bind(self.topic).fetch_optional(&mut *self.connection).await?;
+        let active: Option<(i32, Option<Vec<i64>>, bool)> =
+            sqlx::query_as(active::FOLD_AND_ACTIVE).bind(self.topic).fetch_optional(&mut *self.connection).await?;
         self.sent += 2;
-        let Some(row) = look else {
-            return Err(ApplyError::FoldVersion { found: -1 });
-        };
-        let found = row.try_get(0)?;
+        let (found, ends, is_early) = active.unwrap_or((-1, None, false));
         if found != FOLD_VERSION {
             return Err(ApplyError::FoldVersion { found });
         }
-        let ends: Option<Vec<i64>> = row.try_get(1)?;
         let beyond = |&(partition, _, next): &(i32, i64, i64)| {
             ends.as_ref().is_some_and(|ends| ends.get(partition as usize).is_none_or(|&end| next > end))
         };
-        if row.try_get(2)? || moves.iter().any(beyond) {
+        if is_early || moves.iter().any(beyond) {
             return Err(ApplyError::NotActive { topic: self.topic.to_owned() });
         }
         Ok(())
@@ -66,12 +61,13 @@ impl Statements<'_> {
         };
         let since = timestamp((earliest - window.as_millis() as Millis).max(0));
         let sql = "SELECT event_id, record_time FROM event_handled WHERE event_id = ANY($1) AND record_time >= $2";
-        let query = sqlx::query(sql).bind(batch.event_ids()).bind(since);
+        let query = sqlx::query_as(sql).bind(batch.event_ids()).bind(since);
         self.sent += 1;
+        let rows: Vec<(Uuid, DateTime<Utc>)> = query.fetch_all(&mut *self.connection).await?;
         let mut handled = HashMap::new();
-        for row in query.fetch_all(&mut *self.connection).await? {
-            let time = row.try_get::<DateTime<Utc>, _>(1)?.timestamp_millis();
-            let latest: &mut Millis = handled.entry(row.try_get(0)?).or_insert(time);
+        for (id, time) in rows {
+            let time = time.timestamp_millis();
+            let latest: &mut Millis = handled.entry(id).or_insert(time);
             *latest = time.max(*latest);
         }
         Ok(handled)
@@ -95,10 +91,10 @@ impl Statements<'_> {
             return Ok(HashMap::new());
         }
         let keys: Vec<_> = fold.desired.iter().map(|row| row.pair_key).collect();
-        let query = sqlx::query("SELECT pair_key, liked FROM product_like WHERE pair_key = ANY($1)").bind(keys);
+        let query = sqlx::query_as("SELECT pair_key, liked FROM product_like WHERE pair_key = ANY($1)").bind(keys);
         self.sent += 1;
-        let rows = query.fetch_all(&mut *self.connection).await?;
-        rows.iter().map(|row| Ok((row.try_get(0)?, row.try_get(1)?))).collect()
+        let rows: Vec<(Uuid, bool)> = query.fetch_all(&mut *self.connection).await?;
+        Ok(rows.into_iter().collect())
     }
 
     /// Plain inserts and updates: only the holder of the partition's lock writes here. If another process writes all the
@@ -152,12 +148,12 @@ impl Statements<'_> {
                            updated_at = excluded.updated_at
                        RETURNING like_count)
                    SELECT count(*) FROM added WHERE like_count < 0";
-        let query = sqlx::query(sql)
+        let query = sqlx::query_scalar(sql)
             .bind(changes.sums.iter().map(|sum| batch.product(sum.product)).collect::<Vec<_>>())
             .bind(changes.sums.iter().map(|sum| sum.likes).collect::<Vec<_>>())
             .bind(changes.sums.iter().map(|sum| sum.deltas).collect::<Vec<_>>());
         self.sent += 1;
-        let below: i64 = query.fetch_one(&mut *self.connection).await?.try_get(0)?;
+        let below: i64 = query.fetch_one(&mut *self.connection).await?;
         Ok(below as u64)
     }
 

@@ -21,7 +21,6 @@ use crate::fold::{Batch, Changes, Dedup};
 /// own timeouts, so that those come first.
 const DEADLINE: Duration = Duration::from_secs(30);
 
-/// How long an idle connection may take to answer.
 const PING_DEADLINE: Duration = Duration::from_secs(3);
 
 /// How long the server waits for a lock, and for a client that is idle in a transaction.
@@ -48,17 +47,14 @@ pub struct Store {
 pub struct Applied {
     /// Events that changed what their user likes, and delta events.
     pub applied: u64,
-    /// Duplicates that were dropped.
     pub duplicates: u64,
     /// Events whose desired state was already stored.
     pub unchanged: u64,
-    /// Counts below zero afterwards.
     pub below_zero: u64,
     /// SQL statements, BEGIN and COMMIT included.
     pub statements: u64,
 }
 
-/// The stored offset of a partition.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct StoredOffset {
     pub partition: i32,
@@ -111,7 +107,6 @@ impl Store {
         self.connects
     }
 
-    /// Checks that the database answers.
     pub async fn ping(&mut self) -> Result<(), ApplyError> {
         let ping = async { Ok(sqlx::query("SELECT").execute(self.connected().await?).await.map(drop)?) };
         let result = tokio::time::timeout(PING_DEADLINE, ping).await;

@@ -41,7 +41,6 @@ enum NotApplied {
 
 /// What the consumer thread asks the worker to do.
 pub enum Command {
-    /// Read the stored offsets of these partitions.
     Offsets(Vec<i32>),
     /// Apply the batch, whose records the linked spans published. Don't retry once the token is cancelled.
     Apply(Batch, Links, CancellationToken),

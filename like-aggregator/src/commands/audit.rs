@@ -9,7 +9,7 @@ use std::fmt::Write as _;
 
 use like_events::ProductPrefix;
 use serde::Serialize;
-use sqlx::{Connection, PgConnection, Row};
+use sqlx::{Connection, PgConnection};
 use uuid::Uuid;
 
 use super::{Outcome, not_done};
@@ -48,7 +48,6 @@ struct AuditedCount {
 #[derive(Serialize, Default)]
 #[serde(rename_all = "camelCase")]
 struct CountAudit {
-    /// Products that were compared.
     products: u64,
     differing: u64,
     repaired: u64,
@@ -106,7 +105,7 @@ async fn last_of_chunk(connection: &mut PgConnection, from: Uuid) -> sqlx::Resul
 /// Returns the products of a chunk whose counts differ or are below zero, by one statement.
 async fn compare(connection: &mut PgConnection, chunk: &Chunk) -> sqlx::Result<Vec<AuditedCount>> {
     let query = match chunk {
-        Chunk::Likes(first, last) => sqlx::query(
+        Chunk::Likes(first, last) => sqlx::query_as(
             "SELECT product_id, likers, coalesce(c.delta_count, 0) AS deltas, c.like_count AS found
              FROM (SELECT product_id, count(*) FILTER (WHERE liked) AS likers
                    FROM product_like WHERE pair_key BETWEEN $1 AND $2 GROUP BY product_id) l
@@ -128,15 +127,17 @@ async fn compare(connection: &mut PgConnection, chunk: &Chunk) -> sqlx::Result<V
                                     ORDER BY l.pair_key LIMIT 1) AS like_of ON true
                  WHERE (c.like_count <> c.delta_count OR c.delta_count < 0) AND like_of.found IS NULL
                  ORDER BY product_id";
-            sqlx::query(sql).bind(products).bind(first).bind(last)
+            sqlx::query_as(sql).bind(products).bind(first).bind(last)
         }
     };
-    let product = |row: &sqlx::postgres::PgRow| {
-        let (likers, deltas): (i64, i64) = (row.try_get("likers")?, row.try_get("deltas")?);
-        let (product_id, found) = (row.try_get("product_id")?, row.try_get("found")?);
-        Ok(AuditedCount { product_id, likers, deltas, expected: likers + deltas, found })
+    let count = |(product_id, likers, deltas, found): (String, i64, i64, Option<i64>)| AuditedCount {
+        product_id,
+        likers,
+        deltas,
+        expected: likers + deltas,
+        found,
     };
-    query.fetch_all(connection).await?.iter().map(product).collect()
+    Ok(query.fetch_all(connection).await?.into_iter().map(count).collect())
 }
 
 /// Compares the chunk once more while no worker writes, and sets the counts that differ. Returns what differed.

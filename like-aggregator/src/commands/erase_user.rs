@@ -23,7 +23,6 @@ use crate::topic::open_topic::OpenTopic;
 
 /// Rows deleted between two batches of the workers.
 const CHUNK: usize = 1_000;
-/// How often the stored offsets are read.
 const INTERVAL: Duration = Duration::from_millis(100);
 
 #[derive(Serialize)]

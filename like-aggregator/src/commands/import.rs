@@ -138,9 +138,7 @@ impl<'a> Rows<'a> {
     fn row(&self) -> Row {
         let fields = self.record.len();
         if fields != 2 {
-            return Err(format!(
-                "has {fields} fields, expected product_id,user_id (an id with a comma must be quoted)"
-            ));
+            return Err(format!("has {fields} fields, expected product_id,user_id (put an id with a comma in quotes)"));
         }
         let field = |index: usize| String::from_utf8_lossy(&self.record[index]).into_owned();
         let wrong = |name: &str, text: &str, rule: like_events::InvalidId| {

@@ -10,7 +10,7 @@ use like_common::database::SCHEMA;
 use like_common::layout;
 use rdkafka::ClientConfig;
 use serde::Serialize;
-use sqlx::{Connection, PgConnection, Row};
+use sqlx::{Connection, PgConnection};
 
 use crate::cli::ReportSettings;
 use crate::commands::gaps::{self, LogGap};
@@ -72,25 +72,28 @@ async fn read(settings: &ReportSettings) -> anyhow::Result<Status> {
                FROM generate_series(0, $2 - 1) AS p (partition)
                LEFT JOIN kafka_offset o ON o.topic = $1 AND o.partition = p.partition
                ORDER BY p.partition";
-    let rows = sqlx::query(sql).bind(topic).bind(layout.partitions).fetch_all(&mut connection).await?;
+    let rows: Vec<(Option<i64>, Option<DateTime<Utc>>, i64, i64)> =
+        sqlx::query_as(sql).bind(topic).bind(layout.partitions).fetch_all(&mut connection).await?;
     // Read after the offsets, so that records folded meanwhile don't make a lag negative.
     let ends = log_ends::of(&client, topic, layout.partitions).await.context("Kafka")?;
     let behind_ends = past_end::find(&client, &layouts).await.context("Kafka")?;
-    let mut partitions = Vec::with_capacity(rows.len());
-    for ((partition, row), (log_start, log_end)) in (0..).zip(rows).zip(ends) {
-        let next_offset: Option<i64> = row.try_get("next_offset")?;
-        partitions.push(PartitionStatus {
+    let partitions = (0..).zip(rows).zip(ends).map(|((partition, row), (log_start, log_end))| {
+        let (next_offset, last_record_time, log_gaps, dead_letters) = row;
+        let lag = next_offset.map(|next| (log_end - next).max(0));
+        let problem = None;
+        PartitionStatus {
             partition,
             next_offset,
             log_start,
             log_end,
-            lag: next_offset.map(|next| (log_end - next).max(0)),
-            problem: None,
-            last_record_time: row.try_get("last_record_time")?,
-            log_gaps: row.try_get("log_gaps")?,
-            dead_letters: row.try_get("dead_letters")?,
-        });
-    }
+            lag,
+            problem,
+            last_record_time,
+            log_gaps,
+            dead_letters,
+        }
+    });
+    let mut partitions: Vec<_> = partitions.collect();
     find_problems(&client, topic, &mut partitions).await?;
     Ok(Status {
         topic: topic.to_owned(),

@@ -27,7 +27,7 @@ impl ConsumerThread {
         for number in mem::take(&mut state.collecting.reread) {
             let Some(partition) = state.partitions.get_mut(&number) else { continue };
             if let Some(from) = partition.fetching().and_then(Position::reread_from) {
-                debug!(partition = number, from, "offsets are missing: reading them again");
+                debug!(partition = number, from, "offsets are missing: reading again");
                 if let Err(error) = self.consumer.seek(&self.topic, number, Offset::Offset(from), SEEK_TIMEOUT) {
                     // librdkafka isn't fetching it at the moment.
                     debug!(partition = number, %error, "seeking");

@@ -34,16 +34,13 @@ const UPKEEP: Duration = Duration::from_secs(60);
 
 /// How a replay folds: like the aggregators of the live tables.
 pub struct ReplayOptions {
-    /// The consumer group of the aggregators.
     pub group: String,
     pub dedup: Dedup,
     /// How long windows of `event_handled` are kept.
     pub dedup_window: Duration,
-    /// Records per batch at most.
     pub max_events: usize,
 }
 
-/// A replay into one schema.
 pub struct Replay {
     client: ClientConfig,
     database: DatabaseUrl,
@@ -134,7 +131,6 @@ impl Replay {
         end.await.unwrap_or_else(|_| Err(anyhow!("the reading thread has panicked")))
     }
 
-    /// Returns how many records were folded so far.
     pub fn folded(&self) -> u64 {
         self.folded.load(Ordering::Relaxed)
     }

@@ -19,7 +19,6 @@ use crate::topic::log_ends;
 /// After this time a round counts as failed: its server is lost.
 const DEADLINE: Duration = Duration::from_secs(60);
 
-/// Dead letters deleted by one statement.
 const CHUNK: i64 = 1_000;
 
 /// How often a window's lock is tried for in one round.

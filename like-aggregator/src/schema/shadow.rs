@@ -6,7 +6,7 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 use like_common::database::{DatabaseUrl, SCHEMA, sqlstate};
 use sqlx::postgres::PgConnectOptions;
-use sqlx::{AssertSqlSafe, Connection, PgConnection, Row};
+use sqlx::{AssertSqlSafe, Connection, PgConnection};
 use tokio::time::timeout;
 
 use super::migrate::migrate;
@@ -118,20 +118,16 @@ pub async fn live_ends(connection: &mut PgConnection) -> anyhow::Result<Ends> {
          FROM {SCHEMA}.topic_layout l JOIN {SCHEMA}.kafka_offset o USING (topic)
          GROUP BY l.sequence, topic, l.partitions ORDER BY l.sequence"
     );
-    let rows = sqlx::query(AssertSqlSafe(sql)).fetch_all(connection).await.context("reading the live offsets")?;
-    rows.into_iter()
-        .map(|row| {
-            let (topic, partitions, ends): (String, i32, Vec<i64>) =
-                (row.try_get(0)?, row.try_get(1)?, row.try_get(2)?);
-            if ends.len() != partitions as usize {
-                bail!("kafka_offset has {} rows for the {partitions} partitions of {topic}", ends.len());
-            }
-            Ok((topic, ends))
-        })
-        .collect()
+    let rows = sqlx::query_as(AssertSqlSafe(sql)).fetch_all(connection).await.context("reading the live offsets")?;
+    let complete = |(topic, partitions, ends): (String, i32, Vec<i64>)| {
+        if ends.len() != partitions as usize {
+            bail!("kafka_offset has {} rows for the {partitions} partitions of {topic}", ends.len());
+        }
+        Ok((topic, ends))
+    };
+    rows.into_iter().map(complete).collect()
 }
 
-/// Reads the fold version of the live tables.
 pub async fn live_fold_version(connection: &mut PgConnection) -> anyhow::Result<i32> {
     let sql = format!("SELECT fold_version FROM {SCHEMA}.fold");
     let found = sqlx::query_scalar(AssertSqlSafe(sql)).fetch_optional(connection).await;

@@ -9,7 +9,6 @@ use crate::fold::Millis;
 
 pub use super::log_reader::LogEnds;
 
-/// Returns the start and end offset of each partition.
 pub async fn of(client: &ClientConfig, topic: &str, partitions: i32) -> anyhow::Result<LogEnds> {
     LogReader::run(client, topic, move |log| log.ends(partitions)).await
 }

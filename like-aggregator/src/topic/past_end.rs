@@ -14,11 +14,9 @@ use super::log_ends::first_records;
 pub struct PastEnd {
     pub topic: String,
     pub partition: i32,
-    /// The recorded end.
     pub end_offset: i64,
     /// The offset of the first record past it.
     pub first_offset: i64,
-    /// The log's end.
     pub log_end: i64,
 }
 

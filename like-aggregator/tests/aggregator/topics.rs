@@ -115,7 +115,7 @@ async fn a_topic_is_closed_only_when_that_loses_nothing() {
     topic.publish_event(&event("p", Some("v"), true));
     topic.flush();
     refused(&system, &close, "2 records are left").await;
-    refused(&system, &[&close[..], &["--wait", "1s"]].concat(), "in vain").await;
+    refused(&system, &[&close[..], &["--wait", "1s"]].concat(), "--wait has passed").await;
     assert_eq!(system.number("SELECT count(*) FROM topic_layout WHERE end_offsets IS NOT NULL").await, 0);
 
     let _aggregator = system.aggregator(&[]).await;

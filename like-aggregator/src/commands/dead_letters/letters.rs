@@ -13,7 +13,6 @@ const SELECTED: &str = "($1::text IS NULL OR split_part(reason, ':', 1) = $1)
     AND ($2::text[] IS NULL OR (topic, partition, record_offset)
          IN (SELECT * FROM unnest($2::text[], $3::int[], $4::bigint[])))";
 
-/// One row of `dead_letter`.
 pub(super) struct Letter {
     pub(super) position: RecordPosition,
     pub(super) key: Option<Vec<u8>>,
@@ -22,7 +21,6 @@ pub(super) struct Letter {
     pub(super) rejected_at: DateTime<Utc>,
 }
 
-/// The columns of a letter, as they are selected.
 type LetterRow = (String, i32, i64, Option<Vec<u8>>, Option<Vec<u8>>, String, DateTime<Utc>);
 
 impl From<LetterRow> for Letter {
