@@ -50,10 +50,9 @@ start_kafka() {
       "$JAVA" -Xmx128m -XX:TieredStopAtLevel=1 "${options[@]}" kafka.tools.StorageTool format \
       --cluster-id "$(head -c 16 /dev/urandom | base64 | tr '+/' '-_' | cut -c1-22 | sed 's/^-/A/')" --config "$conf"
   fi
-  printf '  kafka: starting on port %s ' "$KAFKA_PORT"
+  note "kafka: starting on port $KAFKA_PORT"
   launch kafka "$JAVA" "-Xms$heap" "-Xmx$heap" -XX:+UseG1GC -XX:MaxGCPauseMillis=20 \
     -XX:+ExitOnOutOfMemoryError "${options[@]}" kafka.Kafka "$conf"
   wait_for 90 kafka kafka_ready
   printf '%s' "$settings" >"$STATE/kafka.settings"
-  printf ' ready\n'
 }

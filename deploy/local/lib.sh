@@ -26,45 +26,25 @@ show_tail() { # FILE
   tail -n 25 -- "$1" | sed 's/^/  | /' >&2
 }
 
-# quietly LOG WHAT COMMAND…: runs COMMAND with its output in LOG and prints a dot every two
-# seconds; shows the end of LOG if it fails.
+# quietly LOG WHAT COMMAND…: runs COMMAND with its output in LOG, whose end it shows after a failure.
 quietly() {
-  local log=$1 what=$2 dots status=0
+  local log=$1 what=$2 status=0
   shift 2
-  printf '  %s ' "$what"
-  # The dots end with this script, and don't inherit its lock (9).
-  (while sleep 2 && kill -0 $$ 2>/dev/null; do printf .; done) 9>&- &
-  dots=$!
+  note "$what"
   "$@" >"$log" 2>&1 </dev/null || status=$?
-  kill "$dots" 2>/dev/null || true
-  wait "$dots" 2>/dev/null || true
-  if [ "$status" != 0 ]; then
-    printf ' failed\n'
-    show_tail "$log"
-    die "$what: exit status $status"
-  fi
-  printf ' done\n'
+  [ "$status" = 0 ] || { show_tail "$log"; die "$what: exit status $status"; }
 }
 
 # wait_for SECONDS NAME COMMAND…: until COMMAND succeeds; fails when server NAME ends or at the
 # timeout.
 wait_for() {
-  local deadline=$((SECONDS + $1)) name=$2 polls=0 problem=
+  local deadline=$((SECONDS + $1)) name=$2
   shift 2
   until "$@"; do
-    if ! alive "$name"; then
-      "$@" && break
-      problem='exited during its start'
-    elif [ "$SECONDS" -ge "$deadline" ]; then
-      problem='is not ready in time'
-    fi
-    if [ -n "$problem" ]; then
-      printf ' failed\n'
+    if [ "$SECONDS" -ge "$deadline" ] || ! alive "$name"; then
       show_tail "$STATE/$name.log"
-      die "$name $problem (log: $STATE/$name.log)"
+      die "$name has exited or is not ready in time (log: $STATE/$name.log)"
     fi
-    polls=$((polls + 1))
-    [ $((polls % 10)) != 0 ] || printf .
     sleep 0.1
   done
 }
@@ -97,24 +77,18 @@ alive() {
 # its log: a closing terminal or a job runner that waits for its pipes doesn't affect it. The
 # previous log is kept as .log.old.
 launch() {
-  local name=$1
+  local name=$1 fd
   shift
-  rm -f "$STATE/$name.pid"
   [ ! -e "$STATE/$name.log" ] || mv -f "$STATE/$name.log" "$STATE/$name.log.old"
-  # shellcheck disable=SC2016 # expanded by the inner shell
-  setsid bash -c '
-    for fd in /proc/$$/fd/*; do
-      fd=${fd##*/}
-      [ "$fd" -le 2 ] || eval "exec $fd>&-" 2>/dev/null
+  (
+    for fd in /proc/self/fd/*; do
+      [ "${fd##*/}" -le 2 ] || eval "exec ${fd##*/}>&-"
     done
-    echo $$ >"$0.new" && mv "$0.new" "$0" && exec "$@"
-  ' "$STATE/$name.pid" "$@" </dev/null >"$STATE/$name.log" 2>&1 &
-  disown # or bash reports its end
-  local deadline=$((SECONDS + 10))
-  until [ -s "$STATE/$name.pid" ]; do
-    [ "$SECONDS" -lt "$deadline" ] || die "$name could not be started"
-    sleep 0.02
-  done
+    exec setsid "$@"
+  ) </dev/null >"$STATE/$name.log" 2>&1 &
+  echo $! >"$STATE/$name.pid" # setsid execs COMMAND: a script's background job leads no process group
+  disown                      # or bash reports its end
+  until [[ "$(command_line $!) " == *"$(signature_of "$name")"* ]] || ! kill -0 $! 2>/dev/null; do sleep 0.02; done
 }
 
 # stop NAME SIGNAL SECONDS: sends SIGNAL, and SIGKILL after SECONDS.

@@ -62,10 +62,9 @@ make_cluster() { # PROFILE
     "${as_postgres[@]}" "$PG_HOME/bin/initdb" "${options[@]}"
   # The programs don't include psql. Single-user mode takes one statement per line and reports
   # errors only in its output.
-  printf '%s\n' 'CREATE DATABASE likes' |
-    "${as_postgres[@]}" "$PG_HOME/bin/postgres" --single -D "$new" postgres >>"$STATE/postgres-init.log" 2>&1
-  printf '%s\n' 'CREATE EXTENSION pg_stat_statements' |
-    "${as_postgres[@]}" "$PG_HOME/bin/postgres" --single -D "$new" likes >>"$STATE/postgres-init.log" 2>&1
+  local single=("${as_postgres[@]}" "$PG_HOME/bin/postgres" --single -D "$new")
+  "${single[@]}" postgres <<<'CREATE DATABASE likes' >>"$STATE/postgres-init.log" 2>&1
+  "${single[@]}" likes <<<'CREATE EXTENSION pg_stat_statements' >>"$STATE/postgres-init.log" 2>&1
   if grep -Eq '(ERROR|FATAL|PANIC):' "$STATE/postgres-init.log"; then
     show_tail "$STATE/postgres-init.log"
     die 'postgres: the database likes could not be created'
@@ -96,7 +95,7 @@ start_postgres() { # PROFILE: test or local
     sed -i 's/^ready.*/starting/' "$data/postmaster.pid" 2>/dev/null || true
     postgres_conf "$1" >"$data/likes.conf"
 
-    printf '  postgres: starting on port %s ' "$POSTGRES_PORT"
+    note "postgres: starting on port $POSTGRES_PORT"
     local deadline=$((SECONDS + 20))
     while :; do
       launch postgres "${as_postgres[@]}" "$PG_HOME/bin/postgres" -D "$data"
@@ -108,7 +107,6 @@ start_postgres() { # PROFILE: test or local
     done
     wait_for 60 postgres postgres_ready
     printf '%s' "$settings" >"$STATE/postgres.settings"
-    printf ' ready\n'
   fi
   POSTGRES_PASSWORD=$(<"$STATE/postgres/password")
 }

@@ -38,14 +38,11 @@ start_service() { # NAME ADMIN_PORT PUBLIC_PORT_OR_NONE [ARG…]
   shift 3
   settings=$(service_settings "$name" "$admin" "$port")
   if needs_start "$name" "$settings"; then
-    printf '  %s: starting, admin port %s ' "$name" "$admin"
+    note "$name: starting, admin port $admin"
     ADMIN_ADDR=127.0.0.1:$admin launch "$name" "$BIN/$name" "$@"
     printf '%s' "$settings" >"$STATE/$name.settings"
-  else
-    printf '  %s: ready? ' "$name"
   fi
   wait_for 60 "$name" ready "$admin"
-  printf ' ready\n'
 }
 
 start_api() { LISTEN_ADDR=127.0.0.1:$LIKE_API_PORT start_service like-api "$LIKE_API_ADMIN_PORT" "$LIKE_API_PORT"; }
@@ -69,19 +66,15 @@ try_a_like() {
     show_tail "$STATE/like-api.log"
     die "a like was refused: $answer"
   }
-  receipt=$(printf '%s\n' "$answer" | field receipt)
-  [ -n "$receipt" ] || die "the response to a like has no receipt: $answer"
-  printf '  a like for demo-product: receipt %s ' "$receipt"
+  receipt=$(field receipt <<<"$answer")
+  note "a like for demo-product: receipt $receipt"
   until [ "$status" = counted ]; do
-    if [ "$SECONDS" -ge "$deadline" ] || [ "$status" = dead_letter ] || [ "$status" = lost ]; then
-      printf '\n'
+    if [ "$SECONDS" -ge "$deadline" ]; then
       show_tail "$STATE/like-aggregator.log"
       die "the like is not counted: the status of its receipt is '${status:-unknown}'"
     fi
     sleep 0.1
     status=$(get "$LIKE_API_URL/v1/receipts/$receipt" 2>/dev/null | field status) || status=
-    [ "$status" = counted ] || printf .
   done
-  printf ' counted\n'
   note "GET /v1/products/demo-product/likes: $(get "$LIKE_API_URL/v1/products/demo-product/likes")"
 }

@@ -10,29 +10,14 @@ set -euo pipefail
 : "${KAFKA_PORT:=19092}" "${KAFKA_CONTROLLER_PORT:=19093}" "${POSTGRES_PORT:=15432}"
 : "${LIKE_API_PORT:=18080}" "${LIKE_API_ADMIN_PORT:=18081}" "${LIKE_AGGREGATOR_ADMIN_PORT:=18082}"
 
-check_ports() {
-  local pair ports=() twice
-  for pair in postgres:POSTGRES_PORT kafka:KAFKA_PORT kafka:KAFKA_CONTROLLER_PORT like-api:LIKE_API_PORT \
-    like-api:LIKE_API_ADMIN_PORT like-aggregator:LIKE_AGGREGATOR_ADMIN_PORT; do
-    check_port "${pair%:*}" "${pair#*:}"
-    local -n port=${pair#*:}
-    ports+=("$port")
-  done
-  twice=$(printf '%s\n' "${ports[@]}" | sort | uniq -d)
-  [ -z "$twice" ] || die "port ${twice//$'\n'/, } is given to two of the servers"
-}
-
-write_env() {
-  local name
-  for name in LIKE_API_URL LIKE_API_ADMIN_URL LIKE_AGGREGATOR_ADMIN_URL KAFKA_BOOTSTRAP_SERVERS DATABASE_URL; do
-    printf '%s=%s\n' "$name" "${!name}"
-  done >"$LOCAL/env"
-}
-
 state_dir
 lock "$LOCAL/lock"
 find_cargo
-check_ports # before the minutes of building
+# Before the minutes of building.
+for pair in postgres:POSTGRES_PORT kafka:KAFKA_PORT kafka:KAFKA_CONTROLLER_PORT like-api:LIKE_API_PORT \
+  like-api:LIKE_API_ADMIN_PORT like-aggregator:LIKE_AGGREGATOR_ADMIN_PORT; do
+  check_port "${pair%:*}" "${pair#*:}"
+done
 say 'preparing'
 install_packages build stack
 resolve_dist
@@ -41,7 +26,9 @@ say 'starting'
 start_postgres local
 start_kafka
 set_addresses
-(umask 077 && write_env)
+(umask 077 && for name in LIKE_API_URL LIKE_API_ADMIN_URL LIKE_AGGREGATOR_ADMIN_URL KAFKA_BOOTSTRAP_SERVERS DATABASE_URL; do
+  printf '%s=%s\n' "$name" "${!name}"
+done >"$LOCAL/env")
 start_services
 say 'trying it'
 try_a_like

@@ -1,9 +1,7 @@
-//! Points at which a test has this process killed or stopped, where a signal from outside would
-//! arrive by chance. Only builds with the feature `fault-points` have them, and release builds with it
-//! don't compile; in all others [`reached`] is empty.
+//! Points at which a test kills or stops this process; a signal from outside would arrive at random. Only builds with the
+//! feature `fault-points` have them, and release builds with it don't compile; in all others [`reached`] is empty.
 //!
-//! By hand rather than by the `fail` crate: that one runs panics, pauses and callbacks, and a signal to
-//! the process at the nth time would still be code of ours.
+//! Not by the `fail` crate: it runs panics, pauses and callbacks, so the signal at the nth time would still be code here.
 //!
 //! `FAULT_POINT=name[:nth[:stop]]`: at the nth time (default 1) that the point is reached the process
 //! gets SIGKILL, or SIGSTOP.

@@ -1,8 +1,8 @@
-//! like-aggregator: reads like events from Kafka in batches, drops duplicates, folds the rest into
-//! one delta per product and applies a batch, with its offsets, in one transaction.
+//! like-aggregator: reads like events from Kafka in batches, drops duplicates, folds the rest into one change per product,
+//! and applies each batch with its offsets in one transaction.
 //!
-//! [`consume`] (the Kafka thread) collects records into a batch; [`apply`] runs the batch's
-//! transaction with what [`fold`] (pure) makes of it, and reports back to [`consume`].
+//! [`consume`] (the Kafka thread) collects records into a batch; [`apply`] folds it by [`fold`] (pure), runs its
+//! transaction and reports back to [`consume`].
 
 #[cfg(all(feature = "fault-points", not(debug_assertions)))]
 compile_error!("fault-points is for tests: a release build can't have it");
@@ -14,6 +14,7 @@ pub mod consume;
 pub mod fault;
 pub mod fold;
 pub mod metrics;
+mod progress;
 pub mod replay;
 pub mod run;
 pub mod schema;

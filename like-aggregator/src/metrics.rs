@@ -1,5 +1,4 @@
-//! What the aggregator says of itself on `/metrics`. Everything about events is counted after
-//! their transaction committed.
+//! The aggregator's metrics. Events are counted after their transaction committed.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -9,7 +8,6 @@ use prometheus::{Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, 
 use crate::apply::transaction::Applied;
 use crate::fold::Batch;
 
-/// Handles, resolved once.
 #[derive(Clone)]
 pub struct Metrics {
     applied: IntCounter,
@@ -43,11 +41,10 @@ impl Metrics {
         let histogram = |name, help, buckets: &[f64]| {
             add(registry, Histogram::with_opts(HistogramOpts::new(name, help).buckets(buckets.to_vec())))
         };
-        let events =
-            counters("likes_events_total", "Events whose transaction committed, by what became of them", "outcome");
+        let events = counters("likes_events_total", "Events whose transaction committed, by outcome", "outcome");
         let stopped = gauges(
             "likes_stopped_partitions",
-            "Owned partitions that aren't read until somebody acts, by why",
+            "Owned partitions that aren't read until an operator acts, by reason",
             "reason",
         );
         Self {
@@ -58,7 +55,7 @@ impl Metrics {
             dead_letters: counters("likes_dead_letters_total", "Dead letters kept, by the rule they broke", "reason"),
             below_zero: counter(
                 "likes_counts_below_zero_total",
-                "Counts that a batch has left below zero, each time: only a producer of delta events can do that",
+                "Counts that a batch has left below zero, each time: only a producer of delta events can cause that",
             ),
             batch_events: histogram(
                 "likes_batch_events",
@@ -88,10 +85,10 @@ impl Metrics {
                 registry,
                 IntGauge::new(
                     "likes_records_behind_end",
-                    "Records that appeared behind the recorded end of a closed topic, where nobody folds them",
+                    "Records past the recorded end of a closed topic, which are not folded",
                 ),
             ),
-            fences: counter("likes_fences_total", "Batches refused because another worker had moved on"),
+            fences: counter("likes_fences_total", "Batches refused because another worker had moved the offset"),
             retries: counter("likes_retries_total", "Attempts at a batch that failed and were repeated"),
             gaps: counter(
                 "likes_log_gaps_total",
@@ -120,28 +117,24 @@ impl Metrics {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis() as i64;
         let ages = self.commit_age.local();
         for time in batch.times() {
-            // A broker's clock may be ahead of ours; an age is never negative.
+            // A broker's clock may be ahead of this one; an age is never negative.
             ages.observe((now - time).max(0) as f64 / 1000.0);
         }
         ages.flush();
     }
 
-    /// A batch was refused by the fence.
     pub fn fenced(&self) {
         self.fences.inc();
     }
 
-    /// Sets the number of records past the ends of closed topics.
     pub fn behind_end(&self, records: i64) {
         self.behind_end.set(records);
     }
 
-    /// An attempt failed and will be repeated.
     pub fn retried(&self) {
         self.retries.inc();
     }
 
-    /// Counts a recorded gap of this many offsets.
     pub fn gap(&self, records: i64) {
         self.gaps.inc();
         self.gap_records.inc_by(records as u64);
@@ -155,12 +148,12 @@ impl Metrics {
         self.stopped_no_row.set(no_row as i64);
     }
 
-    /// How many offsets of a partition are still to be folded.
+    /// Sets the number of offsets of a partition that are still to be folded.
     pub fn lag(&self, partition: i32, records: i64) {
         self.lag.with_label_values(&[partition.to_string().as_str()]).set(records);
     }
 
-    /// The partition is no longer ours, so its lag is another worker's to tell.
+    /// Removes the lag of a partition that another worker may own now.
     pub fn forget_lag(&self, partition: i32) {
         let _ = self.lag.remove_label_values(&[partition.to_string().as_str()]);
     }

@@ -1,8 +1,7 @@
-//! `run`: waits for the topic and its layout, then runs the consumer thread and the worker until a
-//! signal or an error that no retry can cure. Takes one topic after the other: once one is closed
-//! and folded, its thread and worker end, and the next topic gets new ones.
+//! `run`: waits for the topic and its layout, then runs the consumer thread and the worker until a signal or an error that
+//! no retry can solve. Once a topic is closed and folded, its thread and worker end, and the next topic gets new ones.
 
-use std::sync::mpsc;
+use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
 use anyhow::{Context, anyhow, bail};
@@ -15,7 +14,7 @@ use like_common::{admin, topic_check};
 use prometheus::Registry;
 use rdkafka::ClientConfig;
 use sqlx::Connection;
-use sqlx::postgres::PgConnection;
+use sqlx::postgres::{PgConnectOptions, PgConnection};
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc as channel, oneshot};
 use tokio::task::JoinSet;
@@ -36,7 +35,7 @@ use crate::traces::BatchTraces;
 /// The condition under which `/readyz` reports the topic.
 const TOPIC: &str = "topic";
 
-/// How often to check that the topic is still the active one; the next topic's likes wait for that.
+/// How often to check that the topic is still the active one. The next topic's likes wait for that.
 const ACTIVE_CHECK: Duration = Duration::from_secs(2);
 
 /// How long closing the consumer may take, once the batch in flight is done.
@@ -48,9 +47,19 @@ const SHUTDOWN_WAIT: Duration = Duration::from_secs(8);
 /// How long reading the active topic may take at start.
 const LAYOUT_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Counts until `shutdown`.
+/// What the topics that are folded one after the other share.
+struct Service {
+    settings: RunSettings,
+    timing: Timing,
+    client: ClientConfig,
+    metrics: Metrics,
+    traces: Traces,
+    health: Health,
+    shutdown: CancellationToken,
+}
+
 pub async fn run(settings: RunSettings, timing: Timing, shutdown: CancellationToken) -> anyhow::Result<()> {
-    let client = settings.kafka.client_config("like-aggregator")?;
+    let client = settings.servers.kafka.client_config("like-aggregator")?;
     let admin_addr = settings.admin.admin_addr;
     let listener =
         TcpListener::bind(admin_addr).await.with_context(|| format!("ADMIN_ADDR={admin_addr} can't be bound"))?;
@@ -60,225 +69,224 @@ pub async fn run(settings: RunSettings, timing: Timing, shutdown: CancellationTo
     let health = Health::waiting_for(&[TOPIC, GROUP, DATABASE]);
     let admin_stop = CancellationToken::new();
     let admin = tokio::spawn(admin::serve(listener, health.clone(), registry, admin_stop.clone()));
-    info!(%admin_addr, topic = settings.kafka.kafka_topic, group = settings.fold.kafka_group_id, dedup = ?settings.fold.dedup(), "starting");
+    info!(%admin_addr, topic = settings.servers.kafka.kafka_topic, group = settings.fold.kafka_group_id, dedup = ?settings.fold.dedup(), "starting");
 
-    let ends_watch = tokio::spawn(watch_ends(settings.clone(), client.clone(), metrics.clone(), timing.topic_check));
-    let result = loop {
-        let layout = tokio::select! {
-            ready = wait_for_topic(&settings, &client, &health) => ready,
-            () = shutdown.cancelled() => break Ok(()),
-        };
-        let layout = match layout {
-            Ok(layout) => layout,
-            Err(error) => break Err(error),
-        };
-        match count(&settings, &timing, &client, &layout, &metrics, &traces, &health, &shutdown).await {
-            Ok(()) if !shutdown.is_cancelled() => info!(topic = layout.topic, "the topic is folded to its end"),
-            Err(error) if ApplyError::ends_topic(&error) => info!(topic = layout.topic, "the topic was closed"),
-            ended => break ended,
-        }
-        health.unmet(GROUP, "the next topic's turn");
-    };
+    let service = Arc::new(Service { settings, timing, client, metrics, traces, health, shutdown });
+    let ends_watch = tokio::spawn(Arc::clone(&service).watch_ends());
+    let result = service.fold_topics().await;
     ends_watch.abort();
-    health.unmet(TOPIC, "shutting down");
-    traces.end().await;
+    service.health.unmet(TOPIC, "shutting down");
+    service.traces.end().await;
     admin_stop.cancel();
     admin.abort();
     result
 }
 
-/// Waits until there is an active topic that the broker has and that agrees with its layout.
-async fn wait_for_topic(settings: &RunSettings, client: &ClientConfig, health: &Health) -> anyhow::Result<Layout> {
-    let topic = &settings.kafka.kafka_topic;
-    let mut backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(5));
-    loop {
-        match find_topic(settings, client).await {
-            Ok((layout, findings)) => {
-                findings.warnings.iter().for_each(|warning| warn!("{warning}"));
-                if let Some(fatal) = findings.fatal {
-                    bail!(fatal);
-                }
-                health.met(TOPIC);
-                return Ok(layout);
-            }
-            Err(error) => {
-                let waiting_for = format!("{error:#}");
-                if health.unmet(TOPIC, waiting_for.as_str()) {
-                    info!(topic, %waiting_for, "waiting");
-                }
-            }
-        }
-        tokio::time::sleep(backoff.pause()).await;
-    }
-}
-
-async fn find_topic(settings: &RunSettings, client: &ClientConfig) -> anyhow::Result<(Layout, topic_check::Findings)> {
-    let layout =
-        tokio::time::timeout(LAYOUT_TIMEOUT, read_active(settings)).await.context("PostgreSQL: no answer")??;
-    let live = topic_check::describe(client, &layout.topic).await.context("Kafka")?;
-    let findings = topic_check::compare(live.as_ref(), &layout.topic, layout.partitions);
-    Ok((layout, findings))
-}
-
-async fn read_active(settings: &RunSettings) -> anyhow::Result<Layout> {
-    let topic = &settings.kafka.kafka_topic;
-    let options = settings.database.database_url.connect_options(SCHEMA, "like-aggregator");
-    let mut connection = PgConnection::connect_with(&options).await.context("PostgreSQL")?;
-    let own = layout::read(&mut connection, topic).await.context("topic_layout (made by `like-aggregator setup`)")?;
-    if own.is_none() {
-        bail!("topic_layout has no {topic}: `like-aggregator setup` has to be run");
-    }
-    // The configured topic is one of several; they are folded in their order.
-    let layout = active::current(&mut connection).await.context("topic_layout")?;
-    layout.context("every topic is closed: `like-aggregator setup --after` adds the next one")
-}
-
-/// Folds a topic until shutdown, or until another topic is the active one.
-#[expect(clippy::too_many_arguments, reason = "the parts of `run`, each once")]
-async fn count(
-    settings: &RunSettings,
-    timing: &Timing,
-    client: &ClientConfig,
-    layout: &Layout,
-    metrics: &Metrics,
-    traces: &Traces,
-    health: &Health,
-    shutdown: &CancellationToken,
-) -> anyhow::Result<()> {
-    let (commands, worker_commands) = channel::unbounded_channel();
-    let (worker_events, events) = mpsc::channel();
-    let store = Store::new(&settings.database.database_url, SCHEMA, &layout.topic, settings.fold.dedup());
-    let worker = Worker::new(store, metrics.clone(), health.clone(), worker_events).traced(BatchTraces {
-        traces: traces.clone(),
-        topic: layout.topic.clone(),
-        group: settings.fold.kafka_group_id.clone(),
-    });
-    tokio::spawn(worker.run(worker_commands));
-    let url = &settings.database.database_url;
-    let upkeep = Upkeep::new(url, SCHEMA, client.clone(), settings.fold.dedup(), settings.fold.dedup_window);
-    // Aborted when this function returns.
-    let mut tasks = JoinSet::new();
-    tasks.spawn(upkeep.run(timing.upkeep));
-
-    let thread = ConsumerThread {
-        consumer: consumer_config(client.clone(), &settings.fold.kafka_group_id)
-            .create_with_context(GroupContext::default())
-            .context("Kafka consumer")?,
-        topic: layout.topic.clone(),
-        ends: layout.end_offsets.clone(),
-        limits: settings.limits(),
-        timing: *timing,
-        commands,
-        events,
-        traces: traces.clone(),
-        metrics: metrics.clone(),
-        health: health.clone(),
-        heartbeat: health.heartbeat("consumer", HEARTBEAT_LIMIT),
-    };
-    let stop = CancellationToken::new();
-    let (ended, mut end) = oneshot::channel();
-    let (closed, close) = oneshot::channel::<()>();
-    let thread_stop = stop.clone();
-    std::thread::Builder::new().name("kafka-consumer".to_owned()).spawn(move || {
-        let _ = ended.send(thread.run(&thread_stop));
-        // Leaves the group. It can hang, so this thread isn't joined; its result is sent before.
-        drop(thread);
-        drop(closed);
-    })?;
-
-    let result = tokio::select! {
-        result = &mut end => {
-            let result = result.unwrap_or_else(|_| Err(anyhow!("the consumer thread has died")));
-            health.unmet(TOPIC, "counting has stopped");
-            let _ = tokio::time::timeout(CLOSE_WAIT, close).await;
-            return result;
-        }
-        wrong = watch_topic(client, layout, timing.topic_check) => Err(anyhow!(wrong)),
-        () = watch_active(settings, layout) => Ok(()),
-        () = shutdown.cancelled() => Ok(()),
-    };
-    health.unmet(TOPIC, "counting has stopped");
-    stop.cancel();
-    let ending = async {
-        let ended = end.await.unwrap_or_else(|_| Err(anyhow!("the consumer thread has died")));
-        let _ = tokio::time::timeout(CLOSE_WAIT, close).await;
-        ended
-    };
-    if let Ok(ended) = tokio::time::timeout(SHUTDOWN_WAIT, ending).await {
-        return result.and(ended);
-    }
-    warn!("the consumer could not be closed in time: the group notices by its session timeout");
-    result
-}
-
-/// Compares the topic with its layout every minute; returns the difference once there is one. An
-/// unreachable broker is no difference.
-async fn watch_topic(client: &ClientConfig, layout: &Layout, interval: Duration) -> String {
-    let mut said = Vec::new();
-    loop {
-        tokio::time::sleep(interval).await;
-        let Ok(live) = topic_check::describe(client, &layout.topic).await else {
-            continue;
-        };
-        let findings = topic_check::compare(live.as_ref(), &layout.topic, layout.partitions);
-        if let Some(fatal) = findings.fatal {
-            return fatal;
-        }
-        if findings.warnings != said {
-            findings.warnings.iter().for_each(|warning| warn!("{warning}"));
-            said = findings.warnings;
-        }
-    }
-}
-
-/// Returns once the topic is no longer the active one. An unreachable database says nothing about it.
-async fn watch_active(settings: &RunSettings, layout: &Layout) {
-    let options = settings.database.database_url.connect_options(SCHEMA, "like-aggregator");
-    let mut connection = None;
-    loop {
-        tokio::time::sleep(ACTIVE_CHECK).await;
-        let ask = async {
-            let mut connected = match connection.take() {
-                Some(connected) => connected,
-                None => PgConnection::connect_with(&options).await?,
+impl Service {
+    async fn fold_topics(&self) -> anyhow::Result<()> {
+        loop {
+            let layout = tokio::select! {
+                ready = self.wait_for_topic() => ready?,
+                () = self.shutdown.cancelled() => return Ok(()),
             };
-            let current = active::current(&mut connected).await?;
-            Ok::<_, sqlx::Error>((current, connected))
-        };
-        if let Ok(Ok((current, connected))) = tokio::time::timeout(HEARTBEAT_LIMIT, ask).await {
-            if current.as_ref() != Some(layout) {
-                return;
+            match self.fold_topic(&layout).await {
+                Ok(()) if !self.shutdown.is_cancelled() => {
+                    info!(topic = layout.topic, "the topic is folded to its end");
+                }
+                Err(error) if ApplyError::ends_topic(&error) => info!(topic = layout.topic, "the topic was closed"),
+                ended => return ended,
             }
-            connection = Some(connected);
+            self.health.unmet(GROUP, "waiting for the next topic");
         }
     }
-}
 
-/// Reports, every minute, records past the ends of closed topics: a producer still writes there, and
-/// its likes are not counted.
-async fn watch_ends(settings: RunSettings, client: ClientConfig, metrics: Metrics, interval: Duration) {
-    let mut said = Vec::new();
-    loop {
-        let find = async {
-            let options = settings.database.database_url.connect_options(SCHEMA, "like-aggregator");
-            let layouts = layout::read_all(&mut PgConnection::connect_with(&options).await?).await?;
-            past_end::find(&client, &layouts).await
-        };
-        if let Ok(Ok(found)) = tokio::time::timeout(HEARTBEAT_LIMIT, find).await {
-            metrics.behind_end(found.iter().map(past_end::PastEnd::records).sum());
-            if found != said {
-                for past in &found {
-                    error!(
-                        topic = past.topic,
-                        partition = past.partition,
-                        end = past.end_offset,
-                        first = past.first_offset,
-                        "records behind the end of a closed topic: somebody still writes there, and nobody counts it"
-                    );
+    /// Waits until there is an active topic that the broker has and that agrees with its layout.
+    async fn wait_for_topic(&self) -> anyhow::Result<Layout> {
+        let topic = &self.settings.servers.kafka.kafka_topic;
+        let mut backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(5));
+        loop {
+            match self.find_topic().await {
+                Ok((layout, findings)) => {
+                    findings.warnings.iter().for_each(|warning| warn!("{warning}"));
+                    if let Some(fatal) = findings.fatal {
+                        bail!(fatal);
+                    }
+                    self.health.met(TOPIC);
+                    return Ok(layout);
                 }
-                said = found;
+                Err(error) => {
+                    let waiting_for = format!("{error:#}");
+                    if self.health.unmet(TOPIC, waiting_for.as_str()) {
+                        info!(topic, %waiting_for, "waiting");
+                    }
+                }
+            }
+            tokio::time::sleep(backoff.pause()).await;
+        }
+    }
+
+    async fn find_topic(&self) -> anyhow::Result<(Layout, topic_check::Findings)> {
+        let layout = tokio::time::timeout(LAYOUT_TIMEOUT, self.read_active()).await;
+        let layout = layout.context("PostgreSQL: no answer")??;
+        let live = topic_check::describe(&self.client, &layout.topic).await.context("Kafka")?;
+        let findings = topic_check::compare(live.as_ref(), &layout.topic, layout.partitions);
+        Ok((layout, findings))
+    }
+
+    async fn read_active(&self) -> anyhow::Result<Layout> {
+        let topic = &self.settings.servers.kafka.kafka_topic;
+        let mut connection = PgConnection::connect_with(&self.connect_options()).await.context("PostgreSQL")?;
+        let own =
+            layout::read(&mut connection, topic).await.context("topic_layout (made by `like-aggregator setup`)")?;
+        if own.is_none() {
+            bail!("topic_layout has no {topic}: `like-aggregator setup` has to be run");
+        }
+        // The configured topic is one of several, which are folded in their order.
+        let layout = active::current(&mut connection).await.context("topic_layout")?;
+        layout.context("every topic is closed: `like-aggregator setup --after` adds the next one")
+    }
+
+    fn connect_options(&self) -> PgConnectOptions {
+        self.settings.servers.database.database_url.connect_options(SCHEMA, "like-aggregator")
+    }
+
+    /// Folds a topic until shutdown, or until another topic is the active one.
+    async fn fold_topic(&self, layout: &Layout) -> anyhow::Result<()> {
+        let Self { settings, timing, client, metrics, traces, health, .. } = self;
+        let (url, fold) = (&settings.servers.database.database_url, &settings.fold);
+        let (commands, worker_commands) = channel::unbounded_channel();
+        let (worker_events, events) = mpsc::channel();
+        let store = Store::new(url, SCHEMA, &layout.topic, fold.dedup());
+        let worker = Worker::new(store, metrics.clone(), health.clone(), worker_events).traced(BatchTraces {
+            traces: traces.clone(),
+            topic: layout.topic.clone(),
+            group: fold.kafka_group_id.clone(),
+        });
+        tokio::spawn(worker.run(worker_commands));
+        let upkeep = Upkeep::new(url, SCHEMA, client.clone(), fold.dedup(), fold.dedup_window);
+        // Aborted when this function returns.
+        let mut tasks = JoinSet::new();
+        tasks.spawn(upkeep.run(timing.upkeep));
+
+        let thread = ConsumerThread {
+            consumer: consumer_config(client.clone(), &fold.kafka_group_id)
+                .create_with_context(GroupContext::default())
+                .context("Kafka consumer")?,
+            topic: layout.topic.clone(),
+            ends: layout.end_offsets.clone(),
+            limits: settings.limits(),
+            timing: *timing,
+            commands,
+            events,
+            traces: traces.clone(),
+            metrics: metrics.clone(),
+            health: health.clone(),
+            heartbeat: health.heartbeat("consumer", HEARTBEAT_LIMIT),
+        };
+        let stop = CancellationToken::new();
+        let (ended, mut end) = oneshot::channel();
+        let (closed, close) = oneshot::channel::<()>();
+        let thread_stop = stop.clone();
+        std::thread::Builder::new().name("kafka-consumer".to_owned()).spawn(move || {
+            let _ = ended.send(thread.run(&thread_stop));
+            // Leaves the group. It can hang, so this thread isn't joined; its result is sent before.
+            drop(thread);
+            drop(closed);
+        })?;
+
+        let died = |_| Err(anyhow!("the consumer thread has died"));
+        let result = tokio::select! {
+            result = &mut end => {
+                health.unmet(TOPIC, "counting has stopped");
+                let _ = tokio::time::timeout(CLOSE_WAIT, close).await;
+                return result.unwrap_or_else(died);
+            }
+            wrong = self.watch_topic(layout) => Err(anyhow!(wrong)),
+            () = self.watch_active(layout) => Ok(()),
+            () = self.shutdown.cancelled() => Ok(()),
+        };
+        health.unmet(TOPIC, "counting has stopped");
+        stop.cancel();
+        let ending = async {
+            let ended = end.await.unwrap_or_else(died);
+            let _ = tokio::time::timeout(CLOSE_WAIT, close).await;
+            ended
+        };
+        if let Ok(ended) = tokio::time::timeout(SHUTDOWN_WAIT, ending).await {
+            return result.and(ended);
+        }
+        warn!("the consumer could not be closed in time: the group notices by its session timeout");
+        result
+    }
+
+    /// Compares the topic with its layout every minute, and returns a difference that must stop the service. An
+    /// unreachable broker is no difference.
+    async fn watch_topic(&self, layout: &Layout) -> String {
+        let mut logged = Vec::new();
+        loop {
+            tokio::time::sleep(self.timing.topic_check).await;
+            let Ok(live) = topic_check::describe(&self.client, &layout.topic).await else {
+                continue;
+            };
+            let findings = topic_check::compare(live.as_ref(), &layout.topic, layout.partitions);
+            if let Some(fatal) = findings.fatal {
+                return fatal;
+            }
+            if findings.warnings != logged {
+                findings.warnings.iter().for_each(|warning| warn!("{warning}"));
+                logged = findings.warnings;
             }
         }
-        tokio::time::sleep(interval).await;
+    }
+
+    /// Returns once the topic is no longer the active one. While the database is unreachable, it counts as active.
+    async fn watch_active(&self, layout: &Layout) {
+        let options = self.connect_options();
+        let mut connection = None;
+        loop {
+            tokio::time::sleep(ACTIVE_CHECK).await;
+            let read = async {
+                let mut connected = match connection.take() {
+                    Some(connected) => connected,
+                    None => PgConnection::connect_with(&options).await?,
+                };
+                let current = active::current(&mut connected).await?;
+                Ok::<_, sqlx::Error>((current, connected))
+            };
+            if let Ok(Ok((current, connected))) = tokio::time::timeout(HEARTBEAT_LIMIT, read).await {
+                if current.as_ref() != Some(layout) {
+                    return;
+                }
+                connection = Some(connected);
+            }
+        }
+    }
+
+    /// Reports, every minute, records past the ends of closed topics: a producer still writes there, and its likes are not
+    /// counted.
+    async fn watch_ends(self: Arc<Self>) {
+        let mut logged = Vec::new();
+        loop {
+            let find = async {
+                let mut connection = PgConnection::connect_with(&self.connect_options()).await?;
+                past_end::find(&self.client, &layout::read_all(&mut connection).await?).await
+            };
+            if let Ok(Ok(found)) = tokio::time::timeout(HEARTBEAT_LIMIT, find).await {
+                self.metrics.behind_end(found.iter().map(past_end::PastEnd::records).sum());
+                if found != logged {
+                    for past in &found {
+                        error!(
+                            topic = past.topic,
+                            partition = past.partition,
+                            end = past.end_offset,
+                            first = past.first_offset,
+                            "records past the end of a closed topic are not counted: a producer still writes there"
+                        );
+                    }
+                    logged = found;
+                }
+            }
+            tokio::time::sleep(self.timing.topic_check).await;
+        }
     }
 }

@@ -1,5 +1,4 @@
-//! Intervals that the contract fixes and that are no settings; a type, so that tests can shorten
-//! them.
+//! Intervals that are no settings. They are a type, so that tests can shorten them.
 
 use std::time::Duration;
 
@@ -7,15 +6,13 @@ use like_common::topic_check;
 
 #[derive(Debug, Clone, Copy)]
 pub struct Timing {
-    /// How often a partition without a row is asked for again.
+    /// How often the offset of a partition without a row is read again.
     pub refused_retry: Duration,
-    /// How long a log may end before the stored offset: its new leader may not have all of it yet.
+    /// How long a log may end before the stored offset: a new leader may not have all of it yet.
     pub beyond_end: Duration,
-    /// How often the stored offsets are compared with the expected ones.
     pub compare_offsets: Duration,
     /// How often windows of `event_handled` and old dead letters are maintained.
     pub upkeep: Duration,
-    /// How often the topic is compared with its layout.
     pub topic_check: Duration,
 }
 

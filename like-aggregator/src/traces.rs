@@ -1,6 +1,6 @@
-//! Spans of batches, by OpenTelemetry's messaging conventions 1.42.0: one per batch, linked to the
-//! spans that published its records, and below it one per attempt at the transaction. Only where a
-//! collector is set (`OTEL_EXPORTER_OTLP_ENDPOINT`); otherwise no record's headers are read.
+//! Spans of batches, by OpenTelemetry's messaging conventions 1.42.0: one per batch, linked to the spans that published its
+//! records, with a child per attempt at the transaction. Without a collector (`OTEL_EXPORTER_OTLP_ENDPOINT`) there are no
+//! spans, and headers of records aren't read.
 
 use like_common::trace_context::{TRACEPARENT, TRACESTATE, extract};
 use like_common::traces::Traces;
@@ -14,8 +14,7 @@ use crate::fold::Batch;
 /// The most links of a batch: as many as the SDK keeps per span by default.
 const LINKS_MAX: usize = 128;
 
-/// The spans that published a batch's records, by partition: the first ones that are recorded, since
-/// a link to any other would lead nowhere.
+/// The spans that published a batch's records, by partition. Only recorded ones: a link to another would lead nowhere.
 #[derive(Debug, Default)]
 pub struct Links(Vec<(i32, SpanContext)>);
 
@@ -29,7 +28,7 @@ impl Links {
         });
     }
 
-    /// Reads headers only while there is room, since reading them costs.
+    /// Reads headers only while there is room.
     fn add_from<'h>(&mut self, partition: i32, headers: impl FnOnce() -> Option<(&'h [u8], Option<&'h [u8]>)>) {
         if self.0.len() < LINKS_MAX
             && let Some((parent, state)) = headers()
@@ -45,7 +44,6 @@ impl Links {
     }
 }
 
-/// Makes the spans of batches.
 #[derive(Default)]
 pub struct BatchTraces {
     pub traces: Traces,
@@ -100,11 +98,9 @@ impl BatchSpan {
     }
 }
 
-/// The span of one attempt.
 pub struct Attempt(Context);
 
 impl Attempt {
-    /// Ends the span.
     pub fn end(self, error: Option<&ApplyError>) {
         if let Some(error) = error {
             failed(&self.0, error.kind(), error.to_string());

@@ -60,8 +60,8 @@ async fn metrics(State(admin): State<Admin>) -> Response {
     }
 }
 
-/// The `healthcheck` subcommand: asks the admin port of the service in this container whether the
-/// service is ready. An unspecified address (0.0.0.0, ::) is replaced by loopback.
+/// The `healthcheck` subcommand: requests `/readyz` of the service in this container. An unspecified address (0.0.0.0, ::)
+/// is replaced by loopback.
 pub async fn healthcheck(admin_addr: SocketAddr) -> anyhow::Result<()> {
     let mut addr = admin_addr;
     if addr.ip().is_unspecified() {

@@ -1,5 +1,5 @@
-//! Kafka client properties: the brokers, and a file with librdkafka's properties for TLS, SASL and
-//! tuning. A property that the contract fixes is refused with the reason.
+//! Kafka client properties: the brokers, and a file with librdkafka's properties for TLS, SASL and tuning. A property that
+//! the contract fixes is refused with the reason.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -47,9 +47,9 @@ const FIXED: [(&str, &str); 18] = [
     ("partition.assignment.strategy", "members of one group must agree on it: cooperative-sticky"),
     ("group.protocol", "members of one group must agree on it: classic"),
     ("group.id", "set KAFKA_GROUP_ID instead"),
-    ("message.timeout.ms", "every request is answered, so its event is settled, within 5 s"),
-    ("delivery.timeout.ms", "every request is answered, so its event is settled, within 5 s"),
-    ("allow.auto.create.topics", "setup makes the topic; asking for it must not make one with other partitions"),
+    ("message.timeout.ms", "requests are answered within 5 s, so their events are delivered or failed by then"),
+    ("delivery.timeout.ms", "requests are answered within 5 s, so their events are delivered or failed by then"),
+    ("allow.auto.create.topics", "setup creates the topic; a request for it must not create one with other partitions"),
 ];
 
 impl KafkaSettings {

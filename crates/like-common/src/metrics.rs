@@ -1,5 +1,5 @@
-//! Metrics: how each one is registered, and those that every process has: its build, its use of
-//! CPU and memory, and how busy its runtime is. The last are read at each scrape.
+//! Metrics: their registration, and those that every process has: its build, its use of CPU and memory, and how busy its
+//! runtime is. The last are read at each scrape.
 
 use prometheus::core::{Collector, Desc};
 use prometheus::process_collector::ProcessCollector;
@@ -17,7 +17,7 @@ pub fn add<M: Collector + Clone + 'static>(registry: &Registry, metric: promethe
 
 /// Registers the metrics of the process, and within a runtime those of the runtime.
 pub fn add_process(registry: &Registry, service: &str, version: &str) {
-    let help = "always 1; what runs here is in the labels";
+    let help = "always 1; the labels name the service and its version";
     let build = add(registry, IntGaugeVec::new(Opts::new("likes_build_info", help), &["service", "version"]));
     build.with_label_values(&[service, version]).set(1);
     registry.register(Box::new(ProcessCollector::for_self())).expect("a name of its own");
@@ -41,7 +41,7 @@ impl Runtime {
         Ok(Self {
             handle,
             workers: IntGauge::new("likes_runtime_workers", "threads that run tasks")?,
-            tasks: IntGauge::new("likes_runtime_tasks", "tasks that have not ended: connections, mostly")?,
+            tasks: IntGauge::new("likes_runtime_tasks", "running tasks, mostly connections")?,
             queued: IntGauge::new("likes_runtime_queued_tasks", "tasks that wait for a thread in the common queue")?,
             busy: Counter::new("likes_runtime_busy_seconds_total", "seconds that the threads have spent on tasks")?,
         })

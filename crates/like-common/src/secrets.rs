@@ -1,7 +1,6 @@
-//! Settings that hold a secret. Each of them, an argument with `hide_env_values`, can come from a
-//! file instead, because every child process inherits a variable and many tools show it:
-//! `DATABASE_URL_FILE` (`--database-url-file`) names a file with the value of `DATABASE_URL`. The
-//! files are read here, before clap parses the values.
+//! Settings that hold a secret: arguments with `hide_env_values`. Each can come from a file instead, because child
+//! processes inherit variables and many tools show them: `DATABASE_URL_FILE` (`--database-url-file`) names a file with the
+//! value of `DATABASE_URL`. The files are read here, before clap parses the values.
 
 use std::fs::File;
 use std::io::Read;

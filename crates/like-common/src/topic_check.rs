@@ -1,6 +1,5 @@
-//! Compares the topic with its layout, at start and every minute. A grown partition count remaps
-//! products and breaks their order, and compaction deletes the history that the counts are folded
-//! from: both stop the service. Other differences are warnings.
+//! Compares the topic with its layout, at start and every minute. Two differences stop the service: another number of
+//! partitions, which remaps products and breaks their order, and compaction, which deletes events. Others are warnings.
 
 use std::time::Duration;
 
@@ -27,6 +26,13 @@ pub struct LiveTopic {
     pub replicas: i32,
     /// Its settings, defaults included.
     pub settings: Vec<(String, String)>,
+}
+
+impl LiveTopic {
+    /// Returns the value of a setting, or an empty text.
+    pub fn setting(&self, name: &str) -> &str {
+        self.settings.iter().find(|(known, _)| known == name).map_or("", |(_, value)| value)
+    }
 }
 
 /// The result of a check.
@@ -90,19 +96,15 @@ pub fn compare(live: Option<&LiveTopic>, topic: &str, partitions: i32) -> Findin
             live.partitions
         ));
     }
-    let value = |name: &str| live.settings.iter().find(|(n, _)| n == name).map_or("", |(_, v)| v.as_str());
-    if value(CLEANUP_POLICY).contains("compact") {
-        findings.fatal.get_or_insert_with(|| {
-            format!(
-                "topic {topic} has {CLEANUP_POLICY}={}: compaction deletes events; set it to delete",
-                value(CLEANUP_POLICY)
-            )
-        });
+    let policy = live.setting(CLEANUP_POLICY);
+    if policy.contains("compact") {
+        let fatal = format!("topic {topic} has {CLEANUP_POLICY}={policy}: compaction deletes events; set it to delete");
+        findings.fatal.get_or_insert(fatal);
     }
     let replicas = min_insync_replicas(live.replicas).to_string();
     let wanted = TOPIC_SETTINGS.iter().copied().chain([("min.insync.replicas", replicas.as_str())]);
     for (name, want) in wanted.filter(|(name, _)| *name != CLEANUP_POLICY) {
-        let found = value(name);
+        let found = live.setting(name);
         let enough = name == "min.insync.replicas"
             && found.parse::<i32>().is_ok_and(|n| n >= min_insync_replicas(live.replicas));
         // The operator chooses the retention.

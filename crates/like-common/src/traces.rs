@@ -1,7 +1,6 @@
-//! Exports spans to an OpenTelemetry collector, by OTLP over HTTP, if `OTEL_EXPORTER_OTLP_ENDPOINT`
-//! is set; otherwise there is no thread, no span and no connection. Exporting never blocks: it has
-//! its own thread and a bounded queue, spans that don't fit are counted and dropped, and shutdown
-//! waits at most [`FLUSH`].
+//! Exports spans to an OpenTelemetry collector, by OTLP over HTTP, if `OTEL_EXPORTER_OTLP_ENDPOINT` is set; otherwise there
+//! is no thread, no span and no connection. Exporting never blocks: it has its own thread and a bounded queue, spans that
+//! don't fit are counted and dropped, and shutdown waits at most [`FLUSH`].
 
 mod export;
 mod settings;
@@ -39,8 +38,8 @@ struct On {
 }
 
 impl Traces {
-    /// Starts the exporter that the environment asks for. The error is one line that names the
-    /// variable. The counters of spans are registered either way.
+    /// Starts the exporter if the environment sets a collector. The error is one line that names the variable. The counters
+    /// of spans are registered in any case.
     pub fn start(service: &'static str, version: &'static str, registry: &Registry) -> anyhow::Result<Self> {
         let spans = Spans::new(registry);
         let Some(export) = Export::from_env().map_err(anyhow::Error::msg)? else {
@@ -53,7 +52,7 @@ impl Traces {
         let exporter = Counted::new(exporter, spans.clone());
         let batches = BatchConfigBuilder::default().with_max_queue_size(export.queue).build();
         let processor = BatchSpanProcessor::builder(exporter).with_batch_config(batches).build();
-        // What the environment says about the service comes first.
+        // The attributes in the environment take precedence.
         let detected = Resource::builder().build();
         let mut resource = Resource::builder();
         if detected.get(&Key::new("service.name")).is_none_or(|name| name.as_str().starts_with("unknown_service")) {

@@ -1,11 +1,11 @@
-//! Why a batch was not applied, and which of these errors a new attempt can cure.
+//! Why a batch was not applied, and which of these errors a retry may solve.
 
 use like_common::database;
 
 use crate::fold::FOLD_VERSION;
 
-/// Why a batch was not applied. Nothing of it was written, unless the answer to COMMIT was lost;
-/// then the next attempt is fenced.
+/// Why a batch was not applied. Nothing of it was written, unless the answer to COMMIT was lost: then the next attempt is
+/// fenced.
 #[derive(Debug, thiserror::Error)]
 pub enum ApplyError {
     /// Another process has moved the offset that this batch starts at.
@@ -15,27 +15,27 @@ pub enum ApplyError {
         partition: i32,
         /// The offset that this process expected.
         believed: i64,
-        /// The stored offset; -1: its row is gone.
+        /// The stored offset; -1: there is no row.
         found: i64,
     },
     /// The database was folded by another version of the fold.
     #[error(
-        "the database holds fold version {found} and this build folds by {FOLD_VERSION}: run a build of that version, or `rebuild` with this one"
+        "the database holds fold version {found} and this build folds by {FOLD_VERSION}: run a build of that version, or \
+         `rebuild` with this one"
     )]
     FoldVersion {
         /// The version in the table; -1: the table is empty.
         found: i32,
     },
-    /// The topic isn't the active one: it is closed before the batch's end, or a topic before it
-    /// isn't folded to its end.
-    #[error("topic {topic} is not the one to be folded now: topic_layout has changed")]
+    /// The topic isn't the active one: its recorded end lies before the batch's, or a topic before it isn't folded to its
+    /// end.
+    #[error("topic {topic} is not the active one: topic_layout has changed")]
     NotActive { topic: String },
-    /// A statement failed.
     #[error(transparent)]
     Sql(#[from] sqlx::Error),
-    /// A user's like changed under this batch, though its partition is ours alone: a producer
-    /// sends one product to two partitions. The next attempt reads the current rows.
-    #[error("a like changed under the batch: some producer does not partition its records as the contract says")]
+    /// A row of `product_like` changed during this batch, though the batch has locked its partition: a producer sends one
+    /// product to two partitions. The next attempt reads the current rows.
+    #[error("a like changed during the batch: some producer does not partition its records as the contract says")]
     Raced,
     /// No answer within the client-side deadline.
     #[error("no answer from PostgreSQL in time")]
@@ -47,8 +47,8 @@ impl ApplyError {
     pub fn is_transient(&self) -> bool {
         match self {
             Self::Deadline | Self::Raced => true,
-            // 23505: another worker wrote one of the rows meanwhile; the look-up finds it now.
-            // 23514: there is no window for a record's time; it is made before the next attempt.
+            // 23505: another worker wrote one of the rows meanwhile; the next look-up finds it.
+            // 23514: there is no window for a record's time; the next attempt makes it.
             Self::Sql(e) => {
                 database::is_transient(e)
                     || match database::sqlstate(e).as_deref() {
@@ -61,12 +61,12 @@ impl ApplyError {
         }
     }
 
-    /// Its `error.type` in traces.
+    /// Returns its `error.type` for traces.
     pub fn kind(&self) -> &'static str {
         match self {
             Self::Fenced { .. } => "fenced",
             Self::FoldVersion { .. } => "fold_version",
-            Self::NotActive { .. } => "out_of_turn",
+            Self::NotActive { .. } => "not_active",
             Self::Sql(_) => "sql",
             Self::Raced => "raced",
             Self::Deadline => "deadline",
@@ -78,8 +78,8 @@ impl ApplyError {
         matches!(error.downcast_ref(), Some(Self::NotActive { .. }))
     }
 
-    /// Whether the batch may be too large for the database as it is now: it took too long (57014 is
-    /// the server's deadline) or too much memory.
+    /// Whether the batch may be too large for the database at the moment: it took too long (57014 is the server's deadline)
+    /// or too much memory.
     pub fn may_be_of_size(&self) -> bool {
         match self {
             Self::Deadline => true,

@@ -1,64 +1,56 @@
-//! The statements of a batch, in the order in which they are sent. How many there are doesn't
-//! depend on how many events the batch has.
+//! The statements of a batch, in the order in which they are sent. Their number doesn't depend on the number of events.
 
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use hashbrown::HashMap;
-use sqlx::{PgConnection, Row};
+use sqlx::PgConnection;
 use uuid::Uuid;
 
 use super::error::ApplyError;
 use crate::fold::{Batch, Changes, DeadLetter, FOLD_VERSION, Fold, Millis};
 use crate::topic::active;
 
-/// The statements of one transaction, in the order in which they are sent.
 pub(super) struct Statements<'a> {
     pub(super) connection: &'a mut PgConnection,
     pub(super) topic: &'a str,
-    /// How many were sent.
+    /// The number of statements sent.
     pub(super) sent: u64,
 }
 
 impl Statements<'_> {
-    /// Locks the offsets of `moves` (partition, expected offset, next offset) and compares them. Then
-    /// reads the fold version and the active topic in a statement of their own, since the locking
-    /// statement sees the state before its wait.
+    /// Locks the offsets of `moves` (partition, expected offset, next offset) and compares them. Then reads the fold version
+    /// and the active topic by a second statement, since a statement that waits for a lock sees the state before its wait.
     pub(super) async fn fence(&mut self, moves: &[(i32, i64, i64)]) -> Result<(), ApplyError> {
         let partitions: Vec<i32> = moves.iter().map(|(partition, ..)| *partition).collect();
         let lock = "SELECT partition, next_offset FROM kafka_offset
                     WHERE topic = $1 AND partition = ANY($2) ORDER BY partition FOR UPDATE";
-        let rows = sqlx::query(lock).bind(self.topic).bind(&partitions).fetch_all(&mut *self.connection).await?;
-        let mut found = HashMap::with_capacity(rows.len());
-        for row in rows {
-            found.insert(row.try_get::<i32, _>(0)?, row.try_get::<i64, _>(1)?);
-        }
+        let rows: Vec<(i32, i64)> =
+            sqlx::query_as(lock).bind(self.topic).bind(&partitions).fetch_all(&mut *self.connection).await?;
+        let found: HashMap<i32, i64> = rows.into_iter().collect();
         for &(partition, believed, _) in moves {
             let found = found.get(&partition).copied().unwrap_or(-1);
             if found != believed {
                 return Err(ApplyError::Fenced { partition, believed, found });
             }
         }
-        let look = sqlx::query(active::FOLD_AND_ACTIVE).bind(self.topic).fetch_optional(&mut *self.connection).await?;
+        let active: Option<(i32, Option<Vec<i64>>, bool)> =
+            sqlx::query_as(active::FOLD_AND_ACTIVE).bind(self.topic).fetch_optional(&mut *self.connection).await?;
         self.sent += 2;
-        let Some(row) = look else {
-            return Err(ApplyError::FoldVersion { found: -1 });
-        };
-        let found = row.try_get(0)?;
+        let (found, ends, is_early) = active.unwrap_or((-1, None, false));
         if found != FOLD_VERSION {
             return Err(ApplyError::FoldVersion { found });
         }
-        let ends: Option<Vec<i64>> = row.try_get(1)?;
         let beyond = |&(partition, _, next): &(i32, i64, i64)| {
             ends.as_ref().is_some_and(|ends| ends.get(partition as usize).is_none_or(|&end| next > end))
         };
-        if row.try_get(2)? || moves.iter().any(beyond) {
+        if is_early || moves.iter().any(beyond) {
             return Err(ApplyError::NotActive { topic: self.topic.to_owned() });
         }
         Ok(())
     }
 
-    /// Returns which events of the batch were counted before, and when last.
+    /// Returns which events of the batch were counted before, each with the last time.
     pub(super) async fn handled(
         &mut self,
         batch: &Batch,
@@ -69,19 +61,20 @@ impl Statements<'_> {
         };
         let since = timestamp((earliest - window.as_millis() as Millis).max(0));
         let sql = "SELECT event_id, record_time FROM event_handled WHERE event_id = ANY($1) AND record_time >= $2";
-        let query = sqlx::query(sql).bind(batch.event_ids()).bind(since);
+        let query = sqlx::query_as(sql).bind(batch.event_ids()).bind(since);
         self.sent += 1;
+        let rows: Vec<(Uuid, DateTime<Utc>)> = query.fetch_all(&mut *self.connection).await?;
         let mut handled = HashMap::new();
-        for row in query.fetch_all(&mut *self.connection).await? {
-            let time = row.try_get::<DateTime<Utc>, _>(1)?.timestamp_millis();
-            let latest: &mut Millis = handled.entry(row.try_get(0)?).or_insert(time);
+        for (id, time) in rows {
+            let time = time.timestamp_millis();
+            let latest: &mut Millis = handled.entry(id).or_insert(time);
             *latest = time.max(*latest);
         }
         Ok(handled)
     }
 
-    /// A plain insert: existing ids were looked up before, so only a concurrent write of another
-    /// worker can conflict, and then the batch is tried again.
+    /// A plain insert: existing ids were looked up before, so only another worker's write can conflict, and then the batch
+    /// is retried.
     pub(super) async fn remember(&mut self, handled: &[(Uuid, Millis)]) -> Result<(), sqlx::Error> {
         if handled.is_empty() {
             return Ok(());
@@ -92,21 +85,21 @@ impl Statements<'_> {
         self.execute(sqlx::query(sql).bind(ids).bind(times)).await.map(drop)
     }
 
-    /// Returns what `product_like` holds for the batch's desired states.
+    /// Returns the rows of `product_like` for the batch's desired states.
     pub(super) async fn liked(&mut self, fold: &Fold<'_>) -> Result<HashMap<Uuid, bool>, sqlx::Error> {
         if fold.desired.is_empty() {
             return Ok(HashMap::new());
         }
         let keys: Vec<_> = fold.desired.iter().map(|row| row.pair_key).collect();
-        let query = sqlx::query("SELECT pair_key, liked FROM product_like WHERE pair_key = ANY($1)").bind(keys);
+        let query = sqlx::query_as("SELECT pair_key, liked FROM product_like WHERE pair_key = ANY($1)").bind(keys);
         self.sent += 1;
-        let rows = query.fetch_all(&mut *self.connection).await?;
-        rows.iter().map(|row| Ok((row.try_get(0)?, row.try_get(1)?))).collect()
+        let rows: Vec<(Uuid, bool)> = query.fetch_all(&mut *self.connection).await?;
+        Ok(rows.into_iter().collect())
     }
 
-    /// Plain inserts and updates: only the holder of the partition's lock writes here. If another
-    /// process writes nevertheless, the insert conflicts or the update misses a row, and nothing is
-    /// written: a count must not change by a transition of another process.
+    /// Plain inserts and updates: only the holder of the partition's lock writes here. If another process writes all the
+    /// same, the insert conflicts or the update misses a row, and the batch fails: another process's transition must not
+    /// be added to the counts twice.
     pub(super) async fn write_likes(
         &mut self,
         batch: &Batch,
@@ -139,8 +132,8 @@ impl Statements<'_> {
         Ok(())
     }
 
-    /// Adds the sums in product order: two transactions that meet lock in the same order.
-    /// Returns how many of these counts are below zero now.
+    /// Adds the sums in product order, so that concurrent transactions lock rows in the same order. Returns how many of
+    /// these counts are then below zero.
     pub(super) async fn add_counts(&mut self, batch: &Batch, changes: &Changes) -> Result<u64, sqlx::Error> {
         if changes.sums.is_empty() {
             return Ok(0);
@@ -155,12 +148,12 @@ impl Statements<'_> {
                            updated_at = excluded.updated_at
                        RETURNING like_count)
                    SELECT count(*) FROM added WHERE like_count < 0";
-        let query = sqlx::query(sql)
+        let query = sqlx::query_scalar(sql)
             .bind(changes.sums.iter().map(|sum| batch.product(sum.product)).collect::<Vec<_>>())
             .bind(changes.sums.iter().map(|sum| sum.likes).collect::<Vec<_>>())
             .bind(changes.sums.iter().map(|sum| sum.deltas).collect::<Vec<_>>());
         self.sent += 1;
-        let below: i64 = query.fetch_one(&mut *self.connection).await?.try_get(0)?;
+        let below: i64 = query.fetch_one(&mut *self.connection).await?;
         Ok(below as u64)
     }
 
@@ -183,8 +176,8 @@ impl Statements<'_> {
         self.execute(query).await.map(drop)
     }
 
-    /// Advances the offsets. Compares the expected ones once more: a schema that was swapped in
-    /// during the wait for the lock has other rows than the locked ones.
+    /// Advances the offsets. Compares the expected ones once more: if `rebuild` swapped the schema while the fence waited
+    /// for its lock, this statement finds other rows than the locked ones.
     pub(super) async fn advance(&mut self, batch: &Batch) -> Result<(), ApplyError> {
         let spans = batch.spans();
         let sql = "UPDATE kafka_offset AS old
@@ -206,10 +199,10 @@ impl Statements<'_> {
         Err(ApplyError::Fenced { partition, believed: span.believed, found: -1 })
     }
 
-    /// The timestamp of the last folded record stays: a record found at that offset later belongs to
-    /// another log.
+    /// Records a gap and moves the offset past it. The timestamp of the last folded record stays, so that a record found at
+    /// that offset later is recognised as another log's.
     pub(super) async fn skip(&mut self, partition: i32, from: i64, to: i64) -> Result<(), ApplyError> {
-        // A restored backup comes to the same gap again, and it may have grown.
+        // After a backup was restored the same gap is found again, and may have grown.
         let gap = "INSERT INTO log_gap AS old (topic, partition, from_offset, to_offset, found_at)
                    VALUES ($1, $2, $3, $4, now())
                    ON CONFLICT (topic, partition, from_offset) DO UPDATE SET

@@ -1,5 +1,5 @@
-//! One batch in one transaction, behind the fence of its offsets. `sql` holds the statements,
-//! `worker` decides when and how often to try, `fold` what a batch means.
+//! One batch in one transaction, fenced by its offsets. `sql` holds the statements, `worker` decides when and how often to
+//! try, `fold` computes what a batch changes.
 
 use std::collections::HashSet;
 use std::time::Duration;
@@ -8,7 +8,8 @@ use chrono::{DateTime, Utc};
 use hashbrown::HashMap;
 use like_common::database::{self, DatabaseUrl};
 use sqlx::postgres::PgConnectOptions;
-use sqlx::{Connection, PgConnection, Row};
+use sqlx::{Connection, PgConnection};
+use tokio::time::error::Elapsed;
 use tracing::info;
 
 use super::error::ApplyError;
@@ -16,19 +17,18 @@ use super::sql::Statements;
 use crate::fault::{self, Point};
 use crate::fold::{Batch, Changes, Dedup};
 
-/// After this the server or the network is taken for lost and the connection is closed. Longer than
-/// the server's own lock and idle timeouts, so that those come first.
+/// After this time the server or the network counts as lost, and the connection is closed. It is longer than the server's
+/// own timeouts, so that those come first.
 const DEADLINE: Duration = Duration::from_secs(30);
 
-/// How long an idle connection may take to answer.
 const PING_DEADLINE: Duration = Duration::from_secs(3);
 
-/// Longest wait for a lock, and for a client that stopped in mid-transaction, on the server.
+/// How long the server waits for a lock, and for a client that is idle in a transaction.
 const SERVER_TIMEOUT: &str = "10s";
 
 const BEGIN: &str = "BEGIN ISOLATION LEVEL READ COMMITTED";
 
-/// Seconds of an `event_handled` window: `make_event_window` of the migrations says the same.
+/// Seconds of an `event_handled` window, as in `make_event_window` of the migrations.
 const WINDOW_SECONDS: i64 = 2 * 86_400;
 
 /// Applies batches in one database schema.
@@ -38,29 +38,25 @@ pub struct Store {
     connects: u64,
     topic: String,
     dedup: Dedup,
-    /// Windows of `event_handled` known to exist, by number.
+    /// The numbers of the `event_handled` windows that are known to exist.
     windows: HashSet<i64>,
 }
 
 /// What a committed batch did.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Applied {
-    /// Events that changed what its user likes, and delta events.
+    /// Events that changed what their user likes, and delta events.
     pub applied: u64,
-    /// Duplicates that were dropped.
     pub duplicates: u64,
     /// Events whose desired state was already stored.
     pub unchanged: u64,
-    /// Counts below zero afterwards.
     pub below_zero: u64,
     /// SQL statements, BEGIN and COMMIT included.
     pub statements: u64,
 }
 
-/// How far a partition has been folded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct StoredOffset {
-    /// The partition.
     pub partition: i32,
     /// The offset of the last folded record, plus one.
     pub next_offset: i64,
@@ -69,7 +65,7 @@ pub struct StoredOffset {
 }
 
 impl Store {
-    /// A store for `topic` in the tables of `schema`; connects when first used.
+    /// Returns a store for `topic` in the tables of `schema`. It connects when first used.
     pub fn new(url: &DatabaseUrl, schema: &str, topic: &str, dedup: Dedup) -> Self {
         let options = url.connect_options(schema, "like-aggregator").options([
             ("lock_timeout", SERVER_TIMEOUT),
@@ -77,8 +73,8 @@ impl Store {
             // A client that has closed its connection (see DEADLINE) must not keep its locks.
             ("statement_timeout", "25s"),
             ("client_connection_check_interval", "1s"),
-            // Every statement of a batch finds its rows by a key. A plan chosen while a table was
-            // small would still scan all of it when it is large.
+            // Every statement of a batch finds its rows by key. A plan that was chosen for a small table would scan all of it
+            // when it is large.
             ("enable_seqscan", "off"),
             ("enable_hashjoin", "off"),
             ("enable_mergejoin", "off"),
@@ -88,26 +84,21 @@ impl Store {
         Self { options, connection: None, connects: 0, topic: topic.to_owned(), dedup, windows: HashSet::new() }
     }
 
-    /// The stored offsets of those `partitions` that have a row, in partition order.
+    /// Returns the stored offsets of those `partitions` that have a row, in partition order.
     pub async fn offsets(&mut self, partitions: &[i32]) -> Result<Vec<StoredOffset>, ApplyError> {
         let topic = self.topic.clone();
         let read = async {
             let connection = self.connected().await?;
             let sql = "SELECT partition, next_offset, last_record_time FROM kafka_offset
                        WHERE topic = $1 AND partition = ANY($2) ORDER BY partition";
-            let rows = sqlx::query(sql).bind(&topic).bind(partitions).fetch_all(connection).await?;
-            rows.iter()
-                .map(|row| {
-                    Ok(StoredOffset {
-                        partition: row.try_get(0)?,
-                        next_offset: row.try_get(1)?,
-                        last_record_time: row.try_get(2)?,
-                    })
-                })
-                .collect::<Result<_, sqlx::Error>>()
+            let rows: Vec<(i32, i64, Option<DateTime<Utc>>)> =
+                sqlx::query_as(sql).bind(&topic).bind(partitions).fetch_all(connection).await?;
+            let offset =
+                |(partition, next_offset, last_record_time)| StoredOffset { partition, next_offset, last_record_time };
+            Ok(rows.into_iter().map(offset).collect())
         };
         let result = tokio::time::timeout(DEADLINE, read).await;
-        self.settle(result.map_or(Err(ApplyError::Deadline), |read| read.map_err(ApplyError::Sql)))
+        self.settle(result)
     }
 
     /// Returns how many connections it has made. A new one may have reached another server, or a
@@ -116,18 +107,16 @@ impl Store {
         self.connects
     }
 
-    /// Checks that the database answers.
     pub async fn ping(&mut self) -> Result<(), ApplyError> {
-        let ask = async { sqlx::query("SELECT").execute(self.connected().await?).await };
-        let result = tokio::time::timeout(PING_DEADLINE, ask).await;
-        self.settle(result.map_or(Err(ApplyError::Deadline), |asked| asked.map(drop).map_err(ApplyError::Sql)))
+        let ping = async { Ok(sqlx::query("SELECT").execute(self.connected().await?).await.map(drop)?) };
+        let result = tokio::time::timeout(PING_DEADLINE, ping).await;
+        self.settle(result)
     }
 
-    /// Applies the batch in one transaction: all of it and its offsets, or nothing.
+    /// Applies all of the batch with its offsets, or nothing.
     pub async fn apply(&mut self, batch: &Batch) -> Result<Applied, ApplyError> {
         let result = tokio::time::timeout(DEADLINE, self.try_apply(batch)).await;
-        let result = result.unwrap_or(Err(ApplyError::Deadline));
-        if let Err(ApplyError::Sql(error)) = &result
+        if let Ok(Err(ApplyError::Sql(error))) = &result
             && database::sqlstate(error).as_deref() == Some("23514")
         {
             self.windows.clear();
@@ -135,8 +124,8 @@ impl Store {
         self.settle(result)
     }
 
-    /// Records that the offsets from `from` up to `to` were gone from the log before they were
-    /// folded, and moves the stored offset past them: both or nothing, fenced like a batch.
+    /// Records that the offsets from `from` up to `to` were gone from the log before they were folded, and moves the stored
+    /// offset past them, in one transaction that is fenced like a batch.
     pub async fn skip(&mut self, partition: i32, from: i64, to: i64) -> Result<(), ApplyError> {
         let topic = self.topic.clone();
         let skip = async {
@@ -147,11 +136,12 @@ impl Store {
             Ok(transaction.commit().await?)
         };
         let result = tokio::time::timeout(DEADLINE, skip).await;
-        self.settle(result.unwrap_or(Err(ApplyError::Deadline)))
+        self.settle(result)
     }
 
-    /// Closes the connection after a failure: it may be inside a transaction or an answer.
-    fn settle<T>(&mut self, result: Result<T, ApplyError>) -> Result<T, ApplyError> {
+    /// Closes the connection after a failure: it may be within a transaction or wait for an answer.
+    fn settle<T>(&mut self, result: Result<Result<T, ApplyError>, Elapsed>) -> Result<T, ApplyError> {
+        let result = result.unwrap_or(Err(ApplyError::Deadline));
         if result.is_err() {
             self.connection = None;
         }
@@ -210,7 +200,7 @@ impl Store {
             let start = DateTime::from_timestamp(window * WINDOW_SECONDS, 0).expect("within the year 9999");
             let connection = self.connected().await?;
             sqlx::query("SELECT make_event_window($1)").bind(start).execute(connection).await?;
-            info!(from = %start, "window of event_handled is there");
+            info!(from = %start, "window of event_handled made");
             self.windows.insert(window);
         }
         Ok(())

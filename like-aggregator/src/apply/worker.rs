@@ -1,5 +1,5 @@
-//! Carries out the consumer thread's commands in order and retries what may succeed later. It never
-//! skips a batch: it commits it, has its partitions rewound, or ends the process.
+//! Executes the consumer thread's commands in order and retries what may succeed later. It never skips a batch: it commits
+//! it, has its partitions rewound, or ends the process.
 
 use std::sync::mpsc::Sender;
 use std::time::{Duration, Instant};
@@ -20,16 +20,16 @@ use crate::traces::{BatchSpan, BatchTraces, Links};
 /// The condition under which `/readyz` reports the database.
 pub const DATABASE: &str = "postgresql";
 
-/// A loop without a turn for this long is taken for dead: longer than a batch's deadline.
+/// A loop that doesn't beat for this long counts as dead. It is longer than a batch's deadline.
 pub const HEARTBEAT_LIMIT: Duration = Duration::from_secs(60);
 
-/// After this long without a command, check that the database answers.
+/// After this time without a command, the worker checks that the database answers.
 const PING_AFTER: Duration = Duration::from_secs(5);
 
 /// The first and the longest pause between attempts.
 const PAUSES: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
 
-/// After this many attempts that took too long or too much memory, half the batch is tried.
+/// After this many attempts that took too long or too much memory, the worker tries half the batch.
 const HALVE_AFTER: u32 = 2;
 
 /// Why a batch, or a part of one, was not applied.
@@ -41,44 +41,33 @@ enum NotApplied {
 
 /// What the consumer thread asks the worker to do.
 pub enum Command {
-    /// Read the stored offsets of these partitions.
     Offsets(Vec<i32>),
-    /// Apply the batch, whose records the linked spans published. Once the token is cancelled, don't
-    /// retry.
+    /// Apply the batch, whose records the linked spans published. Don't retry once the token is cancelled.
     Apply(Batch, Links, CancellationToken),
     /// Record that retention removed these offsets before they were folded, and move the stored
     /// offset past them.
     Skip {
-        /// The partition.
         partition: i32,
         /// Its stored offset.
         from: i64,
-        /// Where its log starts now.
+        /// The start of its log.
         to: i64,
     },
 }
 
-/// What the worker has done. Every command has one event, in the same order.
+/// The result of a command. Every command has one event, in the same order.
 pub enum Event {
-    /// The partitions asked for, and the offsets of those that have a row.
+    /// The requested partitions, and the offsets of those that have a row.
     Offsets(Vec<i32>, Vec<StoredOffset>),
     /// The batch is committed, with these spans.
     Applied(Vec<(i32, Span)>),
-    /// The batch is not applied, or not known to be: continue from the stored offsets of its
-    /// partitions.
+    /// The batch is not applied, or not known to be: rewind its partitions to their stored offsets.
     Rewind(Vec<i32>),
     /// The gap is recorded.
-    Skipped {
-        /// The partition.
-        partition: i32,
-        /// The first offset that is lost.
-        from: i64,
-        /// The first that isn't.
-        to: i64,
-    },
-    /// The gap is not recorded: the stored offset is another one.
+    Skipped { partition: i32, from: i64, to: i64 },
+    /// The gap is not recorded, since the stored offset has changed.
     NotSkipped(i32),
-    /// The store has a new connection, so stored offsets may have gone back. Belongs to no command.
+    /// The store has a new connection, so stored offsets may have gone back. It belongs to no command.
     Reconnected,
     /// The process must end.
     Fatal(anyhow::Error),
@@ -93,25 +82,25 @@ pub struct Worker {
     /// To the consumer thread.
     events: Sender<Event>,
     traces: BatchTraces,
-    /// The most events to apply at once; lowered when that was too much.
+    /// The most events to apply at once, which is lowered after failures of large batches.
     largest: usize,
 }
 
 impl Worker {
-    /// A worker that applies batches to `store` and reports through `events`.
+    /// Returns a worker that applies batches to `store` and reports through `events`.
     pub fn new(store: Store, metrics: Metrics, health: Health, events: Sender<Event>) -> Self {
         let heartbeat = health.heartbeat("worker", HEARTBEAT_LIMIT);
         let traces = BatchTraces::default();
         Self { store, metrics, health, heartbeat, events, traces, largest: usize::MAX }
     }
 
-    /// The same, with a span for each batch.
+    /// Makes it start a span for each batch.
     #[must_use]
     pub fn traced(self, traces: BatchTraces) -> Self {
         Self { traces, ..self }
     }
 
-    /// Carries out commands until the consumer thread drops its sender.
+    /// Executes commands until the consumer thread drops its sender.
     pub async fn run(mut self, mut commands: UnboundedReceiver<Command>) {
         let mut connects = 0;
         loop {
@@ -138,7 +127,7 @@ impl Worker {
                     if let Some(span) = span {
                         span.end(match &event {
                             Event::Fatal(error) => Some(("fatal", format!("{error:#}"))),
-                            Event::Rewind(_) => Some(("start_anew", "its partitions are rewound".to_owned())),
+                            Event::Rewind(_) => Some(("rewound", "its partitions are rewound".to_owned())),
                             _ => None,
                         });
                     }
@@ -152,8 +141,8 @@ impl Worker {
         }
     }
 
-    /// Checks an idle connection. A worker without partitions sends nothing else, and a dead
-    /// connection is better found before the next like.
+    /// Checks an idle connection, so that a dead one is found before the next like. A worker without partitions sends
+    /// nothing else.
     async fn ping(&mut self) {
         match self.store.ping().await {
             Ok(()) => self.database_answers(),
@@ -197,8 +186,8 @@ impl Worker {
         }
     }
 
-    /// Applies the batch, in one transaction if possible. Once a part is committed, the expected
-    /// offsets of the whole no longer hold, so any failure between the parts rewinds the partitions.
+    /// Applies the batch, in one transaction if possible. Once a part is committed, the offsets that the whole expects no
+    /// longer hold, so a failure between the parts rewinds the partitions.
     async fn apply(&mut self, batch: Batch, span: Option<&BatchSpan>, given_up: &CancellationToken) -> Event {
         let spans: Vec<_> = batch.spans().iter().map(|(&p, &span)| (p, span)).collect();
         let rewind = || Event::Rewind(spans.iter().map(|(partition, _)| *partition).collect());
@@ -288,7 +277,7 @@ impl Worker {
 
     fn database_answers(&self) {
         if self.health.met(DATABASE) {
-            info!("PostgreSQL events");
+            info!("PostgreSQL answers");
         }
     }
 }

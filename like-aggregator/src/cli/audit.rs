@@ -6,26 +6,23 @@ use like_common::kafka::KafkaSettings;
 
 use super::FoldSettings;
 
-/// Settings of `audit`.
 #[derive(Args, Debug, Clone)]
 #[expect(clippy::struct_excessive_bools, reason = "each is a flag of its own")]
 pub struct AuditSettings {
-    /// Where `PostgreSQL` is.
     #[command(flatten)]
     pub database: DatabaseSettings,
-
-    /// Where Kafka is: for --log.
+    /// For --log.
     #[command(flatten)]
     pub kafka: OptionalKafka,
-    /// How the log is folded: for --log, the same as the aggregators'.
+    /// For --log.
     #[command(flatten)]
     pub fold: FoldSettings,
 
-    /// fold the log from its start into tables of its own and compare likes and counts with that; needs as much disk as the tables have, twice
+    /// fold the log from its start into tables of its own and compare likes and counts with those; needs twice the disk space of the tables
     #[arg(long, conflicts_with = "repair")]
     pub log: bool,
 
-    /// set every count that differs to what the likes say; asks for --yes
+    /// set every count that differs to the number of its likes and delta events; needs --yes
     #[arg(long)]
     pub repair: bool,
 
@@ -38,12 +35,12 @@ pub struct AuditSettings {
     pub yes: bool,
 }
 
-/// Where Kafka is, for a command that may do without. (clap takes an `Option<KafkaSettings>` for
-/// given, and refuses it, once any of its variables is set.)
+/// Kafka's settings, for a command that needs them only with some flag. (clap takes an `Option<KafkaSettings>` for given,
+/// and refuses it, once any of its variables is set.)
 #[derive(Debug, Clone)]
 pub struct OptionalKafka(pub Option<KafkaSettings>);
 
-/// What decides whether it is given.
+/// The argument whose presence decides.
 const SERVERS: &str = "kafka_bootstrap_servers";
 
 impl Args for OptionalKafka {

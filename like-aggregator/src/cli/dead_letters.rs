@@ -5,26 +5,24 @@ use std::str::FromStr;
 
 use clap::{Args, Subcommand};
 use like_common::database::DatabaseSettings;
-use like_common::kafka::KafkaSettings;
 use serde::{Serialize, Serializer};
 
-/// What `dead-letters` can do.
+use super::Servers;
+
 #[derive(Subcommand, Debug)]
 pub enum DeadLettersSettings {
     /// List them, by position
     List(DeadLettersListSettings),
-    /// Show all that is kept of one
+    /// Show everything that is kept of one
     Show(DeadLettersShowSettings),
-    /// Publish again, at the log's end and with the same event id, those that are events after all; exit status 1 if any is refused
+    /// Publish those that are valid events again, at the log's end and with the same event id; exit status 1 if any is refused
     Redrive(DeadLettersRedriveSettings),
-    /// Forget some; asks for --yes
+    /// Delete some; needs --yes
     Drop(DeadLettersDropSettings),
 }
 
-/// Settings of `dead-letters list`.
 #[derive(Args, Debug, Clone)]
 pub struct DeadLettersListSettings {
-    /// Where `PostgreSQL` is.
     #[command(flatten)]
     pub database: DatabaseSettings,
 
@@ -41,10 +39,8 @@ pub struct DeadLettersListSettings {
     pub json: bool,
 }
 
-/// Settings of `dead-letters show`.
 #[derive(Args, Debug, Clone)]
 pub struct DeadLettersShowSettings {
-    /// Where `PostgreSQL` is.
     #[command(flatten)]
     pub database: DatabaseSettings,
 
@@ -57,20 +53,14 @@ pub struct DeadLettersShowSettings {
     pub json: bool,
 }
 
-/// Settings of `dead-letters redrive`.
 #[derive(Args, Debug, Clone)]
 pub struct DeadLettersRedriveSettings {
-    /// Where Kafka is, and the topic to publish to.
     #[command(flatten)]
-    pub kafka: KafkaSettings,
-    /// Where `PostgreSQL` is.
-    #[command(flatten)]
-    pub database: DatabaseSettings,
-    /// Which letters.
+    pub servers: Servers,
     #[command(flatten)]
     pub which: Selection,
 
-    /// also where the user has wished otherwise since: the older wish comes back
+    /// also where the user has changed the like since: the older state comes back
     #[arg(long)]
     pub even_if_changed: bool,
 
@@ -79,13 +69,10 @@ pub struct DeadLettersRedriveSettings {
     pub json: bool,
 }
 
-/// Settings of `dead-letters drop`.
 #[derive(Args, Debug, Clone)]
 pub struct DeadLettersDropSettings {
-    /// Where `PostgreSQL` is.
     #[command(flatten)]
     pub database: DatabaseSettings,
-    /// Which letters.
     #[command(flatten)]
     pub which: Selection,
 
@@ -98,7 +85,7 @@ pub struct DeadLettersDropSettings {
     pub yes: bool,
 }
 
-/// A selection of dead letters; clap sees to it that one of the three is given.
+/// A selection of dead letters. clap makes sure that exactly one of the three is given.
 #[derive(Args, Debug, Clone, Default)]
 pub struct Selection {
     /// which ones, as listed: topic/partition/offset (or --reason, or --all)
@@ -114,11 +101,11 @@ pub struct Selection {
     pub all: bool,
 }
 
-/// The three columns of positions, or none if any position will do.
+/// The three columns of positions, or none if any position is selected.
 type Columns<'a> = (Option<Vec<&'a str>>, Option<Vec<i32>>, Option<Vec<i64>>);
 
 impl Selection {
-    /// The positions as arrays for SQL; no arrays if any position will do. None named is none meant.
+    /// Returns the positions as arrays for SQL, or no arrays if any position is selected. Empty arrays select nothing.
     pub fn columns(&self) -> Columns<'_> {
         if self.all || self.reason.is_some() {
             return (None, None, None);
@@ -132,14 +119,11 @@ impl Selection {
     }
 }
 
-/// Where a record stands in a log. No topic's name has a slash.
+/// The position of a record. No topic's name has a slash.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RecordPosition {
-    /// The topic.
     pub topic: String,
-    /// The partition.
     pub partition: i32,
-    /// The offset.
     pub offset: i64,
 }
 

@@ -5,25 +5,20 @@ use std::time::Duration;
 
 use clap::Args;
 use like_common::cli::duration;
-use like_common::database::DatabaseSettings;
-use like_common::kafka::KafkaSettings;
 use like_events::UserId;
 
-/// Settings of `import`.
+use super::Servers;
+
 #[derive(Args, Debug, Clone)]
 pub struct ImportSettings {
-    /// Where Kafka is, and the topic to publish to.
     #[command(flatten)]
-    pub kafka: KafkaSettings,
-    /// Where `PostgreSQL` is: the topic's layout is read there.
-    #[command(flatten)]
-    pub database: DatabaseSettings,
+    pub servers: Servers,
 
-    /// the file, CSV in UTF-8: product_id,user_id on each line, those two names on the first if you like
+    /// the file, CSV in UTF-8: product_id,user_id on each line; a first line with these names is optional
     #[arg(value_name = "FILE")]
     pub file: PathBuf,
 
-    /// how long the broker is given to take a row: a duration
+    /// how long the broker may take to accept a row: a duration
     #[arg(long, value_name = "DURATION", default_value = "60s", value_parser = duration)]
     pub timeout: Duration,
 
@@ -32,21 +27,16 @@ pub struct ImportSettings {
     pub json: bool,
 }
 
-/// Settings of `erase-user`.
 #[derive(Args, Debug, Clone)]
 pub struct EraseUserSettings {
-    /// Where Kafka is, and the topic to publish to.
     #[command(flatten)]
-    pub kafka: KafkaSettings,
-    /// Where `PostgreSQL` is.
-    #[command(flatten)]
-    pub database: DatabaseSettings,
+    pub servers: Servers,
 
-    /// whose likes: the user's id, as like-api was given it
+    /// whose likes: the user's id, as like-api got it
     #[arg(value_name = "USER", value_parser = |text: &str| UserId::parse(text))]
     pub user: UserId,
 
-    /// how long an aggregator is given to count what the log holds: a duration
+    /// how long an aggregator may take to count what is in the log: a duration
     #[arg(long, value_name = "DURATION", default_value = "5m", value_parser = duration)]
     pub timeout: Duration,
 

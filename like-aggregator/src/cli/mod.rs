@@ -1,5 +1,5 @@
-//! Settings of like-aggregator, one struct per subcommand, built from those that both services
-//! share. Here: what all commands share, `run` and `status`.
+//! Settings of like-aggregator, one struct per subcommand, built from those that both services share. Here: what all
+//! commands share, and `run`.
 
 mod audit;
 mod dead_letters;
@@ -33,27 +33,24 @@ pub use self::setup::*;
 #[derive(Parser, Debug)]
 #[command(version)]
 pub struct Cli {
-    /// Logs.
     #[command(flatten)]
     pub log: LogSettings,
-    /// What to do.
     #[command(subcommand)]
-    pub command: Command,
+    pub command: CliCommand,
 }
 
-/// What like-aggregator can be told to do.
 #[derive(Subcommand, Debug)]
-pub enum Command {
-    /// Count: read the topic and apply it, until told to stop
+pub enum CliCommand {
+    /// Count: read the topic and apply it, until a signal
     Run(RunSettings),
-    /// Make the topic, the tables and the offset rows, or check them; safe to repeat
+    /// Create the topic, the tables and the offset rows, or check them; safe to repeat
     Setup(SetupSettings),
     /// List the topics in the order of folding, or close one so that the next is folded
     Topics(TopicsSettings),
-    /// Fold the log anew into fresh tables while the old ones go on, then swap them: after a bug in the fold
+    /// Fold the log again into new tables beside the live ones, then swap them: after a bug in the fold
     Rebuild(RebuildSettings),
     /// Show how far each partition is folded, lag, gaps, dead letters, versions
-    Status(StatusSettings),
+    Status(ReportSettings),
     /// Compare every count with the likes behind it; exit status 1 if any differs
     Audit(AuditSettings),
     /// Show or move the offsets up to which the log is folded
@@ -64,13 +61,31 @@ pub enum Command {
     DeadLetters(DeadLettersSettings),
     /// Publish likes that were kept elsewhere, from a file of product_id,user_id; safe to repeat
     Import(ImportSettings),
-    /// Take back all likes of a user and delete the rows; asks for --yes
+    /// Publish unlikes for all likes of a user and delete the user's rows; needs --yes
     EraseUser(EraseUserSettings),
     /// Ask a running aggregator whether it is ready; exit status 0 if it is
     Healthcheck(AdminSettings),
 }
 
-/// Where the admin port is.
+#[derive(Args, Debug, Clone)]
+pub struct Servers {
+    #[command(flatten)]
+    pub kafka: KafkaSettings,
+    #[command(flatten)]
+    pub database: DatabaseSettings,
+}
+
+/// Settings of a command that only prints something.
+#[derive(Args, Debug, Clone)]
+pub struct ReportSettings {
+    #[command(flatten)]
+    pub servers: Servers,
+
+    /// one JSON object instead of a table
+    #[arg(long)]
+    pub json: bool,
+}
+
 #[derive(Args, Debug, Clone)]
 pub struct AdminSettings {
     /// the address of /livez, /readyz and /metrics, host:port
@@ -78,14 +93,14 @@ pub struct AdminSettings {
     pub admin_addr: SocketAddr,
 }
 
-/// How a log is folded: by `run`, and by the commands that fold it once more.
+/// How a log is folded: by `run`, and by the commands that fold it again.
 #[derive(Args, Debug, Clone)]
 pub struct FoldSettings {
     /// the consumer group that shares the partitions; a replay appends -replay to it
     #[arg(long, env = "KAFKA_GROUP_ID", value_name = "GROUP", default_value = "like-aggregator", value_parser = NonEmptyStringValueParser::new())]
     pub kafka_group_id: String,
 
-    /// how repeats are recognised: history (against all that was folded) or batch (inside a batch only: faster, and a repeat in a later batch can bring an older wish back)
+    /// how repeats are recognised: history (against all that was folded) or batch (inside a batch only: faster, and a repeat in a later batch can restore an older state)
     #[arg(long, env = "DEDUP", value_enum, default_value = "history")]
     pub dedup: DedupMode,
 
@@ -99,7 +114,6 @@ pub struct FoldSettings {
 }
 
 impl FoldSettings {
-    /// How repeats are recognised.
     pub fn dedup(&self) -> Dedup {
         match self.dedup {
             DedupMode::History => Dedup::History(self.dedup_window),
@@ -107,7 +121,6 @@ impl FoldSettings {
         }
     }
 
-    /// The same settings for a replay.
     pub fn replay(&self) -> ReplayOptions {
         ReplayOptions {
             group: self.kafka_group_id.clone(),
@@ -118,19 +131,12 @@ impl FoldSettings {
     }
 }
 
-/// Settings of `run`.
 #[derive(Args, Debug, Clone)]
 pub struct RunSettings {
-    /// Where Kafka is.
     #[command(flatten)]
-    pub kafka: KafkaSettings,
-    /// Where `PostgreSQL` is.
-    #[command(flatten)]
-    pub database: DatabaseSettings,
-    /// How the log is folded.
+    pub servers: Servers,
     #[command(flatten)]
     pub fold: FoldSettings,
-    /// Where the admin port is.
     #[command(flatten)]
     pub admin: AdminSettings,
 
@@ -139,7 +145,6 @@ pub struct RunSettings {
     pub batch_max_wait: Duration,
 }
 
-/// See [`FoldSettings::dedup`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum DedupMode {
     /// Against all that was folded within `DEDUP_WINDOW`.
@@ -149,30 +154,14 @@ pub enum DedupMode {
 }
 
 impl RunSettings {
-    /// When a batch is closed.
     pub fn limits(&self) -> BatchLimits {
         BatchLimits { max_events: self.fold.batch_max_events as usize, max_wait: self.batch_max_wait }
     }
 }
 
-/// A window of no time would remember nothing; one of years would never let go of anything.
+/// Parses a window. One of no time would remember nothing; one of years would keep every event id.
 fn dedup_window(text: &str) -> Result<Duration, String> {
     let window = duration(text)?;
     let range = Duration::from_secs(60)..=Duration::from_secs(366 * 86_400);
     if range.contains(&window) { Ok(window) } else { Err("expected 1m to 366days".to_owned()) }
-}
-
-/// Settings of `status`.
-#[derive(Args, Debug, Clone)]
-pub struct StatusSettings {
-    /// Where Kafka is.
-    #[command(flatten)]
-    pub kafka: KafkaSettings,
-    /// Where `PostgreSQL` is.
-    #[command(flatten)]
-    pub database: DatabaseSettings,
-
-    /// one JSON object instead of a table
-    #[arg(long)]
-    pub json: bool,
 }

@@ -4,21 +4,19 @@ use std::str::FromStr;
 
 use clap::{Args, Subcommand};
 use like_common::database::DatabaseSettings;
-use like_common::kafka::KafkaSettings;
 
-/// What `offsets` can do.
+use super::Servers;
+
 #[derive(Subcommand, Debug)]
 pub enum OffsetsSettings {
-    /// Show up to where each partition is folded, and what was never folded
+    /// Show up to where each partition is folded, and the gaps that were never folded
     Show(OffsetsShowSettings),
-    /// Move that, and say what it means for the counts
+    /// Move the stored offsets, and say what it means for the counts
     Reset(OffsetsResetSettings),
 }
 
-/// Settings of `offsets show`.
 #[derive(Args, Debug, Clone)]
 pub struct OffsetsShowSettings {
-    /// Where `PostgreSQL` is.
     #[command(flatten)]
     pub database: DatabaseSettings,
 
@@ -27,15 +25,10 @@ pub struct OffsetsShowSettings {
     pub json: bool,
 }
 
-/// Settings of `offsets reset`.
 #[derive(Args, Debug, Clone)]
 pub struct OffsetsResetSettings {
-    /// Where Kafka is.
     #[command(flatten)]
-    pub kafka: KafkaSettings,
-    /// Where `PostgreSQL` is.
-    #[command(flatten)]
-    pub database: DatabaseSettings,
+    pub servers: Servers,
 
     /// the next record to fold: earliest, latest or an offset
     #[arg(long, value_name = "WHERE", value_parser = OffsetTarget::from_str)]
@@ -65,7 +58,6 @@ pub enum OffsetTarget {
     Earliest,
     /// Its end.
     Latest,
-    /// A record of it, or its end.
     Offset(i64),
 }
 

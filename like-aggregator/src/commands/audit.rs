@@ -1,21 +1,22 @@
-//! `audit`: is every count the number of its likers plus its delta events? And `audit --repair`:
-//! sets those that are not. Beside running aggregators: each chunk is one statement, so it sees
-//! likes and counts of one moment, and a repair keeps the workers out for its chunk.
+//! `audit`: compares every count with the number of its likers plus its delta events. `audit --repair` sets those that
+//! differ. Both run beside aggregators: each chunk is one statement, so it sees likes and counts of one moment, and a
+//! repair blocks the workers for one chunk.
 //!
-//! Memory is bounded by a chunk of [`LIKES`] likes (and the rest of the last product's, which the
-//! server counts without keeping them) or [`COUNTS`] counts, and by the [`LISTED`] products named.
+//! Memory is bounded by a chunk of [`LIKES`] likes (and the rest of its last product's, which the server counts without
+//! keeping them) or [`COUNTS`] counts, and by the [`LISTED`] products named.
 
 use std::fmt::Write as _;
 
 use like_events::ProductPrefix;
 use serde::Serialize;
-use sqlx::{Connection, PgConnection, Row};
+use sqlx::{Connection, PgConnection};
 use uuid::Uuid;
 
 use super::{Outcome, not_done};
 use crate::cli::AuditSettings;
 use crate::commands::connection;
-use crate::commands::output::{Progress, Table, answer};
+use crate::commands::output::{Table, answer, or_dash};
+use crate::progress::Progress;
 
 /// Rows of `product_like` in a chunk.
 const LIKES: i64 = 50_000;
@@ -32,55 +33,52 @@ enum Chunk {
     Counts(Vec<String>),
 }
 
-/// A product whose count is not what it should be, or should be below zero.
+/// A product whose count differs from the expected one, or is rightly below zero.
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
-struct Product {
+struct AuditedCount {
     product_id: String,
     likers: i64,
     deltas: i64,
     expected: i64,
-    /// None: it has no row, which is as good as 0.
+    /// None: it has no row, which means 0.
     found: Option<i64>,
 }
 
 #[derive(Serialize, Default)]
 #[serde(rename_all = "camelCase")]
-struct Report {
-    /// Products that were compared.
+struct CountAudit {
     products: u64,
     differing: u64,
     repaired: u64,
-    /// Counts that are below zero rightly: by delta events.
+    /// Counts that are rightly below zero, by delta events.
     negative: u64,
     /// The first of those that differ.
-    differences: Vec<Product>,
-    negatives: Vec<Product>,
+    differences: Vec<AuditedCount>,
+    negatives: Vec<AuditedCount>,
 }
 
-/// Compares all counts; repairs them if told to.
+/// Compares all counts, and repairs them with `--repair --yes`.
 pub async fn audit(settings: &AuditSettings) -> anyhow::Result<Outcome> {
     let repair = settings.repair && settings.yes;
     let report = counts(settings, repair).await?;
-    answer(settings.json, &report, Report::text)?;
+    answer(settings.json, &report, CountAudit::text)?;
     if settings.repair && !repair && report.differing > 0 {
         return Err(not_done("repair them"));
     }
     Ok(Outcome::unless(report.differing > 0))
 }
 
-async fn counts(settings: &AuditSettings, repair: bool) -> anyhow::Result<Report> {
+async fn counts(settings: &AuditSettings, repair: bool) -> anyhow::Result<CountAudit> {
     let mut connection = connection::connect(&settings.database, "audit").await?;
-    let mut report = Report::default();
-    let mut progress = Progress::new("chunks compared", None);
-    let mut chunks = 0;
+    let mut report = CountAudit::default();
+    let progress = Progress::new("chunks compared", None);
     let mut next = Some(Uuid::nil());
     while let Some(from) = next {
         let last = last_of_chunk(&mut connection, from).await?;
         report.take(&mut connection, &Chunk::Likes(from, last), repair).await?;
         next = last.as_u128().checked_add(1).map(Uuid::from_u128);
-        chunks += 1;
-        progress.at(chunks);
+        progress.add(1);
     }
     let mut after = String::new();
     loop {
@@ -91,25 +89,23 @@ async fn counts(settings: &AuditSettings, repair: bool) -> anyhow::Result<Report
         after.clone_from(last);
         report.products += products.len() as u64;
         report.take(&mut connection, &Chunk::Counts(products), repair).await?;
-        chunks += 1;
-        progress.at(chunks);
+        progress.add(1);
     }
     connection.close().await?;
     Ok(report)
 }
 
-/// The last key of the chunk that begins at `from`: the largest that a product may have whose
-/// likes are in it.
+/// Returns the last key of the chunk that begins at `from`: the largest that the last product in it may have.
 async fn last_of_chunk(connection: &mut PgConnection, from: Uuid) -> sqlx::Result<Uuid> {
     let sql = "SELECT pair_key FROM product_like WHERE pair_key >= $1 ORDER BY pair_key OFFSET $2 LIMIT 1";
     let key: Option<Uuid> = sqlx::query_scalar(sql).bind(from).bind(LIKES).fetch_optional(connection).await?;
     Ok(key.map_or(Uuid::max(), |key| ProductPrefix::of_key(key).keys().1))
 }
 
-/// The products of a chunk that have something to say, from one statement: of one moment.
-async fn compare(connection: &mut PgConnection, chunk: &Chunk) -> sqlx::Result<Vec<Product>> {
+/// Returns the products of a chunk whose counts differ or are below zero, by one statement.
+async fn compare(connection: &mut PgConnection, chunk: &Chunk) -> sqlx::Result<Vec<AuditedCount>> {
     let query = match chunk {
-        Chunk::Likes(first, last) => sqlx::query(
+        Chunk::Likes(first, last) => sqlx::query_as(
             "SELECT product_id, likers, coalesce(c.delta_count, 0) AS deltas, c.like_count AS found
              FROM (SELECT product_id, count(*) FILTER (WHERE liked) AS likers
                    FROM product_like WHERE pair_key BETWEEN $1 AND $2 GROUP BY product_id) l
@@ -131,19 +127,21 @@ async fn compare(connection: &mut PgConnection, chunk: &Chunk) -> sqlx::Result<V
                                     ORDER BY l.pair_key LIMIT 1) AS like_of ON true
                  WHERE (c.like_count <> c.delta_count OR c.delta_count < 0) AND like_of.found IS NULL
                  ORDER BY product_id";
-            sqlx::query(sql).bind(products).bind(first).bind(last)
+            sqlx::query_as(sql).bind(products).bind(first).bind(last)
         }
     };
-    let product = |row: &sqlx::postgres::PgRow| {
-        let (likers, deltas): (i64, i64) = (row.try_get("likers")?, row.try_get("deltas")?);
-        let (product_id, found) = (row.try_get("product_id")?, row.try_get("found")?);
-        Ok(Product { product_id, likers, deltas, expected: likers + deltas, found })
+    let count = |(product_id, likers, deltas, found): (String, i64, i64, Option<i64>)| AuditedCount {
+        product_id,
+        likers,
+        deltas,
+        expected: likers + deltas,
+        found,
     };
-    query.fetch_all(connection).await?.iter().map(product).collect()
+    Ok(query.fetch_all(connection).await?.into_iter().map(count).collect())
 }
 
-/// Sets the counts of the products that differ, as they are once no worker writes. Answers them.
-async fn repair(connection: &mut PgConnection, chunk: &Chunk) -> anyhow::Result<Vec<Product>> {
+/// Compares the chunk once more while no worker writes, and sets the counts that differ. Returns what differed.
+async fn repair(connection: &mut PgConnection, chunk: &Chunk) -> anyhow::Result<Vec<AuditedCount>> {
     let mut transaction = connection::between_batches(connection).await?;
     let found = compare(&mut transaction, chunk).await?;
     let wrong = || found.iter().filter(|product| product.differs());
@@ -161,22 +159,22 @@ async fn repair(connection: &mut PgConnection, chunk: &Chunk) -> anyhow::Result<
     Ok(found)
 }
 
-impl Product {
+impl AuditedCount {
     fn differs(&self) -> bool {
         self.found.unwrap_or(0) != self.expected
     }
 }
 
-impl Report {
-    /// Compares a chunk, repairs it if something differs and that is wanted, and notes what was found.
+impl CountAudit {
+    /// Compares a chunk, repairs it if `wanted`, and adds the result.
     async fn take(&mut self, connection: &mut PgConnection, chunk: &Chunk, wanted: bool) -> anyhow::Result<()> {
         let mut found = compare(connection, chunk).await?;
-        if wanted && found.iter().any(Product::differs) {
+        if wanted && found.iter().any(AuditedCount::differs) {
             found = repair(connection, chunk).await?;
             self.repaired += found.iter().filter(|product| product.differs()).count() as u64;
         }
         for product in found {
-            // One without a row is not among the counts.
+            // Products with a row were added with the chunks of counts.
             self.products += u64::from(product.found.is_none() && matches!(chunk, Chunk::Likes(..)));
             let (kind, named) = if product.differs() {
                 (&mut self.differing, &mut self.differences)
@@ -207,9 +205,8 @@ impl Report {
                 if all > products.len() as u64 { format!(", the first {}", products.len()) } else { String::new() };
             let _ = writeln!(text, "\nproducts whose counts {title}{first}:\n");
             let mut table = Table::new(&["product", "likers", "deltas", "expected", "found"]);
-            for Product { product_id, likers, deltas, expected, found } in products {
-                let found = found.map_or_else(|| "-".to_owned(), |found| found.to_string());
-                table.row(&[product_id.clone(), likers.to_string(), deltas.to_string(), expected.to_string(), found]);
+            for AuditedCount { product_id, likers, deltas, expected, found } in products {
+                table.row(&[product_id, likers, deltas, expected, &or_dash(*found)]);
             }
             text += &table.text();
             text.push('\n');

@@ -1,11 +1,9 @@
-//! `audit --log`: are likes, counts and deltas what the log says? Copies the live ones, with the
-//! offsets of the same moment, beside empty tables, folds the log into those exactly up to these
-//! offsets, and compares. The live aggregators go on meanwhile, and no old snapshot keeps vacuum
-//! from its work while the log is folded.
+//! `audit --log`: compares likes, counts and deltas with what the log folds to. It copies the live ones and their offsets
+//! at one moment, folds the log into a shadow schema up to these offsets, and compares. The aggregators continue
+//! meanwhile, and no old snapshot holds up vacuum while the log is folded.
 //!
-//! Memory is a replay's (two batches), and [`LISTED`] differences of each kind; the rest is the
-//! server's. Disk, until the end: what the live tables take once more, and a copy of the live likes
-//! and counts.
+//! Memory is bounded by a replay's two batches and [`LISTED`] differences of each kind; the server compares. Until the
+//! end, the disk holds the live tables a second time, and a copy of the live likes and counts.
 
 use anyhow::{Context, anyhow, bail};
 use chrono::{DateTime, Utc};
@@ -13,7 +11,7 @@ use like_common::cli::UsageError;
 use like_common::database::SCHEMA;
 use serde::Serialize;
 use sqlx::postgres::PgRow;
-use sqlx::{AssertSqlSafe, Connection, FromRow, PgConnection, Row as _};
+use sqlx::{AssertSqlSafe, Connection, FromRow, PgConnection};
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
@@ -24,7 +22,7 @@ use crate::fold::{Dedup, FOLD_VERSION};
 use crate::replay::Replay;
 use crate::schema::shadow::{self, Ends, ShadowSchema};
 
-/// The schema that is filled, and dropped at the end.
+/// The shadow schema, which is dropped at the end.
 const AUDITED: &str = "likes_audit";
 
 /// Differences that are named, of each kind.
@@ -32,16 +30,16 @@ const LISTED: i64 = 100;
 
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
-struct Report {
-    /// The moment that the live tables were copied.
+struct LogAudit {
+    /// The moment at which the live tables were copied.
     at: DateTime<Utc>,
     records: i64,
     fold_version: i32,
     build_fold_version: i32,
-    /// With DEDUP=batch a replay has its batches cut elsewhere, and drops other repeats.
+    /// With DEDUP=batch a replay cuts its batches elsewhere, and drops other repeats.
     replay_may_differ: bool,
-    products: Differences<Product>,
-    likes: Differences<Like>,
+    products: Differences<ProductDifference>,
+    likes: Differences<LikeDifference>,
 }
 
 #[derive(Serialize)]
@@ -51,10 +49,10 @@ struct Differences<T> {
     differences: Vec<T>,
 }
 
-/// A product whose numbers aren't what the log says.
+/// A product whose numbers differ between the tables and the log.
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
-struct Product {
+struct ProductDifference {
     product_id: String,
     like_count: i64,
     expected_like_count: i64,
@@ -62,49 +60,39 @@ struct Product {
     expected_delta_count: i64,
 }
 
-impl FromRow<'_, PgRow> for Product {
-    fn from_row(row: &PgRow) -> sqlx::Result<Self> {
-        Ok(Self {
-            product_id: row.try_get("product_id")?,
-            like_count: row.try_get("like_count")?,
-            expected_like_count: row.try_get("expected_like_count")?,
-            delta_count: row.try_get("delta_count")?,
-            expected_delta_count: row.try_get("expected_delta_count")?,
-        })
+impl From<(String, i64, i64, i64, i64)> for ProductDifference {
+    fn from(row: (String, i64, i64, i64, i64)) -> Self {
+        let (product_id, like_count, expected_like_count, delta_count, expected_delta_count) = row;
+        Self { product_id, like_count, expected_like_count, delta_count, expected_delta_count }
     }
 }
 
 /// A user who likes a product only in the tables, or only by the log.
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
-struct Like {
+struct LikeDifference {
     product_id: String,
     user_id: String,
     liked: bool,
     expected_liked: bool,
 }
 
-impl FromRow<'_, PgRow> for Like {
-    fn from_row(row: &PgRow) -> sqlx::Result<Self> {
-        Ok(Self {
-            product_id: row.try_get("product_id")?,
-            user_id: row.try_get("user_id")?,
-            liked: row.try_get("liked")?,
-            expected_liked: row.try_get("expected_liked")?,
-        })
+impl From<(String, String, bool, bool)> for LikeDifference {
+    fn from((product_id, user_id, liked, expected_liked): (String, String, bool, bool)) -> Self {
+        Self { product_id, user_id, liked, expected_liked }
     }
 }
 
-/// Folds and compares.
 pub async fn audit_log(settings: &AuditSettings, shutdown: CancellationToken) -> anyhow::Result<Outcome> {
     let Some(kafka) = &settings.kafka.0 else {
         let unset = "KAFKA_BOOTSTRAP_SERVERS (--kafka-bootstrap-servers) is not set: audit --log reads the log from these brokers, host:port[,host:port…]";
         return Err(UsageError(unset.to_owned()).into());
     };
+    let url = &settings.database.database_url;
     let client = kafka.client_config("like-aggregator-audit")?;
-    let replay = Replay::new(client, &settings.database.database_url, &settings.fold.replay(), AUDITED, "audit")?;
+    let replay = Replay::new(client, url, settings.fold.replay(), AUDITED);
     let mut shadow_schema = tokio::select! {
-        made = ShadowSchema::create(&settings.database.database_url, AUDITED) => made?,
+        made = ShadowSchema::create(url, AUDITED) => made?,
         () = shutdown.cancelled() => bail!("stopped"),
     };
     let audited = tokio::select! {
@@ -114,12 +102,12 @@ pub async fn audit_log(settings: &AuditSettings, shutdown: CancellationToken) ->
     if let Err(error) = shadow_schema.remove().await {
         warn!("schema {AUDITED} is left behind, the next audit drops it: {error:#}");
     }
-    let report = Report { replay_may_differ: settings.fold.dedup() == Dedup::Batch, ..audited? };
-    answer(settings.json, &report, Report::text)?;
+    let report = LogAudit { replay_may_differ: settings.fold.dedup() == Dedup::Batch, ..audited? };
+    answer(settings.json, &report, LogAudit::text)?;
     Ok(Outcome::unless(report.products.differing + report.likes.differing > 0))
 }
 
-async fn fold_and_compare(replay: &Replay, shadow_schema: &mut ShadowSchema) -> anyhow::Result<Report> {
+async fn fold_and_compare(replay: &Replay, shadow_schema: &mut ShadowSchema) -> anyhow::Result<LogAudit> {
     shadow_schema.copy_layout().await?;
     let connection = shadow_schema.connection().await?;
     shadow::check_gaps(connection).await?;
@@ -131,22 +119,22 @@ async fn fold_and_compare(replay: &Replay, shadow_schema: &mut ShadowSchema) -> 
     for compare in COMPARE {
         sqlx::query(compare).execute(&mut *connection).await.context("comparing")?;
     }
-    Ok(Report {
+    Ok(LogAudit {
         at,
         records: ends.iter().flat_map(|(_, ends)| ends).sum(),
         fold_version,
         build_fold_version: FOLD_VERSION,
         replay_may_differ: false,
-        products: differences(connection, "differing_product", "product_id").await?,
-        likes: differences(connection, "differing_like", "product_id, user_id").await?,
+        products: differences::<_, (_, _, _, _, _)>(connection, "differing_product", "product_id").await?,
+        likes: differences::<_, (_, _, _, _)>(connection, "differing_like", "product_id, user_id").await?,
     })
 }
 
-/// Copies what is to be compared, all of one moment, and answers up to where it is folded.
+/// Copies the live likes and counts in one snapshot. Returns its time and its offsets.
 async fn copy_live(connection: &mut PgConnection) -> anyhow::Result<(DateTime<Utc>, Ends)> {
     let mut snapshot = connection.begin_with("BEGIN ISOLATION LEVEL REPEATABLE READ").await?;
-    // Before the snapshot is taken: a `rebuild` that swapped after it would have us read the new
-    // tables as they were at a time when they weren't filled. Workers don't mind this lock.
+    // Taken before the snapshot: if a `rebuild` swapped after it, the snapshot would show the new tables at a time when
+    // they weren't filled yet. The lock doesn't block workers.
     let lock = format!("LOCK TABLE {SCHEMA}.kafka_offset IN ROW SHARE MODE");
     sqlx::query(AssertSqlSafe(lock)).execute(&mut *snapshot).await.context("locking kafka_offset")?;
     let ends = shadow::live_ends(&mut snapshot).await?;
@@ -167,7 +155,7 @@ async fn copy_live(connection: &mut PgConnection) -> anyhow::Result<(DateTime<Ut
     Ok((at, ends))
 }
 
-/// A product without a row has no likes, as has a user whose row says so.
+/// A product without a row has no likes, and neither has a user whose row is not `liked`.
 const COMPARE: [&str; 2] = [
     "CREATE UNLOGGED TABLE differing_product AS SELECT * FROM (
          SELECT product_id,
@@ -182,21 +170,26 @@ const COMPARE: [&str; 2] = [
      WHERE liked <> expected_liked",
 ];
 
-async fn differences<T>(connection: &mut PgConnection, table: &str, order: &str) -> anyhow::Result<Differences<T>>
+async fn differences<T: From<R>, R>(
+    connection: &mut PgConnection,
+    table: &str,
+    order: &str,
+) -> anyhow::Result<Differences<T>>
 where
-    T: for<'r> FromRow<'r, PgRow> + Send + Unpin,
+    R: for<'r> FromRow<'r, PgRow> + Send + Unpin,
 {
     let count = AssertSqlSafe(format!("SELECT count(*) FROM {table}"));
     let differing = sqlx::query_scalar(count).fetch_one(&mut *connection).await?;
     let first = AssertSqlSafe(format!("SELECT * FROM {table} ORDER BY {order} LIMIT {LISTED}"));
-    Ok(Differences { differing, differences: sqlx::query_as(first).fetch_all(connection).await? })
+    let rows: Vec<R> = sqlx::query_as(first).fetch_all(connection).await?;
+    Ok(Differences { differing, differences: rows.into_iter().map(T::from).collect() })
 }
 
-impl Report {
+impl LogAudit {
     fn text(&self) -> String {
         let Self { records, fold_version, build_fold_version, products, likes, .. } = self;
         let mut parts = vec![format!(
-            "log folded            {records} records, to where the tables stood at {}\n\
+            "log folded            {records} records, up to the tables' offsets of {}\n\
              fold version          {fold_version} in the database, {build_fold_version} in this build\n\
              products that differ  {}\nlikes that differ     {}",
             self.at.to_rfc3339_opts(chrono::SecondsFormat::Secs, true),
@@ -205,23 +198,22 @@ impl Report {
         )];
         if self.replay_may_differ {
             parts.push(
-                "With DEDUP=batch a replay may differ without an error: its batches are cut elsewhere.".to_owned(),
+                "With DEDUP=batch a replay may differ without an error: it cuts its batches elsewhere.".to_owned(),
             );
         }
         if products.differing > 0 {
             let mut table = Table::new(&["product", "count", "by the log", "deltas", "by the log"]);
             for p in &products.differences {
-                let numbers = [p.like_count, p.expected_like_count, p.delta_count, p.expected_delta_count];
-                let numbers = numbers.iter().map(i64::to_string);
-                table.row(&std::iter::once(p.product_id.clone()).chain(numbers).collect::<Vec<_>>());
+                let deltas = (&p.delta_count, &p.expected_delta_count);
+                table.row(&[&p.product_id, &p.like_count, &p.expected_like_count, deltas.0, deltas.1]);
             }
             parts.push(format!("\nproducts that differ{}:\n\n{}", products.first(), table.text()));
         }
         if likes.differing > 0 {
             let mut table = Table::new(&["product", "user", "in the table", "by the log"]);
-            let says = |liked: bool| if liked { "likes" } else { "doesn't" }.to_owned();
+            let says = |liked: bool| if liked { "likes" } else { "doesn't" };
             for l in &likes.differences {
-                table.row(&[l.product_id.clone(), l.user_id.clone(), says(l.liked), says(l.expected_liked)]);
+                table.row(&[&l.product_id, &l.user_id, &says(l.liked), &says(l.expected_liked)]);
             }
             parts.push(format!("\nlikes that differ{}:\n\n{}", likes.first(), table.text()));
         }

@@ -1,5 +1,4 @@
-//! What commands that touch the tables beside running aggregators have in common: connecting, and
-//! keeping the workers out for a moment.
+//! Connections of commands that use the tables beside running aggregators, and transactions that block the workers.
 
 use anyhow::{Context, bail};
 use like_common::database::{DatabaseSettings, SCHEMA, sqlstate};
@@ -7,13 +6,13 @@ use sqlx::{Connection, PgConnection, Postgres, Transaction};
 
 use crate::fold::FOLD_VERSION;
 
-/// Connects for the command `name`. Long waits for a lock are the workers' likes waiting: refused
-/// by the server after ten seconds.
+/// Connects for the command `name`. Workers wait behind a command that waits for a lock, so the server ends that wait
+/// after ten seconds.
 pub async fn connect(settings: &DatabaseSettings, name: &str) -> anyhow::Result<PgConnection> {
     let options = settings.database_url.connect_options(SCHEMA, &format!("like-aggregator-{name}")).options([
         ("lock_timeout", "10s"),
         ("idle_in_transaction_session_timeout", "10s"),
-        // Keys are what rows are found by here, too: see the store's connection.
+        // Every statement finds its rows by key: see `Store::new`.
         ("enable_seqscan", "off"),
         ("enable_hashjoin", "off"),
         ("enable_mergejoin", "off"),
@@ -23,10 +22,9 @@ pub async fn connect(settings: &DatabaseSettings, name: &str) -> anyhow::Result<
     PgConnection::connect_with(&options).await.context("PostgreSQL")
 }
 
-/// Begins a transaction that no worker's can overlap: each stands between two batches until it
-/// ends, so it has to be short. The table is locked and not its rows, because `rebuild` may put
-/// another table in its place while we wait; this lock is then one of the new table.
-/// What is read in it has to be read by later statements, which see what was committed before.
+/// Begins a transaction that overlaps with no worker's. Workers wait between two batches until it ends, so it has to be
+/// short. It locks the table and not its rows: if `rebuild` swaps while this waits, the lock is on the new table. Only
+/// statements after the lock see what was committed before it.
 pub async fn between_batches(connection: &mut PgConnection) -> anyhow::Result<Transaction<'_, Postgres>> {
     let mut transaction = connection.begin().await?;
     let locked = sqlx::query("LOCK TABLE kafka_offset IN EXCLUSIVE MODE").execute(&mut *transaction).await;

@@ -15,39 +15,37 @@ use uuid::Uuid;
 use super::{Outcome, not_done};
 use crate::cli::EraseUserSettings;
 use crate::commands::connection;
-use crate::commands::output::{Progress, answer};
+use crate::commands::output::answer;
 use crate::commands::publisher::{self, Publisher};
+use crate::progress::Progress;
 use crate::topic::log_ends;
 use crate::topic::open_topic::OpenTopic;
 
 /// Rows deleted between two batches of the workers.
 const CHUNK: usize = 1_000;
-/// How often the offsets are looked at.
-const LOOK: Duration = Duration::from_millis(100);
+const INTERVAL: Duration = Duration::from_millis(100);
 
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
 struct Erased {
     user: UserId,
-    /// Whether it was done.
     done: bool,
     /// Likes that were taken back, or would be.
     likes: u64,
     /// Rows that were deleted, or would be.
     rows: u64,
-    /// Rows that came meanwhile, by what the user did since.
+    /// Rows that the user has added meanwhile.
     rows_since: i64,
-    /// Of the topic: how long the log keeps the events; -1: for ever.
+    /// How long the topic keeps events; -1: for ever.
     retention_ms: Option<i64>,
 }
 
-/// Takes back what the user likes, waits until that is counted, deletes the rows.
+/// Publishes unlikes for what the user likes, waits until they are counted, and deletes the rows.
 pub async fn erase_user(settings: &EraseUserSettings) -> anyhow::Result<Outcome> {
-    let mut connection = connection::connect(&settings.database, "erase-user").await?;
-    // No index leads to a user's likes: the whole table is looked through, and better in its order.
+    let mut connection = connection::connect(&settings.servers.database, "erase-user").await?;
+    // No index finds a user's likes: the whole table is read, which is fastest in its own order.
     sqlx::query("SET enable_seqscan = on").execute(&mut connection).await?;
-    let topic = OpenTopic::find(&settings.kafka, &mut connection, "erase-user").await?;
-    let mut progress = Progress::new("offsets left to fold", None);
+    let topic = OpenTopic::find(&settings.servers.kafka, &mut connection, "erase-user").await?;
     let deadline = Instant::now() + settings.timeout;
     let mut erased = Erased {
         user: settings.user.clone(),
@@ -55,12 +53,7 @@ pub async fn erase_user(settings: &EraseUserSettings) -> anyhow::Result<Outcome>
         likes: 0,
         rows: 0,
         rows_since: 0,
-        retention_ms: topic
-            .live
-            .settings
-            .iter()
-            .find(|(name, _)| name == "retention.ms")
-            .and_then(|(_, v)| v.parse().ok()),
+        retention_ms: topic.live.setting("retention.ms").parse().ok(),
     };
     if !settings.yes {
         let sql = "SELECT count(*) FILTER (WHERE liked), count(*) FROM product_like WHERE user_id = $1";
@@ -70,19 +63,19 @@ pub async fn erase_user(settings: &EraseUserSettings) -> anyhow::Result<Outcome>
         return Err(not_done("take the likes back and delete the rows"));
     }
 
-    // A like that is in the log and not counted yet has no row that would tell of it.
+    // A like that is in the log and not counted yet has no row.
     let (name, partitions) = (topic.layout.topic.as_str(), topic.layout.partitions);
     let ends = log_ends::of(&topic.client, name, partitions).await?;
-    let ends = log_ends::behind_last_records(&topic.client, name, ends).await?;
+    let ends = log_ends::after_last_records(&topic.client, name, ends).await?;
     let ends: Vec<_> = (0..).zip(ends).collect();
-    folded(&mut connection, name, &ends, deadline, &mut progress).await?;
+    folded(&mut connection, name, &ends, deadline).await?;
 
     let sql = "SELECT product_id FROM product_like WHERE user_id = $1 AND liked";
     let products: Vec<String> = sqlx::query_scalar(sql).bind(settings.user.as_str()).fetch_all(&mut connection).await?;
     erased.likes = products.len() as u64;
     let ends = unlike(&topic, settings.user.clone(), products).await?;
-    folded(&mut connection, name, &ends, deadline, &mut progress).await.context(
-        "all likes are taken back in the log, and not all of that is counted: run it again once an aggregator runs",
+    folded(&mut connection, name, &ends, deadline).await.context(
+        "all unlikes are in the log, and not all of them are counted yet: run it again once an aggregator runs",
     )?;
     erased.rows = delete(&mut connection, settings.user.as_str()).await?;
     let sql = "SELECT count(*) FROM product_like WHERE user_id = $1";
@@ -97,26 +90,27 @@ async fn folded(
     topic: &str,
     ends: &[(i32, i64)],
     deadline: Instant,
-    progress: &mut Progress,
 ) -> anyhow::Result<()> {
+    let mut progress: Option<Progress> = None;
     loop {
         let sql = "SELECT partition, next_offset FROM kafka_offset WHERE topic = $1";
         let rows: Vec<(i32, i64)> = sqlx::query_as(sql).bind(topic).fetch_all(&mut *connection).await?;
         let stored: HashMap<i32, i64> = rows.into_iter().collect();
         let left = |(partition, end): &(i32, i64)| (end - stored.get(partition).copied().unwrap_or(0)).max(0);
-        let Some(behind) = ends.iter().find(|end| left(end) > 0) else {
+        let Some((partition, end)) = ends.iter().find(|end| left(end) > 0) else {
             return Ok(());
         };
         if Instant::now() > deadline {
-            let (partition, end) = behind;
             bail!("partition {partition} is not folded up to {end} yet: is an aggregator running? (--timeout)");
         }
-        progress.at(ends.iter().map(left).sum::<i64>().cast_unsigned());
-        tokio::time::sleep(LOOK).await;
+        let left: u64 = ends.iter().map(left).sum::<i64>().cast_unsigned();
+        let progress = progress.get_or_insert_with(|| Progress::new("offsets folded", Some(left)));
+        progress.reach(progress.total().saturating_sub(left));
+        tokio::time::sleep(INTERVAL).await;
     }
 }
 
-/// Publishes that the user likes none of these; answers up to where that has to be folded.
+/// Publishes that the user likes none of these. Returns up to where the log has to be folded.
 async fn unlike(topic: &OpenTopic, user: UserId, products: Vec<String>) -> anyhow::Result<Vec<(i32, i64)>> {
     let mut publisher = Publisher::new(topic, publisher::TIMEOUT)?;
     let published = tokio::task::spawn_blocking(move || {
@@ -136,8 +130,8 @@ async fn unlike(topic: &OpenTopic, user: UserId, products: Vec<String>) -> anyho
     Ok(settled.ends.into_iter().collect())
 }
 
-/// Deletes the rows of what the user doesn't like any more. Looked for first and without a lock,
-/// which takes long; deleted between two batches, or a worker could find gone what it has read.
+/// Deletes the rows of what the user doesn't like any more. Finding them takes long and needs no lock. They are deleted
+/// between two batches, or a worker could miss a row that it has just read.
 async fn delete(connection: &mut PgConnection, user: &str) -> anyhow::Result<u64> {
     let sql = "SELECT pair_key FROM product_like WHERE user_id = $1 AND NOT liked";
     let keys: Vec<Uuid> = sqlx::query_scalar(sql).bind(user).fetch_all(&mut *connection).await?;
@@ -161,9 +155,8 @@ impl Erased {
         }
         let mut text = format!("{likes} likes of {user} taken back and counted, {rows} rows deleted");
         if *rows_since > 0 {
-            let more = format!(
-                "\n{rows_since} rows came meanwhile and stay: see to it that the user can't like, then run it again"
-            );
+            let more =
+                format!("\n{rows_since} rows were added meanwhile and stay: stop the user's likes, then run it again");
             text.push_str(&more);
         }
         let kept = match self.retention_ms {

@@ -1,6 +1,6 @@
-//! `import FILE.csv`: likes that were kept elsewhere become events. The file is read twice: checked
-//! whole before anything is published. Each row's event id is derived from the row, so that a
-//! repeated import is made of repeats, for as long as event ids are remembered.
+//! `import FILE.csv`: publishes an event for each like in the file. The file is read twice, since all of it is checked
+//! before anything is published. Each row's event id is derived from the row, so the events of a repeated import are
+//! dropped as long as event ids are remembered.
 
 use std::fs::File;
 use std::io::{self, BufReader, Read, Seek, SeekFrom};
@@ -15,8 +15,9 @@ use serde::Serialize;
 use super::Outcome;
 use crate::cli::ImportSettings;
 use crate::commands::connection;
-use crate::commands::output::{Progress, answer, printable};
+use crate::commands::output::{answer, printable};
 use crate::commands::publisher::Publisher;
+use crate::progress::Progress;
 use crate::topic::open_topic::OpenTopic;
 
 /// Bad rows that are named.
@@ -31,17 +32,16 @@ struct Imported {
     seconds: f64,
 }
 
-/// Publishes a like for every row.
 pub async fn import(settings: ImportSettings) -> anyhow::Result<Outcome> {
     let file = settings.file.display().to_string();
     let mut open = File::open(&settings.file).with_context(|| format!("{file} can't be read"))?;
     if !open.metadata().is_ok_and(|about| about.is_file()) {
-        bail!("{file} is not a file: it is read twice, which a pipe can't be");
+        bail!("{file} is not a file: it is read twice, so it can't be a pipe");
     }
     let checked = tokio::task::spawn_blocking(move || check(&mut open).map(|rows| (open, rows))).await?;
     let (mut open, rows) = checked.with_context(|| file.clone())?;
-    let mut connection = connection::connect(&settings.database, "import").await?;
-    let topic = OpenTopic::find(&settings.kafka, &mut connection, "import").await?;
+    let mut connection = connection::connect(&settings.servers.database, "import").await?;
+    let topic = OpenTopic::find(&settings.servers.kafka, &mut connection, "import").await?;
     drop(connection);
     let start = Instant::now();
     let mut publisher = Publisher::new(&topic, settings.timeout)?;
@@ -56,10 +56,10 @@ pub async fn import(settings: ImportSettings) -> anyhow::Result<Outcome> {
     Ok(Outcome::Clean)
 }
 
-/// Reads the whole file; answers how many rows it has, or which of them can't be imported.
+/// Reads the whole file. Returns its number of rows; the error names rows that can't be imported.
 fn check(file: &mut File) -> anyhow::Result<u64> {
     let (mut rows, mut bad, mut named) = (0, 0, Vec::new());
-    let mut progress = Progress::new("rows checked", None);
+    let progress = Progress::new("rows checked", None);
     for row in Rows::of(file)? {
         let (at, row) = row?;
         match row {
@@ -71,7 +71,7 @@ fn check(file: &mut File) -> anyhow::Result<u64> {
                 }
             }
         }
-        progress.at(rows + bad);
+        progress.add(1);
     }
     if bad > 0 {
         let named = named.iter().map(|(at, why)| Ok(format!("line {} {why}", line(file, *at)?)));
@@ -82,8 +82,8 @@ fn check(file: &mut File) -> anyhow::Result<u64> {
     Ok(rows)
 }
 
-/// The line of the row that was read from this byte on. Counted here because the reader's own lines
-/// leave out empty ones, and take a while to notice an end of line like on Windows.
+/// Returns the line number of the row that starts at this byte. The reader's own numbers leave out empty lines and count
+/// lines that end in CR LF late.
 fn line(file: &mut File, at: u64) -> io::Result<usize> {
     file.seek(SeekFrom::Start(0))?;
     let mut bytes = BufReader::new(file).bytes().map_while(Result::ok);
@@ -94,7 +94,7 @@ fn line(file: &mut File, at: u64) -> io::Result<usize> {
 
 /// Publishes the rows that `check` has counted, and waits until the log has them all.
 fn publish(publisher: &mut Publisher, file: &mut File, expected: u64) -> anyhow::Result<()> {
-    let mut progress = Progress::new("rows in the log", Some(expected));
+    let progress = Progress::new("rows in the log", Some(expected));
     let mut rows = 0;
     for row in Rows::of(file)? {
         let (_, row) = row?;
@@ -108,7 +108,7 @@ fn publish(publisher: &mut Publisher, file: &mut File, expected: u64) -> anyhow:
         };
         publisher.publish(product.as_str(), &event.to_json())?;
         rows += 1;
-        progress.at(publisher.acknowledged());
+        progress.reach(publisher.acknowledged());
     }
     publisher.finish()?;
     if rows != expected {
@@ -130,7 +130,7 @@ type Row = Result<(ProductId, UserId), String>;
 impl<'a> Rows<'a> {
     fn of(file: &'a mut File) -> anyhow::Result<Self> {
         file.seek(SeekFrom::Start(0))?;
-        // Rows of any length, since it is ours to say what is wrong with one.
+        // Rows with any number of fields: `row` says what is wrong.
         let reader = ReaderBuilder::new().has_headers(false).flexible(true).from_reader(file);
         Ok(Self { reader, record: ByteRecord::new(), first: true })
     }
@@ -138,9 +138,7 @@ impl<'a> Rows<'a> {
     fn row(&self) -> Row {
         let fields = self.record.len();
         if fields != 2 {
-            return Err(format!(
-                "has {fields} fields, expected product_id,user_id (an id with a comma stands in quotes)"
-            ));
+            return Err(format!("has {fields} fields, expected product_id,user_id (put an id with a comma in quotes)"));
         }
         let field = |index: usize| String::from_utf8_lossy(&self.record[index]).into_owned();
         let wrong = |name: &str, text: &str, rule: like_events::InvalidId| {
@@ -149,7 +147,7 @@ impl<'a> Rows<'a> {
         };
         let (product, user) = (field(0), field(1));
         if self.first && names(&product, &user) == Some(false) {
-            return Err(format!("names the columns {product},{user}: turn them round"));
+            return Err(format!("names the columns {product},{user}: swap them"));
         }
         let product = ProductId::parse(&product).map_err(|rule| wrong("product_id", &product, rule))?;
         let user = UserId::parse(&user).map_err(|rule| wrong("user_id", &user, rule))?;
@@ -157,8 +155,8 @@ impl<'a> Rows<'a> {
     }
 }
 
-/// Whether a row is the line of names in its order (true) or turned round (false), in any spelling:
-/// taken for ids they would be a like.
+/// Whether a row is the line of names in the right order (true) or swapped (false), in any spelling. Taken for ids they
+/// would be a like.
 fn names(first: &str, second: &str) -> Option<bool> {
     let plain = |name: &str| name.to_lowercase().replace(['_', '-', ' '], "");
     match (plain(first).as_str(), plain(second).as_str()) {
@@ -169,7 +167,7 @@ fn names(first: &str, second: &str) -> Option<bool> {
 }
 
 impl Iterator for Rows<'_> {
-    /// With the byte of the file that it was read from.
+    /// The row, with the byte of the file at which it starts.
     type Item = csv::Result<(u64, Row)>;
 
     fn next(&mut self) -> Option<Self::Item> {

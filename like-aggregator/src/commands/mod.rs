@@ -5,6 +5,7 @@ mod audit_log;
 mod connection;
 mod dead_letters;
 mod erase_user;
+mod gaps;
 mod import;
 mod offsets;
 mod output;

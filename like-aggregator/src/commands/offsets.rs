@@ -1,6 +1,5 @@
-//! `offsets show` and `offsets reset`: where each partition is folded up to, and moving that by
-//! hand. Moving says what it means for the counts before it does anything; workers that are
-//! overtaken by it are fenced like by any other writer.
+//! `offsets show` and `offsets reset`: the stored offsets, and moving them by hand. A reset first says what it means for
+//! the counts. A worker whose partition is moved is fenced, as by any other writer.
 
 use std::collections::HashMap;
 
@@ -8,16 +7,16 @@ use anyhow::bail;
 use chrono::{DateTime, SecondsFormat, Utc};
 use like_common::cli::UsageError;
 use serde::Serialize;
-use sqlx::{Connection, PgConnection, Row};
+use sqlx::{Connection, PgConnection};
 
 use super::{Outcome, not_done};
 use crate::cli::{OffsetTarget, OffsetsResetSettings, OffsetsSettings, OffsetsShowSettings};
 use crate::commands::connection;
-use crate::commands::output::{Table, answer};
+use crate::commands::gaps::{self, LogGap};
+use crate::commands::output::{Table, answer, or_dash};
 use crate::topic::log_ends::{self, LogEnds};
 use crate::topic::open_topic::OpenTopic;
 
-/// Does what was asked of the offsets.
 pub async fn offsets(settings: &OffsetsSettings) -> anyhow::Result<Outcome> {
     match settings {
         OffsetsSettings::Show(settings) => show(settings).await,
@@ -27,7 +26,7 @@ pub async fn offsets(settings: &OffsetsSettings) -> anyhow::Result<Outcome> {
 
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
-struct Offset {
+struct StoredPosition {
     topic: String,
     partition: i32,
     next_offset: i64,
@@ -36,71 +35,43 @@ struct Offset {
 }
 
 #[derive(Serialize)]
-#[serde(rename_all = "camelCase")]
-struct Gap {
-    topic: String,
-    partition: i32,
-    from_offset: i64,
-    to_offset: i64,
-    found_at: DateTime<Utc>,
-}
-
-#[derive(Serialize)]
-struct Shown {
-    offsets: Vec<Offset>,
-    gaps: Vec<Gap>,
+struct Positions {
+    offsets: Vec<StoredPosition>,
+    gaps: Vec<LogGap>,
 }
 
 async fn show(settings: &OffsetsShowSettings) -> anyhow::Result<Outcome> {
     let mut connection = connection::connect(&settings.database, "offsets").await?;
     let sql = "SELECT topic, partition, next_offset, last_record_time, updated_at
                FROM kafka_offset ORDER BY topic, partition";
-    let offsets = sqlx::query(sql).fetch_all(&mut connection).await?;
-    let sql = "SELECT topic, partition, from_offset, to_offset, found_at FROM log_gap ORDER BY 1, 2, 3";
-    let gaps = sqlx::query(sql).fetch_all(&mut connection).await?;
-    let offset = |row: &sqlx::postgres::PgRow| {
-        Ok(Offset {
-            topic: row.try_get(0)?,
-            partition: row.try_get(1)?,
-            next_offset: row.try_get(2)?,
-            last_record_time: row.try_get(3)?,
-            updated_at: row.try_get(4)?,
-        })
+    let rows = sqlx::query_as::<_, (_, _, _, _, _)>(sql).fetch_all(&mut connection).await?;
+    let position = |(topic, partition, next_offset, last_record_time, updated_at)| StoredPosition {
+        topic,
+        partition,
+        next_offset,
+        last_record_time,
+        updated_at,
     };
-    let gap = |row: &sqlx::postgres::PgRow| {
-        Ok(Gap {
-            topic: row.try_get(0)?,
-            partition: row.try_get(1)?,
-            from_offset: row.try_get(2)?,
-            to_offset: row.try_get(3)?,
-            found_at: row.try_get(4)?,
-        })
-    };
-    let shown = Shown {
-        offsets: offsets.iter().map(offset).collect::<sqlx::Result<_>>()?,
-        gaps: gaps.iter().map(gap).collect::<sqlx::Result<_>>()?,
-    };
-    answer(settings.json, &shown, Shown::text)?;
+    let offsets = rows.into_iter().map(position).collect();
+    let gaps = gaps::read(&mut connection, None).await?;
+    answer(settings.json, &Positions { offsets, gaps }, Positions::text)?;
     Ok(Outcome::Clean)
 }
 
-impl Shown {
+impl Positions {
     fn text(&self) -> String {
         let time = |time: DateTime<Utc>| time.to_rfc3339_opts(SecondsFormat::Millis, true);
         let mut offsets = Table::new(&["topic", "partition", "next offset", "last record", "updated"]);
         for row in &self.offsets {
-            let last = row.last_record_time.map_or_else(|| "-".to_owned(), time);
-            let (partition, next) = (row.partition.to_string(), row.next_offset.to_string());
-            offsets.row(&[row.topic.clone(), partition, next, last, time(row.updated_at)]);
+            let last = or_dash(row.last_record_time.map(time));
+            offsets.row(&[&row.topic, &row.partition, &row.next_offset, &last, &time(row.updated_at)]);
         }
         if self.gaps.is_empty() {
             return offsets.text();
         }
         let mut gaps = Table::new(&["topic", "partition", "from", "before", "found"]);
-        for gap in &self.gaps {
-            let numbers = [i64::from(gap.partition), gap.from_offset, gap.to_offset].map(|n| n.to_string());
-            let [partition, from, to] = numbers;
-            gaps.row(&[gap.topic.clone(), partition, from, to, time(gap.found_at)]);
+        for LogGap { topic, partition, from_offset, to_offset, found_at } in &self.gaps {
+            gaps.row(&[&or_dash(topic.as_ref()), partition, from_offset, to_offset, &time(*found_at)]);
         }
         format!("{}\n\nnever folded:\n\n{}", offsets.text(), gaps.text())
     }
@@ -134,10 +105,12 @@ struct Moved {
 
 async fn reset(settings: &OffsetsResetSettings) -> anyhow::Result<Outcome> {
     if settings.all && matches!(settings.to, OffsetTarget::Offset(_)) {
-        return Err(UsageError("--to an offset is about one partition: name it by --partition".to_owned()).into());
+        return Err(
+            UsageError("--to with an offset needs --partition: offsets differ between partitions".to_owned()).into()
+        );
     }
-    let mut connection = connection::connect(&settings.database, "offsets").await?;
-    let topic = OpenTopic::find(&settings.kafka, &mut connection, "offsets").await?;
+    let mut connection = connection::connect(&settings.servers.database, "offsets").await?;
+    let topic = OpenTopic::find(&settings.servers.kafka, &mut connection, "offsets").await?;
     let partitions = match settings.partition {
         Some(partition) if partition < topic.layout.partitions => vec![partition],
         Some(partition) => {
@@ -146,8 +119,8 @@ async fn reset(settings: &OffsetsResetSettings) -> anyhow::Result<Outcome> {
         }
         None => (0..topic.layout.partitions).collect(),
     };
-    // Between two batches, so that what is found is what is moved; the broker is asked meanwhile,
-    // or a worker could pass the log's end that it told us.
+    // Between two batches, so that the offsets shown are those that are moved. The log's ends are read within it too, or
+    // a worker could advance past them.
     let mut transaction =
         if settings.yes { connection::between_batches(&mut connection).await? } else { connection.begin().await? };
     let ends = log_ends::of(&topic.client, &topic.layout.topic, topic.layout.partitions).await?;
@@ -200,8 +173,8 @@ async fn plan(
     Ok(moves)
 }
 
-/// Moves the rows. What was noted about positions that are still to come goes: dead letters and
-/// gaps would make a receipt say what was true of an earlier fold, or of an earlier log.
+/// Moves the rows. Removes dead letters and gaps at the positions to be folded again: a receipt would report them as the
+/// result of an earlier fold, or of an earlier log.
 async fn apply(connection: &mut PgConnection, topic: &str, moves: &mut [Move]) -> sqlx::Result<()> {
     for Move { partition, before, after, dead_letters_removed, .. } in moves {
         if before.is_some_and(|before| before < *after) {
@@ -221,7 +194,7 @@ async fn apply(connection: &mut PgConnection, topic: &str, moves: &mut [Move]) -
             let letters = sqlx::query(sql).bind(topic).bind(*partition).bind(*after).execute(&mut *connection).await?;
             *dead_letters_removed = letters.rows_affected() as i64;
         }
-        // The record before the new offset isn't one that we have folded: nothing to compare it with.
+        // The record before the new offset was not folded last, so its timestamp is unknown.
         let sql = "INSERT INTO kafka_offset (topic, partition, next_offset, updated_at) VALUES ($1, $2, $3, now())
                    ON CONFLICT (topic, partition) DO UPDATE
                    SET next_offset = $3, last_record_time = NULL, updated_at = now()";
@@ -236,9 +209,17 @@ impl Moved {
             ["partition", "before", "after", "log start", "log end", "skipped", "folded again", "dead letters removed"];
         let mut table = Table::new(&names);
         for m in &self.partitions {
-            let before = m.before.map_or_else(|| "-".to_owned(), |before| before.to_string());
-            let rest = [m.after, m.log_start, m.log_end, m.skipped, m.folded_again, m.dead_letters_removed];
-            table.row(&[vec![m.partition.to_string(), before], rest.map(|n| n.to_string()).to_vec()].concat());
+            let (before, removed) = (or_dash(m.before), m.dead_letters_removed);
+            table.row(&[
+                &m.partition,
+                &before,
+                &m.after,
+                &m.log_start,
+                &m.log_end,
+                &m.skipped,
+                &m.folded_again,
+                &removed,
+            ]);
         }
         let mut text = format!("{}\n\n{}\n", self.topic, table.text());
         let any = |of: fn(&Move) -> bool| self.partitions.iter().any(of);
@@ -249,18 +230,24 @@ impl Moved {
         if any(|m| m.folded_again > 0) {
             say("Counts don't go back. A record that is folded again is dropped if its event id is still remembered.");
             say(
-                "If it is not, a delta event counts twice, and an older wish can win over a newer one that is dropped.",
+                "If it is not, a delta event counts twice, and an older like can replace a newer unlike that is dropped.",
             );
-            say("To count a log anew, use `rebuild`.");
+            say("To count a log again, use `rebuild`.");
         }
         if any(|m| m.before.is_some_and(|before| before > m.log_end)) {
-            say("A log that ends before its offset was cut or made anew: what it holds from there on counts as new.");
+            say(
+                "A log that ends before the stored offset was cut or created again: its records from the new offset on are counted.",
+            );
         }
         if any(|m| m.before.is_none()) {
-            say("A partition without a row: what its log holds from there on is counted, also if it was before.");
+            say(
+                "A partition without a row: its records from the new offset on are counted, even if they were counted before.",
+            );
         }
         if any(|m| m.before != Some(m.after)) {
-            say("A running aggregator notices with its next batch of the partition; restarted, at once.");
+            say(
+                "A running aggregator continues from the new offset at its next batch of the partition, or when it is restarted.",
+            );
         }
         text
     }

@@ -1,5 +1,5 @@
-//! Publishing from a command: an idempotent producer that waits for all replicas, and an account
-//! of what the log has. A command ends well only when it has everything.
+//! Publishes from a command, by an idempotent producer that waits for all replicas, and counts what the log has. A
+//! command succeeds only when the log has everything.
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -14,14 +14,13 @@ use rdkafka::producer::{BaseRecord, DeliveryResult, Producer as _, ProducerConte
 
 use crate::topic::open_topic::OpenTopic;
 
-/// How long the broker is given to take an event unless a command says otherwise: its own restart
-/// is included.
+/// How long the broker may take to accept an event, unless a command sets another time: long enough for its restart.
 pub const TIMEOUT: Duration = Duration::from_secs(60);
 
-/// Events that wait for their acknowledgement at most: this bounds the memory.
+/// The most events that wait for their acknowledgement, which bounds the memory.
 const QUEUE: &str = "20000";
 
-/// Publishes to the open topic. Blocks: not for an async task.
+/// Publishes to the open topic. It blocks, so use it outside async tasks.
 pub struct Publisher {
     producer: ThreadedProducer<Reports>,
     topic: String,
@@ -29,14 +28,14 @@ pub struct Publisher {
     sent: u64,
 }
 
-/// What became of the events so far.
+/// The delivery reports so far.
 #[derive(Debug, Default, Clone)]
 pub struct Settled {
     /// Events that the log has.
     pub acknowledged: u64,
-    /// Per partition, the offset behind the last of them.
+    /// Per partition, the offset after the last of them.
     pub ends: BTreeMap<i32, i64>,
-    /// Why the first of the others may be missing from it.
+    /// The first error of a delivery.
     failed: Option<String>,
 }
 
@@ -68,7 +67,7 @@ impl ProducerContext for Reports {
 }
 
 impl Publisher {
-    /// Connects in the background; the broker has `timeout` to take each event.
+    /// Connects in the background. The broker has `timeout` to accept each event.
     pub fn new(topic: &OpenTopic, timeout: Duration) -> anyhow::Result<Self> {
         let mut config = topic.client.clone();
         if config.get("compression.type").is_none() && config.get("compression.codec").is_none() {
@@ -84,7 +83,7 @@ impl Publisher {
         Ok(Self { producer, topic: topic.layout.topic.clone(), timeout, sent: 0 })
     }
 
-    /// Hands a record over; waits while the queue is full.
+    /// Queues a record; waits while the queue is full.
     pub fn publish(&mut self, key: &str, value: &[u8]) -> anyhow::Result<()> {
         let mut record = BaseRecord::to(&self.topic).key(key).payload(value);
         while let Err((error, again)) = self.producer.send(record) {
@@ -99,14 +98,14 @@ impl Publisher {
         Ok(())
     }
 
-    /// How many events the log has.
+    /// Returns how many events the log has.
     pub fn acknowledged(&self) -> u64 {
         self.producer.context().lock().acknowledged
     }
 
-    /// Waits until everything is settled; an error unless the log has it all.
+    /// Waits for all delivery reports; an error unless the log has all events.
     pub fn finish(&self) -> anyhow::Result<Settled> {
-        // Its own error is about the time, and every event has an end to its own.
+        // Its error is only about the time; every event has a report by then.
         let _ = self.producer.flush(self.timeout + Duration::from_secs(5));
         self.check()?;
         let settled = self.producer.context().lock().clone();

@@ -14,12 +14,10 @@ use crate::cli::{TopicsCloseSettings, TopicsCommand, TopicsSettings};
 use crate::commands::connection;
 use crate::commands::output::{Table, answer};
 use crate::topic::log_ends;
-use crate::topic::past_end;
 
-/// How often is looked while waiting.
+/// How often `--wait` checks again.
 const INTERVAL: Duration = Duration::from_millis(500);
 
-/// A topic as it is listed.
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
 struct Topic {
@@ -31,9 +29,8 @@ struct Topic {
     end_offsets: Option<Vec<i64>>,
 }
 
-/// Lists the topics, or closes one.
 pub async fn topics(settings: &TopicsSettings) -> anyhow::Result<Outcome> {
-    let mut connection = connection::connect(&settings.database, "topics").await?;
+    let mut connection = connection::connect(&settings.report.servers.database, "topics").await?;
     if let Some(TopicsCommand::Close(close)) = &settings.command {
         self::close(settings, close, &mut connection).await?;
         return Ok(Outcome::Clean);
@@ -43,11 +40,11 @@ pub async fn topics(settings: &TopicsSettings) -> anyhow::Result<Outcome> {
         Topic { sequence, topic, partitions, closed, end_offsets }
     };
     let topics: Vec<_> = read_layouts(&mut connection).await?.into_iter().map(topic).collect();
-    answer(settings.json, &topics, |topics| {
+    answer(settings.report.json, &topics, |topics| {
         let mut table = Table::new(&["sequence", "topic", "partitions", "state"]);
         for topic in topics {
-            let state = if topic.closed { "closed" } else { "open" }.to_owned();
-            table.row(&[topic.sequence.to_string(), topic.topic.clone(), topic.partitions.to_string(), state]);
+            let state = if topic.closed { "closed" } else { "open" };
+            table.row(&[&topic.sequence, &topic.topic, &topic.partitions, &state]);
         }
         table.text()
     })?;
@@ -73,34 +70,36 @@ async fn close(
         bail!("{} comes before {topic} and is open: close it first", earlier.topic);
     }
     if place + 1 == layouts.len() {
-        bail!("no topic comes after {topic}, so no like could be taken: `setup --topic NEW --after {topic}` first");
+        bail!(
+            "no topic comes after {topic}, so likes could not be published: `setup --topic NEW --after {topic}` first"
+        );
     }
     if !close.yes {
         return Err(not_done(&format!("close {topic}, to which no producer may write any more")));
     }
-    let client = settings.kafka.client_config("like-aggregator-topics")?;
+    let client = settings.report.servers.kafka.client_config("like-aggregator-topics")?;
     let deadline = Instant::now() + close.wait.unwrap_or_default();
     loop {
         let next = next_offsets(connection, layout).await?;
-        let left = past_end::first_records(&client, topic, &next).await.context("Kafka")?;
+        let left = log_ends::first_records(&client, topic, &next).await.context("Kafka")?;
         if left.is_empty() && try_close(connection, &client, layout).await? {
-            info!(topic, next = layouts[place + 1].topic, "closed; now the next one is folded");
+            info!(topic, next = layouts[place + 1].topic, "closed; the next topic is active");
             return Ok(());
         }
         if Instant::now() >= deadline {
             let records: i64 = left.values().map(|(first, end)| end - first).sum();
-            let how = if close.wait.is_some() { "it was waited for in vain" } else { "--wait DURATION waits for that" };
+            let how = if close.wait.is_some() { "--wait has passed" } else { "--wait DURATION waits for it" };
             bail!(
-                "{topic} is not folded to its end, {records} records are left or somebody still writes to it, perhaps in \
-                 a transaction: nothing was changed; {how}"
+                "{topic} is not folded to its end: {records} records are left, or a producer still writes to it, perhaps \
+                 in a transaction; nothing was changed; {how}"
             );
         }
         tokio::time::sleep(INTERVAL).await;
     }
 }
 
-/// With the workers out, looks once more, and records the ends. False: there are new records, or a
-/// transaction is open that may become some.
+/// Checks once more while the workers are blocked, and records the ends. Returns false if there are new records or a
+/// transaction is open.
 async fn try_close(
     connection: &mut PgConnection,
     client: &rdkafka::ClientConfig,
@@ -108,16 +107,16 @@ async fn try_close(
 ) -> anyhow::Result<bool> {
     let mut transaction = connection::between_batches(connection).await?;
     let ends = next_offsets(&mut transaction, layout).await?;
-    // Asked first: what a transaction had written is among the records once it isn't open.
+    // Checked first: once a transaction is committed, its records are found below.
     let open = log_ends::transaction_open(client, &layout.topic, layout.partitions).await.context("Kafka")?;
-    if open || !past_end::first_records(client, &layout.topic, &ends).await.context("Kafka")?.is_empty() {
+    if open || !log_ends::first_records(client, &layout.topic, &ends).await.context("Kafka")?.is_empty() {
         transaction.rollback().await?;
         return Ok(false);
     }
     let record = "UPDATE topic_layout SET end_offsets = $2 WHERE topic = $1 AND end_offsets IS NULL";
     let recorded = sqlx::query(record).bind(&layout.topic).bind(ends).execute(&mut *transaction).await?;
     if recorded.rows_affected() != 1 {
-        bail!("{} was closed by somebody else at this moment", layout.topic);
+        bail!("{} was closed by another command at this moment", layout.topic);
     }
     transaction.commit().await?;
     Ok(true)

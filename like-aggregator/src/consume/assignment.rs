@@ -1,12 +1,12 @@
-//! Follows the consumer group: a partition is fetched once PostgreSQL has returned its stored
-//! offset, and given back after the batch in flight had a moment to commit.
+//! Follows the consumer group: fetches an assigned partition once PostgreSQL has returned its stored offset, and gives a
+//! revoked one back after the batch in flight had a moment to commit.
 
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
+use rdkafka::TopicPartitionList;
 use rdkafka::consumer::Consumer;
-use rdkafka::{Offset, TopicPartitionList};
 use tracing::{error, info, warn};
 
 use super::group::Rebalanced;
@@ -15,6 +15,7 @@ use super::position::Position;
 use super::thread::{BUSY_POLL, ConsumerThread, GROUP, State, fetched};
 use crate::apply::transaction::StoredOffset;
 use crate::apply::worker::{Command, Event};
+use crate::topic::positions;
 
 /// The condition that each assigned partition has a row in `kafka_offset`.
 const OFFSETS: &str = "kafka_offset";
@@ -26,7 +27,7 @@ const FINISH_WAIT: Duration = Duration::from_secs(4);
 const LEAVE_WAIT: Duration = Duration::from_secs(2);
 
 impl ConsumerThread {
-    /// Acts on the group's assignments and revocations since the last turn.
+    /// Acts on the group's assignments and revocations since the last call.
     pub(super) fn rebalance(&self, state: &mut State) -> anyhow::Result<()> {
         while let Some(event) = self.consumer.context().next_rebalance() {
             match event {
@@ -51,8 +52,7 @@ impl ConsumerThread {
         Ok(())
     }
 
-    /// Drops what was collected of these partitions and asks for their stored offsets, to continue
-    /// from there.
+    /// Drops the collected records of these partitions and requests their stored offsets, to continue from there.
     pub(super) fn rewind(&self, state: &mut State, mut partitions: Vec<i32>) -> anyhow::Result<()> {
         partitions.retain(|number| state.partitions.get_mut(number).is_some_and(Partition::rewind));
         if partitions.is_empty() {
@@ -62,8 +62,8 @@ impl ConsumerThread {
         self.command(Command::Offsets(partitions))
     }
 
-    /// The stored offsets of the partitions in `asked` are known: fetches those that have waited for
-    /// them, and rewinds the others where another process has changed them.
+    /// The stored offsets of the partitions in `asked` are read: fetches those that have waited for them, and rewinds the
+    /// others if another process has changed their offsets.
     pub(super) fn offsets_read(&self, state: &mut State, asked: &[i32], stored: &[StoredOffset]) -> anyhow::Result<()> {
         let (mut known, mut moved, mut unfetched, mut missing) = (Vec::new(), Vec::new(), Vec::new(), false);
         state.comparing = false;
@@ -82,7 +82,7 @@ impl ConsumerThread {
                 }
                 if partition.offset_missing() {
                     let topic = &self.topic;
-                    error!(partition = number, topic, "no row in kafka_offset: partition refused, its likes wait");
+                    error!(partition = number, topic, "no row in kafka_offset: the partition is not read");
                 }
                 missing = true;
             }
@@ -90,40 +90,40 @@ impl ConsumerThread {
         if !unfetched.is_empty() {
             self.unfetch(state, &unfetched)?;
         }
-        // Also when there is none: librdkafka waits for this call before it joins anything again.
+        // Also without any: librdkafka waits for this call before it joins again.
         if missing || !known.is_empty() {
             self.fetch(state, known)?;
         }
         self.report_unread(state);
         if !moved.is_empty() {
-            warn!(partitions = ?moved, "kafka_offset was changed by somebody else: starting anew from there");
+            warn!(partitions = ?moved, "kafka_offset was changed by another process: rewinding to it");
         }
         self.rewind(state, moved)
     }
 
-    /// Fetches these partitions from these positions. One that is fetched already is removed and
-    /// added again, since a seek fails where the offset before lay outside the log.
+    /// Fetches these partitions from these positions. One that is fetched already is removed and added again, since a seek
+    /// fails if the previous offset was outside the log.
     pub(super) fn fetch(&self, state: &mut State, starts: Vec<(i32, Position)>) -> anyhow::Result<()> {
         let again = fetched(&state.partitions);
         let again: Vec<_> = starts.iter().map(|(number, _)| *number).filter(|n| again.contains(n)).collect();
         if !again.is_empty() {
             self.unfetch(state, &again)?;
         }
-        let mut list = TopicPartitionList::with_capacity(starts.len());
+        let mut offsets = Vec::with_capacity(starts.len());
         for (number, position) in starts {
             if let Some(partition) = state.partitions.get_mut(&number) {
-                let offset = Offset::Offset(position.read_from());
-                list.add_partition_offset(&self.topic, number, offset).context("assigning")?;
+                offsets.push((number, position.read_from()));
                 partition.fetch_from(position);
             }
         }
         state.fetched = Some(Instant::now());
+        let list = positions(&self.topic, offsets).context("assigning")?;
         self.consumer.incremental_assign(&list).context("assigning")
     }
 
-    /// Removes from librdkafka these partitions, which it fetches.
+    /// Makes librdkafka stop fetching these partitions.
     pub(super) fn unfetch(&self, state: &mut State, partitions: &[i32]) -> anyhow::Result<()> {
-        // librdkafka keeps a partition paused when it goes, and when it comes back.
+        // librdkafka keeps a partition paused after it is unassigned, and when it is assigned again.
         let paused = state.in_flight.as_mut().map(|flight| flight.unpause(partitions)).unwrap_or_default();
         if !paused.is_empty() {
             self.consumer.resume(&self.list(&paused)).context("resuming")?;
@@ -131,7 +131,7 @@ impl ConsumerThread {
         self.consumer.incremental_unassign(&self.list(partitions)).context("giving partitions back")
     }
 
-    /// Asks again, now and then, for partitions that have no row.
+    /// Requests the stored offsets of partitions without a row again, once per interval.
     pub(super) fn retry_without_row(&self, state: &mut State) -> anyhow::Result<()> {
         let waiting = state.partitions.iter().filter(|(_, p)| p.is_without_offset_row());
         if state.retried.is_some_and(|at| at.elapsed() < self.timing.refused_retry) || waiting.clone().count() == 0 {
@@ -154,9 +154,9 @@ impl ConsumerThread {
         }
     }
 
-    /// Drops what was collected of these partitions, gives the batch in flight a moment, and lets
-    /// the group continue. If that batch commits later all the same, the new owner is fenced and
-    /// starts where the batch ended; if the new owner is first, the batch is.
+    /// Drops the collected records of these partitions, waits a moment for the batch in flight, and lets the group
+    /// continue. If that batch commits later, the new owner is fenced and rewinds to its end; if the new owner commits
+    /// first, the batch is fenced.
     fn give_back(&self, state: &mut State, partitions: &[i32]) -> anyhow::Result<()> {
         for number in partitions {
             state.partitions.get_mut(number).into_iter().for_each(Partition::revoke);
@@ -183,8 +183,7 @@ impl ConsumerThread {
         self.unfetch(state, &unfetched)
     }
 
-    /// Handles the worker's events while `waits`, for at most this long. Returns false if it still
-    /// does.
+    /// Handles the worker's events while `waits` returns true, for at most this long. Returns whether it returned false.
     fn finish(&self, state: &mut State, limit: Duration, waits: impl Fn(&State) -> bool) -> anyhow::Result<bool> {
         let deadline = Instant::now() + limit;
         while waits(state) {
@@ -196,10 +195,10 @@ impl ConsumerThread {
         Ok(true)
     }
 
-    /// Finishes or gives up the batch in flight, then leaves the group, so that the others need
-    /// not wait for this member's session to time out.
+    /// Finishes or gives up the batch in flight, then leaves the group, so that the other members need not wait for this
+    /// one's session to time out.
     pub(super) fn leave(&self, state: &mut State) {
-        // One that came with the last poll still waits for its answer.
+        // A rebalance of the last poll still waits for its answer.
         let _ = self.rebalance(state);
         let deadline = Instant::now() + FINISH_WAIT;
         while state.in_flight.is_some() {
@@ -214,7 +213,7 @@ impl ConsumerThread {
         }
         let _ = self.landed(state);
         self.copy_offsets(state);
-        // librdkafka may still wait to be told from where partitions are read.
+        // librdkafka may still wait for an assignment.
         let _ = self.consumer.incremental_assign(&TopicPartitionList::new());
         self.consumer.unsubscribe();
         let deadline = Instant::now() + LEAVE_WAIT;

@@ -10,18 +10,18 @@ use rdkafka::message::{BorrowedMessage, Message};
 use rdkafka::{Offset, Timestamp};
 use tracing::{debug, warn};
 
-use super::partition::{Partition, StopReason};
+use super::partition::Partition;
 use super::position::{Position, Step};
 use super::thread::{BUSY_POLL, ConsumerThread, State};
+use super::verification::StopReason;
 use crate::fold::Record;
 
-/// How long to poll with nothing else to do; also the longest that a committed batch waits for the
-/// next one.
+/// How long to poll with nothing else to do.
 const IDLE_POLL: Duration = Duration::from_millis(50);
 const SEEK_TIMEOUT: Duration = Duration::from_secs(10);
 
 impl ConsumerThread {
-    /// Takes the records that are there, then seeks back in front of the holes that were seen.
+    /// Takes the records that were fetched, then seeks back in front of the holes that were seen.
     pub(super) fn collect(&self, state: &mut State) -> anyhow::Result<()> {
         self.take_all(state)?;
         for number in mem::take(&mut state.collecting.reread) {
@@ -29,7 +29,7 @@ impl ConsumerThread {
             if let Some(from) = partition.fetching().and_then(Position::reread_from) {
                 debug!(partition = number, from, "offsets are missing: reading again");
                 if let Err(error) = self.consumer.seek(&self.topic, number, Offset::Offset(from), SEEK_TIMEOUT) {
-                    // It isn't being fetched right now.
+                    // librdkafka isn't fetching it at the moment.
                     debug!(partition = number, %error, "seeking");
                     let start = partition.take_position().map(|position| (number, position));
                     self.fetch(state, start.into_iter().collect())?;
@@ -39,23 +39,23 @@ impl ConsumerThread {
         Ok(())
     }
 
-    /// Takes the records that are there, up to a full batch. A record that there is no room for is
-    /// dropped; its position stays, so that the next one of its partition leads back to it.
+    /// Takes the records that were fetched, up to a full batch. A record past that is dropped, and its position stays: the
+    /// next record of its partition then shows a hole, which is read again.
     fn take_all(&self, state: &mut State) -> anyhow::Result<()> {
         let idle = state.in_flight.is_none()
             && state.collecting.first_at.is_none()
             && !state.partitions.values().any(Partition::is_awaiting_offset);
         let mut timeout = if idle { IDLE_POLL } else { BUSY_POLL };
-        let turn = Instant::now();
+        let start = Instant::now();
         for taken in 0u32.. {
             match self.consumer.poll(timeout) {
                 None => return Ok(()),
                 Some(Ok(message)) => self.take(state, &message)?,
                 Some(Err(error)) => Self::failed(state, &error)?,
             }
-            // Not at every record: asking for the time would be a twentieth of all this costs.
-            let turn_over = taken % 64 == 0 && turn.elapsed() >= BUSY_POLL;
-            if turn_over || state.collecting.batch.is_full(self.limits.max_events) {
+            // Reading the clock for every record would take a twentieth of the loop's time.
+            let round_over = taken % 64 == 0 && start.elapsed() >= BUSY_POLL;
+            if round_over || state.collecting.batch.is_full(self.limits.max_events) {
                 return Ok(());
             }
             timeout = Duration::ZERO;
@@ -100,7 +100,7 @@ impl ConsumerThread {
     /// Errors of brokers and the network are temporary: librdkafka reports them and tries again.
     fn failed(state: &mut State, failure: &KafkaError) -> anyhow::Result<()> {
         match failure {
-            KafkaError::MessageConsumptionFatal(code) => bail!("the Kafka consumer can't go on: {code}"),
+            KafkaError::MessageConsumptionFatal(code) => bail!("the Kafka consumer can't continue: {code}"),
             KafkaError::MessageConsumption(RDKafkaErrorCode::AutoOffsetReset) => Self::out_of_range(state),
             _ => warn!(error = %failure, "Kafka"),
         }
@@ -108,7 +108,7 @@ impl ConsumerThread {
     }
 }
 
-/// The record as the fold takes it.
+/// Returns the record in the form that the fold takes.
 pub(crate) fn record<'a>(message: &'a BorrowedMessage<'_>) -> Record<'a> {
     let time = match message.timestamp() {
         Timestamp::NotAvailable => -1,

@@ -1,6 +1,5 @@
-//! What librdkafka calls back: which partitions the group gives and takes, and where the log
-//! ends. The callbacks only note it down; the consumer thread acts on it, since a partition can
-//! be assigned only once PostgreSQL has said from where.
+//! librdkafka's callbacks and the consumer's properties. The callbacks only record rebalances, log ends and changes of the
+//! topic; the consumer thread acts on them, since a partition can't be fetched before PostgreSQL has returned its offset.
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -18,48 +17,45 @@ use tracing::{debug, error, info, warn};
 /// How often librdkafka reports where the log ends, in milliseconds.
 const STATISTICS_MS: &str = "2000";
 
-/// What a rebalance does to this member.
 #[derive(Debug)]
 pub enum Rebalanced {
-    /// These are ours from now on.
     Assigned(Vec<i32>),
-    /// These no longer are.
     Revoked(Vec<i32>),
 }
 
-/// What librdkafka reports of itself now and then.
+/// The last of librdkafka's periodic statistics.
 #[derive(Debug)]
-pub struct Report {
+pub struct LogReport {
     /// Per partition that is being fetched, the log's end.
     pub log_ends: HashMap<i32, i64>,
-    /// Partitions that it doesn't fetch: not ours, or their offset lies outside the log.
+    /// Partitions that it doesn't fetch: they aren't assigned, or their offset lies outside the log.
     pub not_fetched: HashSet<i32>,
     /// Whether it is connected to any broker.
     pub brokers_up: bool,
 }
 
-/// The id of a topic that librdkafka sees for the first time, in base64.
+/// The part of librdkafka's log line about a topic that it sees for the first time: an id of zeros, in base64.
 const FROM_NONE: &str = "changed id from AAAAAAAAAAAAAAAAAAAAAA ";
 
-/// Notes of the callbacks.
+/// What the callbacks have recorded.
 #[derive(Default)]
 pub struct GroupContext {
     rebalances: Mutex<VecDeque<Rebalanced>>,
-    report: Mutex<Option<Report>>,
-    /// The topic's name stands for another topic now.
+    report: Mutex<Option<LogReport>>,
+    /// The topic was created again.
     topic_changed: AtomicBool,
-    /// The consumer thread no longer looks: answer librdkafka at once.
+    /// The consumer thread no longer acts on rebalances: the callback answers librdkafka itself.
     closing: AtomicBool,
 }
 
 impl GroupContext {
-    /// The oldest rebalance not acted on yet.
+    /// Returns the oldest rebalance not acted on yet.
     pub fn next_rebalance(&self) -> Option<Rebalanced> {
         self.rebalances.lock().unwrap_or_else(PoisonError::into_inner).pop_front()
     }
 
-    /// librdkafka's latest report, if there is one since the last call.
-    pub fn new_report(&self) -> Option<Report> {
+    /// Returns librdkafka's latest report, if there is one since the last call.
+    pub fn new_report(&self) -> Option<LogReport> {
         self.report.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 
@@ -68,7 +64,7 @@ impl GroupContext {
         self.topic_changed.swap(false, Ordering::Relaxed)
     }
 
-    /// From now on the callback itself gives partitions back.
+    /// Makes the callback itself give partitions back from now on.
     pub fn close(&self) {
         self.closing.store(true, Ordering::Relaxed);
     }
@@ -76,7 +72,7 @@ impl GroupContext {
 
 impl ClientContext for GroupContext {
     /// When a topic was deleted and created again, librdkafka continues at the same offset, without an error if the new
-    /// log is long enough. Only this log line tells.
+    /// log is long enough. Only this log line reports it.
     fn log(&self, level: RDKafkaLogLevel, facility: &str, text: &str) {
         if facility == "METADATA" && text.contains("changed id from") && !text.contains(FROM_NONE) {
             self.topic_changed.store(true, Ordering::Relaxed);
@@ -91,7 +87,7 @@ impl ClientContext for GroupContext {
 
     fn stats(&self, statistics: Statistics) {
         let brokers_up = statistics.brokers.values().any(|broker| broker.state == "UP");
-        let mut report = Report { brokers_up, log_ends: HashMap::new(), not_fetched: HashSet::new() };
+        let mut report = LogReport { brokers_up, log_ends: HashMap::new(), not_fetched: HashSet::new() };
         for (id, partition) in statistics.topics.into_values().flat_map(|topic| topic.partitions) {
             if partition.ls_offset >= 0 {
                 report.log_ends.insert(id, partition.ls_offset);
@@ -132,7 +128,7 @@ pub fn consumer_config(mut config: ClientConfig, group: &str) -> ClientConfig {
         .set("partition.assignment.strategy", "cooperative-sticky")
         .set("enable.auto.commit", "false")
         .set("enable.auto.offset.store", "false")
-        // Never resets silently: an offset outside the log is an error to be seen.
+        // Never resets silently: an offset outside the log is an error.
         .set("auto.offset.reset", "error")
         .set("isolation.level", "read_committed")
         .set("statistics.interval.ms", STATISTICS_MS);
@@ -142,10 +138,9 @@ pub fn consumer_config(mut config: ClientConfig, group: &str) -> ClientConfig {
     let tuned = [
         // Default 1000: a full queue would stop fetching for a second, four times slower.
         ("fetch.queue.backoff.ms", "5"),
-        // Defaults 64 MiB and 50 MiB: records fetched ahead (each takes some 400 bytes beside its
-        // own), and an answer of the broker, compressed, which stays in memory until its last
-        // record is read. One to two batches ahead are enough: with more it is no faster, and takes
-        // 70 to 90 MiB in place of 45.
+        // Defaults 64 MiB and 50 MiB: records fetched ahead (each takes some 400 bytes in addition to its own), and a
+        // compressed response of the broker, which stays in memory until its last record is read. One to two batches
+        // ahead are enough: more is no faster, and takes 70 to 90 MiB instead of 45.
         ("queued.max.messages.kbytes", "3072"),
         ("fetch.max.bytes", "1048576"),
         // Default 45 s: how long a killed worker's partitions stay uncounted.

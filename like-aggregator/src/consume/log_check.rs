@@ -1,39 +1,38 @@
-//! Detects that a log is no longer the one that was folded: its start removed by retention,
-//! shorter than what was folded, or another log under the same name. A partition in question isn't
-//! fetched; its stored offset is read again and compared with the log's ends. What retention
-//! removed is recorded as a gap; anything else stops this partition and no other.
+//! Detects that a log is no longer the one that was folded: retention has removed its start, it is shorter than what was
+//! folded, or it is another log under the same name. Such a partition isn't fetched until its stored offset is read again
+//! and compared with the log's ends. What retention removed is recorded as a gap; anything else stops this partition and
+//! no other.
 
 use std::time::{Duration, Instant};
 
 use rdkafka::consumer::Consumer;
 use tracing::{debug, error, info, warn};
 
-use super::group::Report;
-use super::partition::{StopReason, Verified};
+use super::group::LogReport;
 use super::position::Position;
 use super::thread::{ConsumerThread, State};
+use super::verification::{StopReason, Verified};
 use crate::apply::worker::Command;
 
 /// The condition that the log of each assigned partition is the one that was folded.
 const LOG: &str = "log";
 /// How often the end offsets of logs being verified are requested.
 const ASK_INTERVAL: Duration = Duration::from_secs(1);
-/// How long to wait for the answer. The broker gives it only after the one to a fetch that is under
-/// way, which may take half a second.
+/// How long to wait for them. The broker answers a fetch that is in progress first, which may take half a second.
 pub(super) const ASK_TIMEOUT: Duration = Duration::from_secs(1);
-/// In how many of librdkafka's reports to look for the partition that it has stopped fetching,
-/// after an error that names none.
+/// After an error that names no partition, the number of librdkafka's reports in which to look for one that it no longer
+/// fetches.
 const REPORTS: u8 = 3;
 
 impl ConsumerThread {
-    /// librdkafka has stopped fetching a partition whose offset lies outside the log. Its error
-    /// doesn't name the partition; its reports do.
+    /// librdkafka has stopped fetching a partition whose offset lies outside the log. Its error doesn't name the
+    /// partition, but its reports do.
     pub(super) fn out_of_range(state: &mut State) {
         state.look_for_outside = REPORTS;
     }
 
-    /// After another topic has come under the same name, compares what is fetched of it before any
-    /// of it is taken. Called between collecting a batch and sending it.
+    /// After the topic was created again, rewinds its partitions before a record of the new log is folded. Called between
+    /// collecting a batch and sending it.
     pub(super) fn check_topic(&self, state: &mut State) -> anyhow::Result<()> {
         if !self.consumer.context().topic_has_changed() {
             return Ok(());
@@ -41,19 +40,19 @@ impl ConsumerThread {
         let read = state.partitions.iter().filter(|(_, p)| p.has_position()).map(|(&number, _)| number);
         let read: Vec<_> = read.collect();
         if !read.is_empty() {
-            warn!(topic = self.topic, "the topic was made anew: comparing with what was folded");
+            warn!(topic = self.topic, "the topic was created again: comparing it with what was folded");
         }
         self.rewind(state, read)
     }
 
     /// Verifies the partitions whose stored offset may lie outside the log, by librdkafka's report.
-    pub(super) fn verify_reported(&self, state: &mut State, report: &Report) -> anyhow::Result<()> {
+    pub(super) fn verify_reported(&self, state: &mut State, report: &LogReport) -> anyhow::Result<()> {
         let stopped_fetching = state.look_for_outside > 0;
         state.look_for_outside = state.look_for_outside.saturating_sub(1);
         let mut found = Vec::new();
         for (number, partition) in &mut state.partitions {
             let not_fetched = stopped_fetching && partition.is_fetched() && report.not_fetched.contains(number);
-            // Where the log ends before the record to compare, that record never comes, and no error.
+            // If the log ends before the record to compare, there is neither a record nor an error.
             let ends_early = partition.fetching().is_some_and(|position| {
                 position.is_unproven() && report.log_ends.get(number).is_some_and(|end| *end < position.next)
             });
@@ -67,14 +66,14 @@ impl ConsumerThread {
     /// Stops fetching this partition until its stored offset, read again, is verified.
     pub(super) fn verify(&self, state: &mut State, number: i32, missing: bool) -> anyhow::Result<()> {
         if state.partitions.get_mut(&number).is_some_and(|partition| partition.verify(missing)) {
-            info!(partition = number, "its stored offset may lie outside the log: comparing");
+            info!(partition = number, "the stored offset may lie outside the log: comparing");
             self.unfetch(state, &[number])?;
             self.rewind(state, vec![number])?;
         }
         Ok(())
     }
 
-    /// Asks, now and then, for the log's ends of partitions being verified, and acts on the answer.
+    /// Requests, once per interval, the log's ends of partitions being verified, and acts on them.
     pub(super) fn verify_logs(&self, state: &mut State) -> anyhow::Result<()> {
         if state.verified.is_some_and(|at| at.elapsed() < ASK_INTERVAL) {
             return Ok(());
@@ -92,7 +91,7 @@ impl ConsumerThread {
             let (start, end) = match ends {
                 Ok(ends) => ends,
                 Err(error) => {
-                    debug!(partition = number, %error, "its log's ends are not known: asking again");
+                    debug!(partition = number, %error, "the log's ends are not known: requesting them again");
                     break; // the others come first next time
                 }
             };
@@ -103,7 +102,7 @@ impl ConsumerThread {
                 }
                 Verified::PastEnd { next, end } => {
                     if verification.past_end.is_none() {
-                        warn!(partition = number, next, end, "the stored offset lies beyond the log's end: waiting");
+                        warn!(partition = number, next, end, "the stored offset lies past the log's end: waiting");
                     }
                     if verification.past_end.get_or_insert(now).elapsed() >= self.timing.beyond_end {
                         self.stop(state, number, StopReason::PastEnd { next, end })?;
@@ -114,7 +113,7 @@ impl ConsumerThread {
                 }
                 Verified::Within => {
                     if position.next == start {
-                        // Retention has removed the record before it, as it may.
+                        // Retention has removed the record before it, so it can't be compared.
                         *position = Position::at(start);
                     }
                     let start = partition.take_position().map(|position| (number, position));
@@ -140,7 +139,7 @@ impl ConsumerThread {
         Ok(())
     }
 
-    /// Reads this partition no more until its stored offset changes.
+    /// Stops reading this partition until its stored offset changes.
     pub(super) fn stop(&self, state: &mut State, number: i32, reason: StopReason) -> anyhow::Result<()> {
         let Some(partition) = state.partitions.get_mut(&number) else { return Ok(()) };
         error!(partition = number, topic = self.topic, "partition stopped: {reason}");

@@ -1,10 +1,10 @@
-//! Reads the partitions that the consumer group assigns and collects their records into batches.
-//! SQL is `apply`'s, and what a batch means is `fold`'s.
+//! Reads the partitions that the consumer group assigns and collects their records into batches. `apply` runs the SQL, and
+//! `fold` computes what a batch changes.
 //!
-//! `thread` is the loop; `partition` holds the phases of a partition; `assignment` follows the
-//! group and starts fetching; `log_check` verifies stored offsets against the log; `collect` takes
-//! records; `offset_report` copies offsets to Kafka and reports the lag; `position` judges single
-//! offsets; `group` holds the callbacks and properties of the Kafka client.
+//! `thread` is the loop; `partition` holds the phases of a partition; `assignment` follows the group and starts fetching;
+//! `log_check` verifies stored offsets against the log, by the rules of `verification`; `collect` takes records;
+//! `offset_report` copies offsets to Kafka and reports the lag; `position` judges single offsets; `group` holds the
+//! callbacks and properties of the Kafka client.
 
 mod assignment;
 mod collect;
@@ -14,6 +14,7 @@ mod offset_report;
 mod partition;
 pub(crate) mod position;
 mod thread;
+mod verification;
 
 pub(crate) use self::collect::record;
 pub use self::group::{GroupContext, consumer_config};

@@ -1,5 +1,4 @@
-//! The committed offsets: copied to Kafka for lag tools, compared with PostgreSQL now and then, and
-//! reported as lag.
+//! The committed offsets: copied to Kafka for lag tools, compared with PostgreSQL once per interval, and reported as lag.
 
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
@@ -12,10 +11,9 @@ use super::log_check::ASK_TIMEOUT;
 use super::thread::{ConsumerThread, State};
 use crate::apply::worker::Command;
 
-/// The condition that a broker can be reached: checked every two seconds, and assumed until then.
+/// The condition that a broker can be reached, which is assumed until the first report.
 const BROKERS: &str = "kafka";
-/// How often offsets are copied to Kafka. Once a second is enough for lag tools, and a rebalance
-/// waits for commits that are under way.
+/// How often offsets are copied to Kafka: often enough for lag tools. A rebalance waits for commits in progress.
 const COPY_INTERVAL: Duration = Duration::from_secs(1);
 
 impl ConsumerThread {
@@ -25,7 +23,7 @@ impl ConsumerThread {
         }
     }
 
-    /// Commits to Kafka what is committed in PostgreSQL: a copy for lag tools.
+    /// Commits to Kafka the offsets that are committed in PostgreSQL.
     pub(super) fn copy_offsets(&self, state: &mut State) {
         let mut list = TopicPartitionList::new();
         for (&number, partition) in &mut state.partitions {
@@ -44,7 +42,7 @@ impl ConsumerThread {
         }
     }
 
-    /// What is due now and then: copying and comparing offsets, lag, the brokers' state.
+    /// Does what is due: copies and compares offsets, reports lag and whether brokers are up.
     pub(super) fn report_offsets(&self, state: &mut State) -> anyhow::Result<()> {
         self.copy_offsets_when_due(state);
         self.retry_without_row(state)?;
@@ -71,7 +69,7 @@ impl ConsumerThread {
         Ok(())
     }
 
-    /// librdkafka reports no ends of partitions that aren't fetched: asks for them, all at once.
+    /// Requests, all at once, the log ends of partitions that aren't fetched: librdkafka doesn't report them.
     fn ask_ends(&self, state: &State, ends: &mut HashMap<i32, i64>) {
         let mut list = TopicPartitionList::new();
         let paused = state.in_flight.iter().flat_map(|flight| flight.paused());
@@ -92,8 +90,8 @@ impl ConsumerThread {
         }
     }
 
-    /// Reads the stored offsets again: a failover or a restored backup may have lost the last ones,
-    /// or an operator may have set them, and no record need come to show it.
+    /// Reads the stored offsets again. A failover, a restored backup or an operator may have changed them, and without new
+    /// records no batch would be fenced.
     pub(super) fn compare(&self, state: &mut State) -> anyhow::Result<()> {
         state.compared = Some(Instant::now());
         let committed = state.partitions.iter().filter(|(_, p)| p.committed.is_some()).map(|(&number, _)| number);

@@ -1,17 +1,14 @@
-//! The phases of one assigned partition and the transitions between them. Pure: `assignment` and
-//! `log_check` carry out what a transition asks for. docs/ARCHITECTURE.md draws the phases.
+//! The phases of one assigned partition and the transitions between them. Pure: `assignment` and `log_check` act on what
+//! a transition returns. docs/ARCHITECTURE.md draws the phases.
 //!
-//! Whether fetching is paused is no phase: all fetched partitions are paused together, for as long
-//! as one batch is in flight, so the batch in flight (`thread::InFlight`) holds it.
-
-use std::fmt;
-use std::time::Instant;
+//! Pausing is no phase: all fetched partitions are paused together while one batch is in flight, so `thread::InFlight`
+//! holds what is paused.
 
 use super::position::Position;
+use super::verification::{StopReason, Verification};
 use crate::apply::transaction::StoredOffset;
-use crate::fold::Millis;
 
-/// A partition that the group has assigned to this process. One that isn't assigned has no value.
+/// A partition that the group has assigned to this process.
 #[derive(Debug)]
 pub(super) struct Partition {
     phase: Phase,
@@ -25,7 +22,7 @@ pub(super) struct Partition {
 enum Phase {
     /// The stored offset is being read. Records that are still fetched are dropped.
     AwaitingOffset { fetched: bool, verification: Option<Verification> },
-    /// Its stored offset may lie outside its log: compared with the log's ends, not fetched.
+    /// Its stored offset may lie outside its log. It is compared with the log's ends, and not fetched.
     VerifyingLog(Position, Verification),
     /// The log starts after the stored offset; the gap is being recorded.
     RecordingGap { from: i64 },
@@ -33,50 +30,14 @@ enum Phase {
     Fetching(Position),
     /// Its log is not the one that was folded. Not fetched until its stored offset changes.
     Stopped { reason: StopReason, asked: bool },
-    /// `kafka_offset` has no row for it. Where to start is unknown: the log's start would count
-    /// likes twice, and its end would lose some.
+    /// `kafka_offset` has no row for it, so its start is unknown: the log's start would count likes twice, and its end
+    /// would lose some.
     WithoutOffsetRow { asked: bool },
     /// The group has revoked it; the batch in flight gets a moment before it is given back.
     Revoked { fetched: bool },
 }
 
-/// The verification of a stored offset against the log's ends.
-#[derive(Debug, Clone, Copy, Default)]
-pub(super) struct Verification {
-    /// The record that was folded last was not found at its offset.
-    pub(super) missing: bool,
-    /// Since when the log has ended before the stored offset.
-    pub(super) past_end: Option<Instant>,
-    /// When the log's end offsets were last requested.
-    pub(super) asked: Option<Instant>,
-}
-
-/// What verifying the log has found.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Verified {
-    /// The records from the stored offset up to the log's start are gone.
-    Gap { from: i64, to: i64 },
-    /// The log ends before the stored offset, which may be temporary.
-    PastEnd { next: i64, end: i64 },
-    /// The record that was folded last is gone, though the log starts before it.
-    Missing { offset: i64, start: i64 },
-    /// The stored offset lies within the log.
-    Within,
-}
-
-/// Why a partition has stopped.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum StopReason {
-    /// The log ends before the stored offset.
-    PastEnd { next: i64, end: i64 },
-    /// The record that was folded last has another timestamp now.
-    Differs { offset: i64, folded: Millis, found: Millis },
-    /// The record that was folded last is gone, though the log starts before it.
-    Missing { offset: i64, start: i64 },
-}
-
 impl Partition {
-    /// A partition that was just assigned.
     pub(super) fn assigned() -> Self {
         let phase = Phase::AwaitingOffset { fetched: false, verification: None };
         Self { phase, committed: None, uncopied: false }
@@ -132,7 +93,7 @@ impl Partition {
         }
     }
 
-    /// Starts again from the stored offset, which is to be read. Returns false for a partition that is being revoked.
+    /// Waits for the stored offset, to continue from there. Returns false for a partition that is being revoked.
     pub(super) fn rewind(&mut self) -> bool {
         match &mut self.phase {
             Phase::Revoked { .. } => return false,
@@ -147,9 +108,8 @@ impl Partition {
         true
     }
 
-    /// The stored offset must be verified against the log's ends, once it is read again. Only a
-    /// fetched partition can raise that question; returns whether it was one, which now must no
-    /// longer be fetched.
+    /// Starts a verification against the log's ends, once the stored offset is read again. Does that for fetched partitions
+    /// only; returns whether it was one, which then must no longer be fetched.
     #[must_use]
     pub(super) fn verify(&mut self, missing: bool) -> bool {
         let was_fetched = matches!(self.phase, Phase::Fetching(_));
@@ -172,7 +132,7 @@ impl Partition {
         Some(position)
     }
 
-    /// There is no stored offset. Returns whether that is news.
+    /// There is no stored offset. Returns whether that is a change.
     pub(super) fn offset_missing(&mut self) -> bool {
         let new = !self.is_without_offset_row();
         self.phase = Phase::WithoutOffsetRow { asked: false };
@@ -197,13 +157,11 @@ impl Partition {
         }
     }
 
-    /// The records from the stored offset on are gone, and that is being recorded.
     pub(super) fn record_gap(&mut self, from: i64) {
         self.phase = Phase::RecordingGap { from };
     }
 
-    /// The gap from `from` to `to` is recorded. Returns whether to fetch from `to`. The log starts
-    /// there, so there is no record before it to compare.
+    /// The gap from `from` to `to` is recorded. Returns whether to fetch from `to`, where the log starts.
     pub(super) fn gap_recorded(&mut self, from: i64, to: i64) -> bool {
         let recording = matches!(self.phase, Phase::RecordingGap { from: of } if of == from);
         if recording {
@@ -224,13 +182,11 @@ impl Partition {
         fetched
     }
 
-    /// The group has revoked it.
     pub(super) fn revoke(&mut self) {
         self.phase = Phase::Revoked { fetched: self.is_fetched() };
     }
 
-    /// Whether the stored offset is another one than the committed one. For a stopped partition,
-    /// an operator may also have accepted the log, or have folded it.
+    /// Whether the stored offset differs from the committed one, or an operator has settled what stopped the partition.
     pub(super) fn has_moved(&self, stored: Option<&StoredOffset>) -> bool {
         if matches!(self.phase, Phase::Revoked { .. } | Phase::WithoutOffsetRow { .. }) {
             return false;
@@ -243,62 +199,6 @@ impl Partition {
         };
         let time = stored.last_record_time.map(|time| time.timestamp_millis());
         stored.next_offset != committed || self.stop_reason().is_some_and(|reason| reason.is_settled_by(time))
-    }
-}
-
-impl Verification {
-    /// Compares the position with the log's ends.
-    pub(super) fn compare(&self, position: &Position, start: i64, end: i64) -> Verified {
-        let next = position.next;
-        if next < start {
-            Verified::Gap { from: next, to: start }
-        } else if next > end {
-            Verified::PastEnd { next, end }
-        } else if self.missing && position.is_unproven() && next > start {
-            Verified::Missing { offset: next - 1, start }
-        } else {
-            Verified::Within
-        }
-    }
-}
-
-impl StopReason {
-    /// Whether the timestamp of the record that was folded last has shown it.
-    pub(super) fn is_by_time(self) -> bool {
-        !matches!(self, Self::PastEnd { .. })
-    }
-
-    /// Whether it no longer applies at the same stored offset, now that the record before that is
-    /// stored with this timestamp: unknown after `offsets reset`, another one after `rebuild`.
-    fn is_settled_by(self, stored: Option<Millis>) -> bool {
-        match self {
-            Self::PastEnd { .. } => false,
-            Self::Differs { folded, .. } => stored != Some(folded),
-            Self::Missing { .. } => stored.is_none(),
-        }
-    }
-}
-
-impl fmt::Display for StopReason {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::PastEnd { next, end } => write!(f, "it is folded up to {next} and its log ends at {end}")?,
-            Self::Differs { offset, folded, found } => write!(
-                f,
-                "the record at {offset} that was folded has the timestamp {folded}, and the one that is there now {found}"
-            )?,
-            Self::Missing { offset, start } => {
-                write!(
-                    f,
-                    "the record at {offset} was folded and is no longer there, though the log starts at {start}"
-                )?;
-            }
-        }
-        f.write_str(
-            ": the topic was cut or made anew, or the database is another topic's. Nothing is skipped: bring the log back, \
-             or say where to go on by `like-aggregator offsets reset`, and after that, if only the log that is there \
-             shall count, fold it by `like-aggregator rebuild`",
-        )
     }
 }
 
@@ -326,6 +226,7 @@ impl Phase {
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeSet;
+    use std::time::Instant;
 
     use super::*;
 
@@ -355,9 +256,9 @@ mod tests {
         let mut partition = fetching();
         assert!(partition.rewind());
         assert!(partition.is_awaiting_offset() && partition.is_fetched() && partition.fetching().is_none());
-        assert!(partition.offset_missing(), "news");
+        assert!(partition.offset_missing(), "a change");
         assert!(!partition.is_fetched() && partition.is_without_offset_row());
-        assert!(partition.rewind() && !partition.offset_missing(), "no news");
+        assert!(partition.rewind() && !partition.offset_missing(), "no change");
     }
 
     #[test]
@@ -370,17 +271,6 @@ mod tests {
         assert_eq!(partition.offset_known(&STORED), None);
         assert!(partition.verifying().unwrap().1.past_end.is_some());
         assert_eq!(partition.take_position(), Some(Position::at(5)));
-    }
-
-    #[test]
-    fn log_ends_decide_what_verification_finds() {
-        let (found, missing) = (Verification::default(), Verification { missing: true, ..Verification::default() });
-        let position = Position::after(5, Some(77));
-        assert_eq!(found.compare(&position, 6, 9), Verified::Gap { from: 5, to: 6 });
-        assert_eq!(found.compare(&position, 0, 4), Verified::PastEnd { next: 5, end: 4 });
-        assert_eq!(found.compare(&position, 0, 9), Verified::Within);
-        assert_eq!(missing.compare(&position, 0, 9), Verified::Missing { offset: 4, start: 0 });
-        assert_eq!(missing.compare(&position, 5, 9), Verified::Within, "retention may remove it");
     }
 
     #[test]

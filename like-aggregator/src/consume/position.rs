@@ -7,13 +7,13 @@ use crate::fold::Millis;
 /// How many offsets past a hole are kept on the first reading.
 const SEEN_MAX: usize = 10_000;
 
-/// The position in one partition, as this process believes.
+/// The position in one partition.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Position {
     /// The offset that the next record should have.
     pub next: i64,
-    /// The timestamp of the record before it, as it was folded, until that record is read again. It
-    /// distinguishes this log from one that was cut or created again and has grown past `next`.
+    /// The timestamp of the record before it, as it was folded, until that record is read again. It distinguishes this log
+    /// from one that was cut or created again and has grown past `next`.
     before: Option<Millis>,
     /// The offsets that were seen past a hole on the first reading.
     seen: VecDeque<i64>,
@@ -28,26 +28,25 @@ pub enum Step {
     Take,
     /// It was folded before.
     Skip,
-    /// Records may be missing in front of it: don't take it, and read again from
-    /// [`Position::reread_from`] once the consumer has no more records.
+    /// Records may be missing in front of it. Don't take it, and read again from [`Position::reread_from`] once the
+    /// consumer has no more records.
     Reread,
     /// It has the offset of the record that was folded last, and isn't that one.
     Differs {
         /// The timestamp of the one that was folded.
         folded: Millis,
     },
-    /// The record that was folded last isn't there: it wasn't on two readings.
+    /// The record that was folded last was missing on two readings.
     Missing,
 }
 
 impl Position {
-    /// A partition whose next record is `next`; nothing is known of the record before it, or it is
-    /// certain.
+    /// The next record is `next`; the record before it is not to be compared.
     pub fn at(next: i64) -> Self {
         Self { next, before: None, seen: VecDeque::new(), first_reading: false }
     }
 
-    /// The same, and the record before it was written at `before`: still to be compared.
+    /// The next record is `next`; the record before it is to be compared, if its timestamp `before` is known.
     pub fn after(next: i64, before: Option<Millis>) -> Self {
         Self { before: before.filter(|_| next > 0), ..Self::at(next) }
     }
@@ -62,11 +61,10 @@ impl Position {
         self.before.is_some()
     }
 
-    /// Judges a record by its offset, and the one before the first by its time. Offsets ascend but
-    /// have holes (a transaction's marker, for one), and a hole looks like a lost record. So what
-    /// follows a hole is read twice, and the hole is accepted if it is there both times. The first
-    /// reading covers as much as there is: where every second offset is a marker, going back for
-    /// each would read the log once per record.
+    /// Judges a record by its offset, and the one before the first by its timestamp. Offsets ascend but have holes, such as
+    /// the markers of transactions, and a hole looks like a lost record. So the records after a hole are read twice, and
+    /// the hole is accepted if both readings have it. The first reading takes in as many holes as it can: where every
+    /// second offset is a marker, going back for each would read the log once per record.
     pub fn judge(&mut self, offset: i64, time: Millis) -> Step {
         let expected = self.read_from();
         if offset < expected {
@@ -111,7 +109,7 @@ impl Position {
 mod tests {
     use super::*;
 
-    /// Judges these offsets; those that are to be taken are.
+    /// Judges these offsets, and takes those that are to be taken.
     fn judged(position: &mut Position, offsets: &[i64]) -> Vec<Step> {
         let one = |&offset| {
             let step = position.judge(offset, 0);

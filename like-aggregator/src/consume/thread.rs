@@ -1,6 +1,6 @@
-//! The loop of the thread that owns the Kafka consumer. It polls all the time, also while
-//! PostgreSQL is down, so that the group keeps this member. One batch may be in flight while the
-//! next one is collected; the fence makes that exact.
+//! The loop of the thread that owns the Kafka consumer. It polls all the time, also while PostgreSQL is down, so that the
+//! group keeps this member. One batch may be in flight while the next one is collected: if the first isn't committed, the
+//! fence refuses the second.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::mem;
@@ -41,7 +41,6 @@ pub struct BatchLimits {
     pub max_wait: Duration,
 }
 
-/// The thread's parts.
 pub struct ConsumerThread {
     /// Subscribed by [`ConsumerThread::run`].
     pub consumer: BaseConsumer<GroupContext>,
@@ -57,7 +56,7 @@ pub struct ConsumerThread {
     pub traces: Traces,
     pub metrics: Metrics,
     pub health: Health,
-    /// Beats at every turn of the loop.
+    /// Beats at every round of the loop.
     pub heartbeat: Heartbeat,
 }
 
@@ -73,9 +72,9 @@ pub(super) struct State {
     pub(super) retried: Option<Instant>,
     /// When a log's end offsets were last requested.
     pub(super) verified: Option<Instant>,
-    /// In this many more reports, look for a partition that librdkafka has stopped fetching.
+    /// The number of further reports in which to look for a partition that librdkafka has stopped fetching.
     pub(super) look_for_outside: u8,
-    /// When the committed offsets were compared with PostgreSQL, and whether that is under way.
+    /// When the committed offsets were last compared with PostgreSQL, and whether a comparison is in progress.
     pub(super) compared: Option<Instant>,
     pub(super) comparing: bool,
     /// When offsets were copied to Kafka last.
@@ -89,17 +88,16 @@ pub(super) struct Collecting {
     pub(super) links: Links,
     /// When its first record was taken.
     pub(super) first_at: Option<Instant>,
-    /// Partitions with a hole in their offsets, to be read once more from in front of it.
+    /// Partitions with a hole in their offsets, to be read again from in front of it.
     pub(super) reread: Vec<i32>,
 }
 
-/// A batch that the worker has. Fetching is paused only while there is one: what is paused is known
-/// here and nowhere else, and [`ConsumerThread::landed`], which alone removes this value, resumes
-/// it.
+/// A batch that the worker has. Fetching is paused only while there is one: only this value holds what is paused, and only
+/// [`ConsumerThread::landed`] removes it and resumes fetching.
 pub(super) struct InFlight {
     pub(super) partitions: Vec<i32>,
     since: Instant,
-    /// Cancelled, the worker doesn't try again.
+    /// Once cancelled, the worker doesn't retry.
     pub(super) give_up: CancellationToken,
     paused: BTreeSet<i32>,
 }
@@ -114,7 +112,7 @@ impl ConsumerThread {
                 break Ok(());
             }
             self.heartbeat.beat();
-            if let Err(error) = self.turn(&mut state) {
+            if let Err(error) = self.round(&mut state) {
                 break Err(error);
             }
         };
@@ -122,8 +120,8 @@ impl ConsumerThread {
         result
     }
 
-    /// One turn: the worker's events, rebalances, a full batch, then records.
-    fn turn(&self, state: &mut State) -> anyhow::Result<()> {
+    /// One round: the worker's events, rebalances, a full batch, then records.
+    fn round(&self, state: &mut State) -> anyhow::Result<()> {
         loop {
             match self.events.try_recv() {
                 Ok(event) => self.handle(state, event)?,
@@ -167,8 +165,8 @@ impl ConsumerThread {
         self.commands.send(command).map_err(|_| anyhow!("the worker has ended"))
     }
 
-    /// The next batch is full and one is in flight. Waits a moment for it; after that it pauses
-    /// fetching, so that polling brings no records that there is no room for.
+    /// The next batch is full and one is in flight. Waits a moment for it, then pauses fetching, so that polling returns no
+    /// records that would have to be dropped.
     fn wait_in_flight(&self, state: &mut State) -> anyhow::Result<()> {
         let Some(flight) = &mut state.in_flight else { return Ok(()) };
         let since = flight.since.elapsed();
@@ -180,7 +178,7 @@ impl ConsumerThread {
             };
         }
         let fetched: BTreeSet<i32> = fetched(&state.partitions);
-        // Not right after a partition was assigned: librdkafka may lose one of the two.
+        // Not right after a partition was assigned: librdkafka may lose one of the two requests.
         if state.fetched.is_none_or(|at| at.elapsed() >= PAUSE_AFTER) && flight.paused.len() < fetched.len() {
             info!("the database is behind: fetching paused");
             self.consumer.pause(&self.list(&fetched)).context("pausing")?;
@@ -189,7 +187,7 @@ impl ConsumerThread {
         self.collect(state)
     }
 
-    /// The batch in flight is through: nothing stays paused.
+    /// The batch in flight is committed or given up: nothing stays paused.
     pub(super) fn landed(&self, state: &mut State) -> anyhow::Result<()> {
         if let Some(InFlight { paused, .. }) = state.in_flight.take()
             && !paused.is_empty()
@@ -200,7 +198,7 @@ impl ConsumerThread {
         Ok(())
     }
 
-    /// Acts on what the worker has done. Each event is handled here, whichever loop receives it.
+    /// Handles an event of the worker, whichever loop receives it.
     pub(super) fn handle(&self, state: &mut State, event: Event) -> anyhow::Result<()> {
         match event {
             Event::Fatal(error) => return Err(error),
@@ -226,7 +224,6 @@ impl ConsumerThread {
         Ok(())
     }
 
-    /// Notes what a batch has committed.
     fn committed(&self, state: &mut State, spans: &[(i32, Span)]) {
         for (number, span) in spans {
             if let Some(partition) = state.partitions.get_mut(number) {

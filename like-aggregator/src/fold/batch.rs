@@ -1,5 +1,5 @@
-//! The records of one transaction: decoded events, dead letters and the offsets they cover. `fold`
-//! says what they change.
+//! The records of one transaction: decoded events, dead letters and the offsets that they cover. `fold` computes what they
+//! change.
 
 use std::collections::BTreeMap;
 
@@ -7,7 +7,7 @@ use hashbrown::HashMap;
 use like_events::{ProductPrefix, Reject, decode};
 use uuid::Uuid;
 
-/// Key and value of a dead letter are kept up to this many bytes each.
+/// The longest key and the longest value that are kept of a dead letter.
 pub const DEAD_LETTER_BYTES: usize = 64 * 1024;
 
 /// The most bytes of dead letters in a batch, which are in memory until it commits.
@@ -41,7 +41,7 @@ pub struct Span {
     pub last_time: Option<Millis>,
 }
 
-/// A record that is no event.
+/// A record that isn't an event.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DeadLetter {
     pub partition: i32,
@@ -57,7 +57,7 @@ pub struct DeadLetter {
 }
 
 #[derive(Debug)]
-pub(super) struct Event {
+pub(super) struct BatchEvent {
     pub(super) id: Uuid,
     pub(super) time: Millis,
     pub(super) offset: i64,
@@ -70,18 +70,17 @@ pub(super) struct Event {
 
 #[derive(Debug, Clone, Copy)]
 pub(super) struct EventUser {
-    /// The row of `product_like`; hashed while the batch is filled, since the database waits for the
-    /// fold.
+    /// The key of its row in `product_like`. Hashed while the batch is filled, since the database waits for the fold.
     pub(super) pair_key: Uuid,
     /// The place of the user's id in `Batch::users`.
     pub(super) start: u32,
     pub(super) length: u8,
 }
 
-/// Records of one or more partitions, each partition's in the log's order.
+/// Records of one or more partitions, in log order within each.
 #[derive(Debug, Default)]
 pub struct Batch {
-    pub(super) events: Vec<Event>,
+    pub(super) events: Vec<BatchEvent>,
     dead_letters: Vec<DeadLetter>,
     dead_bytes: usize,
     spans: BTreeMap<i32, Span>,
@@ -112,7 +111,7 @@ impl Batch {
         });
         let (id, liked) = (event.event_id.uuid(), event.liked);
         let Record { partition, offset, time, .. } = *record;
-        self.events.push(Event { id, time, offset, partition, product, liked, user });
+        self.events.push(BatchEvent { id, time, offset, partition, product, liked, user });
     }
 
     fn push_dead_letter(&mut self, record: &Record<'_>, reason: Reject) {
@@ -166,8 +165,8 @@ impl Batch {
         }
     }
 
-    /// Splits off the second half of its records, by partition and offset; `self` keeps the first.
-    /// Returns None if there is but one. Where a batch is split makes no difference to the counts.
+    /// Splits off the second half of its records, by partition and offset; `self` keeps the first. Returns None if it has
+    /// only one. The counts don't depend on where a batch is split.
     pub fn split_off_half(&mut self) -> Option<Self> {
         let events = self.events.iter().map(|event| (event.partition, event.offset, Some(event.time)));
         let letters = self.dead_letters.iter().map(|letter| (letter.partition, letter.offset, letter.time));

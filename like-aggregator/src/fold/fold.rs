@@ -1,6 +1,5 @@
-//! The fold of a batch: drops duplicates, keeps each user's last desired state and sums up per
-//! product. Pure: no Kafka, no SQL, no clock. The result depends on the log alone, wherever the log is
-//! cut into batches.
+//! The fold of a batch: drops duplicates, keeps each user's last desired state and adds up per product. Pure: no Kafka, no
+//! SQL, no clock. The result depends on the log alone, and not on where it is cut into batches.
 
 use std::time::Duration;
 
@@ -10,8 +9,8 @@ use uuid::Uuid;
 
 use super::batch::{Batch, EventUser, Millis};
 
-/// The version of the fold. Raise it with every change of this folder that folds any log to other
-/// likers, counts or deltas: a database with another version is refused.
+/// The version of the fold. Raise it with every change that folds any log to other likers, counts or deltas: a database
+/// with another version is refused.
 pub const FOLD_VERSION: i32 = 1;
 
 /// How duplicates are recognised.
@@ -24,8 +23,8 @@ pub enum Dedup {
 }
 
 impl Batch {
-    /// Drops duplicates and folds the rest. `handled` holds, for ids of this batch, the latest time at
-    /// which they were counted before, as far as known; for [`Dedup::Batch`] it is empty.
+    /// Drops duplicates and folds the rest. `handled` has the last time at which ids of this batch were counted before, as
+    /// far as known; for [`Dedup::Batch`] it is empty.
     pub fn fold(&self, dedup: Dedup, handled: HashMap<Uuid, Millis>) -> Fold<'_> {
         let mut fold = Fold { handled: Vec::with_capacity(self.events.len()), ..Fold::new(self.products.len()) };
         let mut seen = handled;
@@ -69,7 +68,7 @@ impl Batch {
             desired.last = event.liked;
         }
         fold.desired = all_desired.into_values().collect();
-        // Sorted for the index that they are looked up in and inserted into.
+        // Sorted for the index in which they are looked up and inserted.
         fold.desired.sort_unstable_by_key(|desired| desired.pair_key);
         fold.handled.sort_unstable();
         fold
@@ -114,7 +113,7 @@ pub struct Changes {
     pub changed: Vec<usize>,
     /// The sums to add, in the order of product ids, without products that don't change.
     pub sums: Vec<ProductSum>,
-    /// Events that changed what its user likes, and delta events.
+    /// Events that changed what their user likes, and delta events.
     pub applied: u64,
     /// Events whose desired state was already stored.
     pub unchanged: u64,

@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::mem;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::Receiver;
 use std::time::{Duration, Instant};
 
@@ -16,18 +17,19 @@ use tokio::sync::mpsc::UnboundedSender;
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
-use super::progress::Progress;
 use crate::apply::worker::{Command, Event};
 use crate::consume::position::{Position, Step};
 use crate::consume::{GroupContext, record};
 use crate::fold::Batch;
+use crate::progress::Progress;
+use crate::topic::positions;
 use crate::traces::Links;
 
 const POLL: Duration = Duration::from_millis(50);
-/// How long is read before holes are looked at again.
-const TURN: Duration = Duration::from_millis(5);
+/// How long records are taken before holes are read again.
+const ROUND: Duration = Duration::from_millis(5);
 const KAFKA_TIMEOUT: Duration = Duration::from_secs(10);
-/// No record for this long, and the broker answers: there is none.
+/// If the broker answers and no record arrives for this long, there is none.
 const SILENCE: Duration = Duration::from_secs(30);
 
 pub(super) struct Reader {
@@ -35,35 +37,40 @@ pub(super) struct Reader {
     pub(super) topic: String,
     pub(super) ends: Vec<i64>,
     pub(super) max_events: usize,
-    pub(super) orders: UnboundedSender<Command>,
-    pub(super) answers: Receiver<Event>,
+    /// To the worker.
+    pub(super) commands: UnboundedSender<Command>,
+    /// From the worker.
+    pub(super) events: Receiver<Event>,
     pub(super) progress: Arc<Progress>,
+    /// Counts the records folded.
+    pub(super) folded: Arc<AtomicU64>,
     pub(super) stop: CancellationToken,
 }
 
 type Consumed = BaseConsumer<GroupContext>;
 
-/// Where the partitions that aren't read to their ends stand.
+/// The positions of the partitions that aren't read to their ends.
 type Open = BTreeMap<i32, Position>;
 
 impl Reader {
     /// Reads until all partitions are folded to their ends.
     pub(super) fn run(self) -> anyhow::Result<()> {
-        let mut open = self.stand()?;
+        let mut open = self.positions()?;
         let all: i64 = self.ends.iter().sum();
-        self.progress.found(all - open.iter().map(|(p, at)| self.ends[*p as usize] - at.next).sum::<i64>());
+        let left: i64 = open.iter().map(|(p, position)| self.ends[*p as usize] - position.next).sum();
+        self.progress.found((all - left).cast_unsigned());
         while !open.is_empty() && !self.read(open)? {
-            // A batch was given back: its COMMIT was not answered, and it may have gone through.
-            open = self.stand()?;
+            // A batch was rewound: the answer to its COMMIT was lost, so it may be committed.
+            open = self.positions()?;
         }
         Ok(())
     }
 
-    /// Where the schema stands, of what isn't at its end.
-    fn stand(&self) -> anyhow::Result<Open> {
-        self.order(Command::Offsets((0..self.ends.len() as i32).collect()))?;
+    /// Reads the stored offsets of the partitions that aren't folded to their ends.
+    fn positions(&self) -> anyhow::Result<Open> {
+        self.command(Command::Offsets((0..self.ends.len() as i32).collect()))?;
         let stored = loop {
-            match self.answer()? {
+            match self.event()? {
                 Event::Offsets(_, stored) => break stored,
                 Event::Fatal(error) => return Err(error),
                 _ => {} // not expected here
@@ -79,11 +86,8 @@ impl Reader {
     /// Reads the `open` partitions. Returns false when a batch was fenced: then all of them are rewound.
     fn read(&self, mut open: Open) -> anyhow::Result<bool> {
         let consumer: Consumed = self.config.create_with_context(GroupContext::default()).context("Kafka consumer")?;
-        let mut list = TopicPartitionList::new();
-        for (&partition, position) in &open {
-            list.add_partition_offset(&self.topic, partition, Offset::Offset(position.next))?;
-        }
-        consumer.incremental_assign(&list).context("assigning")?;
+        let starts = open.iter().map(|(&partition, position)| (partition, position.next));
+        consumer.incremental_assign(&positions(&self.topic, starts)?).context("assigning")?;
         let (mut collecting, mut in_flight) = (Batch::default(), false);
         let mut heard = Instant::now();
         loop {
@@ -97,8 +101,8 @@ impl Reader {
                 if collecting.is_empty() {
                     return Ok(true);
                 }
-                // With our own token: a replay that is stopped doesn't wait for a database.
-                self.order(Command::Apply(mem::take(&mut collecting), Links::default(), self.stop.clone()))?;
+                // With the token of this replay: once stopped, it doesn't wait for the database.
+                self.command(Command::Apply(mem::take(&mut collecting), Links::default(), self.stop.clone()))?;
                 in_flight = true;
                 continue;
             }
@@ -116,9 +120,9 @@ impl Reader {
         }
     }
 
-    /// Takes what there is, for a moment; false: there was nothing.
+    /// Takes the records that are there, for a moment. Returns false if there were none.
     fn take_some(&self, consumer: &Consumed, open: &mut Open, collecting: &mut Batch) -> anyhow::Result<bool> {
-        let turn = Instant::now();
+        let start = Instant::now();
         let mut timeout = POLL;
         for taken in 0u32.. {
             match consumer.poll(mem::take(&mut timeout)) {
@@ -126,8 +130,8 @@ impl Reader {
                 Some(Err(error)) => self.failed(&error)?,
                 None => return Ok(taken > 0),
             }
-            let turn_over = taken % 64 == 0 && turn.elapsed() >= TURN;
-            if turn_over || open.is_empty() || collecting.is_full(self.max_events) {
+            let round_over = taken % 64 == 0 && start.elapsed() >= ROUND;
+            if round_over || open.is_empty() || collecting.is_full(self.max_events) {
                 break;
             }
         }
@@ -143,14 +147,17 @@ impl Reader {
     ) -> anyhow::Result<()> {
         let record = record(message);
         let partition = record.partition;
-        // Another one was fetched ahead, of a partition that is read to its end.
+        // A record past the end, which was fetched ahead.
         let Some(position) = open.get_mut(&partition) else { return Ok(()) };
         if position.judge(record.offset, record.time) != Step::Take {
             return Ok(());
         }
         let end = self.ends[partition as usize];
         if record.offset >= end {
-            bail!("partition {partition} has no record from {} to {end}, though it is folded so far", position.next);
+            bail!(
+                "partition {partition} has no record from {} to {end}, though it was folded up to there",
+                position.next
+            );
         }
         collecting.push(&record, position.next);
         position.taken(record.offset);
@@ -163,12 +170,14 @@ impl Reader {
         Ok(())
     }
 
-    /// Waits for the batch in flight; false: it isn't known to be applied.
+    /// Waits for the batch in flight. Returns false if it isn't known to be applied.
     fn applied(&self) -> anyhow::Result<bool> {
         loop {
-            match self.answer()? {
+            match self.event()? {
                 Event::Applied(spans) => {
-                    self.progress.committed(spans.iter().map(|(_, span)| span.next - span.believed).sum());
+                    let count: i64 = spans.iter().map(|(_, span)| span.next - span.believed).sum();
+                    self.progress.add(count.cast_unsigned());
+                    self.folded.fetch_add(count.cast_unsigned(), Ordering::Relaxed);
                     return Ok(true);
                 }
                 Event::Rewind(_) => return Ok(false),
@@ -178,26 +187,26 @@ impl Reader {
         }
     }
 
-    /// What is silent may be a broker that is away, and then it is waited for.
+    /// Fails if the log has no more records; an unreachable broker is only logged.
     fn explain_silence(&self, consumer: &Consumed, open: &Open) -> anyhow::Result<()> {
         for (&partition, position) in open {
             match consumer.fetch_watermarks(&self.topic, partition, KAFKA_TIMEOUT) {
                 Ok((start, end)) => bail!(
-                    "partition {partition} is folded up to {}, and no record from {} on comes; its log goes from {start} \
+                    "partition {partition} was folded up to {}, and no record from {} on arrives; its log goes from {start} \
                      to {end}",
                     self.ends[partition as usize],
                     position.next
                 ),
-                Err(error) => warn!(%error, partition, "no record comes: waiting for Kafka"),
+                Err(error) => warn!(%error, partition, "no record arrives: waiting for Kafka"),
             }
         }
         Ok(())
     }
 
-    /// Errors of brokers and network pass; librdkafka reports them while it tries again.
+    /// Errors of brokers and the network are temporary: librdkafka reports them and tries again.
     fn failed(&self, failure: &KafkaError) -> anyhow::Result<()> {
         match failure {
-            KafkaError::MessageConsumptionFatal(code) => Err(anyhow!("the Kafka consumer can't go on: {code}")),
+            KafkaError::MessageConsumptionFatal(code) => Err(anyhow!("the Kafka consumer can't continue: {code}")),
             KafkaError::MessageConsumption(RDKafkaErrorCode::AutoOffsetReset) => {
                 Err(anyhow!("a part of {} that is still to be folded is no longer in the log", self.topic))
             }
@@ -208,11 +217,11 @@ impl Reader {
         }
     }
 
-    fn order(&self, order: Command) -> anyhow::Result<()> {
-        self.orders.send(order).map_err(|_| anyhow!("the worker has ended"))
+    fn command(&self, command: Command) -> anyhow::Result<()> {
+        self.commands.send(command).map_err(|_| anyhow!("the worker has ended"))
     }
 
-    fn answer(&self) -> anyhow::Result<Event> {
-        self.answers.recv().map_err(|_| anyhow!("the worker has ended"))
+    fn event(&self) -> anyhow::Result<Event> {
+        self.events.recv().map_err(|_| anyhow!("the worker has ended"))
     }
 }

@@ -1,6 +1,6 @@
 //! Periodic maintenance, safe to run in several aggregators at once: creates windows of `event_handled` ahead of time,
 //! drops those that no unread record can need, and deletes old dead letters. It has a connection of its own, so that no
-//! batch waits for it. SQL decides what may be dropped; the broker only tells what is unread.
+//! batch waits for it. SQL decides what may be dropped; the broker only returns the log's ends.
 
 use std::time::Duration;
 
@@ -16,16 +16,14 @@ use tracing::{debug, info};
 use crate::fold::Dedup;
 use crate::topic::log_ends;
 
-/// A round that isn't through by then has lost its server.
+/// After this time a round counts as failed: its server is lost.
 const DEADLINE: Duration = Duration::from_secs(60);
 
-/// Dead letters deleted by one statement.
 const CHUNK: i64 = 1_000;
 
 /// How often a window's lock is tried for in one round.
 const ATTEMPTS: u32 = 5;
 
-/// The parts.
 pub struct Upkeep {
     options: PgConnectOptions,
     client: ClientConfig,
@@ -34,19 +32,19 @@ pub struct Upkeep {
 }
 
 impl Upkeep {
-    /// For the tables in `schema`; windows are kept for `dedup_window`.
+    /// Maintains the tables in `schema`, and keeps windows for `dedup_window`.
     pub fn new(url: &DatabaseUrl, schema: &str, client: ClientConfig, dedup: Dedup, dedup_window: Duration) -> Self {
         let options = url.connect_options(schema, "like-aggregator-upkeep").options([("lock_timeout", "10s")]);
         Self { options, client, dedup, dedup_window }
     }
 
-    /// A round at once, then one per `interval`, for ever.
+    /// Runs a round at once, then one per `interval`, for ever.
     pub async fn run(self, interval: Duration) {
         loop {
             let round = tokio::time::timeout(DEADLINE, self.round()).await;
             match round.unwrap_or_else(|_| Err(anyhow::anyhow!("not done within {DEADLINE:?}"))) {
                 Ok(()) => {}
-                // Whether the servers are there is said by those who count.
+                // The worker and the consumer thread report lost servers.
                 Err(error) => debug!(error = format!("{error:#}"), "upkeep: trying again later"),
             }
             tokio::time::sleep(interval).await;
@@ -87,7 +85,7 @@ impl Upkeep {
             let dropped: Result<Option<String>, _> =
                 drop.bind(window).bind(&topics).bind(&partitions).bind(&ends).fetch_one(&mut *connection).await;
             match dropped {
-                Ok(Some(name)) => info!(name, "window of event_handled dropped: nobody can ask for it any more"),
+                Ok(Some(name)) => info!(name, "window of event_handled dropped: no unread record can need it"),
                 Ok(None) => return Ok(()),
                 Err(error) if attempts < ATTEMPTS && database::sqlstate(&error).as_deref() == Some("55P03") => {
                     attempts += 1;

@@ -6,8 +6,8 @@ use sqlx::{AssertSqlSafe, PgConnection};
 
 use crate::fold::FOLD_VERSION;
 
-/// Makes the schema, which `connection` has in its search_path, and runs the migrations in it. sqlx
-/// takes a lock, so two processes wait for each other.
+/// Creates the schema, which `connection` has in its search_path, and runs the migrations in it. sqlx takes a lock, so two
+/// processes wait for each other.
 pub async fn migrate(connection: &mut PgConnection, schema: &'static str) -> anyhow::Result<()> {
     // IF NOT EXISTS still fails when two processes create the schema at the same moment, and it needs
     // a right that a user who only repeats `setup` may not have.
@@ -24,7 +24,7 @@ pub async fn migrate(connection: &mut PgConnection, schema: &'static str) -> any
             return Err(error).context("creating the schema");
         }
     }
-    // A migration that this build doesn't know is a newer build's; this build works with it too.
+    // A migration that this build doesn't know belongs to a newer build; this build works with it too.
     let mut migrations = like_common::migrations::migrator();
     migrations.set_ignore_missing(true).run(&mut *connection).await.context("migrations")?;
     let insert = "INSERT INTO fold (fold_version) VALUES ($1) ON CONFLICT DO NOTHING";

@@ -1,13 +1,12 @@
-//! Who may do what with the tables: an owner who makes them (`setup`, `rebuild`), a role of like-api
-//! that reads, and one of like-aggregator that counts and owns nothing. All of it is said here, for
-//! any schema, since `rebuild` makes another one.
+//! Rights on the tables: an owner creates them (`setup`, `rebuild`), like-api's role reads, and like-aggregator's role
+//! counts and owns nothing. The rights apply to any schema, since `rebuild` creates another one.
 
 use std::collections::BTreeSet;
 
 use anyhow::{Context, bail};
 use sqlx::{AssertSqlSafe, Connection, PgConnection};
 
-/// What like-api reads. Of a dead letter it needs to know that there is one, not what is in it.
+/// like-api's rights. Of a dead letter it needs the position only.
 const READS: [(&str, &str); 6] = [
     ("product_like_count", "SELECT"),
     ("product_like", "SELECT"),
@@ -17,8 +16,8 @@ const READS: [(&str, &str); 6] = [
     ("dead_letter", "SELECT (topic, partition, record_offset)"),
 ];
 
-/// What like-aggregator does, commands for operators included. Counts are never deleted, and what
-/// says how a log is folded is its owner's.
+/// like-aggregator's rights, which suffice for most commands too. Counts are never deleted, and only the owner changes the
+/// layout and the fold version.
 const COUNTS: [(&str, &str); 8] = [
     ("product_like_count", "SELECT, INSERT, UPDATE"),
     ("product_like", "SELECT, INSERT, UPDATE, DELETE"),
@@ -33,24 +32,20 @@ const COUNTS: [(&str, &str); 8] = [
 /// The roles of the two services, by name; there may be several of each.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Roles {
-    /// May read what like-api reads.
     pub api: BTreeSet<String>,
-    /// May write what like-aggregator writes.
     pub aggregator: BTreeSet<String>,
 }
 
 impl Roles {
-    /// Both kinds.
     fn all(&self) -> impl Iterator<Item = &String> {
         self.api.iter().chain(&self.aggregator)
     }
 
-    /// Whether there are none.
     pub fn is_empty(&self) -> bool {
         self.all().next().is_none()
     }
 
-    /// These, and those of the others that are not among them.
+    /// Adds those of `others` that have neither kind of rights yet.
     #[must_use]
     pub fn and(mut self, others: Self) -> Self {
         let new = |role: &String| !self.api.contains(role) && !self.aggregator.contains(role);
@@ -62,13 +57,13 @@ impl Roles {
     }
 }
 
-/// Makes those that don't exist. They can't log in: a password is the operator's to choose.
+/// Creates the roles that don't exist, without login: the operator sets a password.
 pub async fn make(connection: &mut PgConnection, roles: &Roles) -> anyhow::Result<()> {
     for role in roles.all() {
         let exists = "SELECT EXISTS (SELECT FROM pg_roles WHERE rolname = $1)";
         if !sqlx::query_scalar(exists).bind(role).fetch_one(&mut *connection).await? {
             let made = execute(connection, format!("CREATE ROLE {} NOLOGIN", quoted(role))).await;
-            made.with_context(|| format!("role {role} does not exist and can't be made: make it by CREATE ROLE"))?;
+            made.with_context(|| format!("role {role} does not exist and can't be created: create it by CREATE ROLE"))?;
         }
     }
     Ok(())
@@ -80,28 +75,28 @@ pub async fn may_grant(connection: &mut PgConnection, schema: &str) -> anyhow::R
     Ok(sqlx::query_scalar(sql).bind(schema).fetch_optional(connection).await?.unwrap_or(false))
 }
 
-/// Gives the roles exactly their rights on the tables and functions of the schema, all at once.
+/// Gives the roles exactly their rights on the tables and functions of the schema, in one transaction.
 pub async fn grant(connection: &mut PgConnection, schema: &str, roles: &Roles) -> anyhow::Result<()> {
     if !may_grant(connection, schema).await? {
         bail!("roles are granted their rights by the owner of schema {schema}: run it as that user");
     }
     let mut transaction = connection.begin().await?;
-    // Two at a time would fail: both change the same rows of the catalogue.
+    // Two of these transactions at once would fail: both change the same rows of the catalogue.
     sqlx::query("SELECT pg_advisory_xact_lock(hashtextextended('like roles', 0))").execute(&mut *transaction).await?;
-    let place = quoted(schema);
+    let schema_name = quoted(schema);
     for role in roles.all().map(|role| quoted(role)) {
-        execute(&mut transaction, format!("REVOKE ALL ON ALL TABLES IN SCHEMA {place} FROM {role}")).await?;
-        execute(&mut transaction, format!("REVOKE ALL ON SCHEMA {place} FROM {role}")).await?;
-        execute(&mut transaction, format!("GRANT USAGE ON SCHEMA {place} TO {role}")).await?;
+        execute(&mut transaction, format!("REVOKE ALL ON ALL TABLES IN SCHEMA {schema_name} FROM {role}")).await?;
+        execute(&mut transaction, format!("REVOKE ALL ON SCHEMA {schema_name} FROM {role}")).await?;
+        execute(&mut transaction, format!("GRANT USAGE ON SCHEMA {schema_name} TO {role}")).await?;
     }
     for (names, rights) in [(&roles.api, &READS[..]), (&roles.aggregator, &COUNTS[..])] {
         for role in names.iter().map(|role| quoted(role)) {
             for (table, rights) in rights {
-                execute(&mut transaction, format!("GRANT {rights} ON {place}.{table} TO {role}")).await?;
+                execute(&mut transaction, format!("GRANT {rights} ON {schema_name}.{table} TO {role}")).await?;
             }
         }
     }
-    // These functions run with their owner's rights: only like-aggregator may call them.
+    // These functions run with their owner's rights, so only like-aggregator may call them.
     let sql = "SELECT oid::regprocedure::text FROM pg_proc
                WHERE prosecdef AND pronamespace = (SELECT oid FROM pg_namespace WHERE nspname = $1)";
     // Without a path a name is shown with its schema.
@@ -120,7 +115,7 @@ pub async fn grant(connection: &mut PgConnection, schema: &str, roles: &Roles) -
     Ok(())
 }
 
-/// The roles that have rights on the schema already: those for another schema in its place.
+/// Returns the roles that have rights on the schema, which another schema in its place needs too.
 pub async fn granted(connection: &mut PgConnection, schema: &str) -> anyhow::Result<Roles> {
     let sql = "SELECT rolname, bool_or(privilege_type = 'UPDATE')
                FROM pg_class c CROSS JOIN aclexplode(c.relacl) a JOIN pg_roles r ON r.oid = a.grantee
@@ -133,7 +128,7 @@ pub async fn granted(connection: &mut PgConnection, schema: &str) -> anyhow::Res
     Ok(Roles { api: names(api), aggregator: names(aggregator) })
 }
 
-/// Names can't be parameters.
+/// Quotes a name, which can't be a parameter.
 fn quoted(name: &str) -> String {
     format!("\"{}\"", name.replace('"', "\"\""))
 }

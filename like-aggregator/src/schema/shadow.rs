@@ -1,12 +1,12 @@
-//! A second schema with the same tables beside the live one, which a replay fills. It is created and
-//! dropped here, together with one that a killed run has left behind.
+//! The shadow schema: a second schema with the same tables beside the live one, which a replay fills. Creating it drops
+//! one that a killed process has left.
 
 use std::time::Duration;
 
 use anyhow::{Context, bail};
 use like_common::database::{DatabaseUrl, SCHEMA, sqlstate};
 use sqlx::postgres::PgConnectOptions;
-use sqlx::{AssertSqlSafe, Connection, PgConnection, Row};
+use sqlx::{AssertSqlSafe, Connection, PgConnection};
 use tokio::time::timeout;
 
 use super::migrate::migrate;
@@ -17,7 +17,7 @@ const REMOVE_WAIT: Duration = Duration::from_secs(5);
 /// Per topic, in the order of folding, the offset of each partition up to which it is folded.
 pub type Ends = Vec<(String, Vec<i64>)>;
 
-/// A schema that no other process uses, as long as the connection holds its lock.
+/// A schema that no other process uses while the connection holds its lock.
 pub struct ShadowSchema {
     pub schema: &'static str,
     options: PgConnectOptions,
@@ -25,7 +25,7 @@ pub struct ShadowSchema {
 }
 
 impl ShadowSchema {
-    /// Creates the schema with all tables, in place of an old one. An error while another process uses it.
+    /// Creates the schema with all tables, in place of an old one. Fails while another process uses it.
     pub async fn create(url: &DatabaseUrl, schema: &'static str) -> anyhow::Result<Self> {
         // A process that was killed while it waited for a table must not keep the schema's lock.
         let options = url.connect_options(schema, "like-aggregator-replay");
@@ -37,7 +37,7 @@ impl ShadowSchema {
         Ok(shadow)
     }
 
-    /// Returns the connection that holds the lock; a new one if the old one was lost.
+    /// Returns the connection that holds the lock, or a new one if it was lost.
     pub async fn connection(&mut self) -> anyhow::Result<&mut PgConnection> {
         if self.connection.ping().await.is_err() {
             self.connection = connect(&self.options, self.schema).await?;
@@ -45,7 +45,7 @@ impl ShadowSchema {
         Ok(&mut self.connection)
     }
 
-    /// Copies the live layout and begins every new partition of it at 0.
+    /// Copies the live layout, and adds offset rows at 0 for its new partitions.
     pub async fn copy_layout(&mut self) -> anyhow::Result<()> {
         let layout = format!(
             "INSERT INTO topic_layout (sequence, topic, partitions, end_offsets)
@@ -74,8 +74,8 @@ impl ShadowSchema {
             .context("PostgreSQL doesn't answer, or another session holds a lock on a table of it")?
     }
 
-    /// Releases the lock, with a statement: the server notices that a connection has ended only some
-    /// time after the process, and until then it would refuse the next one.
+    /// Releases the lock by a statement: the server notices a closed connection only some time later, and would refuse the
+    /// next process until then.
     pub async fn release(mut self) -> anyhow::Result<()> {
         let unlock = sqlx::query("SELECT pg_advisory_unlock_all()").execute(&mut self.connection).await;
         unlock.context("releasing the schema's lock")?;
@@ -98,8 +98,8 @@ async fn connect(options: &PgConnectOptions, schema: &str) -> anyhow::Result<PgC
     Ok(connection)
 }
 
-/// Drops a schema with everything in it, if it exists. A batch in flight takes its locks in another
-/// order, so the two can deadlock: then the drop is tried again.
+/// Drops a schema with everything in it, if it exists. A batch in flight takes its locks in another order, so the two can
+/// deadlock; then the drop is retried.
 pub async fn drop_schema(connection: &mut PgConnection, schema: &str) -> anyhow::Result<()> {
     let drop = format!("DROP SCHEMA IF EXISTS {schema} CASCADE");
     for _ in 0..3 {
@@ -118,28 +118,24 @@ pub async fn live_ends(connection: &mut PgConnection) -> anyhow::Result<Ends> {
          FROM {SCHEMA}.topic_layout l JOIN {SCHEMA}.kafka_offset o USING (topic)
          GROUP BY l.sequence, topic, l.partitions ORDER BY l.sequence"
     );
-    let rows = sqlx::query(AssertSqlSafe(sql)).fetch_all(connection).await.context("reading the live offsets")?;
-    rows.into_iter()
-        .map(|row| {
-            let (topic, partitions, ends): (String, i32, Vec<i64>) =
-                (row.try_get(0)?, row.try_get(1)?, row.try_get(2)?);
-            if ends.len() != partitions as usize {
-                bail!("kafka_offset has {} rows for the {partitions} partitions of {topic}", ends.len());
-            }
-            Ok((topic, ends))
-        })
-        .collect()
+    let rows = sqlx::query_as(AssertSqlSafe(sql)).fetch_all(connection).await.context("reading the live offsets")?;
+    let complete = |(topic, partitions, ends): (String, i32, Vec<i64>)| {
+        if ends.len() != partitions as usize {
+            bail!("kafka_offset has {} rows for the {partitions} partitions of {topic}", ends.len());
+        }
+        Ok((topic, ends))
+    };
+    rows.into_iter().map(complete).collect()
 }
 
-/// Reads the fold version of the live tables.
 pub async fn live_fold_version(connection: &mut PgConnection) -> anyhow::Result<i32> {
     let sql = format!("SELECT fold_version FROM {SCHEMA}.fold");
     let found = sqlx::query_scalar(AssertSqlSafe(sql)).fetch_optional(connection).await;
     found.context("the live tables")?.context("the live tables are not set up: run `like-aggregator setup`")
 }
 
-/// Refuses a log whose start was lost before it was folded: `log_gap` still says so after the topic
-/// was re-created and starts at 0 again.
+/// Refuses a log whose start was lost before it was folded. `log_gap` still has that gap after the topic was created again
+/// and starts at 0.
 pub async fn check_gaps(connection: &mut PgConnection) -> anyhow::Result<()> {
     let gap = format!("SELECT topic || ' ' || partition FROM {SCHEMA}.log_gap WHERE from_offset = 0 LIMIT 1");
     let gap: Option<String> = sqlx::query_scalar(AssertSqlSafe(gap)).fetch_optional(connection).await?;

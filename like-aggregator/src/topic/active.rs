@@ -1,9 +1,9 @@
-//! The active topic: the one that is folded now. Every fold takes the topics in the order of
-//! `topic_layout`, all of one before the next, or an older event would overwrite a user's newer one.
+//! The active topic: the one that is folded now. Topics are folded in the order of `topic_layout`, each to its end before
+//! the next, or an older event would overwrite a user's newer one.
 //!
-//! Each transaction checks that: once a topic is closed, no batch goes past its recorded ends, and
-//! no batch of a topic is applied before all earlier topics are closed and folded to their ends. So
-//! it doesn't matter when an aggregator notices that a topic was closed.
+//! Each transaction checks that: no batch goes past the recorded ends of a closed topic, and no batch is applied before all
+//! earlier topics are closed and folded to their ends. So it doesn't matter when an aggregator notices that a topic was
+//! closed.
 
 use like_common::layout::{self, Layout};
 use sqlx::PgConnection;

@@ -1,38 +1,20 @@
-//! The start and end offsets of each partition's log, and the record at an offset, read from the
-//! broker.
+//! The start and end offsets of each partition's log, and single records near them, read from the broker.
 
-use std::collections::HashMap;
-use std::time::{Duration, Instant};
+use std::collections::{BTreeMap, HashMap};
 
-use anyhow::{Context, bail};
-use rdkafka::consumer::{BaseConsumer, Consumer};
-use rdkafka::error::KafkaError;
-use rdkafka::{ClientConfig, Message, Offset, TopicPartitionList};
+use rdkafka::{ClientConfig, Message};
 
+use super::log_reader::LogReader;
 use crate::fold::Millis;
 
-/// The start and end offset of each partition.
-pub type LogEnds = Vec<(i64, i64)>;
+pub use super::log_reader::LogEnds;
 
-const TIMEOUT: Duration = Duration::from_secs(5);
-
-/// Returns the start and end offset of each partition.
 pub async fn of(client: &ClientConfig, topic: &str, partitions: i32) -> anyhow::Result<LogEnds> {
-    let (client, topic) = (client.clone(), topic.to_owned());
-    let asked = tokio::task::spawn_blocking(move || {
-        let consumer: BaseConsumer = client.create().context("Kafka client")?;
-        (0..partitions)
-            .map(|partition| {
-                let ends = consumer.fetch_watermarks(&topic, partition, TIMEOUT);
-                ends.with_context(|| format!("asking for the log's ends of partition {partition}"))
-            })
-            .collect()
-    });
-    asked.await?
+    LogReader::run(client, topic, move |log| log.ends(partitions)).await
 }
 
-/// Returns whether another producer's transaction is open on a partition: its records are in the log,
-/// and it isn't known yet whether consumers will ever read them.
+/// Returns whether another producer's transaction is open on a partition: its records are in the log, and it isn't known
+/// yet whether consumers will ever read them.
 pub async fn transaction_open(client: &ClientConfig, topic: &str, partitions: i32) -> anyhow::Result<bool> {
     let mut all = client.clone();
     all.set("isolation.level", "read_uncommitted");
@@ -42,90 +24,74 @@ pub async fn transaction_open(client: &ClientConfig, topic: &str, partitions: i3
     Ok(written.iter().zip(stable).any(|((_, written), (_, stable))| stable < *written))
 }
 
-/// Returns, per partition, the offset after the last record that a consumer can read. The log's end
-/// may lie after it: the marker of another producer's transaction takes an offset and is no record,
-/// so no fold ever reaches it.
-pub async fn behind_last_records(client: &ClientConfig, topic: &str, ends: LogEnds) -> anyhow::Result<Vec<i64>> {
-    let (mut client, topic) = (client.clone(), topic.to_owned());
-    let asked = tokio::task::spawn_blocking(move || {
-        // It joins no group and commits nothing, but librdkafka requires the name.
-        client.set("group.id", "like-aggregator-log-end").set("enable.auto.commit", "false");
-        client.set("enable.partition.eof", "true").set("auto.offset.reset", "error");
-        let consumer: BaseConsumer = client.create().context("Kafka client")?;
-        let read = |(partition, (start, end)): (i32, (i64, i64))| {
-            behind_last_record(&consumer, &topic, partition, start, end)
-                .with_context(|| format!("looking for the last record of partition {partition}"))
-        };
-        (0..).zip(ends).map(read).collect()
-    });
-    asked.await?
-}
-
-/// Reads the last few offsets, and more of them as long as they hold no record.
-fn behind_last_record(
-    consumer: &BaseConsumer,
-    topic: &str,
-    partition: i32,
-    start: i64,
-    end: i64,
-) -> anyhow::Result<i64> {
-    if start == end {
-        return Ok(start);
-    }
-    let mut tail = 10;
-    loop {
-        let from = (end - tail).max(start);
-        let mut list = TopicPartitionList::new();
-        list.add_partition_offset(topic, partition, Offset::Offset(from))?;
-        consumer.assign(&list)?;
-        let mut behind = None;
+/// Returns, per partition, the offset after the last record before the given end that a consumer can read. The end may be
+/// larger: the marker of another producer's transaction takes an offset and is no record, so no fold ever reaches it.
+pub async fn after_last_records(client: &ClientConfig, topic: &str, ends: LogEnds) -> anyhow::Result<Vec<i64>> {
+    let after_last = move |log: &LogReader| {
+        let mut after: Vec<i64> = ends.iter().map(|(start, _)| *start).collect();
+        let mut open: Vec<(i32, (i64, i64))> = (0..).zip(ends.iter().copied()).collect();
+        // Reads the last few offsets, and more of them as long as they hold no record.
+        let mut tail = 10;
         loop {
-            match consumer.poll(TIMEOUT) {
-                Some(Ok(record)) => behind = Some(record.offset() + 1),
-                Some(Err(KafkaError::PartitionEOF(_))) => break,
-                Some(Err(error)) => return Err(error.into()),
-                None => bail!("no answer within {TIMEOUT:?}"),
+            open.retain(|&(partition, (start, end))| after[partition as usize] == start && start < end);
+            if open.is_empty() {
+                return Ok(after);
             }
-            // Newer records don't matter.
-            if behind.is_some_and(|behind| behind >= end) {
-                break;
-            }
+            let from: Vec<_> = open.iter().map(|&(p, (start, end))| (p, start.max(end - tail))).collect();
+            log.read(&from, |record| {
+                let (partition, next) = (record.partition() as usize, record.offset() + 1);
+                let end = ends[partition].1;
+                after[partition] = next.min(end);
+                next >= end
+            })?;
+            open.retain(|(_, (start, end))| end - tail > *start);
+            tail *= 10;
         }
-        match behind {
-            Some(behind) => return Ok(behind.min(end)),
-            None if from == start => return Ok(start),
-            None => tail *= 10,
-        }
-    }
+    };
+    LogReader::run(client, topic, after_last).await
 }
 
-/// Returns, per partition, the offset and timestamp of the first record at or after the given offset.
-/// Leaves out partitions where none comes in time.
+/// Returns, per partition with a record at or after its offset in `from`, that record's offset and the log's end.
+pub async fn first_records(
+    client: &ClientConfig,
+    topic: &str,
+    from: &[i64],
+) -> anyhow::Result<BTreeMap<i32, (i64, i64)>> {
+    let from = from.to_vec();
+    let first = move |log: &LogReader| {
+        let ends = log.ends(from.len() as i32)?;
+        let open = (0..).zip(ends.iter().zip(from)).filter(|(_, ((_, end), from))| end > from);
+        // If retention removed records, the first remaining one will do.
+        let open: Vec<_> = open.map(|(partition, ((start, _), from))| (partition, from.max(*start))).collect();
+        let mut found = BTreeMap::new();
+        log.read(&open, |record| {
+            let partition = record.partition();
+            found.insert(partition, (record.offset(), ends[partition as usize].1));
+            true
+        })?;
+        Ok(found)
+    };
+    LogReader::run(client, topic, first).await
+}
+
+/// Returns, per partition, the offset and timestamp of the first record at or after the given offset. Leaves out
+/// partitions that can't be read in time.
 pub async fn records_at(
     client: &ClientConfig,
     topic: &str,
     offsets: Vec<(i32, i64)>,
 ) -> anyhow::Result<HashMap<i32, (i64, Millis)>> {
-    let (mut client, topic) = (client.clone(), topic.to_owned());
-    // Assigning needs a group's name and never uses it.
-    client.set("group.id", "like-aggregator-look").set("enable.auto.commit", "false");
-    client.set("isolation.level", "read_committed").set("auto.offset.reset", "error");
-    client.set("fetch.message.max.bytes", "65536");
-    let asked = tokio::task::spawn_blocking(move || {
-        let consumer: BaseConsumer = client.create().context("Kafka client")?;
-        let mut list = TopicPartitionList::with_capacity(offsets.len());
-        for &(partition, offset) in &offsets {
-            list.add_partition_offset(&topic, partition, Offset::Offset(offset))?;
-        }
-        consumer.assign(&list).context("reading the log")?;
-        let (mut found, deadline) = (HashMap::new(), Instant::now() + TIMEOUT);
-        while found.len() < offsets.len() && Instant::now() < deadline {
-            if let Some(Ok(record)) = consumer.poll(Duration::from_millis(100)) {
-                let place = (record.offset(), record.timestamp().to_millis().unwrap_or(-1));
-                found.entry(record.partition()).or_insert(place);
-            }
+    let records = move |log: &LogReader| {
+        let mut found = HashMap::new();
+        let read = log.read(&offsets, |record| {
+            let time = record.timestamp().to_millis().unwrap_or(-1);
+            found.insert(record.partition(), (record.offset(), time));
+            true
+        });
+        if let Err(error) = read {
+            tracing::debug!("{error:#}");
         }
         Ok(found)
-    });
-    asked.await?
+    };
+    LogReader::run(client, topic, records).await
 }

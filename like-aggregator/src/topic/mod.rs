@@ -1,6 +1,9 @@
-//! The topic: its log ends, the active topic of several, records past a recorded end.
+//! The topic: its log ends and records, the active topic of several, records past a recorded end.
 
 pub mod active;
 pub mod log_ends;
+mod log_reader;
 pub mod open_topic;
 pub mod past_end;
+
+pub(crate) use self::log_reader::positions;

@@ -1,5 +1,4 @@
-//! The topic for commands that write to it or change offsets: has a layout, is open, and agrees with
-//! its layout.
+//! The topic of commands that write to it or change offsets: it has a layout, is open, and agrees with its layout.
 
 use anyhow::{Context, bail};
 use like_common::kafka::KafkaSettings;
@@ -25,13 +24,13 @@ impl OpenTopic {
         let layout = layouts.iter().find(|layout| layout.topic == topic).cloned();
         let layout =
             layout.with_context(|| format!("topic_layout has no {topic}: `like-aggregator setup` has to be run"))?;
-        // Events written to it now would be folded after events that are written to the earlier topic later.
+        // Events of the earlier topic, even if written later, would be folded before events written to this one now.
         let open_before = layouts.iter().find(|l| l.sequence < layout.sequence && l.end_offsets.is_none());
         if let Some(before) = open_before {
             bail!("topic {topic} comes after {}, which has to be closed first (`topics close`)", before.topic);
         }
         if layout.end_offsets.is_some() {
-            bail!("topic {topic} is closed: the topics after it are folded behind it; set KAFKA_TOPIC to the open one");
+            bail!("topic {topic} is closed: set KAFKA_TOPIC to the open one");
         }
         let live = topic_check::describe(&client, topic).await.context("Kafka")?;
         let findings = topic_check::compare(live.as_ref(), topic, layout.partitions);

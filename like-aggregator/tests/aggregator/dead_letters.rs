@@ -130,7 +130,7 @@ async fn redrive_keeps_a_newer_state_unless_forced() {
 
     let (status, redriven) = letters.json(&["redrive", "--all"]).await;
     let why = redriven["letters"][0]["why"].as_str().unwrap();
-    assert!(status == 1 && why.starts_with("its user has wished otherwise since"), "{why}");
+    assert!(status == 1 && why.starts_with("its user has changed the like since"), "{why}");
     letters.folded().await;
     assert_eq!((letters.left().await, letters.likes().await), (1, 1), "u2 alone");
     assert_eq!(letters.json(&["redrive", "--all", "--even-if-changed"]).await.0, 0);

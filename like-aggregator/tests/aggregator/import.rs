@@ -61,7 +61,7 @@ async fn bad_row_is_named_by_its_line() {
         (long.as_bytes(), &["line 1 has user_id 'uuu"]),
         (b"p1,u1\np1\n\np1,u1,x\n", &["line 2 has 1 fields", "line 4 has 3 fields", "quotes"]),
         (b"p1,u1\np1;u2\n", &["line 2 has 1 fields, expected product_id,user_id"]),
-        (b"userId,productId\nu1,p1\n", &["line 1 names the columns userId,productId: turn them round"]),
+        (b"userId,productId\nu1,p1\n", &["line 1 names the columns userId,productId: swap them"]),
         (b"p,\np,\np,\np,\np,\np,\np,\n", &["line 5 has", "and 2 more", "nothing was published"]),
     ];
     for (text, texts) in cases {

@@ -97,7 +97,7 @@ async fn offset_past_the_end_stops_its_partition() {
     counting.waits_for("log", "like-aggregator offsets reset").await;
     counting.waits_for("log", "like-aggregator rebuild").await;
     assert_eq!(counting.metric("likes_stopped_partitions", "beyond_log_end").await as u32, 1);
-    assert_eq!(status(&system, 0).await.0, "folded beyond the log's end: the topic was cut or made anew");
+    assert_eq!(status(&system, 0).await.0, "folded beyond the log's end: the topic was cut or created again");
     publish(&topic, 1, users("u", 2));
     offsets_become(&system, &[100, 2]).await;
     assert_eq!(system.likes().await, 2);
@@ -153,7 +153,7 @@ async fn recreated_with(records: usize) {
     let stopped = counting.metric("likes_stopped_partitions", "").await;
     assert_eq!((stopped as u32, offsets(&system).await), (1, vec![5, 2]), "{records} records");
     let (problem, table) = status(&system, 0).await;
-    assert!(problem.as_str().is_some_and(|problem| problem.ends_with("made anew")), "{records} records: {table}");
+    assert!(problem.as_str().is_some_and(|problem| problem.ends_with("created again")), "{records} records: {table}");
     assert_eq!(status(&system, 1).await.0, Value::Null, "{table}");
     assert_eq!(system.likes().await, 5 + 2);
 

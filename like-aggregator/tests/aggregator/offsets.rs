@@ -148,7 +148,7 @@ async fn offset_past_the_end_of_a_recreated_log_is_reset() {
     system.database.execute(earlier).await;
     let printed = system.succeeds(&["offsets", "reset", "--all", "--to", "earliest", "--yes"]).await;
     assert!(has_row(&printed, &["0", "500", "0", "0", "5", "0", "5", "0"]), "{printed}");
-    assert!(printed.contains("was cut or made anew"), "{printed}");
+    assert!(printed.contains("was cut or created again"), "{printed}");
     let _aggregator = system.aggregator(&[]).await;
     system.folded(5).await;
     assert_eq!((system.likes().await, system.number(GAPS).await), (5, 0));

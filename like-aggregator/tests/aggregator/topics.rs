@@ -93,7 +93,7 @@ async fn topic_with_lag_stays_open() {
     topic.publish_event(&event("p", Some("v"), true));
     topic.flush();
     system.refused(&close, &["2 records are left"]).await;
-    system.refused(&[&close[..], &["--wait", "1s"]].concat(), &["in vain"]).await;
+    system.refused(&[&close[..], &["--wait", "1s"]].concat(), &["--wait has passed"]).await;
     assert_eq!(system.number("SELECT count(*) FROM topic_layout WHERE end_offsets IS NOT NULL").await, 0);
 
     let _aggregator = system.aggregator(&[]).await;
@@ -142,7 +142,7 @@ async fn record_past_the_end_is_reported() {
 
     let aggregator = system.aggregator(&[]).await;
     until("a metric says so", async || aggregator.metric("likes_records_behind_end", "").await as i64 == 3).await;
-    aggregator.process.says("somebody still writes there").await;
+    aggregator.process.says("a producer still writes there").await;
     let (_, status) = system.json(&["status"]).await;
     let late = &status["behindEnds"];
     assert_eq!((late[0]["topic"].as_str(), late[0]["partition"].as_i64()), (Some(topic.name.as_str()), Some(1)));

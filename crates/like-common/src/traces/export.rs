@@ -25,8 +25,8 @@ pub struct Spans {
 
 impl Spans {
     pub fn new(registry: &Registry) -> Self {
-        let help = "spans by what became of them: exported, failed (the collector was away or refused them), \
-                    queue_full (never sent)";
+        let help =
+            "spans by outcome: exported, failed (unreachable or refused by the collector), queue_full (never sent)";
         let spans = IntCounterVec::new(Opts::new("likes_trace_spans_total", help), &["outcome"]);
         let spans = metrics::add(registry, spans);
         let [exported, failed, queue_full] =
@@ -35,7 +35,7 @@ impl Spans {
     }
 }
 
-/// In front of the queue: passes on as many spans as the queue takes, and counts the others.
+/// Before the queue: passes on as many spans as fit into it, and counts the others.
 #[derive(Debug)]
 pub struct Bounded<P> {
     processor: P,
@@ -79,7 +79,7 @@ impl<P: SpanProcessor> SpanProcessor for Bounded<P> {
     }
 }
 
-/// Behind the queue: counts spans, and logs when the collector becomes unavailable or available.
+/// After the queue: counts spans, and logs when the collector becomes unavailable or available.
 #[derive(Debug)]
 pub struct Counted<E> {
     exporter: E,
@@ -115,18 +115,7 @@ impl<E: SpanExporter> SpanExporter for Counted<E> {
         result
     }
 
-    fn shutdown_with_timeout(&self, timeout: Duration) -> OTelSdkResult {
-        self.exporter.shutdown_with_timeout(timeout)
-    }
-
-    fn shutdown(&self) -> OTelSdkResult {
-        self.exporter.shutdown()
-    }
-
-    fn force_flush(&self) -> OTelSdkResult {
-        self.exporter.force_flush()
-    }
-
+    // The OTLP exporter has neither a shutdown nor a flush of its own.
     fn set_resource(&mut self, resource: &Resource) {
         self.exporter.set_resource(resource);
     }

@@ -1,6 +1,6 @@
-//! OpenTelemetry's environment variables. The SDK and its exporter read them; what is done here is
-//! to refuse, at the start and in one line, a value that they would silently ignore, and to read
-//! the headers from a file, which OpenTelemetry has no variable for.
+//! OpenTelemetry's environment variables. The SDK and its exporter read them, and silently ignore a value that they can't
+//! use. Here such a value is refused at the start, in one line that doesn't show it, since it may be a secret. Headers can
+//! come from a file, for which OpenTelemetry has no variable.
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -10,7 +10,7 @@ use percent_encoding::percent_decode_str;
 
 use crate::secrets;
 
-/// What the SDK can't tell us.
+/// The settings that the SDK doesn't read, or reads without returning them.
 #[derive(PartialEq, Eq)]
 #[cfg_attr(test, derive(Debug))]
 pub struct Export {
@@ -25,10 +25,23 @@ pub struct Export {
 /// The SDK's default for `OTEL_BSP_MAX_QUEUE_SIZE`.
 const QUEUE: usize = 2_048;
 
-/// A variable's name, whether its value is usable, and what is expected.
+const HEADERS: &str = "a list of name=value, separated by commas and percent-encoded";
+const POSITIVE: &str = "a whole number above 0";
+const SYSTEM_CERTIFICATES: &str = "no value, since the collector is verified by the system's certificates";
+
+/// The name of a variable, whether its value is usable, and what is expected. A name without `OTEL_` has the prefix
+/// `OTEL_EXPORTER_OTLP_TRACES_` or, if that is not set, `OTEL_EXPORTER_OTLP_`.
 type Rule = (&'static str, fn(&str) -> bool, &'static str);
 
-const RULES: [Rule; 8] = [
+const RULES: [Rule; 17] = [
+    ("ENDPOINT", |value| host(value).is_some(), "a URL such as http://127.0.0.1:4318"),
+    ("PROTOCOL", |value| value == "http/protobuf", "http/protobuf, whose port is usually 4318"),
+    ("HEADERS", |value| headers(value).is_some(), HEADERS),
+    ("COMPRESSION", |value| value == "none", "none"),
+    ("TIMEOUT", positive, POSITIVE),
+    ("CERTIFICATE", |_| false, SYSTEM_CERTIFICATES),
+    ("CLIENT_CERTIFICATE", |_| false, SYSTEM_CERTIFICATES),
+    ("CLIENT_KEY", |_| false, SYSTEM_CERTIFICATES),
     ("OTEL_TRACES_EXPORTER", |value| ["otlp", "none"].contains(&value), "otlp or none"),
     ("OTEL_METRICS_EXPORTER", not_exported, "none, since metrics are read at /metrics"),
     ("OTEL_LOGS_EXPORTER", not_exported, "none, since logs go to the output"),
@@ -44,20 +57,12 @@ const RULES: [Rule; 8] = [
         "always_on, always_off or traceidratio, each also as parentbased_…",
     ),
     ("OTEL_PROPAGATORS", |value| value.split(',').any(|name| name.trim() == "tracecontext"), "tracecontext among them"),
+    (
+        "OTEL_RESOURCE_ATTRIBUTES",
+        |value| value.split_terminator(',').all(|pair| pair.contains('=')),
+        "a list of name=value, separated by commas",
+    ),
 ];
-
-/// Each with the prefix `OTEL_EXPORTER_OTLP_TRACES_` or, if that is not set, `OTEL_EXPORTER_OTLP_`.
-const EXPORTER_RULES: [Rule; 6] = [
-    ("PROTOCOL", |value| value == "http/protobuf", "http/protobuf, whose port is usually 4318"),
-    ("COMPRESSION", |value| value == "none", "none"),
-    ("TIMEOUT", positive, POSITIVE),
-    ("CERTIFICATE", |_| false, SYSTEM_CERTIFICATES),
-    ("CLIENT_CERTIFICATE", |_| false, SYSTEM_CERTIFICATES),
-    ("CLIENT_KEY", |_| false, SYSTEM_CERTIFICATES),
-];
-
-const POSITIVE: &str = "a whole number above 0";
-const SYSTEM_CERTIFICATES: &str = "no value, since the collector is verified by the system's certificates";
 
 fn positive(value: &str) -> bool {
     value.parse::<u32>().is_ok_and(|number| number > 0)
@@ -81,50 +86,43 @@ impl Export {
     fn from(get: impl Fn(&str) -> Option<String>) -> Result<Option<Self>, String> {
         // By OpenTelemetry's specification an empty variable counts as unset.
         let get = |name: &str| get(name).map(|value| value.trim().to_owned()).filter(|value| !value.is_empty());
-        let exporter = |name: &str| {
-            let names = ["OTEL_EXPORTER_OTLP_TRACES_", "OTEL_EXPORTER_OTLP_"].map(|prefix| format!("{prefix}{name}"));
-            names.into_iter().find_map(|name| get(&name).map(|value| (name, value)))
+        let find = |name: &str| {
+            let prefixes = ["OTEL_EXPORTER_OTLP_TRACES_", "OTEL_EXPORTER_OTLP_"];
+            let prefixes = if name.starts_with("OTEL_") { &[""][..] } else { &prefixes };
+            prefixes.iter().map(|prefix| format!("{prefix}{name}")).find_map(|name| Some((get(&name)?, name)))
         };
-        let Some((name, endpoint)) = exporter("ENDPOINT") else { return Ok(None) };
+        let Some((endpoint, _)) = find("ENDPOINT") else { return Ok(None) };
         let off = get("OTEL_SDK_DISABLED").is_some_and(|value| value.eq_ignore_ascii_case("true"));
         if off || get("OTEL_TRACES_EXPORTER").as_deref() == Some("none") {
             return Ok(None);
         }
-        // No message shows a value that may hold a password or a key.
-        let collector = host(&endpoint).ok_or_else(|| format!("{name} is not a URL such as http://127.0.0.1:4318"))?;
-        let others = RULES.iter().map(|rule| (get(rule.0).map(|value| (rule.0.to_owned(), value)), rule));
-        let exporters = EXPORTER_RULES.iter().map(|rule| (exporter(rule.0), rule));
-        for (set, (_, usable, expected)) in others.chain(exporters) {
-            if let Some((name, value)) = set.filter(|(_, value)| !usable(value)) {
-                let shown = if *expected == SYSTEM_CERTIFICATES { name } else { format!("{name}={value}") };
-                return Err(format!("{shown} is not supported: expected {expected}"));
+        for (name, is_usable, expected) in RULES {
+            if let Some((_, name)) = find(name).filter(|(value, _)| !is_usable(value)) {
+                return Err(format!("{name} is not supported as it is set: expected {expected}"));
             }
         }
         if get("OTEL_TRACES_SAMPLER").is_some_and(|sampler| sampler.ends_with("traceidratio")) {
-            let ratio = get("OTEL_TRACES_SAMPLER_ARG").unwrap_or_default();
-            if !ratio.parse::<f64>().is_ok_and(|number| (0.0..=1.0).contains(&number)) {
-                return Err(format!("OTEL_TRACES_SAMPLER_ARG={ratio} is not supported: expected a number from 0 to 1"));
+            let ratio = get("OTEL_TRACES_SAMPLER_ARG").and_then(|ratio| ratio.parse::<f64>().ok());
+            if !ratio.is_some_and(|ratio| (0.0..=1.0).contains(&ratio)) {
+                return Err(
+                    "OTEL_TRACES_SAMPLER_ARG is not supported as it is set: expected a number from 0 to 1".into()
+                );
             }
         }
-        if get("OTEL_RESOURCE_ATTRIBUTES")
-            .is_some_and(|list| list.split_terminator(',').any(|pair| !pair.contains('=')))
-        {
-            return Err("OTEL_RESOURCE_ATTRIBUTES is not a list of name=value, separated by commas".to_owned());
-        }
-        let headers = match (exporter("HEADERS"), exporter("HEADERS_FILE")) {
-            (Some((name, _)), Some((file, _))) => {
+        let from_file = match (find("HEADERS"), find("HEADERS_FILE")) {
+            (_, None) => HashMap::new(),
+            (Some((_, name)), Some((_, file))) => {
                 return Err(format!("{name} and {file} are both set: unset one of them"));
             }
-            // Checked only: the exporter reads them.
-            (Some((name, list)), None) => headers(&name, &list).map(|_| HashMap::new())?,
-            (None, Some((name, file))) => {
-                let list = secrets::read(Path::new(&file)).map_err(|error| format!("{name}={file}: {error}"))?;
-                headers(&name, &list)?
+            (None, Some((file, name))) => {
+                let list = secrets::read(Path::new(&file));
+                let parsed = list.and_then(|list| headers(&list).ok_or_else(|| format!("expected {HEADERS}")));
+                parsed.map_err(|error| format!("{name}={file}: {error}"))?
             }
-            (None, None) => HashMap::new(),
         };
+        let collector = host(&endpoint).unwrap_or_default();
         let queue = get("OTEL_BSP_MAX_QUEUE_SIZE").and_then(|value| value.parse().ok()).unwrap_or(QUEUE);
-        Ok(Some(Self { collector, queue, headers }))
+        Ok(Some(Self { collector, queue, headers: from_file }))
     }
 }
 
@@ -138,7 +136,7 @@ fn host(endpoint: &str) -> Option<String> {
 
 /// Parses a list as in `OTEL_EXPORTER_OTLP_HEADERS`. The values stay percent-encoded: the exporter
 /// decodes them, and silently leaves out a pair that is not a valid header.
-fn headers(setting: &str, list: &str) -> Result<HashMap<String, String>, String> {
+fn headers(list: &str) -> Option<HashMap<String, String>> {
     let pair = |pair: &str| {
         let (name, value) = pair.split_once('=')?;
         let (name, value) = (HeaderName::try_from(name.trim()).ok()?, value.trim());
@@ -146,9 +144,7 @@ fn headers(setting: &str, list: &str) -> Result<HashMap<String, String>, String>
         Some((name.to_string(), value.to_owned()))
     };
     let headers = list.split_terminator(',').map(pair).collect::<Option<HashMap<_, _>>>();
-    headers
-        .filter(|headers| !headers.is_empty())
-        .ok_or_else(|| format!("{setting} is not a list of name=value, separated by commas and percent-encoded"))
+    headers.filter(|headers| !headers.is_empty())
 }
 
 #[cfg(test)]

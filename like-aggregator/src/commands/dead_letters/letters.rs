@@ -1,8 +1,8 @@
 //! The rows of `dead_letter`: selected, read by page, counted and deleted.
 
 use anyhow::bail;
-use chrono::{DateTime, SecondsFormat, Utc};
-use sqlx::{AssertSqlSafe, PgConnection, Row};
+use chrono::{DateTime, Utc};
+use sqlx::{AssertSqlSafe, PgConnection};
 
 use crate::cli::{RecordPosition, Selection};
 
@@ -13,13 +13,20 @@ const SELECTED: &str = "($1::text IS NULL OR split_part(reason, ':', 1) = $1)
     AND ($2::text[] IS NULL OR (topic, partition, record_offset)
          IN (SELECT * FROM unnest($2::text[], $3::int[], $4::bigint[])))";
 
-/// One row of `dead_letter`.
 pub(super) struct Letter {
     pub(super) position: RecordPosition,
     pub(super) key: Option<Vec<u8>>,
     pub(super) payload: Option<Vec<u8>>,
     pub(super) reason: String,
     pub(super) rejected_at: DateTime<Utc>,
+}
+
+type LetterRow = (String, i32, i64, Option<Vec<u8>>, Option<Vec<u8>>, String, DateTime<Utc>);
+
+impl From<LetterRow> for Letter {
+    fn from((topic, partition, offset, key, payload, reason, rejected_at): LetterRow) -> Self {
+        Self { position: RecordPosition { topic, partition, offset }, key, payload, reason, rejected_at }
+    }
 }
 
 /// The letters of a selection, page by page in the order of their positions.
@@ -45,7 +52,7 @@ impl<'a> Pages<'a> {
         );
         let (topics, partitions, offsets) = self.which.columns();
         let after = self.after.as_ref();
-        let rows = sqlx::query(AssertSqlSafe(sql))
+        let rows: Vec<LetterRow> = sqlx::query_as(AssertSqlSafe(sql))
             .bind(&self.which.reason)
             .bind(topics)
             .bind(partitions)
@@ -57,19 +64,12 @@ impl<'a> Pages<'a> {
             .bind(limit)
             .fetch_all(connection)
             .await?;
-        let letters = rows.iter().map(letter).collect::<sqlx::Result<Vec<_>>>()?;
+        let letters: Vec<_> = rows.into_iter().map(Letter::from).collect();
         if let Some(last) = letters.last() {
             self.after = Some(last.position.clone());
         }
         Ok(letters)
     }
-}
-
-fn letter(row: &sqlx::postgres::PgRow) -> sqlx::Result<Letter> {
-    let (topic, partition, offset) = (row.try_get(0)?, row.try_get(1)?, row.try_get(2)?);
-    let (key, payload) = (row.try_get(3)?, row.try_get(4)?);
-    let position = RecordPosition { topic, partition, offset };
-    Ok(Letter { position, key, payload, reason: row.try_get(5)?, rejected_at: row.try_get(6)? })
 }
 
 pub(super) async fn count(connection: &mut PgConnection, which: &Selection) -> sqlx::Result<i64> {
@@ -96,8 +96,4 @@ pub(super) async fn check_exist(connection: &mut PgConnection, which: &Selection
         }
     }
     Ok(())
-}
-
-pub(super) fn time(time: DateTime<Utc>) -> String {
-    time.to_rfc3339_opts(SecondsFormat::Secs, true)
 }

@@ -1,20 +1,19 @@
-//! `dead-letters list` and `show`: what there is and what would become of it.
+//! `dead-letters list` and `show`: dead letters, and whether each can be redriven.
 
 use anyhow::bail;
 use chrono::{DateTime, Utc};
 use serde::{Serialize, Serializer};
 
-use super::letters::{Letter, PAGE, Pages, count, time};
+use super::letters::{Letter, PAGE, Pages, count};
 use super::verdict;
 use crate::cli::{DeadLettersListSettings, DeadLettersShowSettings, RecordPosition, Selection};
 use crate::commands::Outcome;
 use crate::commands::connection;
-use crate::commands::output::{Table, answer};
+use crate::commands::output::{Table, answer, time};
 
 /// A reason in a table is cut to this many characters.
 const REASON: usize = 60;
 
-/// A letter as it is listed.
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
 struct Line {
@@ -27,7 +26,7 @@ struct Line {
 
 #[derive(Serialize)]
 struct Listed {
-    /// How many there are of those asked for.
+    /// The number of letters with the reason asked for.
     total: i64,
     letters: Vec<Line>,
 }
@@ -64,24 +63,23 @@ impl Listed {
             if reason.len() < line.reason.len() {
                 reason.push('…');
             }
-            let redrive = if line.refused.is_none() { "yes" } else { "no" }.to_owned();
-            table.row(&[line.position.to_string(), time(line.rejected_at), redrive, reason]);
+            let redrive = if line.refused.is_none() { "yes" } else { "no" };
+            table.row(&[&line.position, &time(line.rejected_at), &redrive, &reason]);
         }
         format!("{} of {} dead letters\n\n{}", self.letters.len(), self.total, table.text())
     }
 }
 
-/// Everything that is kept of a letter.
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
-struct Shown {
+struct LetterDetails {
     #[serde(flatten)]
     line: Line,
     key: Option<Bytes>,
     payload: Option<Bytes>,
 }
 
-/// As text where it is text, else in hexadecimal digits.
+/// Shown as text if it is UTF-8, else in hexadecimal digits.
 struct Bytes(Vec<u8>);
 
 impl Bytes {
@@ -110,12 +108,12 @@ pub(super) async fn show(settings: &DeadLettersShowSettings) -> anyhow::Result<O
     };
     let Letter { position, key, payload, reason, rejected_at } = letter;
     let line = Line { position, rejected_at, reason, refused: verdict.err() };
-    let shown = Shown { line, key: key.map(Bytes), payload: payload.map(Bytes) };
-    answer(settings.json, &shown, Shown::text)?;
+    let shown = LetterDetails { line, key: key.map(Bytes), payload: payload.map(Bytes) };
+    answer(settings.json, &shown, LetterDetails::text)?;
     Ok(Outcome::Clean)
 }
 
-impl Shown {
+impl LetterDetails {
     fn text(&self) -> String {
         let bytes = |bytes: &Option<Bytes>| match bytes.as_ref().map(Bytes::text) {
             Some((kind, text)) => format!("{} bytes ({kind}): {text}", bytes.as_ref().map_or(0, |b| b.0.len())),
@@ -123,16 +121,13 @@ impl Shown {
         };
         let Line { position, rejected_at, reason, refused } = &self.line;
         let redrive = refused.as_ref().map_or("yes".to_owned(), |why| format!("no: {why}"));
-        let lines = [
-            ("position", position.to_string()),
-            ("rejected", time(*rejected_at)),
-            ("reason", reason.clone()),
-            ("redrive", redrive),
-            ("key", bytes(&self.key)),
-            ("payload", bytes(&self.payload)),
-        ];
         let mut table = Table::new(&["", ""]);
-        lines.into_iter().for_each(|(name, value)| table.row(&[name.to_owned(), value]));
+        table.row(&[&"position", position]);
+        table.row(&[&"rejected", &time(*rejected_at)]);
+        table.row(&[&"reason", reason]);
+        table.row(&[&"redrive", &redrive]);
+        table.row(&[&"key", &bytes(&self.key)]);
+        table.row(&[&"payload", &bytes(&self.payload)]);
         table.text().trim_start().to_owned()
     }
 }

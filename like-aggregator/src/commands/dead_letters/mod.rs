@@ -12,12 +12,14 @@ use self::letters::{PAGE, Pages, check_exist, count, delete};
 use super::{Outcome, not_done};
 use crate::cli::{DeadLettersDropSettings, DeadLettersRedriveSettings, DeadLettersSettings, RecordPosition, Selection};
 use crate::commands::connection;
-use crate::commands::output::{Progress, Table, answer};
+use crate::commands::output::{Table, answer};
 use crate::commands::publisher::{self, Publisher};
+use crate::progress::Progress;
 use crate::topic::open_topic::OpenTopic;
 
 /// How many refused letters the output names.
 const NAMED: usize = 1_000;
+
 pub async fn dead_letters(settings: &DeadLettersSettings) -> anyhow::Result<Outcome> {
     match settings {
         DeadLettersSettings::List(settings) => list::list(settings).await,
@@ -32,22 +34,22 @@ struct Redriven {
     redriven: u64,
     refused: u64,
     /// The first refused ones.
-    letters: Vec<Refused>,
+    letters: Vec<RefusedLetter>,
 }
 
 #[derive(Serialize)]
-struct Refused {
+struct RefusedLetter {
     position: RecordPosition,
     why: String,
 }
 
 async fn redrive(settings: &DeadLettersRedriveSettings) -> anyhow::Result<Outcome> {
-    let mut connection = connection::connect(&settings.database, "dead-letters").await?;
-    let topic = OpenTopic::find(&settings.kafka, &mut connection, "dead-letters").await?;
+    let mut connection = connection::connect(&settings.servers.database, "dead-letters").await?;
+    let topic = OpenTopic::find(&settings.servers.kafka, &mut connection, "dead-letters").await?;
     check_exist(&mut connection, &settings.which).await?;
     let mut publisher = Publisher::new(&topic, publisher::TIMEOUT)?;
     let mut pages = Pages::of(&settings.which, &mut connection).await?;
-    let (mut done, mut progress) = (Redriven::default(), Progress::new("dead letters redriven", None));
+    let (mut done, progress) = (Redriven::default(), Progress::new("dead letters redriven", None));
     loop {
         let letters = pages.next(&mut connection, PAGE).await?;
         if letters.is_empty() {
@@ -64,13 +66,13 @@ async fn redrive(settings: &DeadLettersRedriveSettings) -> anyhow::Result<Outcom
                 Err(why) => {
                     done.refused += 1;
                     if done.letters.len() < NAMED {
-                        done.letters.push(Refused { position: letter.position, why });
+                        done.letters.push(RefusedLetter { position: letter.position, why });
                     }
                 }
             }
         }
-        // A letter is deleted only once the log has its event. A crash in between may redrive it twice: the event is the
-        // same.
+        // A letter is deleted only once the log has its event. After a crash in between it may be redriven twice, with the
+        // same event id.
         let published;
         (publisher, published) = tokio::task::spawn_blocking(move || {
             let published = again.iter().try_for_each(|(product, payload)| publisher.publish(product, payload));
@@ -79,8 +81,9 @@ async fn redrive(settings: &DeadLettersRedriveSettings) -> anyhow::Result<Outcom
         })
         .await?;
         published.context("the letters of this page are kept")?;
-        done.redriven += delete(&mut connection, &Selection { positions, ..Selection::default() }).await?;
-        progress.at(done.redriven);
+        let redriven = delete(&mut connection, &Selection { positions, ..Selection::default() }).await?;
+        done.redriven += redriven;
+        progress.add(redriven);
     }
     answer(settings.json, &done, Redriven::text)?;
     Ok(Outcome::unless(done.refused > 0))
@@ -94,7 +97,7 @@ impl Redriven {
         );
         if !self.letters.is_empty() {
             let mut table = Table::new(&["position", "why"]);
-            self.letters.iter().for_each(|letter| table.row(&[letter.position.to_string(), letter.why.clone()]));
+            self.letters.iter().for_each(|letter| table.row(&[&letter.position, &letter.why]));
             text.extend([":\n\n", &table.text()]);
         }
         text

@@ -8,7 +8,8 @@ use like_events::{EventRef, Reject, decode, pair_key};
 use sqlx::PgConnection;
 use uuid::Uuid;
 
-use super::letters::{Letter, time};
+use super::letters::Letter;
+use crate::commands::output::time;
 use crate::fold::DEAD_LETTER_BYTES;
 
 /// The record key to publish the letter with, or the reason why it is refused.
@@ -40,7 +41,7 @@ pub(super) async fn of(
         let like = pair(&event).and_then(|key| likes.get(&key));
         match like {
             Some((liked, at)) if !even_if_changed && *liked != event.liked && *at > letter.rejected_at => {
-                Err(format!("its user has wished otherwise since, at {}: drop it, or --even-if-changed", time(*at)))
+                Err(format!("its user has changed the like since, at {}: drop it, or --even-if-changed", time(*at)))
             }
             _ => Ok(event.product_id.into_owned()),
         }
@@ -48,18 +49,18 @@ pub(super) async fn of(
     Ok(letters.iter().zip(events).map(verdict).collect())
 }
 
-/// The event that a letter's payload is, whatever its key.
+/// Decodes a letter's payload, whatever its key.
 fn event(letter: &Letter) -> Result<EventRef<'_>, String> {
     let payload = letter.payload.as_deref();
     if payload.is_some_and(|payload| payload.len() >= DEAD_LETTER_BYTES) {
         return Err(format!("only its first {} KiB were kept", DEAD_LETTER_BYTES / 1024));
     }
-    // By a key that no product has, the product is what a valid payload is refused for.
+    // No product has an empty key, so a valid payload is refused for its key, and the error names the product.
     match decode(Some(b""), payload) {
         Err(Reject::KeyMismatch(product)) => decode(Some(product.as_bytes()), payload),
         other => other,
     }
-    .map_err(|reject| format!("it breaks the rule still: {reject}"))
+    .map_err(|reject| format!("it still breaks a rule: {reject}"))
 }
 
 fn pair(event: &EventRef<'_>) -> Option<Uuid> {

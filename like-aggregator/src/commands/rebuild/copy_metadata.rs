@@ -1,5 +1,5 @@
-//! What the log can't say and the fresh tables should know: who may use them, and what an operator
-//! has put away since.
+//! Copies to the rebuilt tables what isn't in the log: rights of roles, erased users, dates of dead letters, and which
+//! dead letters were removed.
 
 use anyhow::Context;
 use like_common::database::SCHEMA;
@@ -11,14 +11,14 @@ use crate::fold::FOLD_VERSION;
 use crate::schema::roles;
 use crate::schema::shadow;
 
-/// Run while nothing is being folded into the fresh tables.
+/// Runs while nothing is folded into the rebuilt tables.
 pub(super) async fn copy(connection: &mut PgConnection) -> anyhow::Result<()> {
     let roles = roles::granted(connection, SCHEMA).await?;
     if !roles.is_empty() {
         roles::grant(connection, REBUILT, &roles).await?;
     }
-    // Rows that `erase-user` has deleted come back with the log, as likes taken back. Without its
-    // row a user likes nothing either, so this changes no count, even where a row is just missing.
+    // Rows that `erase-user` has deleted come back with the log, as unliked. An unliked row counts the same as no row, so
+    // deleting it changes no count.
     let erased = run(
         connection,
         format!(
@@ -28,7 +28,7 @@ pub(super) async fn copy(connection: &mut PgConnection) -> anyhow::Result<()> {
     )
     .await
     .context("rows of erased users")?;
-    // They are kept for a time that began when they were found first.
+    // Dead letters are kept for 30 days from their first rejection.
     run(
         connection,
         format!(
@@ -38,21 +38,21 @@ pub(super) async fn copy(connection: &mut PgConnection) -> anyhow::Result<()> {
     )
     .await
     .context("dates of dead letters")?;
-    let put_away = format!(
+    let removed = format!(
         "FROM {REBUILT}.dead_letter own WHERE NOT EXISTS (
              SELECT FROM {SCHEMA}.dead_letter live
              WHERE (live.topic, live.partition, live.record_offset) = (own.topic, own.partition, own.record_offset))"
     );
-    // By the same rules: what the live tables don't hold was redriven, dropped or expired. Other
-    // rules may have found these for the first time.
+    // By the same fold version, a dead letter that the live tables don't hold was redriven, dropped or expired. Another
+    // version may have rejected it for the first time.
     if shadow::live_fold_version(connection).await? == FOLD_VERSION {
-        let dropped = run(connection, format!("DELETE {put_away}")).await.context("dead letters")?;
-        info!(erased, dropped, "left out what was put away: rows of erased users, dead letters");
+        let dropped = run(connection, format!("DELETE {removed}")).await.context("dead letters")?;
+        info!(erased, dropped, "rows of erased users and removed dead letters left out");
     } else {
-        let count = AssertSqlSafe(format!("SELECT count(*) {put_away}"));
+        let count = AssertSqlSafe(format!("SELECT count(*) {removed}"));
         let again: i64 = sqlx::query_scalar(count).fetch_one(connection).await.context("dead letters")?;
         if again > 0 {
-            warn!(again, "dead letters that the live tables don't hold: new, or dropped or redriven before");
+            warn!(again, "dead letters that the live tables don't hold: new ones, or ones removed before");
         }
     }
     Ok(())

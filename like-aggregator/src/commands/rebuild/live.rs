@@ -1,4 +1,4 @@
-//! The live schema as a rebuild sees it: what makes it newer than the tables that this build can fill.
+//! Checks whether this build can replace the live tables.
 
 use anyhow::bail;
 use like_common::database::SCHEMA;

@@ -19,28 +19,28 @@ use crate::fold::FOLD_VERSION;
 use crate::replay::Replay;
 use crate::schema::shadow::{self, ShadowSchema};
 
-/// The last round took no longer than this: what is left can be folded while the live workers wait.
+/// After a round that took no longer than this, the rest can be folded while the live workers wait.
 const CLOSE: Duration = Duration::from_secs(2);
 
-/// Between two attempts at the swap, in which the live workers wait for nothing.
+/// The pause between two attempts at the swap, during which the live workers aren't blocked.
 const PAUSE: Duration = Duration::from_secs(1);
 
-/// Replaces the live tables by what the log folds to.
 pub async fn rebuild(settings: &RebuildSettings, shutdown: CancellationToken) -> anyhow::Result<()> {
-    let client = settings.kafka.client_config("like-aggregator-rebuild")?;
+    let (url, servers) = (&settings.servers.database.database_url, &settings.servers);
+    let client = servers.kafka.client_config("like-aggregator-rebuild")?;
     if !settings.yes {
         return Err(not_done("replace the live tables by what the log folds to"));
     }
-    let replay = Replay::new(client, &settings.database.database_url, &settings.fold.replay(), REBUILT, "rebuild")?;
+    let replay = Replay::new(client, url, settings.fold.replay(), REBUILT);
     let mut shadow_schema = tokio::select! {
-        made = ShadowSchema::create(&settings.database.database_url, REBUILT) => made?,
-        () = shutdown.cancelled() => bail!("stopped: the live tables are as they were"),
+        made = ShadowSchema::create(url, REBUILT) => made?,
+        () = shutdown.cancelled() => bail!("stopped: the live tables have not changed"),
     };
     let start = Instant::now();
     let swapped = tokio::select! {
         swapped = fill_and_swap(&replay, &mut shadow_schema) => swapped,
         () = shutdown.cancelled() => Err(anyhow!(
-            "stopped: the live tables are as they were, unless there is a new schema {SCHEMA}_old_…: then they were \
+            "stopped: the live tables have not changed, unless there is a new schema {SCHEMA}_old_…: then they were \
              just swapped"
         )),
     };
@@ -60,14 +60,14 @@ pub async fn rebuild(settings: &RebuildSettings, shutdown: CancellationToken) ->
     } else {
         println!("the old tables are in schema {old}: once they aren't needed, DROP SCHEMA {old} CASCADE");
     }
-    // It is done, whatever becomes of the connection.
+    // The swap is committed, so this is no failure.
     if let Err(error) = shadow_schema.release().await {
         warn!("{error:#}");
     }
     Ok(())
 }
 
-/// Answers what the old schema is called now.
+/// Returns the new name of the old schema.
 async fn fill_and_swap(replay: &Replay, shadow_schema: &mut ShadowSchema) -> anyhow::Result<String> {
     check_live(shadow_schema.connection().await?).await?;
     let mut copied = false;
@@ -78,7 +78,7 @@ async fn fill_and_swap(replay: &Replay, shadow_schema: &mut ShadowSchema) -> any
         let round = Instant::now();
         replay.fold(&ends).await?;
         let close = round.elapsed() <= CLOSE;
-        info!(records = replay.folded(), took = ?round.elapsed(), "folded up to where the live tables stood");
+        info!(records = replay.folded(), took = ?round.elapsed(), "folded up to the offsets of the live tables");
         if !copied {
             copy_metadata::copy(shadow_schema.connection().await?).await?;
             copied = true;

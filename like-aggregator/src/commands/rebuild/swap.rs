@@ -18,7 +18,7 @@ use super::live::{REBUILT, check_live};
 use crate::replay::Replay;
 use crate::schema::shadow::{self, ShadowSchema};
 
-/// How long the live workers may be held up: well below their own lock timeout.
+/// How long the live workers may be blocked: well below their own lock timeout.
 const HOLD: Duration = Duration::from_secs(5);
 
 /// Workers queue behind a pending table lock, so its wait is short; and a process stopped in this transaction must not
@@ -37,8 +37,8 @@ pub(super) async fn attempt(replay: &Replay, shadow_schema: &mut ShadowSchema) -
     }
 }
 
-/// Given up anywhere, the transaction is rolled back by the next use of the connection, which is at
-/// once: for the next round, or to drop the fresh schema.
+/// If this returns early, the next use of the connection rolls the transaction back. That follows at once: the next
+/// round, or dropping the shadow schema.
 async fn try_it(replay: &Replay, connection: &mut PgConnection) -> anyhow::Result<Option<String>> {
     let mut swap = connection.begin().await?;
     sqlx::raw_sql(TIMEOUTS).execute(&mut *swap).await?;
@@ -65,7 +65,7 @@ async fn try_it(replay: &Replay, connection: &mut PgConnection) -> anyhow::Resul
                         WHERE own.next_offset IS NULL OR own.next_offset < live.next_offset)"
     );
     if sqlx::query_scalar(AssertSqlSafe(behind)).fetch_one(&mut *swap).await? {
-        info!("not swapped yet: the fresh tables have gone back, as after a failover");
+        info!("not swapped yet: the shadow tables have lost their last batches, as after a failover");
         return Ok(None);
     }
     // Another rebuild may have swapped in a newer fold version meanwhile.
@@ -76,7 +76,7 @@ async fn try_it(replay: &Replay, connection: &mut PgConnection) -> anyhow::Resul
     {
         sqlx::query(AssertSqlSafe(rename)).execute(&mut *swap).await.context("renaming")?;
     }
-    let unknown = || format!("the answer to the swap was lost: it went through if there is a schema {old}");
+    let unknown = || format!("the answer to the swap was lost: it is committed if there is a schema {old}");
     swap.commit().await.map_err(|error| anyhow::Error::msg(error).context(unknown()))?;
     Ok(Some(old))
 }

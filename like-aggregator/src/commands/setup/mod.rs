@@ -21,12 +21,12 @@ use crate::schema::migrate::migrate;
 use crate::schema::roles::{self, Roles};
 use crate::topic::log_ends::{self, LogEnds};
 
-/// Creates what is missing and logs the result.
 pub async fn setup(settings: &SetupSettings) -> anyhow::Result<()> {
-    let topic = settings.kafka.kafka_topic.as_str();
-    let client = settings.kafka.client_config("like-aggregator-setup")?;
+    let (kafka, database) = (&settings.servers.kafka, &settings.servers.database);
+    let topic = kafka.kafka_topic.as_str();
+    let client = kafka.client_config("like-aggregator-setup")?;
     let deadline = Instant::now() + settings.timeout;
-    let options = settings.database.database_url.connect_options(SCHEMA, "like-aggregator-setup");
+    let options = database.database_url.connect_options(SCHEMA, "like-aggregator-setup");
     let mut connection =
         until(deadline, "PostgreSQL", async || PgConnection::connect_with(&options).await.map_err(Into::into)).await?;
     migrate(&mut connection, SCHEMA).await?;
@@ -60,13 +60,13 @@ pub async fn setup(settings: &SetupSettings) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// The topic's place in the order of folding.
+/// Returns the topic's place in the order of folding.
 fn place(topic: &str, after: Option<&str>, layouts: &[Layout]) -> anyhow::Result<i32> {
     let before = |index: usize| index.checked_sub(1).map(|index| layouts[index].topic.as_str());
     if let Some(index) = layouts.iter().position(|layout| layout.topic == topic) {
         if after.is_some() && after != before(index) {
             bail!(
-                "--after: {topic} is laid out already, and comes after {}",
+                "--after: {topic} has a layout already, and comes after {}",
                 before(index).unwrap_or("no other topic")
             );
         }
@@ -85,8 +85,8 @@ fn place(topic: &str, after: Option<&str>, layouts: &[Layout]) -> anyhow::Result
     }
 }
 
-/// Grants rights to the named roles, and to those that have rights already: they have none on what a
-/// migration has just created.
+/// Grants rights to the named roles, and to those that have rights already, which lack them on tables that a migration has
+/// just created.
 async fn grant(connection: &mut PgConnection, settings: &SetupSettings) -> anyhow::Result<()> {
     let named = Roles {
         api: settings.api_role.iter().cloned().collect(),
@@ -102,9 +102,8 @@ async fn grant(connection: &mut PgConnection, settings: &SetupSettings) -> anyho
     Ok(())
 }
 
-/// Writes layout and offset rows in one transaction: each new partition begins at the log's start.
-/// The rows of an existing layout are only checked: a missing row is not inserted again, since at the
-/// log's start it would count again what was counted already.
+/// Writes layout and offset rows in one transaction: each new partition begins at the log's start. The rows of an existing
+/// layout are only checked. A missing row isn't inserted again: from the log's start it would count likes a second time.
 async fn record(
     connection: &mut PgConnection,
     topic: &str,
@@ -113,7 +112,7 @@ async fn record(
     ends: &LogEnds,
 ) -> anyhow::Result<()> {
     let mut transaction = connection.begin().await?;
-    // First of all, so that a `rebuild` swaps before or after all of this.
+    // Before the other statements, so that a `rebuild` swaps before or after all of them.
     sqlx::query("LOCK TABLE kafka_offset IN ROW EXCLUSIVE MODE").execute(&mut *transaction).await?;
     let layout = "INSERT INTO topic_layout (sequence, topic, partitions) VALUES ($3, $1, $2) ON CONFLICT DO NOTHING";
     let new = sqlx::query(layout)
@@ -122,9 +121,8 @@ async fn record(
         .bind(sequence)
         .execute(&mut *transaction)
         .await?
-        .rows_affected()
-        == 1;
-    if new {
+        .rows_affected();
+    if new == 1 {
         let numbers: Vec<i32> = (0..partitions).collect();
         let starts: Vec<i64> = ends.iter().map(|(start, _)| *start).collect();
         let rows = "INSERT INTO kafka_offset (topic, partition, next_offset, updated_at)
@@ -133,7 +131,7 @@ async fn record(
     }
     let recorded = layout::read(&mut *transaction, topic).await?;
     if recorded.is_none_or(|layout| layout.partitions != partitions) {
-        bail!("another `setup` has recorded another layout at this moment: run it again");
+        bail!("another `setup` has recorded another layout at the same time: run it again");
     }
     let rows = "SELECT partition, next_offset FROM kafka_offset WHERE topic = $1";
     let rows: Vec<(i32, i64)> = sqlx::query_as(rows).bind(topic).fetch_all(&mut *transaction).await?;
@@ -142,11 +140,11 @@ async fn record(
         match offsets.get(&partition) {
             None => bail!(
                 "kafka_offset has no row for partition {partition} of {topic}, though its log was folded already: \
-                 restore the row; one at the log's start would count again what was counted"
+                 restore the row; one at the log's start would count likes a second time"
             ),
             Some(next) if next > end => bail!(
                 "partition {partition} of {topic} is folded up to {next}, and its log goes from {start} to {end}: \
-                 the topic was cut or made anew, or KAFKA_BOOTSTRAP_SERVERS is another cluster"
+                 the topic was cut or created again, or KAFKA_BOOTSTRAP_SERVERS is another cluster"
             ),
             Some(next) if next < start => {
                 warn!(partition, next, start, "records were gone before they were folded: `run` records the gap");

@@ -15,9 +15,9 @@ use crate::cli::SetupSettings;
 
 const KAFKA_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Creates the topic with the settings that the contract wants.
+/// Creates the topic with the settings of the contract.
 pub(super) async fn create(settings: &SetupSettings, client: &ClientConfig) -> anyhow::Result<()> {
-    let topic = settings.kafka.kafka_topic.as_str();
+    let topic = settings.servers.kafka.kafka_topic.as_str();
     let admin: AdminClient<DefaultClientContext> = client.create().context("Kafka client")?;
     let replicas = match settings.replication_factor {
         Some(replicas) => replicas,
@@ -52,7 +52,7 @@ async fn brokers(client: &ClientConfig) -> anyhow::Result<i32> {
     metadata.await?.context("listing the brokers")
 }
 
-/// Compares the topic with its layout; an error where the layout can't hold.
+/// Compares the topic with its layout; an error if the services would refuse it.
 pub(super) fn check(live: &LiveTopic, partitions: i32, settings: &SetupSettings) -> anyhow::Result<()> {
     let findings = topic_check::compare(Some(live), &live.name, partitions);
     findings.warnings.iter().for_each(|warning| warn!("{warning}"));

@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use clap::Parser;
 use like_aggregator::apply::transaction::Store;
-use like_aggregator::cli::{Cli, Command};
+use like_aggregator::cli::{Cli, CliCommand};
 use like_aggregator::fold::Dedup;
 use like_aggregator::timing::Timing;
 use like_common::database::{DatabaseUrl, SCHEMA};
@@ -74,7 +74,7 @@ impl Counting {
         let file = file.flat_map(|(_, path)| ["--kafka-config-file", path]);
         let flags = flags.into_iter().flatten().chain(file);
         let settings = Cli::parse_from(["like-aggregator", "run"].into_iter().chain(flags));
-        let Command::Run(settings) = settings.command else { unreachable!("the command is run") };
+        let CliCommand::Run(settings) = settings.command else { unreachable!("the command is run") };
         let stop = CancellationToken::new();
         let task = tokio::spawn(like_aggregator::run::run(settings, timing, stop.clone()));
         Self { port: AdminPort::new(format!("http://{addr}")), stop, task: Some(task) }
