@@ -10,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::auth::Auth;
 use crate::config::Config;
-use crate::http::middleware::cors::Browser;
+use crate::cors::Cors;
 use crate::limits::Limits;
 use crate::metrics::Metrics;
 use crate::publish::producer::Publisher;
@@ -23,7 +23,7 @@ use crate::read::receipts::Receipts;
 pub struct AppState {
     pub auth: Auth,
     pub limits: Limits,
-    pub browser: Browser,
+    pub cors: Cors,
     pub gate: WriteGate,
     pub publisher: Arc<Publisher>,
     /// The database; all SQL is in [`crate::read::queries`].
@@ -47,17 +47,17 @@ impl AppState {
     ) -> anyhow::Result<Self> {
         let pool = crate::read::pool::open(&config.database);
         let auth = Auth::new(config).map_err(|refusal| anyhow!(refusal))?;
-        auth.register(registry)?;
-        crate::read::pool::register(registry, &pool)?;
+        auth.register(registry);
+        crate::read::pool::register(registry, &pool);
         Ok(Self {
             auth,
-            limits: Limits::new(&config.limits, registry)?,
-            browser: Browser::new(&config.browser),
+            limits: Limits::new(&config.limits, registry),
+            cors: Cors::new(&config.browser),
             gate: WriteGate::closed(),
             publisher,
-            counts: Counts::new(pool.clone(), registry)?,
-            receipts: Receipts::new(pool.clone(), registry, shutdown.clone())?,
-            streams: Streams::new(&config.streams, pool.clone(), registry)?,
+            counts: Counts::new(pool.clone(), registry),
+            receipts: Receipts::new(pool.clone(), registry, shutdown.clone()),
+            streams: Streams::new(&config.streams, pool.clone(), registry),
             pool,
             metrics,
             traces: Traces::start("like-api", env!("CARGO_PKG_VERSION"), registry)?,

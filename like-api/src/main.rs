@@ -96,7 +96,7 @@ async fn run(config: Config) -> anyhow::Result<()> {
 }
 
 async fn bind(setting: &str, addr: SocketAddr) -> anyhow::Result<TcpListener> {
-    TcpListener::bind(addr).await.with_context(|| format!("{setting}={addr} can't be listened on"))
+    TcpListener::bind(addr).await.with_context(|| format!("{setting}={addr}: can't listen"))
 }
 
 fn failed(error: &anyhow::Error) -> ExitCode {

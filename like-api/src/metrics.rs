@@ -40,7 +40,7 @@ impl Metrics {
         );
         let labels = ["http_request_method", "http_route", "http_response_status_code"];
         let in_progress =
-            IntGauge::new("http_server_active_requests", "requests that have come and whose answer has not begun");
+            IntGauge::new("http_server_active_requests", "requests that were received and whose answer has not begun");
         let sent = Opts::new(
             "messaging_client_sent_messages_total",
             "events handed to the producer, by outcome: acknowledged (in the log), queue_full and rejected (certainly \
@@ -73,9 +73,8 @@ impl Metrics {
     }
 
     /// Counts a request as in progress until the value is dropped.
-    pub fn in_progress(&self) -> RequestInProgress {
-        self.in_progress.inc();
-        RequestInProgress(self.in_progress.clone())
+    pub fn in_progress(&self) -> Counted {
+        Counted::by(&self.in_progress)
     }
 
     /// Observes an answered request. `route` is a route's template, or empty.
@@ -84,10 +83,17 @@ impl Metrics {
     }
 }
 
-/// A request in progress, also if its caller disconnects.
-pub struct RequestInProgress(IntGauge);
+/// Adds one to a gauge until it is dropped, also with an abandoned future.
+pub struct Counted(IntGauge);
 
-impl Drop for RequestInProgress {
+impl Counted {
+    pub fn by(gauge: &IntGauge) -> Self {
+        gauge.inc();
+        Self(gauge.clone())
+    }
+}
+
+impl Drop for Counted {
     fn drop(&mut self) {
         self.0.dec();
     }

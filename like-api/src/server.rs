@@ -56,7 +56,7 @@ pub async fn serve(config: Config, listeners: Listeners, shutdown: CancellationT
         topic: topic.clone(),
         interval: config.topic_check_interval,
     };
-    let write_timeout = WriteTimeout::new(config.write_timeout, &registry)?;
+    let write_timeout = WriteTimeout::new(config.write_timeout, &registry);
     let (public_addr, admin_addr) = (listeners.public.local_addr()?, listeners.admin.local_addr()?);
     info!(%public_addr, %admin_addr, topic, "listening");
 

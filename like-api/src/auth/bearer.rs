@@ -116,18 +116,4 @@ mod tests {
         assert!(matches!(of(&[&format!("Bearer {}", "a".repeat(TOKEN_MAX + 1))]), Err(Refusal::Token(_))));
         assert!(of(&[&format!("Bearer {}", "a".repeat(TOKEN_MAX))]).is_ok());
     }
-
-    #[test]
-    fn challenge_without_credentials_has_no_error() {
-        let challenge = |refusal: Refusal| match AuthError::from(refusal) {
-            AuthError::Unauthenticated { challenge, .. } => challenge,
-            other @ AuthError::KeysUnavailable => panic!("{other:?}"),
-        };
-        assert_eq!(challenge(Refusal::Missing), "Bearer realm=\"likes\"");
-        assert_eq!(
-            challenge(Refusal::token("has expired")),
-            "Bearer realm=\"likes\", error=\"invalid_token\", error_description=\"the token has expired\""
-        );
-        assert!(challenge(Refusal::Header("occurs more than once")).contains("error=\"invalid_request\""));
-    }
 }

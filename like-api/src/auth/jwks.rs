@@ -45,7 +45,7 @@ pub struct Jwks {
     known: watch::Sender<Known>,
     /// The current [`KeySet::version`], read for every request.
     version: AtomicU64,
-    asked: Notify,
+    wanted: Notify,
     /// See [`fetches`].
     pub fetches: IntCounterVec,
 }
@@ -54,7 +54,7 @@ pub struct Jwks {
 struct Known {
     keys: Arc<KeySet>,
     /// When the last fetch ended, and whether it succeeded.
-    asked: Option<(Instant, bool)>,
+    last_fetch: Option<(Instant, bool)>,
 }
 
 impl Jwks {
@@ -70,7 +70,7 @@ impl Jwks {
         let client = client.build().map_err(|e| format!("JWT_JWKS_URL={url} can't be fetched: {}", with_causes(e)))?;
         let known = watch::Sender::new(Known::default());
         let version = AtomicU64::new(0);
-        Ok(Self { accepted, url, rules, timing, client, known, version, asked: Notify::new(), fetches: fetches() })
+        Ok(Self { accepted, url, rules, timing, client, known, version, wanted: Notify::new(), fetches: fetches() })
     }
 
     pub fn shown(&self) -> String {
@@ -91,15 +91,15 @@ impl Jwks {
             if known.keys.version > 0 && has(&known.keys) {
                 return Ok(Arc::clone(&known.keys));
             }
-            known.asked.is_some_and(|(at, _)| at.elapsed() < self.timing.pause)
+            known.last_fetch.is_some_and(|(at, _)| at.elapsed() < self.timing.pause)
         };
         if !lately {
-            self.asked.notify_one();
+            self.wanted.notify_one();
             let fetched = tokio::time::timeout(self.timing.timeout + START, known.changed()).await;
             fetched.map_err(|_| Refusal::NoKeys)?.map_err(|_| Refusal::NoKeys)?;
         }
         let known = known.borrow();
-        let answered = known.asked.is_some_and(|(_, answered)| answered);
+        let answered = known.last_fetch.is_some_and(|(_, answered)| answered);
         if answered || (known.keys.version > 0 && has(&known.keys)) {
             Ok(Arc::clone(&known.keys))
         } else {
@@ -128,19 +128,19 @@ impl Jwks {
             };
             // The version first: tokens that older keys have verified are verified again.
             self.version.store(keys.version, Ordering::Release);
-            self.known.send_replace(Known { keys, asked: Some((Instant::now(), answered)) });
+            self.known.send_replace(Known { keys, last_fetch: Some((Instant::now(), answered)) });
             if answered {
                 health.met(KEYS_FETCHED);
                 backoff.reset();
             }
             let next = if answered { self.timing.refresh } else { backoff.pause() };
-            let asked = async {
+            let wanted = async {
                 tokio::time::sleep(self.timing.pause).await;
-                self.asked.notified().await;
+                self.wanted.notified().await;
             };
             tokio::select! {
                 () = tokio::time::sleep(next) => {}
-                () = asked => {}
+                () = wanted => {}
             }
         }
     }

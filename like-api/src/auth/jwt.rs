@@ -16,7 +16,7 @@ use tracing::info;
 use super::bearer::{self, Refusal};
 use super::error::AuthError;
 use super::jwks::{self, Jwks};
-use super::keys::{Key, Rules};
+use super::keys::{Rules, VerificationKey};
 use super::verified::{Entry, Verified, now};
 use crate::config::{JwtAlgorithm, JwtSettings};
 
@@ -37,7 +37,7 @@ pub struct Jwt {
 #[derive(Debug)]
 enum KeySource {
     /// The configured key, whatever key id a token has.
-    One(Box<Key>),
+    One(Box<VerificationKey>),
     /// The issuer's published keys.
     Published(Box<Jwks>),
 }
@@ -58,8 +58,10 @@ impl Jwt {
         let rules = rules(settings)?;
         let sources = settings.key_sources();
         let keys = match (&settings.jwt_secret, &settings.jwt_public_key, &settings.jwt_jwks_url) {
-            (Some(secret), None, None) => KeySource::One(Box::new(Key::of_secret(secret.expose(), &rules)?)),
-            (None, Some(pem), None) => KeySource::One(Box::new(Key::of_pem(pem.expose(), &rules)?)),
+            (Some(secret), None, None) => {
+                KeySource::One(Box::new(VerificationKey::of_secret(secret.expose(), &rules)?))
+            }
+            (None, Some(pem), None) => KeySource::One(Box::new(VerificationKey::of_pem(pem.expose(), &rules)?)),
             (None, None, Some(url)) => {
                 let algorithms = published_algorithms(settings)?;
                 KeySource::Published(Box::new(Jwks::new(url, algorithms, rules.clone(), settings.jwks_timing)?))
@@ -167,7 +169,7 @@ impl Jwt {
         }
     }
 
-    fn verify_with(&self, key: &Key, version: u64, token: &str) -> Result<UserId, Refusal> {
+    fn verify_with(&self, key: &VerificationKey, version: u64, token: &str) -> Result<UserId, Refusal> {
         let decoded = decode::<Claims>(token, &key.decoding, &key.validation);
         let Claims { sub, exp } = decoded.map_err(|error| refusal(error.into_kind()))?.claims;
         let user = UserId::parse(sub.as_str().unwrap_or_default())
@@ -181,8 +183,8 @@ impl Jwt {
 const OUTCOMES: [&str; 4] = ["cached", "verified", "refused", "no_keys"];
 
 pub fn checks() -> IntCounterVec {
-    let help = "tokens by what became of them: cached (verified before), verified, refused, no_keys (the issuer's keys \
-                could not be had)";
+    let help = "tokens by result: cached (verified before), verified, refused, no_keys (the issuer's keys could not be \
+                fetched)";
     let checks = IntCounterVec::new(Opts::new("likes_token_checks_total", help), &["outcome"]).expect("a valid name");
     for outcome in OUTCOMES {
         checks.with_label_values(&[outcome]);
@@ -209,11 +211,11 @@ fn refusal(kind: ErrorKind) -> Refusal {
 
 fn rules(settings: &JwtSettings) -> Result<Rules, String> {
     let issuer = settings.jwt_issuer.clone().ok_or(
-        "JWT_ISSUER is not set: expected the iss of the tokens to take; without it, tokens of any issuer with the \
+        "JWT_ISSUER is not set: expected the iss of the accepted tokens; without it, tokens of any issuer with the \
          same key would be accepted",
     )?;
     if settings.jwt_audience.is_empty() {
-        return Err("JWT_AUDIENCE is not set: expected the aud of the tokens to take; without it, tokens for \
+        return Err("JWT_AUDIENCE is not set: expected the aud of the accepted tokens; without it, tokens for \
                     another service would be accepted, and that service could like on behalf of its users"
             .to_owned());
     }
@@ -227,7 +229,7 @@ fn one_algorithm(settings: &JwtSettings, of_key: Algorithm, source: &str) -> Res
         [] => {}
         [set] if set.algorithm() == of_key => {}
         set => {
-            let set: Vec<_> = set.iter().map(|algorithm| algorithm.name()).collect();
+            let set: Vec<_> = set.iter().map(|set| format!("{:?}", set.algorithm())).collect();
             let set = set.join(",");
             return Err(format!(
                 "JWT_ALGORITHMS={set} doesn't fit the key in {source}, which is for {of_key:?}: unset it"

@@ -27,7 +27,7 @@ pub struct Rules {
 
 /// One key and its one algorithm.
 #[derive(Debug)]
-pub struct Key {
+pub struct VerificationKey {
     id: Option<String>,
     pub algorithm: Algorithm,
     pub decoding: DecodingKey,
@@ -41,16 +41,16 @@ pub struct KeySet {
     /// Incremented with every change; 0: no keys yet.
     pub version: u64,
     published: Vec<Jwk>,
-    keys: Vec<Key>,
+    keys: Vec<VerificationKey>,
 }
 
 /// A published key set (RFC 7517). Entries that aren't valid keys are ignored.
 #[derive(Deserialize)]
-struct Published {
+struct JwkSet {
     keys: Vec<Value>,
 }
 
-impl Key {
+impl VerificationKey {
     /// Creates the key of a shared secret.
     pub fn of_secret(secret: &str, rules: &Rules) -> Result<Self, String> {
         let length = secret.len();
@@ -130,12 +130,12 @@ impl KeySet {
         rules: &Rules,
         before: &Self,
     ) -> Result<Option<Self>, String> {
-        let set: Published = serde_json::from_slice(json).map_err(|_| "the answer is no JWK set".to_owned())?;
+        let set: JwkSet = serde_json::from_slice(json).map_err(|_| "the answer is not a JWK set".to_owned())?;
         let published: Vec<Jwk> = set.keys.into_iter().filter_map(|jwk| serde_json::from_value(jwk).ok()).collect();
         if before.version > 0 && published == before.published {
             return Ok(None);
         }
-        let keys = published.iter().filter_map(|jwk| Key::of_jwk(jwk, accepted, rules)).collect();
+        let keys = published.iter().filter_map(|jwk| VerificationKey::of_jwk(jwk, accepted, rules)).collect();
         Ok(Some(Self { version: before.version + 1, published, keys }))
     }
 
@@ -149,7 +149,7 @@ impl KeySet {
     }
 
     /// Returns the key of a token. An unknown id is refused with [`UNKNOWN_KEY`].
-    pub fn find(&self, id: Option<&str>, algorithm: Algorithm) -> Result<&Key, Refusal> {
+    pub fn find(&self, id: Option<&str>, algorithm: Algorithm) -> Result<&VerificationKey, Refusal> {
         let mut fitting = self.keys.iter().filter(|key| key.algorithm == algorithm);
         let Some(id) = id else {
             return match (fitting.next(), fitting.next()) {
@@ -157,7 +157,7 @@ impl KeySet {
                 _ => Err(Refusal::token("names no key (kid), and there isn't just one for its algorithm")),
             };
         };
-        let named = |key: &&Key| key.id.as_deref() == Some(id);
+        let named = |key: &&VerificationKey| key.id.as_deref() == Some(id);
         match fitting.find(named) {
             Some(key) => Ok(key),
             None if self.keys.iter().any(|key| named(&key)) => {

@@ -12,6 +12,7 @@ use std::convert::Infallible;
 
 use axum::http::{HeaderMap, HeaderValue};
 use like_common::health::Health;
+use like_common::metrics::add;
 use like_events::UserId;
 use prometheus::Registry;
 
@@ -48,13 +49,13 @@ impl Auth {
     }
 
     /// Registers the metrics, the same in both modes, so that dashboards work with either.
-    pub fn register(&self, registry: &Registry) -> anyhow::Result<()> {
+    pub fn register(&self, registry: &Registry) {
         let (checks, fetches) = match self {
             Self::TrustedHeader(_) => (jwt::checks(), jwks::fetches()),
             Self::Jwt(jwt) => jwt.counted(),
         };
-        registry.register(Box::new(checks))?;
-        Ok(registry.register(Box::new(fetches))?)
+        add(registry, Ok(checks));
+        add(registry, Ok(fetches));
     }
 
     /// Logs what is trusted.

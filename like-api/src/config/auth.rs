@@ -9,17 +9,17 @@ use super::jwt::JwtSettings;
 /// How callers are authenticated.
 #[derive(Args, Debug, Clone)]
 pub struct AuthSettings {
-    /// who says which user is calling; there is no default, since a wrong one would let everybody
-    /// like in everybody's name
+    /// how callers are identified; there is no default, because a wrong one would let anyone act as
+    /// any user
     #[arg(long, env = "AUTH_MODE", value_enum, value_name = "MODE")]
     pub auth_mode: AuthMode,
 
-    /// the header that names the user where the mode is trusted-header
+    /// the header with the user's id (trusted-header)
     #[arg(long, env = "AUTH_USER_HEADER", value_name = "NAME", default_value = "X-User-Id", value_parser = header_name)]
     pub auth_user_header: String,
 
-    /// true: take that header from other machines too; only where none but a gateway that sets the
-    /// header itself can reach the listener
+    /// true allows trusted-header on an address other than loopback; safe only where nothing but a
+    /// gateway that sets the header reaches the listener
     #[arg(
         long,
         env = "AUTH_HEADER_ALLOW_PUBLIC",

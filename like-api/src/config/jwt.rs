@@ -23,23 +23,23 @@ pub struct JwtSettings {
     #[arg(long, env = "JWT_PUBLIC_KEY", value_name = "PEM", hide_env_values = true)]
     pub jwt_public_key: Option<Secret>,
 
-    /// where the issuer publishes its keys (a JWK set): https, or http on this machine
+    /// the URL of the issuer's JWK set: https, or http on this machine
     #[arg(long, env = "JWT_JWKS_URL", value_name = "URL", value_parser = NonEmptyStringValueParser::new())]
     pub jwt_jwks_url: Option<String>,
 
-    /// the algorithms to take, separated by commas; needed with a JWK set, else the key's own
+    /// the accepted algorithms, separated by commas; required with a JWK set, by default the key's own
     #[arg(long, env = "JWT_ALGORITHMS", value_name = "ALG,…", value_enum, value_delimiter = ',', ignore_case = true)]
     pub jwt_algorithms: Vec<JwtAlgorithm>,
 
-    /// the iss that a token must have
+    /// the expected iss
     #[arg(long, env = "JWT_ISSUER", value_name = "ISS", value_parser = NonEmptyStringValueParser::new())]
     pub jwt_issuer: Option<String>,
 
-    /// the aud of which a token must have one, separated by commas
+    /// the accepted values of aud, separated by commas
     #[arg(long, env = "JWT_AUDIENCE", value_name = "AUD,…", value_delimiter = ',', value_parser = NonEmptyStringValueParser::new())]
     pub jwt_audience: Vec<String>,
 
-    /// how far the issuer's clock may differ from ours, for exp and nbf: a duration of at most 5m
+    /// the tolerated clock difference for exp and nbf: a duration of at most 5m
     #[arg(long, env = "JWT_LEEWAY", value_name = "DURATION", default_value = "30s", value_parser = leeway)]
     pub jwt_leeway: Duration,
 
@@ -113,16 +113,6 @@ impl JwtAlgorithm {
             Self::Rs256 => Algorithm::RS256,
             Self::Es256 => Algorithm::ES256,
             Self::EdDsa => Algorithm::EdDSA,
-        }
-    }
-
-    /// Returns the name as it is set.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Hs256 => "HS256",
-            Self::Rs256 => "RS256",
-            Self::Es256 => "ES256",
-            Self::EdDsa => "EdDSA",
         }
     }
 }

@@ -10,40 +10,40 @@ use like_common::cli::duration;
 /// The limits of requests and connections.
 #[derive(Args, Debug, Clone)]
 pub struct LimitSettings {
-    /// requests a second that one user may send, may be a fraction; 0 for as many as they like
+    /// requests per second of one user, fractions allowed; 0: no limit
     #[arg(long, env = "RATE_LIMIT_USER", value_name = "PER_SECOND", default_value = "10", value_parser = rate)]
     pub rate_limit_user: f64,
 
-    /// how many of them may come at once, before that rate holds; from 1
+    /// requests that one user may send at once before the rate applies; from 1
     #[arg(long, env = "RATE_LIMIT_USER_BURST", value_name = "REQUESTS", default_value = "50")]
     pub rate_limit_user_burst: NonZeroU32,
 
-    /// requests a second that one client address (IPv6: one /64) may send, may be a fraction; 0 for
-    /// as many as they like. Behind a proxy set TRUSTED_PROXIES first, or all callers are one address
+    /// requests per second of one client address (IPv6: one /64), fractions allowed; 0: no limit. Behind
+    /// a proxy set TRUSTED_PROXIES first, or all callers share one address
     #[arg(long, env = "RATE_LIMIT_ADDRESS", value_name = "PER_SECOND", default_value = "0", value_parser = rate)]
     pub rate_limit_address: f64,
 
-    /// how many of them may come at once, before that rate holds; from 1
+    /// requests that one address may send at once before the rate applies; from 1
     #[arg(long, env = "RATE_LIMIT_ADDRESS_BURST", value_name = "REQUESTS", default_value = "200")]
     pub rate_limit_address_burst: NonZeroU32,
 
-    /// networks of the proxies in front, such as 10.0.0.0/8,fd00::/8: only what they say of a
-    /// client's address is believed
+    /// networks of the proxies in front, such as 10.0.0.0/8,fd00::/8: only their forwarding header is
+    /// trusted
     #[arg(long, env = "TRUSTED_PROXIES", value_name = "CIDR,…", value_delimiter = ',', value_parser = network)]
     pub trusted_proxies: Vec<IpNet>,
 
-    /// the header in which those proxies say it; the other one is not looked at, since they may
-    /// pass on what a caller has written there
+    /// the header in which those proxies name the client; the other one is ignored, since they may
+    /// pass on a caller's own
     #[arg(long, env = "TRUSTED_PROXIES_HEADER", value_enum, value_name = "NAME", default_value = "x-forwarded-for")]
     pub trusted_proxies_header: ProxyHeader,
 
-    /// connections at once; those above are answered 503 and closed. Without it: a little less than
-    /// the files that the process may open, and at most 10000
+    /// open connections; further ones get 503 and are closed. By default the process's limit of open
+    /// files less 200, at most 10000
     #[arg(long, env = "MAX_CONNECTIONS", value_name = "CONNECTIONS")]
     pub max_connections: Option<NonZeroUsize>,
 
-    /// how long likes may take on average before further ones are refused with 503, such as 100ms;
-    /// well above what the brokers' acknowledgement takes. 0s never refuses
+    /// average duration of likes above which further ones are refused with 503, such as 100ms; well
+    /// above the brokers' acknowledgement time. 0s never refuses
     #[arg(long, env = "SHED_ABOVE", value_name = "DURATION", default_value = "100ms", value_parser = duration)]
     pub shed_above: Duration,
 }

@@ -8,14 +8,13 @@ use like_common::cli;
 /// The limits of streams.
 #[derive(Args, Debug, Clone)]
 pub struct StreamSettings {
-    /// streams of live counts that may be open at once, on this replica; 0: none. Each is a
-    /// connection, and likes need some too
+    /// open streams of live counts on this replica; 0: none. Each is a connection, and likes need
+    /// connections too
     #[arg(long, env = "MAX_STREAMS", value_name = "NUMBER", default_value_t = 8_000)]
     #[arg(value_parser = clap::value_parser!(u32).range(0..=1_000_000))]
     pub max_streams: u32,
 
-    /// how often the products of all streams are looked at, in one query: 100ms to 1m. A change is
-    /// seen this much later at most
+    /// interval of the one query that serves all streams: 100ms to 1m
     #[arg(long, env = "STREAM_INTERVAL", value_name = "DURATION", default_value = "1s", value_parser = interval)]
     pub stream_interval: Duration,
 

@@ -29,15 +29,8 @@ const RETRY_LATER: &str = "5";
 pub enum ApiError {
     /// Parts of the request break a rule.
     Invalid(Vec<Fault>),
-    /// Credentials are missing or bad.
-    Unauthenticated {
-        /// The value of `WWW-Authenticate`.
-        challenge: String,
-        /// The header at fault.
-        header: String,
-        /// What is wrong with it.
-        what: String,
-    },
+    /// The caller isn't authenticated.
+    Auth(AuthError),
     /// No route has this path.
     NotFound,
     /// No event has this receipt, for this reason.
@@ -48,23 +41,14 @@ pub enum ApiError {
     TooLarge(String),
     /// The body doesn't end in time; the text states the limit.
     TooSlow(String),
-    /// The rate of this user or address is used up.
-    TooMany {
-        /// Seconds until the next request is admitted, at least 1.
-        retry_after: u64,
-        /// Whose rate it is, and its value.
-        what: String,
-    },
-    /// The service has more requests than it can answer in time.
-    Overloaded,
+    /// A limit is exceeded.
+    Limit(LimitError),
     /// A bug.
     Internal(String),
     /// Likes can't be accepted now; the client receives the reason.
     WritesUnavailable(String),
-    /// The keys to verify the token can't be fetched.
-    KeysUnavailable,
-    /// PostgreSQL can't be read.
-    ReadsUnavailable(String),
+    /// A read failed.
+    Read(ReadError),
     /// The like was not acknowledged.
     NotPublished(PublishError),
 }
@@ -107,29 +91,19 @@ impl From<Fault> for ApiError {
 
 impl From<AuthError> for ApiError {
     fn from(error: AuthError) -> Self {
-        match error {
-            AuthError::Unauthenticated { challenge, header, what } => Self::Unauthenticated { challenge, header, what },
-            AuthError::KeysUnavailable => Self::KeysUnavailable,
-        }
+        Self::Auth(error)
     }
 }
 
 impl From<LimitError> for ApiError {
     fn from(error: LimitError) -> Self {
-        match error {
-            LimitError::TooMany { retry_after, what } => Self::TooMany { retry_after, what },
-            LimitError::Overloaded => Self::Overloaded,
-        }
+        Self::Limit(error)
     }
 }
 
 impl From<ReadError> for ApiError {
     fn from(error: ReadError) -> Self {
-        match error {
-            ReadError::Unavailable(cause) => Self::ReadsUnavailable(cause),
-            ReadError::Internal(bug) => Self::Internal(bug),
-            ReadError::Overloaded => Self::Overloaded,
-        }
+        Self::Read(error)
     }
 }
 
@@ -184,7 +158,7 @@ impl IntoResponse for ApiError {
                 errors = faults;
                 (problem::INVALID_REQUEST, None)
             }
-            Self::Unauthenticated { challenge, header, what } => {
+            Self::Auth(AuthError::Unauthenticated { challenge, header, what }) => {
                 headers.push((header::WWW_AUTHENTICATE, challenge));
                 let detail = format!("{header} {what}");
                 errors.push(Fault::header(header, what));
@@ -195,15 +169,15 @@ impl IntoResponse for ApiError {
             Self::MethodNotAllowed => (problem::METHOD_NOT_ALLOWED, None),
             Self::TooLarge(limit) => (problem::PAYLOAD_TOO_LARGE, Some(limit)),
             Self::TooSlow(limit) => (problem::REQUEST_TIMEOUT, Some(limit)),
-            Self::TooMany { retry_after, what } => {
+            Self::Limit(LimitError::TooMany { retry_after, what }) => {
                 retry(&retry_after.to_string());
                 (problem::TOO_MANY_REQUESTS, Some(what))
             }
-            Self::Overloaded => {
+            Self::Limit(LimitError::Overloaded) | Self::Read(ReadError::Overloaded) => {
                 retry(RETRY_WRITE);
                 (problem::OVERLOADED, None)
             }
-            Self::Internal(bug) => {
+            Self::Internal(bug) | Self::Read(ReadError::Internal(bug)) => {
                 cause = Some(Cause::Bug(bug));
                 (problem::INTERNAL, None)
             }
@@ -211,11 +185,11 @@ impl IntoResponse for ApiError {
                 retry(RETRY_LATER);
                 (problem::WRITES_UNAVAILABLE, Some(why))
             }
-            Self::KeysUnavailable => {
+            Self::Auth(AuthError::KeysUnavailable) => {
                 retry(RETRY_LATER);
                 (problem::KEYS_UNAVAILABLE, None)
             }
-            Self::ReadsUnavailable(error) => {
+            Self::Read(ReadError::Unavailable(error)) => {
                 retry(RETRY_LATER);
                 cause = Some(Cause::Warn(error));
                 (problem::READS_UNAVAILABLE, None)

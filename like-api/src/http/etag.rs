@@ -4,8 +4,8 @@
 //! The tag is strong: the same tag means the same bytes from every replica. It is a hash of the body,
 //! which needs no state.
 //!
-//! The `headers` crate was looked at. It takes no `*` in one of several header lines, and it would add
-//! two packages for the two functions at the end of this file.
+//! The `headers` crate isn't used: it accepts no `*` in one of several header lines, and it would add two
+//! packages for the two functions at the end of this file.
 
 use std::hash::{DefaultHasher, Hasher};
 

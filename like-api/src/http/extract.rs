@@ -46,14 +46,14 @@ pub fn ids(uri: &Uri) -> Result<Vec<ProductId>, Vec<Fault>> {
     let fault = |detail: String| vec![Fault::parameter("ids", detail)];
     // Pairs, not a map: a repeated parameter is an error.
     let Ok(Query(pairs)) = Query::<Vec<(String, String)>>::try_from_uri(uri) else {
-        return Err(fault("the query can't be read".to_owned()));
+        return Err(fault("the query is malformed".to_owned()));
     };
     let mut lists = pairs.iter().filter(|(name, _)| name == "ids").map(|(_, list)| list.as_str());
     let list = match (lists.next(), lists.next()) {
         (None, _) => return Err(fault("is missing: one to 100 product ids, separated by commas".to_owned())),
         (Some(""), None) => return Err(fault("is empty: one to 100 product ids, separated by commas".to_owned())),
         (Some(list), None) => list,
-        (Some(_), Some(_)) => return Err(fault("is there more than once; separate ids by commas".to_owned())),
+        (Some(_), Some(_)) => return Err(fault("occurs more than once; separate ids by commas".to_owned())),
     };
     let length = list.chars().count();
     if length > IDS_LENGTH_MAX {
@@ -83,7 +83,7 @@ pub fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>, Fault> {
         return Ok(None);
     };
     if values.next().is_some() {
-        return Err(fault("is there more than once"));
+        return Err(fault("occurs more than once"));
     }
     let text = value.to_str().map_err(|_| fault("must be ASCII"))?;
     let key = if let Some(quoted) = text.strip_prefix('"') {

@@ -1,4 +1,4 @@
-//! The paths of the public routes: middleware tells likes from the rest by them.
+//! The paths of the public routes, by which middleware recognises likes.
 
 /// `PUT` and `DELETE`: like and unlike.
 pub const LIKE: &str = "/v1/products/{productId}/like";
@@ -6,7 +6,7 @@ pub const LIKE: &str = "/v1/products/{productId}/like";
 pub const PRODUCT_LIKES: &str = "/v1/products/{productId}/likes";
 /// The counts of several products.
 pub const LIKES: &str = "/v1/likes";
-/// The same as a stream of events.
+/// The counts of several products, as a stream of events.
 pub const STREAM: &str = "/v1/likes/stream";
-/// What became of a like.
+/// The status of a like.
 pub const RECEIPT: &str = "/v1/receipts/{receipt}";

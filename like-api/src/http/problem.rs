@@ -81,17 +81,17 @@ kinds! {
 
     RECEIPT_UNKNOWN: NOT_FOUND "receipt-unknown"
         "No event has this receipt"
-        "the topic's log does not reach there yet"
+        "the log ends before this position"
         "The receipt is well-formed, but no event is at its position in the log."
 
     METHOD_NOT_ALLOWED: METHOD_NOT_ALLOWED "method-not-allowed"
-        "The resource hasn't this method"
+        "The resource doesn't have this method"
         "the Allow header names the methods of this resource"
         "The path exists, but not with this method. `Allow` lists the methods."
 
     REQUEST_TIMEOUT: REQUEST_TIMEOUT "request-timeout"
         "The request takes too long"
-        "the body doesn't come to an end"
+        "the body did not end in time"
         "The body of the request did not end in time. No route needs a body."
 
     PAYLOAD_TOO_LARGE: PAYLOAD_TOO_LARGE "payload-too-large"
@@ -111,35 +111,35 @@ kinds! {
         "A bug in this service. Operators find the cause in the log under `requestId`."
 
     WRITES_UNAVAILABLE: SERVICE_UNAVAILABLE "writes-unavailable"
-        "Likes can't be taken now"
+        "Likes can't be accepted now"
         "the topic's layout has not been read yet"
         "The service can't accept likes at the moment; `detail` has the reason. Nothing was written: try again after \
          `Retry-After` seconds."
 
     NOT_ACCEPTED: SERVICE_UNAVAILABLE "not-accepted"
-        "The like was not taken"
+        "The like was not accepted"
         "nothing was written; try again"
         "The like was certainly not written. Try again after `Retry-After` seconds."
 
     KEYS_UNAVAILABLE: SERVICE_UNAVAILABLE "keys-unavailable"
         "The token can't be verified now"
-        "the key that the token names can't be fetched from its issuer now; the token may be good"
+        "the key that the token names can't be fetched from its issuer now; the token may be valid"
         "The issuer's keys can't be fetched, so the token can't be verified. Nothing was done: try again after \
          `Retry-After` seconds."
 
     READS_UNAVAILABLE: SERVICE_UNAVAILABLE "reads-unavailable"
-        "This can't be read now"
-        "the database can't be asked; likes are still taken"
+        "Reads are unavailable"
+        "the database can't be queried; likes are still accepted"
         "The database can't be read. Likes are still accepted, and counted later. Try again after `Retry-After` seconds."
 
     OVERLOADED: SERVICE_UNAVAILABLE "overloaded"
         "Too busy"
-        "more requests than can be answered in time; nothing was begun, try again"
+        "more requests than can be answered in time; nothing was done, try again"
         "The service receives more requests than it can answer in time. Nothing was done: try again after `Retry-After` \
          seconds."
 
     OUTCOME_UNKNOWN: GATEWAY_TIMEOUT "outcome-unknown"
-        "The like may or may not have been taken"
+        "The like may or may not have been accepted"
         "outcome unknown: retry with the same Idempotency-Key"
         "Kafka did not acknowledge the like in time: it may or may not have been written. Repeat the request with the \
          same `Idempotency-Key` until it is answered `202`: it stays one event, counted once. Without a key, a repeat is \

@@ -20,7 +20,7 @@ pub(crate) fn described() -> OpenApiRouter<Arc<AppState>> {
         .routes(routes!(counts::one))
         .routes(routes!(counts::many))
         .routes(routes!(stream::stream))
-        .routes(routes!(receipts::standing))
+        .routes(routes!(receipts::status))
 }
 
 /// Returns all routes, with the middleware.

@@ -13,14 +13,13 @@ use crate::config::{LimitSettings, ProxyHeader};
 
 const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 
-/// Whom to believe.
+/// The proxies whose header is trusted.
 pub struct Proxies {
     trusted: Vec<IpNet>,
     header: ProxyHeader,
 }
 
 impl Proxies {
-    /// By settings.
     pub fn new(settings: &LimitSettings) -> Self {
         Self { trusted: settings.trusted_proxies.clone(), header: settings.trusted_proxies_header }
     }
@@ -40,7 +39,7 @@ impl Proxies {
                     ProxyHeader::XForwardedFor => address(entry.trim()),
                     ProxyHeader::Forwarded => forwarded_for(entry).and_then(address),
                 };
-                // Not an address: the client is the one that has written it.
+                // Not an address: its writer counts as the client.
                 let Some(named) = named else { return client };
                 client = named;
                 if !self.trusts(client) {
@@ -111,11 +110,11 @@ mod tests {
     fn entries_of_the_client_are_ignored() {
         assert_eq!(by_xff("10.0.0.1", &["198.51.100.1"]), "198.51.100.1");
         assert_eq!(by_xff("10.0.0.1", &["203.0.113.9, 198.51.100.1"]), "198.51.100.1");
-        // Pretending to be behind a proxy of ours.
+        // The client claims to be behind a trusted proxy.
         assert_eq!(by_xff("10.0.0.1", &["203.0.113.9, 10.0.0.7, 198.51.100.1"]), "198.51.100.1");
-        // A header of one's own before the proxy's.
+        // The client's own header, before the proxy's.
         assert_eq!(by_xff("10.0.0.1", &["203.0.113.9", "198.51.100.1"]), "198.51.100.1");
-        // The other way to say it, which the proxy passes on.
+        // The other header, which the proxy passes on.
         let both = [("forwarded", "for=203.0.113.9"), ("x-forwarded-for", "198.51.100.1")];
         assert_eq!(client(ProxyHeader::XForwardedFor, "10.0.0.1", &both), "198.51.100.1");
         assert_eq!(client(ProxyHeader::Forwarded, "10.0.0.1", &both), "203.0.113.9");
@@ -126,7 +125,7 @@ mod tests {
         assert_eq!(by_xff("10.0.0.1", &["198.51.100.1, fd00::2, 10.9.9.9"]), "198.51.100.1");
         assert_eq!(by_xff("10.0.0.1", &["198.51.100.1", "fd00::2"]), "198.51.100.1");
         assert_eq!(by_xff("::ffff:10.0.0.1", &["::ffff:198.51.100.1"]), "198.51.100.1");
-        // All are ours: a request from inside.
+        // All are trusted: an internal request.
         assert_eq!(by_xff("10.0.0.1", &["10.0.0.3, 10.0.0.2"]), "10.0.0.3");
         assert_eq!(by_xff("10.0.0.1", &[]), "10.0.0.1");
     }

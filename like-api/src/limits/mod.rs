@@ -1,4 +1,4 @@
-//! Limits: the rate of each address and user (429), and the likes in progress together (503, early).
+//! Limits: the rate of each address and user (429), and all likes in progress (503).
 
 mod client;
 mod rate;
@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use axum::http::HeaderMap;
+use like_common::metrics::add;
 use like_events::UserId;
 use prometheus::{IntCounter, IntCounterVec, IntGauge, Opts, Registry};
 
@@ -18,7 +19,7 @@ use self::shed::{LikeInProgress, REFUSED_AFTER, Shed};
 use crate::config::LimitSettings;
 
 /// Why a request is refused.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub enum LimitError {
     /// The rate of this user or address is used up.
     TooMany {
@@ -61,37 +62,32 @@ pub struct Permit(Option<LikeInProgress>);
 
 impl Limits {
     /// Creates the limits and registers their metrics.
-    pub fn new(settings: &LimitSettings, registry: &Registry) -> anyhow::Result<Self> {
+    pub fn new(settings: &LimitSettings, registry: &Registry) -> Self {
         let limited = IntCounterVec::new(
             Opts::new("likes_rate_limited_total", "requests over the rate of their user or address, answered 429"),
             &["limit"],
-        )?;
-        let shed = IntCounter::new("likes_shed_total", "likes refused with 503 because too many are in progress")?;
+        );
+        let shed = IntCounter::new("likes_shed_total", "likes refused with 503 because too many are in progress");
         let in_progress = IntGauge::new(
             "likes_in_progress_limit",
-            "likes in progress above which further ones are refused; 0: none ever is",
-        )?;
-        let open = IntGauge::new("likes_open_connections", "connections to the public port")?;
+            "likes in progress above which further ones are refused; 0: no limit",
+        );
+        let open = IntGauge::new("likes_open_connections", "connections to the public port");
         let refused =
-            IntCounter::new("likes_refused_connections_total", "connections above MAX_CONNECTIONS, closed at once")?;
-        registry.register(Box::new(limited.clone()))?;
-        registry.register(Box::new(shed.clone()))?;
-        registry.register(Box::new(in_progress.clone()))?;
-        registry.register(Box::new(open.clone()))?;
-        registry.register(Box::new(refused.clone()))?;
-
+            IntCounter::new("likes_refused_connections_total", "connections above MAX_CONNECTIONS, closed at once");
+        let limited = add(registry, limited);
         let rate = |per_second, burst, whose| {
             let refused = limited.with_label_values(&[whose]);
             Rate::new(per_second, burst).map(|rate| Limited { rate, whose, refused })
         };
-        Ok(Self {
+        Self {
             proxies: Proxies::new(settings),
             users: rate(settings.rate_limit_user, settings.rate_limit_user_burst, "user"),
             addresses: rate(settings.rate_limit_address, settings.rate_limit_address_burst, "address"),
-            likes: Shed::new(settings.shed_above, shed, in_progress),
+            likes: Shed::new(settings.shed_above, add(registry, shed), add(registry, in_progress)),
             connections: settings.max_connections(),
-            connection_metrics: ConnectionMetrics { open, refused },
-        })
+            connection_metrics: ConnectionMetrics { open: add(registry, open), refused: add(registry, refused) },
+        }
     }
 
     /// Returns the client's address: `peer`, or the address that a trusted proxy names.
@@ -118,7 +114,7 @@ impl Limits {
         Ok(Permit(Some(entered)))
     }
 
-    /// Admits a request of this user.
+    /// Takes a request from the user's rate.
     pub fn user(&self, user: &UserId) -> Result<(), LimitError> {
         self.users.as_ref().map_or(Ok(()), |users| users.take(user.as_str()))
     }

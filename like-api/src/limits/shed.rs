@@ -1,8 +1,8 @@
 //! Load shedding: limits the likes in progress, so that admitted likes are answered in time.
 //!
-//! An overloaded service that accepts everything only makes everything wait. Whatever a like waits for
-//! (processors, the producer's queue, the brokers) shows in one number, its latency, which at a given
-//! rate is proportional to the likes in progress. So the likes in progress are limited, and the limit
+//! If an overloaded service accepts everything, everything waits. All that a like waits for (processors,
+//! the producer's queue, the brokers) shows in its latency, which at a given rate is proportional to
+//! the likes in progress. So the likes in progress are limited, and the limit
 //! follows the latency: it shrinks while likes take longer than the target, and grows while they don't
 //! and likes are being refused. Above it a like is refused before any work is done for it. Only likes
 //! are limited: concurrent reads share their queries, and receipts and streams are meant to wait.
@@ -19,9 +19,9 @@ use std::time::{Duration, Instant};
 
 use prometheus::{IntCounter, IntGauge};
 
-/// The limit is adjusted at this interval,
+/// Shortest interval between adjustments of the limit.
 const EVERY: Duration = Duration::from_millis(100);
-/// if so many likes were settled meanwhile: one slow like is no overload.
+/// Fewest settled likes for an adjustment: one slow like is no overload.
 const ENOUGH: u32 = 16;
 /// Delay of a refusal. Without delay while connections are scarce, since a refused like holds one.
 pub const REFUSED_AFTER: Duration = Duration::from_millis(500);

@@ -42,7 +42,8 @@ struct Shared<K, V> {
     reads: Histogram,
     next: Mutex<Option<Arc<Batch<K, V>>>>,
     slots: Semaphore,
-    turn: Semaphore,
+    /// Held by the running query; see [`BatchLimits::max_delay`].
+    running: Semaphore,
 }
 
 /// Returns one value per key, in the keys' order.
@@ -80,7 +81,7 @@ where
             reads,
             next: Mutex::new(None),
             slots: Semaphore::new(limits.queries),
-            turn: Semaphore::new(1),
+            running: Semaphore::new(1),
         };
         Self { shared: Arc::new(shared) }
     }
@@ -131,9 +132,9 @@ where
 /// Waits for a free slot, closes the batch to further reads and runs the query.
 async fn run<K: Eq + Hash, V>(shared: Arc<Shared<K, V>>, batch: Arc<Batch<K, V>>) {
     let Ok(_slot) = shared.slots.acquire().await else { return };
-    let _turn = tokio::select! {
+    let _running = tokio::select! {
         biased;
-        turn = shared.turn.acquire() => turn.ok(),
+        running = shared.running.acquire() => running.ok(),
         () = batch.full.notified() => None,
         () = tokio::time::sleep(shared.limits.max_delay) => None,
     };

@@ -4,6 +4,7 @@
 
 use std::time::{Duration, Instant};
 
+use like_common::metrics::add;
 use like_events::{ProductId, UserId, pair_key};
 use moka::sync::Cache;
 use prometheus::{Histogram, HistogramOpts, IntCounter, IntCounterVec, Opts, Registry};
@@ -39,37 +40,36 @@ pub struct Counts {
 struct Cached {
     count: Count,
     /// When the query began, not when it ended: the query may have been slow.
-    asked: Instant,
+    read_at: Instant,
 }
 
 impl Counts {
     /// Reads through `pool` and registers its metrics.
-    pub fn new(pool: PgPool, registry: &Registry) -> anyhow::Result<Self> {
+    pub fn new(pool: PgPool, registry: &Registry) -> Self {
         let requests = IntCounterVec::new(
             Opts::new(
                 "likes_count_cache_requests_total",
-                "counts that anonymous readers asked for, by result: hit (a count of at most a second ago), miss (queried)",
+                "counts of anonymous reads, by result: hit (cached for a second at most), miss (queried)",
             ),
             &["result"],
-        )?;
+        );
         let reads = Histogram::with_opts(
             HistogramOpts::new(
                 "likes_count_query_reads",
                 "reads of counts that one query answered; as many observations as queries",
             )
             .buckets(READS.to_vec()),
-        )?;
-        registry.register(Box::new(requests.clone()))?;
-        registry.register(Box::new(reads.clone()))?;
+        );
+        let (requests, reads) = (add(registry, requests), add(registry, reads));
         let cache = Cache::builder().max_capacity(CACHE_PRODUCTS).time_to_live(CACHE_AGE).build();
         let kept = cache.clone();
         let query = move |keys: Vec<CountKey>| query(pool.clone(), kept.clone(), keys);
-        Ok(Self {
+        Self {
             cache,
             batcher: Batcher::new(LIMITS, reads, query),
             hits: requests.with_label_values(&["hit"]),
             misses: requests.with_label_values(&["miss"]),
-        })
+        }
     }
 
     /// Returns the counts of `products`, in their order, and which of them `user` likes. For a user they
@@ -87,7 +87,7 @@ impl Counts {
         let mut counts = Vec::with_capacity(products.len());
         let mut missed = Vec::new();
         for product in products {
-            let cached = self.cache.get(product).filter(|cached| cached.asked.elapsed() < CACHE_AGE);
+            let cached = self.cache.get(product).filter(|cached| cached.read_at.elapsed() < CACHE_AGE);
             if cached.is_none() {
                 missed.push(CountKey { product: product.clone(), pair: None });
             }
@@ -107,9 +107,9 @@ async fn query(pool: PgPool, cache: Cache<ProductId, Cached>, keys: Vec<CountKey
     for (CountKey { product, pair }, count) in keys.into_iter().zip(&counts) {
         // Only anonymous reads use the cache.
         if pair.is_none() {
-            let cached = Cached { count: *count, asked: began };
+            let cached = Cached { count: *count, read_at: began };
             // Queries may end in another order than they began: a cached count must not go back.
-            let newer = |kept: &Cached| kept.asked > began;
+            let newer = |kept: &Cached| kept.read_at > began;
             if !cache.get(&product).as_ref().is_some_and(newer) {
                 cache.insert(product, cached);
             }

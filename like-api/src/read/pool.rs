@@ -5,12 +5,15 @@ use std::sync::LazyLock;
 use std::time::Duration;
 
 use like_common::database::{DatabaseSettings, SCHEMA};
+use like_common::metrics::add;
 use prometheus::core::{Collector, Desc};
 use prometheus::proto::MetricFamily;
 use prometheus::{IntCounter, IntGauge, IntGaugeVec, Opts, Registry};
 use sqlx::pool::PoolConnection;
 use sqlx::postgres::PgPoolOptions;
 use sqlx::{Connection, PgConnection, PgPool, Postgres};
+
+use crate::metrics::Counted;
 
 /// Enough to keep several cores of PostgreSQL busy with look-ups by primary key.
 const CONNECTIONS: u32 = 8;
@@ -57,20 +60,21 @@ pub fn open(settings: &DatabaseSettings) -> PgPool {
 }
 
 /// Registers the pool's metrics.
-pub fn register(registry: &Registry, pool: &PgPool) -> prometheus::Result<()> {
+pub fn register(registry: &Registry, pool: &PgPool) {
     let count = pool_opts("db_client_connection_count", "connections to PostgreSQL, by state: idle or used");
-    let count = IntGaugeVec::new(count, &["db_client_connection_state"])?;
-    let max = IntGauge::with_opts(pool_opts("db_client_connection_max", "most connections in the pool"))?;
+    let count = IntGaugeVec::new(count, &["db_client_connection_state"]).expect("a valid name");
+    let max = pool_opts("db_client_connection_max", "most connections in the pool");
+    let max = IntGauge::with_opts(max).expect("a valid name");
     max.set(i64::from(pool.options().get_max_connections()));
     let (idle, used) = (count.with_label_values(&["idle"]), count.with_label_values(&["used"]));
-    registry.register(Box::new(WAITING.clone()))?;
-    registry.register(Box::new(TIMEOUTS.clone()))?;
-    registry.register(Box::new(PoolMetrics { pool: pool.clone(), count, idle, used, max }))
+    add(registry, Ok(WAITING.clone()));
+    add(registry, Ok(TIMEOUTS.clone()));
+    add(registry, Ok(PoolMetrics { pool: pool.clone(), count, idle, used, max }));
 }
 
 /// Takes a connection from the pool, waiting for one if needed.
 pub async fn acquire(pool: &PgPool) -> sqlx::Result<PooledConnection> {
-    let _waiting = Waiting::begin();
+    let _waiting = Counted::by(&WAITING);
     let connection = pool.acquire().await.inspect_err(|error| {
         if matches!(error, sqlx::Error::PoolTimedOut) {
             TIMEOUTS.inc();
@@ -113,23 +117,8 @@ impl Drop for PooledConnection {
     }
 }
 
-/// Counts one waiter, also when its future is dropped.
-struct Waiting;
-
-impl Waiting {
-    fn begin() -> Self {
-        WAITING.inc();
-        Self
-    }
-}
-
-impl Drop for Waiting {
-    fn drop(&mut self) {
-        WAITING.dec();
-    }
-}
-
 /// Reads the pool when metrics are collected.
+#[derive(Clone)]
 struct PoolMetrics {
     pool: PgPool,
     count: IntGaugeVec,

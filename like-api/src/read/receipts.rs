@@ -5,12 +5,14 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use like_common::metrics::add;
 use like_events::Receipt;
 use prometheus::{Histogram, HistogramOpts, IntGauge, Registry};
 use sqlx::PgPool;
 use tokio::sync::{Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 
+use crate::metrics::Counted;
 use crate::read::batcher::{BatchLimits, Batcher, READS};
 use crate::read::error::ReadError;
 use crate::read::pool::READ_TIMEOUT;
@@ -66,24 +68,23 @@ struct State {
 
 impl Receipts {
     /// Reads through `pool` and registers its metrics. `shutdown` ends all waits.
-    pub fn new(pool: PgPool, registry: &Registry, shutdown: CancellationToken) -> anyhow::Result<Self> {
+    pub fn new(pool: PgPool, registry: &Registry, shutdown: CancellationToken) -> Self {
         let reads = Histogram::with_opts(
             HistogramOpts::new(
                 "likes_receipt_query_reads",
                 "reads of receipts, or callers waiting for one, that one query served; as many observations as queries",
             )
             .buckets(READS.to_vec()),
-        )?;
-        let waiters = IntGauge::new("likes_receipt_waiters", "callers waiting for a receipt to be counted")?;
-        registry.register(Box::new(reads.clone()))?;
-        registry.register(Box::new(waiters.clone()))?;
+        );
+        let waiters = IntGauge::new("likes_receipt_waiters", "callers waiting for a receipt to be counted");
+        let (reads, waiters) = (add(registry, reads), add(registry, waiters));
         let poller = Arc::new(Poller { pool: pool.clone(), reads: reads.clone(), state: Mutex::default() });
         let query = move |receipts: Vec<Receipt>| {
             let pool = pool.clone();
             async move { queries::receipt_statuses(&pool, &receipts).await }
         };
         let batcher = Batcher::new(LIMITS, reads, query);
-        Ok(Self { batcher, places: Semaphore::new(WAITERS_MAX), waiters, poller, shutdown })
+        Self { batcher, places: Semaphore::new(WAITERS_MAX), waiters, poller, shutdown }
     }
 
     /// Returns the current status.
@@ -96,7 +97,7 @@ impl Receipts {
     /// wait; one that lasts until `limit` is an error, since the status is unknown then.
     pub async fn wait(&self, receipt: Receipt, limit: Duration) -> Result<Waited, ReadError> {
         let Ok(_place) = self.places.try_acquire() else { return Ok(Waited::TooManyWaiters) };
-        let _waiter = Waiter::counted(&self.waiters);
+        let _waiter = Counted::by(&self.waiters);
         let mut status = self.poller.add(receipt);
         tokio::select! {
             settled = status.wait_for(Option::is_some) => match settled.ok().and_then(|status| status.clone()) {
@@ -165,22 +166,6 @@ impl Poller {
     }
 }
 
-/// Counts one waiter, also when its future is dropped.
-struct Waiter<'a>(&'a IntGauge);
-
-impl<'a> Waiter<'a> {
-    fn counted(gauge: &'a IntGauge) -> Self {
-        gauge.inc();
-        Self(gauge)
-    }
-}
-
-impl Drop for Waiter<'_> {
-    fn drop(&mut self) {
-        self.0.dec();
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use like_testkit::eventually;
@@ -191,7 +176,7 @@ mod tests {
     #[tokio::test]
     async fn polling_ends_with_the_last_waiter() {
         let pool = PgPoolOptions::new().connect_lazy("postgres://nobody@127.0.0.1:1/none").unwrap();
-        let receipts = Receipts::new(pool, &Registry::new(), CancellationToken::new()).unwrap();
+        let receipts = Receipts::new(pool, &Registry::new(), CancellationToken::new());
         let polling = || receipts.poller.lock().polling;
         let receipt = Receipt { sequence: 1, partition: 0, offset: 0 };
         assert!(matches!(receipts.wait(receipt, Duration::ZERO).await, Ok(Waited::Pending)));

@@ -1,11 +1,9 @@
-//! Each rule of what a request may look like: the status, the type of the problem, and the part
-//! it names.
+//! The rules for requests: the status, the type of the problem, and the part that it names.
 
-use like_testkit::{TestDatabase, TestTopic};
 use reqwest::Method;
 use serde_json::json;
 
-use crate::common::Api;
+use crate::common::{Api, TestApp};
 
 /// Method, path, headers; then status, type, and what `errors` names.
 type Case<'a> = (&'a str, &'a str, &'a [(&'a str, &'a str)], u16, &'a str, &'a [(&'a str, &'a str)]);
@@ -14,16 +12,9 @@ const LIKE: &str = "/v1/products/p1/like";
 const USER: (&str, &str) = ("X-User-Id", "u1");
 const INVALID: &str = "invalid-request";
 
-async fn set_up() -> (TestTopic, TestDatabase, Api) {
-    let (topic, database) = (TestTopic::create(1).await, TestDatabase::create().await);
-    database.lay_out(&topic.name, 1).await;
-    let api = Api::ready(&topic, &database).await;
-    (topic, database, api)
-}
-
-/// Sends each of them; none may reach the log.
+/// Sends each case; none may reach the log.
 async fn refuses(cases: &[Case<'_>]) {
-    let (topic, _database, api) = set_up().await;
+    let api = TestApp::ready(1).await;
     for (method, path, headers, status, name, named) in cases {
         let answer = api.send(Method::from_bytes(method.as_bytes()).unwrap(), path, headers).await;
         let case = format!("{method} {path} {headers:?}");
@@ -39,7 +30,7 @@ async fn refuses(cases: &[Case<'_>]) {
         assert_eq!(answer.headers.contains_key("www-authenticate"), *status == 401, "{case}");
         assert_eq!(answer.headers.contains_key("allow"), *status == 405, "{case}");
     }
-    assert_eq!(topic.end_offsets(), [0]);
+    assert_eq!(api.topic.end_offsets(), [0]);
 }
 
 #[tokio::test]
@@ -76,7 +67,7 @@ async fn bad_credentials_are_refused() {
         ("GET", "/v1/products/p1/likes", &[("X-User-Id", "a b")], 401, "unauthenticated", user),
         ("GET", "/v1/products/p1/likes", &[USER, USER], 401, "unauthenticated", user),
         ("GET", "/v1/likes?ids=p1", &[("X-User-Id", "")], 401, "unauthenticated", user),
-        // Who it is comes before what is asked.
+        // Credentials are checked before parameters.
         ("PUT", "/v1/products/a%20b/like", &[], 401, "unauthenticated", user),
     ])
     .await;
@@ -96,7 +87,7 @@ async fn bad_idempotency_key_is_refused() {
         ("PUT", LIKE, &[USER, ("Idempotency-Key", "é")], 400, INVALID, key),
         ("PUT", LIKE, &[USER, ("Idempotency-Key", "a, b")], 400, INVALID, key),
         ("PUT", LIKE, &[USER, ("Idempotency-Key", "a"), ("Idempotency-Key", "a")], 400, INVALID, key),
-        // All that is wrong is told at once.
+        // One answer names all faults.
         ("PUT", "/v1/products/a%20b/like", &[USER, ("Idempotency-Key", "")], 400, INVALID, both),
     ])
     .await;
@@ -136,7 +127,7 @@ async fn unknown_route_and_method_are_refused() {
         ("GET", "/v1/receipts/%FF", &[], 400, INVALID, receipt),
         ("GET", "/", &[], 404, "not-found", &[]),
         ("GET", "/v1/products/p1/likes/", &[], 404, "not-found", &[]),
-        // The admin port's, and nobody else's.
+        // Only the admin port has these.
         ("GET", "/readyz", &[], 404, "not-found", &[]),
         ("GET", "/metrics", &[], 404, "not-found", &[]),
         ("GET", LIKE, &[USER], 405, "method-not-allowed", &[]),
@@ -149,7 +140,7 @@ async fn unknown_route_and_method_are_refused() {
 
 #[tokio::test]
 async fn refusal_names_the_id_and_the_methods() {
-    let (_topic, _database, api) = set_up().await;
+    let api = TestApp::ready(1).await;
     let answer = api.get(LIKE).await;
     let mut allowed: Vec<_> = answer.header("allow").split(',').map(str::trim).collect();
     allowed.sort_unstable();
@@ -162,7 +153,7 @@ async fn refusal_names_the_id_and_the_methods() {
 
 #[tokio::test]
 async fn longest_inputs_are_accepted() {
-    let (_topic, _database, api) = set_up().await;
+    let api = TestApp::ready(1).await;
     let of_6000 = [vec!["x".repeat(100); 59].join(","), "x".repeat(41)].join(",");
     assert_eq!(of_6000.len(), 6_000);
     for path in [
@@ -179,8 +170,7 @@ async fn longest_inputs_are_accepted() {
 
 #[tokio::test]
 async fn every_answer_has_a_request_id() {
-    let (topic, database) = (TestTopic::create(1).await, TestDatabase::create().await);
-    let api = Api::start(crate::common::config(&topic.name, &database.url)).await;
+    let api = Api::alone(|_| ()).await;
     for path in ["/v1/likes?ids=p1", "/v1/likes", "/nowhere"] {
         let taken = api.send(Method::GET, path, &[("X-Request-Id", "r-1")]).await;
         assert_eq!(taken.header("x-request-id"), "r-1");
@@ -191,8 +181,7 @@ async fn every_answer_has_a_request_id() {
 
 #[tokio::test]
 async fn too_large_head_is_refused() {
-    let (topic, database) = (TestTopic::create(1).await, TestDatabase::create().await);
-    let api = Api::start(crate::common::config(&topic.name, &database.url)).await;
+    let api = Api::alone(|_| ()).await;
     let (fits, too_large) = ("x".repeat(15_000), "x".repeat(17_000));
     assert_eq!(api.send(Method::GET, "/nowhere", &[("X-Any", &fits)]).await.status, 404);
     assert_eq!(api.send(Method::GET, "/nowhere", &[("X-Any", &too_large)]).await.status, 431);

@@ -1,28 +1,25 @@
-//! What a browser is told that runs another site's page.
+//! CORS: the answers to browsers that run another site's page.
 
 use std::num::NonZeroU32;
 
 use clap::Parser;
 use like_api::config::Config;
-use like_testkit::{TestDatabase, TestTopic};
 use reqwest::Method;
 
-use crate::common::{Answer, Api, config};
-use crate::limits::NO_DATABASE;
+use crate::common::{Answer, Api, NO_DATABASE, TestApp};
 
 const SHOP: &str = "https://shop.example";
 const EVIL: &str = "https://evil.example";
 const LIKE: &str = "/v1/products/p1/like";
 
-/// These settings, with those origins.
-fn allowing(origins: &str, mut settings: Config) -> Config {
+/// Allows these origins.
+fn allow(config: &mut Config, origins: &str) {
     let args = ["x", "--auth-mode=trusted-header", "--kafka-bootstrap-servers=k", "--database-url", NO_DATABASE];
-    settings.browser = Config::parse_from(args.into_iter().chain(["--cors-allowed-origins", origins])).browser;
-    settings
+    config.browser = Config::parse_from(args.into_iter().chain(["--cors-allowed-origins", origins])).browser;
 }
 
 async fn start(origins: &str) -> Api {
-    Api::start(allowing(origins, config("t", NO_DATABASE))).await
+    Api::alone(|config| allow(config, origins)).await
 }
 
 impl Api {
@@ -45,17 +42,21 @@ async fn preflight_of_listed_origin_is_permitted() {
     for header in ["authorization", "idempotency-key", "prefer", "if-none-match", "x-request-id", "traceparent"] {
         assert!(list("access-control-allow-headers").contains(&header), "{answer:?}");
     }
-    assert!(!list("access-control-allow-headers").contains(&"x-user-id"), "a gateway's own");
+    assert!(!list("access-control-allow-headers").contains(&"x-user-id"), "only a gateway sets it");
     assert_eq!(answer.header("access-control-max-age"), "7200");
     assert_eq!(answer.header("vary"), "origin");
     assert_eq!(answer.header("x-request-id").len(), 36);
     assert!(!answer.headers.contains_key("access-control-allow-credentials"));
+    let other = "http://localhost:3000";
+    assert_eq!(api.preflight(other, "PUT").await.header("access-control-allow-origin"), other);
 }
 
 #[tokio::test]
 async fn preflight_of_other_origin_is_not_permitted() {
     let api = start(SHOP).await;
-    for origin in [EVIL, "null", "https://shop.example.evil.example", "http://shop.example"] {
+    for origin in
+        [EVIL, "null", "https://shop.example.evil.example", "http://shop.example", "https://SHOP.example", "*"]
+    {
         let answer = api.preflight(origin, "PUT").await;
         assert_eq!((answer.status.as_u16(), answer.header("vary")), (204, "origin"), "{origin}");
         let permits = |name: &reqwest::header::HeaderName| name.as_str().starts_with("access-control-");
@@ -73,6 +74,7 @@ async fn star_permits_anonymous_reads_only() {
         assert!(!answer.header("access-control-allow-headers").contains(header), "{answer:?}");
     }
     assert!(!answer.headers.contains_key("access-control-allow-credentials"));
+    assert_eq!(api.get("/nowhere").await.header("access-control-allow-origin"), "*");
 
     let mixed = start(&format!("*,{SHOP}")).await;
     let answer = mixed.preflight(SHOP, "PUT").await;
@@ -85,10 +87,12 @@ async fn star_permits_anonymous_reads_only() {
 
 #[tokio::test]
 async fn page_may_read_every_answer_and_refusal() {
-    let mut settings = config("t", NO_DATABASE);
-    settings.limits.rate_limit_user = 0.001;
-    settings.limits.rate_limit_user_burst = NonZeroU32::new(1).unwrap();
-    let api = Api::start(allowing(SHOP, settings)).await;
+    let api = Api::alone(|config| {
+        allow(config, SHOP);
+        config.limits.rate_limit_user = 0.001;
+        config.limits.rate_limit_user_burst = NonZeroU32::MIN;
+    })
+    .await;
     for (method, path, user, status) in [
         (Method::PUT, LIKE, "", 401),
         (Method::GET, "/v1/products/p1/likes", "a b", 401),
@@ -98,7 +102,7 @@ async fn page_may_read_every_answer_and_refusal() {
         (Method::PUT, LIKE, "u1", 503),
         (Method::PUT, LIKE, "u1", 429),
         (Method::GET, "/v1/products/p1/likes", "u1", 429),
-        // No preflight: it asks for nothing.
+        // Not a preflight: no method is requested.
         (Method::OPTIONS, LIKE, "", 405),
     ] {
         for origin in [SHOP, EVIL, ""] {
@@ -124,10 +128,7 @@ async fn page_may_read_every_answer_and_refusal() {
 
 #[tokio::test]
 async fn vary_names_all_headers_in_one_line() {
-    let (topic, database) = (TestTopic::create(1).await, TestDatabase::create().await);
-    database.lay_out(&topic.name, 1).await;
-    let api = Api::start(allowing(SHOP, config(&topic.name, &database.url))).await;
-    api.wait_until_ready().await;
+    let api = TestApp::ready_with(1, |config| allow(config, SHOP)).await;
     for path in ["/v1/products/p1/likes", "/v1/likes?ids=p1"] {
         for origin in [SHOP, EVIL] {
             let answer = api.send(Method::GET, path, &[("Origin", origin)]).await;
@@ -142,14 +143,16 @@ async fn vary_names_all_headers_in_one_line() {
 
 #[tokio::test]
 async fn preflights_are_not_limited() {
-    let mut settings = config("t", NO_DATABASE);
-    settings.limits.rate_limit_address = 0.001;
-    settings.limits.rate_limit_address_burst = NonZeroU32::MIN;
-    let api = Api::start(allowing(SHOP, settings)).await;
+    let api = Api::alone(|config| {
+        allow(config, SHOP);
+        config.limits.rate_limit_address = 0.001;
+        config.limits.rate_limit_address_burst = NonZeroU32::MIN;
+    })
+    .await;
     for _ in 0..5 {
         assert_eq!(api.preflight(SHOP, "PUT").await.status, 204);
     }
-    // None of them has used the only one.
+    // The one request that the rate permits is unused.
     assert_eq!(api.get("/nowhere").await.status, 404);
     let refused = api.send(Method::GET, "/nowhere", &[("Origin", SHOP)]).await;
     refused.assert_problem(429, "too-many-requests");
@@ -159,7 +162,7 @@ async fn preflights_are_not_limited() {
 
 #[tokio::test]
 async fn without_origins_cors_is_off() {
-    let api = Api::start(config("t", NO_DATABASE)).await;
+    let api = Api::alone(|_| ()).await;
     let answers = [api.preflight(SHOP, "PUT").await, api.send(Method::GET, "/nowhere", &[("Origin", SHOP)]).await];
     for answer in answers {
         assert!(!answer.headers.keys().any(|name| name.as_str().starts_with("access-control-")), "{answer:?}");

@@ -1,11 +1,12 @@
 //! A like-api in this process, on free ports, and requests to it.
 
+use std::ops::Deref;
 use std::time::Duration;
 
 use clap::Parser;
 use like_api::config::Config;
 use like_api::server::{Listeners, serve};
-use like_testkit::{TestDatabase, TestTopic, eventually};
+use like_testkit::{AdminPort, TestDatabase, TestTopic, eventually};
 use prometheus::Registry;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::message::{Message, OwnedMessage};
@@ -17,12 +18,64 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 
 use crate::description;
 
-/// A running service; asked to end with the value.
+/// Nothing listens there.
+pub const NO_DATABASE: &str = "postgres://nobody@127.0.0.1:1/none";
+
+/// A running service; shut down when dropped.
 pub struct Api {
     pub url: String,
-    pub admin: String,
+    pub port: AdminPort,
     pub http: reqwest::Client,
     _serving: DropGuard,
+}
+
+/// A service that was ready, with its topic and database.
+pub struct TestApp {
+    api: Api,
+    pub topic: TestTopic,
+    pub database: TestDatabase,
+}
+
+impl TestApp {
+    /// Starts a service on a new topic and waits until it is ready.
+    pub async fn ready(partitions: i32) -> Self {
+        Self::ready_with(partitions, |_| ()).await
+    }
+
+    /// [`TestApp::ready`] with other settings.
+    pub async fn ready_with(partitions: i32, change: impl FnOnce(&mut Config)) -> Self {
+        let (topic, database) = laid_out(partitions).await;
+        Self::on(topic, database, change).await
+    }
+
+    /// Starts a service on this topic and database and waits until it is ready.
+    pub async fn on(topic: TestTopic, database: TestDatabase, change: impl FnOnce(&mut Config)) -> Self {
+        let mut config = config(&topic.name, &database.url);
+        change(&mut config);
+        let api = Api::start(config).await;
+        api.wait_until_ready().await;
+        Self { api, topic, database }
+    }
+}
+
+impl Deref for TestApp {
+    type Target = Api;
+
+    fn deref(&self) -> &Api {
+        &self.api
+    }
+}
+
+/// A topic, and a database that has its layout.
+pub async fn laid_out(partitions: i32) -> (TestTopic, TestDatabase) {
+    let (topic, database) = (TestTopic::create(partitions).await, TestDatabase::create().await);
+    database.lay_out(&topic.name, partitions).await;
+    (topic, database)
+}
+
+/// Waits until `holds` returns true.
+pub async fn until(what: &str, mut holds: impl AsyncFnMut() -> bool) {
+    eventually(what, async || holds().await.then_some(())).await;
 }
 
 /// The settings of a service for tests.
@@ -44,33 +97,37 @@ pub fn config(topic: &str, database_url: &str) -> Config {
 }
 
 impl Api {
-    /// Starts one; it may not be ready yet.
+    /// Starts a service without Kafka and PostgreSQL.
+    pub async fn alone(change: impl FnOnce(&mut Config)) -> Self {
+        let mut config = config("t", NO_DATABASE);
+        change(&mut config);
+        Self::start(config).await
+    }
+
+    /// Starts a service; it may not be ready yet.
     pub async fn start(config: Config) -> Self {
         let bind = async || TcpListener::bind("127.0.0.1:0").await.unwrap();
         let listeners = Listeners { public: bind().await, admin: bind().await };
         let url = format!("http://{}", listeners.public.local_addr().unwrap());
-        let admin = format!("http://{}", listeners.admin.local_addr().unwrap());
+        let port = AdminPort::new(format!("http://{}", listeners.admin.local_addr().unwrap()));
         let shutdown = CancellationToken::new();
         tokio::spawn(serve(config, listeners, shutdown.clone()));
         let http = reqwest::Client::builder().no_proxy().timeout(Duration::from_secs(30)).build().unwrap();
-        Self { url, admin, http, _serving: shutdown.drop_guard() }
-    }
-
-    /// Starts one and waits until it is ready.
-    pub async fn ready(topic: &TestTopic, database: &TestDatabase) -> Self {
-        let api = Self::start(config(&topic.name, &database.url)).await;
-        api.wait_until_ready().await;
-        api
+        Self { url, port, http, _serving: shutdown.drop_guard() }
     }
 
     pub async fn wait_until_ready(&self) {
-        eventually("ready", async || (self.readiness().await.0 == StatusCode::OK).then_some(())).await;
+        until("ready", async || self.port.is_ready().await).await;
     }
 
-    /// Status and body of `/readyz`.
-    pub async fn readiness(&self) -> (StatusCode, Value) {
-        let response = self.http.get(format!("{}/readyz", self.admin)).send().await.unwrap();
-        (response.status(), response.json().await.unwrap())
+    /// The reason that `/readyz` gives for a condition; None: it is met.
+    pub async fn waiting_for(&self, condition: &str) -> Option<String> {
+        self.port.waiting_for().await.expect("/readyz")[condition].as_str().map(str::to_owned)
+    }
+
+    /// The text of `/metrics`.
+    pub async fn metrics(&self) -> String {
+        self.http.get(format!("{}/metrics", self.port.admin)).send().await.unwrap().text().await.unwrap()
     }
 
     /// A request with headers.
@@ -94,13 +151,13 @@ impl Api {
     }
 }
 
-/// An answer, read to its end.
+/// A complete answer.
 #[derive(Debug)]
 pub struct Answer {
     pub status: StatusCode,
     pub headers: reqwest::header::HeaderMap,
     pub json: Value,
-    /// Of the body, in bytes.
+    /// Bytes of the body.
     pub length: usize,
 }
 
@@ -114,6 +171,14 @@ impl Answer {
 
     pub fn header(&self, name: &str) -> &str {
         self.headers.get(name).map_or("", |value| value.to_str().unwrap())
+    }
+
+    /// Asserts a 503 with a time to retry, and a detail that contains `why`.
+    #[track_caller]
+    pub fn assert_unavailable(&self, name: &str, why: &str) {
+        self.assert_problem(503, name);
+        assert!(self.header("retry-after").parse::<u32>().is_ok_and(|seconds| seconds > 0), "{self:?}");
+        assert!(self.json["detail"].as_str().unwrap().contains(why), "{self:?}");
     }
 
     /// Asserts that this is a problem document of that status and type, with all its members.

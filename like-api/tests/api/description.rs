@@ -1,21 +1,19 @@
-//! The description says what the service does: each answer that any of these tests gets is one that
-//! it names, its examples are answered as it says, and it is served together with a page that shows
-//! it. `make contract` asks for more than examples.
+//! The OpenAPI description is true: it lists every answer that any of these tests gets, and its examples
+//! are real. It is served together with a page that shows it. `make contract` tests more than examples.
 
 use std::sync::LazyLock;
 
-use like_testkit::{TestDatabase, TestTopic};
 use reqwest::Method;
 use serde_json::{Value, json};
 
-use crate::common::{Answer, Api};
+use crate::common::{Answer, Api, TestApp};
 
-/// That the code says the same is a test of the library.
+/// A test of the library compares it with the code.
 static DESCRIPTION: LazyLock<Value> =
     LazyLock::new(|| serde_json::from_str(include_str!("../../../docs/openapi.json")).expect("docs/openapi.json"));
 
-/// Asserts that the description has this answer, if it has the route: its status, the type of its
-/// body, the kind of its problem, and the headers that come with it.
+/// Asserts that the description lists this answer, if it has the route: status, type of the body, kind
+/// of problem and required headers.
 pub fn assert_described(method: &Method, path: &str, answer: &Answer) {
     let path = path.split('?').next().unwrap_or_default();
     let is_of = |template: &str| {
@@ -23,7 +21,7 @@ pub fn assert_described(method: &Method, path: &str, answer: &Answer) {
         path.split('/').count() == template.split('/').count() && path.split('/').zip(template.split('/')).all(same)
     };
     let paths = DESCRIPTION["paths"].as_object().expect("paths");
-    // One with a parameter in its place is only meant where none is spelled out.
+    // A literal path takes precedence over a template.
     let Some(route) = paths.get(path).or_else(|| paths.iter().find(|(template, _)| is_of(template)).map(|(_, of)| of))
     else {
         return;
@@ -32,7 +30,7 @@ pub fn assert_described(method: &Method, path: &str, answer: &Answer) {
 
     let status = answer.status.as_str();
     let response = &operation["responses"][status];
-    assert!(response.is_object(), "docs/openapi.json: {method} {path} is never answered {status}: {answer:?}");
+    assert!(response.is_object(), "docs/openapi.json: {method} {path} has no {status}: {answer:?}");
     let required = response["headers"].as_object().into_iter().flatten().filter(|(_, header)| {
         let place = header["$ref"].as_str().expect("headers are referred to").trim_start_matches('#');
         DESCRIPTION.pointer(place).expect("leads to a header")["required"] == true
@@ -53,34 +51,32 @@ pub fn assert_described(method: &Method, path: &str, answer: &Answer) {
     }
 }
 
-/// A system in which the examples are true: product `p42` has 7 likes, one of them `ada`'s, and the
+/// A service with the data of the examples: product `p42` has 7 likes, one of them `ada`'s, and the
 /// first record of its partition is counted.
-async fn exemplary() -> (TestTopic, TestDatabase, Api) {
-    let (topic, database) = (TestTopic::create(32).await, TestDatabase::create().await);
-    database.lay_out(&topic.name, 32).await;
+async fn exemplary() -> TestApp {
+    let api = TestApp::ready(32).await;
     let key = like_events::pair_key("p42", "ada");
     let liked = "INSERT INTO product_like VALUES ($1, now(), true, 'p42', 'ada')";
-    sqlx::query(liked).bind(key).execute(&database.pool).await.unwrap();
+    sqlx::query(liked).bind(key).execute(&api.database.pool).await.unwrap();
     for sql in [
         "INSERT INTO product_like_count VALUES ('p42', 7, 0, '2026-11-22T10:00:00.123Z')",
         "UPDATE kafka_offset SET next_offset = 1 WHERE partition = 21",
     ] {
-        sqlx::query(sql).execute(&database.pool).await.unwrap();
+        sqlx::query(sql).execute(&api.database.pool).await.unwrap();
     }
-    let api = Api::ready(&topic, &database).await;
-    (topic, database, api)
+    api
 }
 
 #[tokio::test]
 async fn examples_are_answered_as_described() {
-    let (_topic, _database, api) = exemplary().await;
+    let api = exemplary().await;
     let mut operations = Vec::new();
     for (path, route) in DESCRIPTION["paths"].as_object().unwrap() {
         for (method, operation) in route.as_object().unwrap() {
             operations.push((method, path, operation));
         }
     }
-    // What is taken back has been said before, in the examples too.
+    // The example of unlike follows the one of like.
     operations.sort_by_key(|(method, ..)| *method == "delete");
     for (method, path, operation) in operations {
         let responses = operation["responses"].as_object().unwrap();
@@ -92,8 +88,8 @@ async fn examples_are_answered_as_described() {
         if let Some(stream) = success["content"].get("text/event-stream") {
             let mut events = api.http.get(format!("{}{path}", api.url)).send().await.unwrap();
             assert_eq!(events.headers()["content-type"], "text/event-stream", "{path}");
-            let first = events.chunk().await.unwrap().expect("a stream begins with what there is");
-            // When to come back is another time for each.
+            let first = events.chunk().await.unwrap().expect("a stream begins with counts");
+            // The retry time is random.
             let lines =
                 |text: &str| text.lines().filter(|line| !line.starts_with("retry:")).map(str::to_owned).collect();
             let (first, example): (Vec<_>, Vec<_>) =
@@ -134,18 +130,9 @@ fn request(path: &str, operation: &Value) -> (String, Vec<(String, String)>) {
     (path, headers)
 }
 
-async fn anywhere() -> (TestTopic, TestDatabase, Api) {
-    let (topic, database) = (TestTopic::create(1).await, TestDatabase::create().await);
-    let api = Api::start(crate::common::config(&topic.name, &database.url)).await;
-    (topic, database, api)
-}
-
 #[tokio::test]
 async fn description_names_the_auth_mode() {
-    let (topic, database) = (TestTopic::create(1).await, TestDatabase::create().await);
-    let mut config = crate::common::config(&topic.name, &database.url);
-    config.auth.auth_user_header = "X-Gateway-User".to_owned();
-    let api = Api::start(config).await;
+    let api = Api::alone(|config| config.auth.auth_user_header = "X-Gateway-User".to_owned()).await;
     let answer = api.get("/openapi.json").await;
     assert_eq!((answer.status.as_u16(), answer.header("content-type")), (200, "application/json"));
     let schemes = answer.json["components"]["securitySchemes"].as_object().unwrap();
@@ -156,7 +143,7 @@ async fn description_names_the_auth_mode() {
         json!([{ "trustedHeader": [] }])
     );
     assert_eq!(answer.json["paths"]["/v1/likes"]["get"]["security"], json!([{}, { "trustedHeader": [] }]));
-    // All else is as it is in the repository.
+    // The rest equals docs/openapi.json.
     assert_eq!(answer.json["components"]["schemas"], DESCRIPTION["components"]["schemas"]);
 
     let etag = answer.header("etag");
@@ -168,7 +155,7 @@ async fn description_names_the_auth_mode() {
 
 #[tokio::test]
 async fn docs_page_needs_no_other_host() {
-    let (_topic, _database, api) = anywhere().await;
+    let api = Api::alone(|_| ()).await;
     let page = api.get("/docs").await;
     assert_eq!((page.status.as_u16(), page.header("content-type")), (200, "text/html; charset=utf-8"));
     let policy = page.header("content-security-policy");
@@ -190,7 +177,7 @@ async fn docs_page_needs_no_other_host() {
 
 #[tokio::test]
 async fn problem_types_lead_to_their_pages() {
-    let (_topic, _database, api) = anywhere().await;
+    let api = Api::alone(|_| ()).await;
     for kind in like_api::http::problem::ALL {
         let page = api.http.get(format!("{}{}", api.url, kind.uri())).send().await.unwrap();
         assert_eq!(page.status(), 200, "{}", kind.name);

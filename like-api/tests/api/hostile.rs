@@ -1,14 +1,9 @@
-//! Whatever is sent to the public port: no panic, no 500, every refusal a problem document with the
-//! request's id, and the connection afterwards usable or closed. Bytes over TCP, since a part of
-//! what a caller can do wrong is found by the server before the router sees a request.
+//! Arbitrary input to the public port: no panic, no 500, every refusal is a problem document with the
+//! request's id, and the connection is usable or closed afterwards. The tests send bytes over TCP,
+//! because hyper refuses some input before the router sees a request.
 //!
-//! What hyper itself refuses has no body and closes the connection: a head that is no HTTP (400)
-//! or too large (431). hyper has no place where another answer could be given.
-
-use std::collections::HashMap;
-use std::io::{ErrorKind, Read, Write};
-use std::net::{Shutdown, TcpStream};
-use std::time::Duration;
+//! hyper's own refusals have no body and close the connection: a head that isn't HTTP (400) or is too
+//! large (431). hyper has no hook for another answer.
 
 use like_testkit::tokens::{TestKey, claims};
 use proptest::collection::vec;
@@ -17,11 +12,8 @@ use proptest::sample::select;
 use proptest::test_runner::TestRunner;
 use serde_json::Value;
 
-use crate::common::Api;
 use crate::tokens::{AUDIENCE, ISSUER, SECRET, of_secret_taking_likes};
-
-/// An answer that takes longer is none.
-const PATIENCE: Duration = Duration::from_secs(60);
+use crate::wire::{Wire, WireAnswer};
 
 #[derive(Debug, Clone)]
 struct Sent {
@@ -37,37 +29,29 @@ enum Body {
     None,
     Whole(Vec<u8>),
     Chunked(Vec<u8>),
-    /// It ends before the length that was announced.
+    /// Ends before its `Content-Length`.
     Broken(Vec<u8>),
 }
 
 impl Sent {
     fn bytes(&self) -> Vec<u8> {
-        let mut bytes = Vec::new();
-        for part in [self.method.as_bytes(), b" ", &self.target, b" ", self.version.as_bytes(), b"\r\nHost: h\r\n"] {
-            bytes.extend_from_slice(part);
-        }
+        let mut bytes = [self.method.as_bytes(), b" ", &self.target, b" ", self.version.as_bytes()].concat();
+        bytes.extend_from_slice(b"\r\nHost: h\r\n");
         for (name, value) in &self.headers {
-            for part in [name.as_slice(), b": ", value, b"\r\n"] {
-                bytes.extend_from_slice(part);
-            }
+            bytes.extend([name.as_slice(), b": ", value, b"\r\n"].concat());
         }
-        match &self.body {
-            Body::None => bytes.extend_from_slice(b"\r\n"),
-            Body::Whole(body) => {
-                bytes.extend_from_slice(format!("Content-Length: {}\r\n\r\n", body.len()).as_bytes());
-                bytes.extend_from_slice(body);
-            }
+        let sized =
+            |body: &[u8], length: usize| [format!("Content-Length: {length}\r\n\r\n").as_bytes(), body].concat();
+        bytes.extend(match &self.body {
+            Body::None => b"\r\n".to_vec(),
+            Body::Whole(body) => sized(body, body.len()),
+            Body::Broken(body) => sized(body, body.len() + 1),
             Body::Chunked(body) => {
-                bytes.extend_from_slice(format!("Transfer-Encoding: chunked\r\n\r\n{:x}\r\n", body.len()).as_bytes());
-                bytes.extend_from_slice(body);
-                bytes.extend_from_slice(if body.is_empty() { b"\r\n" } else { b"\r\n0\r\n\r\n" });
+                let head = format!("Transfer-Encoding: chunked\r\n\r\n{:x}\r\n", body.len());
+                let end: &[u8] = if body.is_empty() { b"\r\n" } else { b"\r\n0\r\n\r\n" };
+                [head.as_bytes(), body, end].concat()
             }
-            Body::Broken(body) => {
-                bytes.extend_from_slice(format!("Content-Length: {}\r\n\r\n", body.len() + 1).as_bytes());
-                bytes.extend_from_slice(body);
-            }
-        }
+        });
         bytes
     }
 }
@@ -154,41 +138,19 @@ fn token() -> impl Strategy<Value = String> {
 }
 
 fn header() -> impl Strategy<Value = (Vec<u8>, Vec<u8>)> {
+    const KNOWN: &str = "Idempotency-Key X-Request-Id X-User-Id Accept Accept-Encoding Content-Type Cookie Origin \
+                         Access-Control-Request-Method If-None-Match If-Modified-Since Range Prefer Forwarded \
+                         X-Forwarded-For traceparent tracestate Expect Upgrade Connection TE Trailer Host \
+                         Content-Length Transfer-Encoding";
     let text = prop_oneof![4 => "[ -~]{0,30}".prop_map(String::into_bytes), 1 => vec(0x80..=0xffu8, 0..30)];
-    let known = [
-        "Idempotency-Key",
-        "X-Request-Id",
-        "X-User-Id",
-        "Accept",
-        "Accept-Encoding",
-        "Content-Type",
-        "Cookie",
-        "Origin",
-        "Access-Control-Request-Method",
-        "If-None-Match",
-        "If-Modified-Since",
-        "Range",
-        "Prefer",
-        "Forwarded",
-        "X-Forwarded-For",
-        "traceparent",
-        "tracestate",
-        "Expect",
-        "Upgrade",
-        "Connection",
-        "TE",
-        "Trailer",
-        "Host",
-        "Content-Length",
-        "Transfer-Encoding",
-    ];
     let scheme = ["Bearer ", "bearer ", "Basic ", "", "Bearer  "];
     prop_oneof![
         2 => (select(scheme.to_vec()), token()).prop_map(|(scheme, token)| {
             (b"Authorization".to_vec(), [scheme, &token].concat().into_bytes())
         }),
         1 => text.clone().prop_map(|key| (b"Idempotency-Key".to_vec(), key)),
-        2 => (select(known.to_vec()), text.clone()).prop_map(|(name, text)| (name.as_bytes().to_vec(), text)),
+        2 => (select(KNOWN.split_whitespace().collect::<Vec<_>>()), text.clone())
+            .prop_map(|(name, text)| (name.as_bytes().to_vec(), text)),
         1 => "[!-9;-~]{1,20}".prop_map(|name| (name.into_bytes(), b"x".to_vec())),
         1 => ("[A-Za-z-]{1,20}", text).prop_map(|(name, text)| (name.into_bytes(), text)),
     ]
@@ -202,7 +164,7 @@ fn sent() -> impl Strategy<Value = Sent> {
         1 => vec(any::<u8>(), 0..200).prop_map(Body::Broken),
     ];
     let version = prop_oneof![9 => Just("HTTP/1.1"), 1 => select(vec!["HTTP/1.0", "HTTP/1.2", "HTTP/2.0", "http/1.1"])];
-    // Half of all callers are known, or most of what there is would never be reached.
+    // Half of all callers are authenticated; otherwise most code would not be reached.
     let known = format!("Bearer {}", TestKey::of_secret(SECRET).sign(&claims(ISSUER, AUDIENCE, "u1")));
     let known = proptest::option::of(Just((b"Authorization".to_vec(), known.into_bytes())));
     (method(), target(), version, (known, vec(header(), 0..5)), body).prop_map(
@@ -213,68 +175,17 @@ fn sent() -> impl Strategy<Value = Sent> {
     )
 }
 
-/// One answer, read to its end.
-#[derive(Debug)]
-struct Answer {
-    status: u16,
-    headers: HashMap<String, String>,
-    body: Vec<u8>,
-}
-
-/// Reads the next answer. None: the connection was closed before a byte of it came.
-fn read(stream: &mut TcpStream, to_head: bool) -> Option<Answer> {
-    let mut bytes = Vec::new();
+/// The final answer, without the 100 that may come first.
+fn read(wire: &mut Wire, to_head: bool) -> Option<WireAnswer> {
     loop {
-        let end = loop {
-            if let Some(at) = bytes.windows(4).position(|four| four == b"\r\n\r\n") {
-                break at + 4;
-            }
-            if !more(stream, &mut bytes) {
-                assert!(bytes.is_empty(), "an answer broke off: {}", String::from_utf8_lossy(&bytes));
-                return None;
-            }
-        };
-        let head = String::from_utf8_lossy(&bytes[..end]).into_owned();
-        let status = head.split(' ').nth(1).and_then(|status| status.parse().ok()).unwrap_or_else(|| panic!("{head}"));
-        let mut body = bytes.split_off(end);
-        if status < 200 {
-            bytes = body;
-            continue;
+        let answer = wire.answer_if_any(to_head)?;
+        if answer.status >= 200 {
+            return Some(answer);
         }
-        let lines = head.lines().skip(1).filter_map(|line| line.split_once(": "));
-        let headers: HashMap<_, _> = lines.map(|(name, value)| (name.to_lowercase(), value.to_owned())).collect();
-        if !to_head {
-            match headers.get("content-length").map(|length| length.parse::<usize>().unwrap()) {
-                Some(length) => while body.len() < length && more(stream, &mut body) {},
-                None if headers.contains_key("transfer-encoding") => {
-                    while !body.ends_with(b"0\r\n\r\n") && more(stream, &mut body) {}
-                }
-                None => {}
-            }
-        }
-        return Some(Answer { status, headers, body });
     }
 }
 
-/// Reads what has come; false: nothing will.
-fn more(stream: &mut TcpStream, bytes: &mut Vec<u8>) -> bool {
-    let mut part = [0; 4096];
-    match stream.read(&mut part) {
-        Ok(0) => false,
-        Ok(read) => {
-            bytes.extend_from_slice(&part[..read]);
-            true
-        }
-        Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => panic!("no answer"),
-        Err(_) => false,
-    }
-}
-
-impl Answer {
-    fn header(&self, name: &str) -> &str {
-        self.headers.get(name).map_or("", String::as_str)
-    }
-
+impl WireAnswer {
     /// Whether hyper has refused the request by itself.
     fn is_hypers(&self) -> bool {
         matches!(self.status, 400 | 431) && self.header("content-type").is_empty() && self.body.is_empty()
@@ -304,98 +215,91 @@ impl Answer {
     }
 }
 
-fn connect(addr: &str) -> TcpStream {
-    let stream = TcpStream::connect(addr).unwrap();
-    stream.set_read_timeout(Some(PATIENCE)).unwrap();
-    stream
-}
-
-/// Sends these one after the other on one connection, as long as there is one.
-fn try_all(addr: &str, all: &[Sent]) {
-    let mut stream = connect(addr);
+/// Sends these one after the other, on one connection for as long as it stays open.
+fn try_all(url: &str, all: &[Sent]) {
+    let mut wire = Wire::to(url);
     for sent in all {
         let to_head = sent.method == "HEAD";
-        // A server that has seen enough closes while the rest is still being sent.
-        let written = stream.write_all(&sent.bytes());
+        // A server that refuses a request closes while the rest is still being sent.
+        let written = wire.send(sent.bytes());
         if matches!(sent.body, Body::Broken(_)) {
-            let _ = stream.shutdown(Shutdown::Write);
+            wire.end();
         }
-        match read(&mut stream, to_head) {
+        match read(&mut wire, to_head) {
             Some(answer) if answer.is_hypers() => {
-                assert!(!more(&mut stream, &mut Vec::new()), "open after {answer:?}");
-                stream = connect(addr);
+                wire.is_closed();
+                wire = Wire::to(url);
             }
             Some(answer) => {
-                let what = std::panic::catch_unwind(|| answer.check(to_head));
-                assert!(what.is_ok(), "{answer:?} to {:?}", String::from_utf8_lossy(&sent.bytes()));
-                stream = usable_or_closed(stream, addr);
+                let checked = std::panic::catch_unwind(|| answer.check(to_head));
+                assert!(checked.is_ok(), "{answer:?} to {:?}", String::from_utf8_lossy(&sent.bytes()));
+                wire = usable_or_closed(wire, url);
             }
             // Where the head ends in the middle of what was sent, the rest is another request.
             None => {
-                assert!(written.is_err() || !matches!(sent.body, Body::None), "no answer to {sent:?}");
-                stream = connect(addr);
+                assert!(!written || !matches!(sent.body, Body::None), "no answer to {sent:?}");
+                wire = Wire::to(url);
             }
         }
     }
 }
 
 /// The connection, if it takes another request, or else a new one.
-fn usable_or_closed(mut stream: TcpStream, addr: &str) -> TcpStream {
-    let asked = stream.write_all(b"GET /nowhere HTTP/1.1\r\nHost: h\r\nX-Request-Id: next\r\n\r\n");
-    match asked.ok().and_then(|()| read(&mut stream, false)) {
+fn usable_or_closed(mut wire: Wire, url: &str) -> Wire {
+    let sent = wire.send("GET /nowhere HTTP/1.1\r\nHost: h\r\nX-Request-Id: next\r\n\r\n");
+    match sent.then(|| read(&mut wire, false)).flatten() {
         Some(answer) if answer.header("x-request-id") == "next" => {
             assert_eq!(answer.status, 404, "{answer:?}");
-            stream
+            wire
         }
-        // What followed was taken for a part of the request before.
+        // The server took this request for a part of the one before.
         Some(answer) => {
             assert!(answer.is_hypers(), "{answer:?}");
-            connect(addr)
+            Wire::to(url)
         }
-        None => connect(addr),
+        None => Wire::to(url),
     }
 }
 
-fn addr(api: &Api) -> String {
-    api.url.strip_prefix("http://").unwrap().to_owned()
-}
-
+/// Tries values on a service that takes likes, and asserts that the service still works afterwards.
 /// `PROPTEST_CASES` tries more.
-fn runner() -> TestRunner {
+async fn try_values<S: Strategy>(
+    values: impl FnOnce() -> S + Send + 'static,
+    test: impl Fn(&str, S::Value) + Send + 'static,
+) {
+    let app = of_secret_taking_likes().await;
+    let url = app.url.clone();
     let default = ProptestConfig::default();
-    TestRunner::new(ProptestConfig { cases: 4 * default.cases, failure_persistence: None, ..default })
+    let config = ProptestConfig { cases: 4 * default.cases, failure_persistence: None, ..default };
+    let tried = tokio::task::spawn_blocking(move || {
+        let tried = TestRunner::new(config).run(&values(), |value| {
+            test(&url, value);
+            Ok(())
+        });
+        tried.map_err(|failure| failure.to_string())
+    });
+    assert_eq!(tried.await.unwrap(), Ok(()));
+    assert_eq!(app.get("/v1/products/p1/likes").await.status, 200);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn arbitrary_requests_are_answered() {
-    let (_topic, _database, api) = of_secret_taking_likes().await;
-    let addr = addr(&api);
-    let tried = tokio::task::spawn_blocking(move || {
-        runner().run(&vec(sent(), 1..6), |all| {
-            try_all(&addr, &all);
-            Ok(())
-        })
-    });
-    tried.await.unwrap().unwrap();
-    assert_eq!(api.get("/v1/products/p1/likes").await.status, 200);
+    try_values(|| vec(sent(), 1..6), |url, all: Vec<Sent>| try_all(url, &all)).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn arbitrary_bytes_close_the_connection() {
-    let (_topic, _database, api) = of_secret_taking_likes().await;
-    let addr = addr(&api);
-    let tried = tokio::task::spawn_blocking(move || {
-        runner().run(&vec(any::<u8>(), 1..400), |bytes| {
-            let mut stream = connect(&addr);
-            let _ = stream.write_all(&[&bytes[..], b"\r\n\r\n"].concat());
-            let _ = stream.shutdown(Shutdown::Write);
-            if let Some(answer) = read(&mut stream, false) {
-                prop_assert!(answer.is_hypers(), "{:?}", answer);
-                prop_assert!(!more(&mut stream, &mut Vec::new()));
+    try_values(
+        || vec(any::<u8>(), 1..400),
+        |url, bytes: Vec<u8>| {
+            let mut wire = Wire::to(url);
+            wire.send([&bytes[..], b"\r\n\r\n"].concat());
+            wire.end();
+            if let Some(answer) = read(&mut wire, false) {
+                assert!(answer.is_hypers(), "{answer:?}");
+                wire.is_closed();
             }
-            Ok(())
-        })
-    });
-    tried.await.unwrap().unwrap();
-    assert_eq!(api.get("/v1/products/p1/likes").await.status, 200);
+        },
+    )
+    .await;
 }

@@ -1,5 +1,5 @@
-//! Keys that an issuer publishes (`JWT_JWKS_URL`): fetched, exchanged, taken back, and what happens
-//! while the issuer can't be reached.
+//! Keys that an issuer publishes (`JWT_JWKS_URL`): fetched, replaced and withdrawn, and the answers while
+//! the issuer is unreachable.
 
 use std::time::Duration;
 
@@ -10,10 +10,10 @@ use like_testkit::tokens::{TestIssuer, TestKey, claims};
 use reqwest::StatusCode;
 use serde_json::json;
 
-use crate::common::{Answer, Api};
+use crate::common::{Answer, Api, until};
 use crate::tokens::{AUDIENCE, ISSUER, like_by, with_tokens};
 
-/// So long that it never happens in a test.
+/// Longer than any test.
 const NEVER: Duration = Duration::from_hours(1);
 const SOON: Duration = Duration::from_millis(50);
 
@@ -28,22 +28,28 @@ async fn api(issuer: &TestIssuer, refresh: Duration, pause: Duration) -> Api {
     Api::start(config).await
 }
 
-/// What readiness waits for because of the keys; None: it doesn't.
+/// Why readiness lacks the keys. None: it has them.
 async fn waiting(api: &Api) -> Option<String> {
-    let (_, body) = api.readiness().await;
-    body["waitingFor"]["jwks"].as_str().map(str::to_owned)
+    api.waiting_for("jwks").await
 }
 
 async fn fetched(api: &Api) {
-    eventually("the keys were fetched", async || waiting(api).await.is_none().then_some(())).await;
+    until("the keys were fetched", async || waiting(api).await.is_none()).await;
 }
 
-/// Asks until the answer has this status.
+/// A service that has fetched the keys.
+async fn with_keys(issuer: &TestIssuer, refresh: Duration, pause: Duration) -> Api {
+    let api = api(issuer, refresh, pause).await;
+    fetched(&api).await;
+    api
+}
+
+/// Sends likes until the answer has this status.
 async fn answered(what: &str, status: StatusCode, api: &Api, token: &str) -> Answer {
     eventually(what, async || Some(like_by(api, token).await).filter(|answer| answer.status == status)).await
 }
 
-/// A caller who is known is told that there is no topic.
+/// An authenticated like fails for the missing topic.
 const KNOWN: StatusCode = StatusCode::SERVICE_UNAVAILABLE;
 
 fn es256(id: &str) -> TestKey {
@@ -54,13 +60,20 @@ fn token(key: &TestKey, user: &str) -> String {
     key.sign(&claims(ISSUER, AUDIENCE, user))
 }
 
+/// A token whose header names this key id.
+fn token_naming(key: &TestKey, id: Option<&str>) -> String {
+    let mut header = Header::new(Algorithm::ES256);
+    header.kid = id.map(str::to_owned);
+    key.sign_with(&header, &claims(ISSUER, AUDIENCE, "u1"))
+}
+
 #[tokio::test]
 async fn readiness_needs_one_fetch_of_keys() {
     let key = es256("k1");
     let issuer = TestIssuer::start(&[&key]).await;
     issuer.fall_silent();
     let api = api(&issuer, SOON, SOON).await;
-    eventually("it asks", async || (issuer.asked() == 1).then_some(())).await;
+    until("it asks", async || issuer.asked() == 1).await;
     assert_eq!(waiting(&api).await.as_deref(), Some("not there yet"));
     issuer.go_away();
     let why = eventually("not ready", async || waiting(&api).await.filter(|why| why.contains(&issuer.url))).await;
@@ -70,9 +83,9 @@ async fn readiness_needs_one_fetch_of_keys() {
     like_by(&api, &token(&key, "u1")).await.assert_known();
     issuer.go_away();
     let asked = issuer.asked();
-    eventually("it has asked in vain", async || (issuer.asked() > asked + 2).then_some(())).await;
+    until("more fetches have failed", async || issuer.asked() > asked + 2).await;
     assert_eq!(waiting(&api).await, None);
-    // Not from the cache: a token that it has never seen.
+    // A new token, which isn't cached.
     like_by(&api, &token(&key, "u2")).await.assert_known();
 }
 
@@ -80,8 +93,7 @@ async fn readiness_needs_one_fetch_of_keys() {
 async fn new_key_is_fetched_on_demand() {
     let (old, new) = (es256("k1"), TestKey::generate("k2", Algorithm::EdDSA));
     let issuer = TestIssuer::start(&[&old]).await;
-    let api = api(&issuer, NEVER, SOON).await;
-    fetched(&api).await;
+    let api = with_keys(&issuer, NEVER, SOON).await;
     issuer.publish(&[&old, &new]);
     answered("the new key is known", KNOWN, &api, &token(&new, "u1")).await.assert_known();
     like_by(&api, &token(&old, "u1")).await.assert_known();
@@ -93,12 +105,12 @@ async fn waiting_tokens_share_one_fetch() {
     let issuer = TestIssuer::start(&[&key]).await;
     issuer.fall_silent();
     let api = api(&issuer, NEVER, NEVER).await;
-    eventually("it asks for the keys", async || (issuer.asked() == 1).then_some(())).await;
+    until("it asks for the keys", async || issuer.asked() == 1).await;
     let token = token(&key, "u1");
     let likes = futures::future::join_all((0..50).map(|_| like_by(&api, &token)));
     let (answers, ()) = tokio::join!(likes, async {
-        let waiting = async || (api.metric("http_server_active_requests").await == Some(50.0)).then_some(());
-        eventually("all wait for the keys", waiting).await;
+        let waiting = async || api.port.metric("http_server_active_requests", "").await == 50.0;
+        until("all wait for the keys", waiting).await;
         issuer.publish(&[&key]);
     });
     answers.iter().for_each(Answer::assert_known);
@@ -109,15 +121,11 @@ async fn waiting_tokens_share_one_fetch() {
 async fn attack_flood_of_unknown_keys() {
     let key = es256("k1");
     let issuer = TestIssuer::start(&[&key]).await;
-    let api = api(&issuer, NEVER, NEVER).await;
-    fetched(&api).await;
+    let api = with_keys(&issuer, NEVER, NEVER).await;
     for n in 0..50 {
-        let mut header = Header::new(Algorithm::ES256);
-        header.kid = Some(format!("made up {n}"));
-        let forged = key.sign_with(&header, &claims(ISSUER, AUDIENCE, "u1"));
-        like_by(&api, &forged).await.assert_refused(UNKNOWN);
+        like_by(&api, &token_naming(&key, Some(&format!("made up {n}")))).await.assert_refused(UNKNOWN);
     }
-    assert_eq!(issuer.asked(), 1, "within the pause nobody is asked again");
+    assert_eq!(issuer.asked(), 1, "no further fetch within the pause");
     like_by(&api, &token(&key, "u1")).await.assert_known();
 }
 
@@ -125,12 +133,9 @@ async fn attack_flood_of_unknown_keys() {
 async fn attack_path_in_key_id() {
     let key = es256("k1");
     let issuer = TestIssuer::start(&[&key]).await;
-    let api = api(&issuer, NEVER, NEVER).await;
-    fetched(&api).await;
+    let api = with_keys(&issuer, NEVER, NEVER).await;
     for id in ["../../../../dev/null", "/etc/passwd", "http://127.0.0.1:1/keys", "k1'; --", "k1\u{0}", ""] {
-        let mut header = Header::new(Algorithm::ES256);
-        header.kid = Some(id.to_owned());
-        like_by(&api, &key.sign_with(&header, &claims(ISSUER, AUDIENCE, "u1"))).await.assert_refused(UNKNOWN);
+        like_by(&api, &token_naming(&key, Some(id))).await.assert_refused(UNKNOWN);
     }
 }
 
@@ -138,10 +143,9 @@ async fn attack_path_in_key_id() {
 async fn attack_withdrawn_key() {
     let (stolen, kept) = (es256("k1"), es256("k2"));
     let issuer = TestIssuer::start(&[&stolen, &kept]).await;
-    let api = api(&issuer, SOON, NEVER).await;
-    fetched(&api).await;
+    let api = with_keys(&issuer, SOON, NEVER).await;
     let token_of_stolen = token(&stolen, "u1");
-    // Twice: the second is remembered.
+    // Twice: the second is cached.
     for _ in 0..2 {
         like_by(&api, &token_of_stolen).await.assert_known();
     }
@@ -149,7 +153,7 @@ async fn attack_withdrawn_key() {
     let refused = answered("the key is gone", StatusCode::UNAUTHORIZED, &api, &token_of_stolen).await;
     refused.assert_refused(UNKNOWN);
     like_by(&api, &token(&kept, "u1")).await.assert_known();
-    // The last one, too: it is the issuer's word.
+    // The last one, too: the issuer decides.
     issuer.publish(&[]);
     answered("no key is left", StatusCode::UNAUTHORIZED, &api, &token(&kept, "u1")).await.assert_refused(UNKNOWN);
 }
@@ -158,23 +162,18 @@ async fn attack_withdrawn_key() {
 async fn unknown_key_without_issuer_is_503() {
     let (old, new) = (es256("k1"), es256("k2"));
     let issuer = TestIssuer::start(&[&old]).await;
-    let api = api(&issuer, NEVER, SOON).await;
-    fetched(&api).await;
+    let api = with_keys(&issuer, NEVER, SOON).await;
     issuer.go_away();
     let away = async || {
         let answer = like_by(&api, &token(&new, "u1")).await;
         (answer.json["type"] == "/problems/keys-unavailable").then_some(answer)
     };
     let answer = eventually("the issuer is away", away).await;
-    answer.assert_problem(503, "keys-unavailable");
-    assert!(answer.header("retry-after").parse::<u32>().is_ok_and(|seconds| seconds > 0), "{answer:?}");
+    answer.assert_unavailable("keys-unavailable", "");
     like_by(&api, &token(&old, "u1")).await.assert_known();
     issuer.publish(&[&old, &new]);
-    let known = async || {
-        let answer = like_by(&api, &token(&new, "u1")).await;
-        (answer.json["type"] == "/problems/writes-unavailable").then_some(())
-    };
-    eventually("the issuer is back", known).await;
+    let known = async || like_by(&api, &token(&new, "u1")).await.json["type"] == "/problems/writes-unavailable";
+    until("the issuer is back", known).await;
 }
 
 #[tokio::test]
@@ -195,27 +194,24 @@ async fn unsuitable_published_key_is_ignored() {
         let api = api(&issuer, NEVER, NEVER).await;
         let why = eventually("it says why", async || waiting(&api).await.filter(|why| why.contains("no key"))).await;
         assert!(why.contains("JWT_ALGORITHMS=[ES256, EdDSA]"), "{why}");
-        // It may be good once there are keys that fit.
+        // The token may become valid with later keys.
         like_by(&api, &token(&key, "u1")).await.assert_problem(503, "keys-unavailable");
     }
     let issuer = TestIssuer::start(&[]).await;
     issuer.answer_with(&json!({ "keys": [7, with("use", "enc"), with("use", "sig")] }).to_string());
-    let api = api(&issuer, NEVER, NEVER).await;
-    fetched(&api).await;
+    let api = with_keys(&issuer, NEVER, NEVER).await;
     like_by(&api, &token(&key, "u1")).await.assert_known();
 }
 
 #[tokio::test]
 async fn token_without_key_id_needs_a_single_key() {
     let (key, other) = (es256("k1"), es256("k2"));
-    let token = key.sign_with(&Header::new(Algorithm::ES256), &claims(ISSUER, AUDIENCE, "u1"));
+    let token = token_naming(&key, None);
     let issuer = TestIssuer::start(&[&key, &TestKey::generate("k3", Algorithm::EdDSA)]).await;
-    let one_fits = api(&issuer, NEVER, NEVER).await;
-    fetched(&one_fits).await;
+    let one_fits = with_keys(&issuer, NEVER, NEVER).await;
     like_by(&one_fits, &token).await.assert_known();
     issuer.publish(&[&key, &other]);
-    let two_fit = api(&issuer, NEVER, NEVER).await;
-    fetched(&two_fit).await;
+    let two_fit = with_keys(&issuer, NEVER, NEVER).await;
     like_by(&two_fit, &token).await.assert_refused("names no key (kid), and there isn't just one for its algorithm");
 }
 
@@ -223,8 +219,7 @@ async fn token_without_key_id_needs_a_single_key() {
 async fn key_of_another_algorithm_is_refused() {
     let key = es256("k1");
     let issuer = TestIssuer::start(&[&key]).await;
-    let api = api(&issuer, NEVER, NEVER).await;
-    fetched(&api).await;
+    let api = with_keys(&issuer, NEVER, NEVER).await;
     let other = TestKey::generate("k1", Algorithm::EdDSA);
     like_by(&api, &token(&other, "u1")).await.assert_refused("has another algorithm than its key");
 }
@@ -235,7 +230,8 @@ async fn invalid_key_set_is_reported() {
     let issuer = TestIssuer::start(&[&key]).await;
     let padding = "x".repeat(600 * 1024);
     let too_large = json!({ "keys": [key.jwk()], "padding": padding }).to_string();
-    for (answer, said) in [("<html>", "no JWK set"), ("{}", "no JWK set"), (&too_large, "more than 524288 bytes")] {
+    for (answer, said) in [("<html>", "not a JWK set"), ("{}", "not a JWK set"), (&too_large, "more than 524288 bytes")]
+    {
         issuer.answer_with(answer);
         let api = api(&issuer, SOON, SOON).await;
         eventually(said, async || waiting(&api).await.filter(|why| why.contains(said))).await;

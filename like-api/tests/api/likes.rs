@@ -1,21 +1,14 @@
-//! Liking and unliking: what is acknowledged stands in the log.
+//! Liking and unliking: an acknowledged event is in the log.
 
 use std::collections::BTreeSet;
 
 use like_events::Receipt;
-use like_testkit::{TestDatabase, TestTopic};
+use like_testkit::TestTopic;
 use rdkafka::message::Message;
 use reqwest::Method;
 use serde_json::Value;
 
-use crate::common::{Answer, Api, record_at};
-
-async fn set_up() -> (TestTopic, TestDatabase, Api) {
-    let (topic, database) = (TestTopic::create(4).await, TestDatabase::create().await);
-    database.lay_out(&topic.name, 4).await;
-    let api = Api::ready(&topic, &database).await;
-    (topic, database, api)
-}
+use crate::common::{Answer, TestApp, record_at};
 
 /// The record at the receipt of an acknowledged like, as key and JSON.
 fn acknowledged(topic: &TestTopic, answer: &Answer) -> (String, Value) {
@@ -31,7 +24,7 @@ fn acknowledged(topic: &TestTopic, answer: &Answer) -> (String, Value) {
 
 #[tokio::test]
 async fn acknowledged_like_is_at_its_receipt() {
-    let (topic, _database, api) = set_up().await;
+    let api = TestApp::ready(4).await;
     for (method, liked, kind) in [(Method::PUT, true, "LIKED"), (Method::DELETE, false, "UNLIKED")] {
         let answer = api.send(method, "/v1/products/p42/like", &[("X-User-Id", "auth0|u7")]).await;
         assert_eq!(answer.header("content-type"), "application/json");
@@ -40,7 +33,7 @@ async fn acknowledged_like_is_at_its_receipt() {
         let members = answer.json.as_object().unwrap().keys().collect::<BTreeSet<_>>();
         assert!(members.into_iter().eq(["eventId", "liked", "productId", "receipt"]), "{answer:?}");
 
-        let (key, event) = acknowledged(&topic, &answer);
+        let (key, event) = acknowledged(&api.topic, &answer);
         assert_eq!(key, "p42");
         assert_eq!(event["eventId"], answer.json["eventId"]);
         assert_eq!(event["type"], kind);
@@ -52,21 +45,21 @@ async fn acknowledged_like_is_at_its_receipt() {
 
 #[tokio::test]
 async fn percent_encoded_product_id_is_decoded() {
-    let (topic, _database, api) = set_up().await;
+    let api = TestApp::ready(4).await;
     for (path, id) in [("a:b~c", "a:b~c"), ("a%3Ab%7Ec", "a:b~c"), ("%70%34%32", "p42"), ("...", "...")] {
         let answer = api.like(path, "u1").await;
         assert_eq!(answer.json["productId"], id, "{answer:?}");
-        assert_eq!(acknowledged(&topic, &answer).0, id);
+        assert_eq!(acknowledged(&api.topic, &answer).0, id);
     }
 }
 
 #[tokio::test]
 async fn idempotency_key_names_one_click() {
-    let (topic, _database, api) = set_up().await;
+    let api = TestApp::ready(4).await;
     let click = async |method: Method, product: &str, user: &str, key: &str| {
         let headers = [("X-User-Id", user), ("Idempotency-Key", key)];
         let answer = api.send(method, &format!("/v1/products/{product}/like"), &headers).await;
-        assert_eq!(acknowledged(&topic, &answer).1["eventId"], answer.json["eventId"]);
+        assert_eq!(acknowledged(&api.topic, &answer).1["eventId"], answer.json["eventId"]);
         answer.json["eventId"].as_str().unwrap().to_owned()
     };
     let first = click(Method::PUT, "p1", "u1", "k").await;
@@ -85,7 +78,7 @@ async fn idempotency_key_names_one_click() {
 
 #[tokio::test]
 async fn without_key_every_click_is_an_event() {
-    let (_topic, _database, api) = set_up().await;
+    let api = TestApp::ready(4).await;
     let (first, second) = (api.like("p1", "u1").await, api.like("p1", "u1").await);
     assert_ne!(first.json["eventId"], second.json["eventId"]);
     assert_ne!(first.json["receipt"], second.json["receipt"]);

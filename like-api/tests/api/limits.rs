@@ -1,35 +1,19 @@
-//! How much is taken: from a user, from an address, from all together.
+//! Limits: rates of users and addresses, and load shedding.
 
 use std::num::NonZeroU32;
 use std::time::{Duration, Instant};
 
-use like_api::config::Config;
-use like_testkit::{TestDatabase, TestTopic, eventually};
+use like_testkit::eventually;
 use reqwest::Method;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
-use crate::common::{Answer, Api, config};
+use crate::common::{Answer, Api, TestApp};
 
-/// Nothing of what is tried here gets as far as the database.
-pub const NO_DATABASE: &str = "postgres://nobody@127.0.0.1:1/none";
-/// No route has it, so nothing but limits is in the way.
+/// No route has this path: only limits can refuse it with another status.
 const NOWHERE: &str = "/nowhere";
 
-async fn start(change: impl FnOnce(&mut Config)) -> Api {
-    let mut config = config("t", NO_DATABASE);
-    change(&mut config);
-    Api::start(config).await
-}
-
 impl Api {
-    /// The values of a metric.
-    pub async fn metric(&self, series: &str) -> Option<f64> {
-        let text = self.http.get(format!("{}/metrics", self.admin)).send().await.unwrap().text().await.unwrap();
-        let line = text.lines().find_map(|line| line.strip_prefix(series)?.strip_prefix(' '));
-        line.map(|value| value.parse().unwrap())
-    }
-
-    /// Asks for nothing, as the client that this header names.
+    /// Sends a request for nothing with this `X-Forwarded-For`.
     async fn nothing(&self, forwarded_for: &str) -> Answer {
         self.send(Method::GET, NOWHERE, &[("X-Forwarded-For", forwarded_for)]).await
     }
@@ -37,7 +21,7 @@ impl Api {
 
 #[tokio::test]
 async fn user_over_the_rate_gets_a_true_wait() {
-    let api = start(|config| {
+    let api = Api::alone(|config| {
         config.limits.rate_limit_user = 0.5;
         config.limits.rate_limit_user_burst = NonZeroU32::new(3).unwrap();
     })
@@ -53,8 +37,8 @@ async fn user_over_the_rate_gets_a_true_wait() {
     assert!(taken >= 3, "{taken}");
     refused.assert_problem(429, "too-many-requests");
     assert_eq!(refused.json["detail"], "this user may send 0.5 a second, 3 at once");
-    assert!(api.metric("likes_rate_limited_total{limit=\"user\"}").await.unwrap() >= 1.0);
-    // Nobody else is concerned, and who isn't known has no rate.
+    assert!(api.port.metric("likes_rate_limited_total", "limit=\"user\"").await >= 1.0);
+    // Other users are unaffected, and anonymous callers have no user's rate.
     assert_eq!(ask("u2").await.status, 400);
     assert_eq!(api.get(NOWHERE).await.status, 404);
 
@@ -66,13 +50,13 @@ async fn user_over_the_rate_gets_a_true_wait() {
 
 #[tokio::test]
 async fn all_routes_share_the_users_rate() {
-    let api = start(|config| {
+    let api = Api::alone(|config| {
         config.limits.rate_limit_user = 0.001;
         config.limits.rate_limit_user_burst = NonZeroU32::new(4).unwrap();
     })
     .await;
     let user = [("X-User-Id", "u1")];
-    // Two are answered without the router, the others with it; all get past the rate.
+    // Two are answered without the router, the others with it; all count.
     for (method, path, status) in [
         (Method::PUT, "/v1/products/p1/like", 503),
         (Method::DELETE, "/v1/products/p1/like", 503),
@@ -88,7 +72,7 @@ async fn all_routes_share_the_users_rate() {
 
 #[tokio::test]
 async fn spoofed_header_does_not_change_the_rate() {
-    let api = start(|config| {
+    let api = Api::alone(|config| {
         config.limits.rate_limit_address = 0.001;
         config.limits.rate_limit_address_burst = NonZeroU32::new(2).unwrap();
     })
@@ -101,12 +85,12 @@ async fn spoofed_header_does_not_change_the_rate() {
     assert_eq!(refused.json["detail"], "this address may send 0.001 a second, 2 at once");
     let wait: u64 = refused.header("retry-after").parse().unwrap();
     assert!((1..=1_000).contains(&wait), "{wait}");
-    assert_eq!(api.metric("likes_rate_limited_total{limit=\"address\"}").await, Some(3.0));
+    assert_eq!(api.port.metric("likes_rate_limited_total", "limit=\"address\"").await, 3.0);
 }
 
 #[tokio::test]
 async fn clients_behind_a_proxy_have_own_rates() {
-    let api = start(|config| {
+    let api = Api::alone(|config| {
         config.limits.rate_limit_address = 0.001;
         config.limits.rate_limit_address_burst = NonZeroU32::new(2).unwrap();
         config.limits.trusted_proxies = vec!["127.0.0.0/8".parse().unwrap()];
@@ -117,7 +101,7 @@ async fn clients_behind_a_proxy_have_own_rates() {
         ("198.51.100.2", 404),
         ("198.51.100.1", 404),
         ("198.51.100.1", 429),
-        // Left of what the proxy has written, and so not believed.
+        // Left of what the proxy has written, so it may be forged.
         ("203.0.113.7, 198.51.100.1", 429),
         ("203.0.113.7, 198.51.100.2", 404),
         // One /64.
@@ -132,14 +116,9 @@ async fn clients_behind_a_proxy_have_own_rates() {
 
 #[tokio::test]
 async fn overload_refuses_likes_early() {
-    let (topic, database) = (TestTopic::create(1).await, TestDatabase::create().await);
-    database.lay_out(&topic.name, 1).await;
-    let mut config = config(&topic.name, &database.url);
-    // Below what an acknowledgement takes at all: few may be in progress soon.
-    config.limits.shed_above = Duration::from_nanos(1);
-    let api = Api::start(config).await;
-    api.wait_until_ready().await;
-    // A like in progress is two open files here.
+    // Below any acknowledgement's time: the limit shrinks to its minimum.
+    let api = TestApp::ready_with(1, |config| config.limits.shed_above = Duration::from_nanos(1)).await;
+    // A like in progress needs two open files here.
     let most = getrlimit(Resource::Nofile).maximum;
     setrlimit(Resource::Nofile, Rlimit { current: most, maximum: most }).unwrap();
     let (mut acknowledged, mut refused) = (0, 0);
@@ -153,7 +132,7 @@ async fn overload_refuses_likes_early() {
             if answer.status == 202 {
                 acknowledged += 1;
             } else {
-                // Who repeats at once is kept from it for a while.
+                // Delayed, for clients that retry at once.
                 assert!(took >= Duration::from_millis(500), "{took:?}");
                 answer.assert_problem(503, "overloaded");
                 assert_eq!(answer.header("retry-after"), "1");
@@ -163,9 +142,9 @@ async fn overload_refuses_likes_early() {
         (refused > 0).then_some(())
     })
     .await;
-    assert_eq!(api.metric("likes_shed_total").await, Some(f64::from(refused)));
-    assert_eq!(api.metric("likes_in_progress_limit").await, Some(256.0));
-    // What was refused was not written, and one at a time is always taken.
-    assert_eq!(topic.end_offsets(), [i64::from(acknowledged)]);
+    assert_eq!(api.port.metric("likes_shed_total", "").await, f64::from(refused));
+    assert_eq!(api.port.metric("likes_in_progress_limit", "").await, 256.0);
+    // Refused likes were not written, and one at a time is always accepted.
+    assert_eq!(api.topic.end_offsets(), [i64::from(acknowledged)]);
     assert_eq!(api.like("p1", "u1").await.status, 202);
 }

@@ -1,6 +1,6 @@
-//! The service as its callers see it: the real routes, on a real Kafka and a real PostgreSQL.
+//! Tests of the service over HTTP, on a real Kafka and a real PostgreSQL.
 
-#![expect(clippy::float_cmp, reason = "what metrics count is whole")]
+#![expect(clippy::float_cmp, reason = "metrics are whole numbers")]
 
 mod bad_input;
 mod browser;

@@ -1,5 +1,5 @@
-//! What a caller is told of a like that has no position in the log, of a bug, and what the
-//! metrics say: the routes alone, on brokers that fail.
+//! The answers and metrics of likes that aren't acknowledged, and of a bug: the routes without a
+//! listener, on brokers that fail.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,24 +15,16 @@ use like_api::app::AppState;
 use like_api::http::middleware::request_context::observe;
 use like_api::http::router::router;
 use like_api::metrics::Metrics;
-use like_testkit::eventually;
 use prometheus::Registry;
-use rdkafka::mocking::MockCluster;
 use serde_json::Value;
 use tokio_util::sync::CancellationToken;
 use tower::ServiceExt;
 
-use crate::common::config;
-use crate::publisher::{Published, publisher};
+use crate::common::{NO_DATABASE, config};
+use crate::publisher::{NOBODY, Published, mock, publisher};
 
-const NO_DATABASE: &str = "postgres://nobody@127.0.0.1:1/none";
-
-/// What handlers share, with a gate that is open.
-fn state(published: &Published) -> Arc<AppState> {
-    state_counted_by(published, &Registry::new())
-}
-
-fn state_counted_by(published: &Published, registry: &Registry) -> Arc<AppState> {
+/// The state of the handlers, with an open write gate.
+fn state(published: &Published, registry: &Registry) -> Arc<AppState> {
     let config = config("t", NO_DATABASE);
     let metrics = Metrics::new(registry);
     let shutdown = CancellationToken::new();
@@ -50,40 +42,39 @@ async fn like(router: &Router) -> (Response<()>, Value) {
 
 #[tokio::test]
 async fn perhaps_written_like_is_504() {
-    let mock = MockCluster::new(1).unwrap();
-    mock.create_topic("t", 1, 1).unwrap();
+    let mock = mock("t");
     let published = publisher(&mock.bootstrap_servers(), "t", &[]);
-    eventually("warm", async || published.health.is_ready().then_some(())).await;
+    published.warm().await;
     mock.broker_round_trip_time(-1, Duration::from_mins(1)).unwrap();
-    let (response, problem) = like(&router(state(&published))).await;
+    let (response, problem) = like(&router(state(&published, &Registry::new()))).await;
     assert_eq!(response.status(), StatusCode::GATEWAY_TIMEOUT);
     assert_eq!(problem["type"], "/problems/outcome-unknown");
     assert_eq!(problem["detail"], "outcome unknown: retry with the same Idempotency-Key");
     assert_eq!(response.headers()["content-type"], "application/problem+json");
-    // Not a matter of waiting: what counts is the key.
+    // A retry needs the same key, not a pause.
     assert!(!response.headers().contains_key("retry-after"));
 }
 
 #[tokio::test]
 async fn unwritten_like_is_503() {
-    let published = publisher("127.0.0.1:1", "t", &[("queue.buffering.max.messages", "1")]);
-    let router = router(state(&published));
-    // The first finds nobody to write it until its time is up, the second no room.
+    let published = publisher(NOBODY, "t", &[("queue.buffering.max.messages", "1")]);
+    let router = router(state(&published, &Registry::new()));
+    // The first times out without a broker, the second finds the queue full.
     let answers = tokio::join!(like(&router), like(&router));
     for (response, problem) in [answers.0, answers.1] {
         assert_eq!(response.status(), StatusCode::SERVICE_UNAVAILABLE);
         assert_eq!(problem["type"], "/problems/not-accepted");
         assert_eq!(response.headers()["retry-after"], "1");
-        // Nothing of what librdkafka says.
+        // Without librdkafka's text.
         assert_eq!(problem["detail"], "nothing was written; try again");
     }
 }
 
 #[tokio::test]
 async fn failing_brokers_lower_the_limit() {
-    let published = publisher("127.0.0.1:1", "t", &[]);
+    let published = publisher(NOBODY, "t", &[]);
     let registry = Registry::new();
-    let router = router(state_counted_by(&published, &registry));
+    let router = router(state(&published, &registry));
     let limit = || {
         let limit = registry.gather().into_iter().find(|family| family.name() == "likes_in_progress_limit").unwrap();
         limit.get_metric()[0].get_gauge().get_value()
@@ -96,7 +87,7 @@ async fn failing_brokers_lower_the_limit() {
 
 #[tokio::test]
 async fn panic_is_500_without_details() {
-    let state = state(&publisher("127.0.0.1:1", "t", &[]));
+    let state = state(&publisher(NOBODY, "t", &[]), &Registry::new());
     let panics = Router::new().route("/", get(async || -> &'static str { panic!("secret") }));
     let router = panics.layer(from_fn_with_state(state, observe));
     let request = Request::get("/").header("X-Request-Id", "r-1").body(Body::empty()).unwrap();

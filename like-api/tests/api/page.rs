@@ -1,5 +1,5 @@
-//! docs/API.md, tried as written: a shell runs its commands against real services, one after the
-//! other, and what they print is compared with what the page shows.
+//! docs/API.md: a shell runs its commands against real services, in order, and their output is compared
+//! with the page.
 
 use std::process::Stdio;
 
@@ -11,7 +11,7 @@ const PAGE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/API.md");
 /// Between the outputs of two commands.
 const MARK: &str = "--- next command ---";
 
-/// A block of commands, and what they are said to print.
+/// A block of commands, and their output on the page.
 struct Example {
     line: usize,
     commands: String,
@@ -28,14 +28,17 @@ fn examples() -> Vec<Example> {
         let block = block.join("\n");
         match kind {
             "sh" => examples.push(Example { line, commands: block, printed: None }),
-            _ => examples.last_mut().unwrap_or_else(|| panic!("line {line}: printed by what?")).printed = Some(block),
+            _ => {
+                examples.last_mut().unwrap_or_else(|| panic!("line {line}: an output without commands")).printed =
+                    Some(block)
+            }
         }
     }
     examples
 }
 
-/// Ids, positions and times are others each time; what stands for them is their kind.
-fn without_what_changes(text: &str) -> String {
+/// Replaces ids, positions and times, which differ each time, by their kind.
+fn normalised(text: &str) -> String {
     let part_of_word = |c: char| c.is_ascii_alphanumeric() || "-_.:+".contains(c);
     let mut out = String::new();
     let mut rest = text;
@@ -60,11 +63,11 @@ fn without_what_changes(text: &str) -> String {
     out
 }
 
-/// What is printed is what the page shows: of an HTTP answer the status, the headers shown and the
-/// body, of other output all.
+/// Compares the output with the page: of an HTTP answer the status, the headers shown and the body, of
+/// other output everything.
 fn assert_printed(example: &Example, printed: &str) {
     let Example { line, commands, printed: Some(shown) } = example else { return };
-    let (shown, printed) = (without_what_changes(shown), without_what_changes(&printed.replace('\r', "")));
+    let (shown, printed) = (normalised(shown), normalised(&printed.replace('\r', "")));
     let place = format!("docs/API.md, line {line}: {commands}\nprinted:\n{printed}\nshown:\n{shown}\n");
     let parts = |text: &str| match text.split_once("\n\n") {
         Some((head, body)) if head.starts_with("HTTP/") => (head.to_owned(), body.to_owned()),
@@ -93,9 +96,9 @@ async fn api_page_matches_its_commands() {
     let system = TestSystem::set_up(4).await;
     let (_aggregator, api) = (system.aggregator(&[]).await, system.api(&[]).await);
     let examples = examples();
-    assert!(examples.iter().filter(|example| example.printed.is_some()).count() > 8, "the page has lost its examples");
+    assert!(examples.iter().filter(|example| example.printed.is_some()).count() > 8, "the page lacks examples");
 
-    // One shell, so that a variable set by one command is there for the next.
+    // One shell, so that later commands see the variables of earlier ones.
     let commands: Vec<_> = examples.iter().map(|example| example.commands.as_str()).collect();
     let script = commands.join(&format!("\necho; echo '{MARK}'\n"));
     let mut shell = std::process::Command::new("bash");

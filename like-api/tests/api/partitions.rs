@@ -1,5 +1,5 @@
-//! Java producers and this one send a product to the same partition: without that, two clicks of
-//! one user for one product would have no order.
+//! Java producers and this one send a product to the same partition. Otherwise two clicks of one user for
+//! one product would have no order.
 
 use like_testkit::TestTopic;
 

@@ -1,12 +1,11 @@
-//! The producer behind the publisher: a new one takes the place of one that has failed for good,
-//! every event gets its true answer meanwhile, and the service isn't ready while it can't deliver.
+//! Replacement of a producer after a fatal error: every event gets its true result meanwhile, and the
+//! service isn't ready while it can't deliver.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use futures::future::join_all;
 use like_api::publish::outcome::{Position, PublishError};
-use like_api::publish::producer::PRODUCER_WARM;
 use like_testkit::eventually;
 use rdkafka::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, Consumer};
@@ -15,19 +14,14 @@ use rdkafka::mocking::MockCluster;
 use rdkafka::types::{RDKafkaApiKey, RDKafkaRespErr};
 use rdkafka::{Offset, TopicPartitionList};
 
-use crate::publisher::{Published, mock, publisher};
+use crate::publisher::{mock, publisher};
 
-/// With nothing before it that is on its way: librdkafka gives the producer up.
+/// For the oldest request in flight: a fatal error of the producer.
 const OUT_OF_ORDER: RDKafkaRespErr = RDKafkaRespErr::RD_KAFKA_RESP_ERR_OUT_OF_ORDER_SEQUENCE_NUMBER;
-/// No producer gets its id.
+/// No producer gets an id.
 const NO_IDS: [RDKafkaRespErr; 1000] = [RDKafkaRespErr::RD_KAFKA_RESP_ERR_COORDINATOR_LOAD_IN_PROGRESS; 1000];
 
-async fn not_ready(it: &Published, why: &str) {
-    let waiting = || it.health.unready().get(PRODUCER_WARM).is_some_and(|reason| reason.contains(why));
-    eventually(&format!("not ready: {why}"), async || waiting().then_some(())).await;
-}
-
-/// What stands in a partition's log.
+/// The values in a partition's log.
 fn log(brokers: &str, partition: i32) -> Vec<String> {
     let mut config = ClientConfig::new();
     config.set("bootstrap.servers", brokers).set("group.id", "none").set("enable.auto.commit", "false");
@@ -44,7 +38,7 @@ fn log(brokers: &str, partition: i32) -> Vec<String> {
 async fn fatal_error_settles_events_truly() {
     let mock = mock("t");
     let brokers = mock.bootstrap_servers();
-    // A request for each: some are on their way, the others wait for those.
+    // One request per event: some are in flight, the others wait for those.
     let it = publisher(&brokers, "t", &[("batch.num.messages", "1")]);
     it.warm().await;
     mock.broker_round_trip_time(-1, Duration::from_secs(1)).unwrap();
@@ -53,7 +47,7 @@ async fn fatal_error_settles_events_truly() {
     let publish = async |n: usize| it.publisher.publish("p1", format!("event {n}").as_bytes(), None).await;
     let outcomes = join_all((0..20).map(publish)).await;
 
-    not_ready(&it, "its id").await;
+    it.not_ready("its id").await;
     mock.broker_round_trip_time(-1, Duration::ZERO).unwrap();
     let log = log(&brokers, 0);
     let (mut unknown, mut rejected) = (0, 0);
@@ -97,14 +91,14 @@ async fn new_producer_works_before_old_is_done() {
     }
     let [stuck_key, key] = keys.map(Option::unwrap);
 
-    // That the one is on its way before the other fails can't be had for certain: tried until it was so.
+    // Whether one event is in flight before the other fails depends on timing: repeated until it was.
     for _ in 0..10 {
-        // With this broker nobody gets any further, and no new producer gets through to it.
+        // This broker no longer answers, neither the old producer nor a new one.
         mock.broker_round_trip_time(1, Duration::from_secs(60)).unwrap();
         let (publisher, of_stuck) = (Arc::clone(&it.publisher), stuck_key.clone());
         let stuck = tokio::spawn(async move { publisher.publish(&of_stuck, b"stuck", None).await });
         it.publisher.publish(&key, b"before", None).await.unwrap();
-        // For each of them, whichever comes first.
+        // One for each event, whichever comes first.
         mock.request_errors(RDKafkaApiKey::Produce, &[OUT_OF_ORDER; 2]);
         let failed = it.publisher.publish(&key, b"failed", None).await;
         mock.clear_request_errors(RDKafkaApiKey::Produce);
@@ -120,7 +114,7 @@ async fn new_producer_works_before_old_is_done() {
         mock.broker_round_trip_time(1, Duration::ZERO).unwrap();
         eventually("both brokers answer", async || it.publisher.publish(&stuck_key, b"again", None).await.ok()).await;
     }
-    panic!("no like was ever taken before the failed producer had all its answers");
+    panic!("the new producer never delivered before the failed one had settled all its events");
 }
 
 #[tokio::test]
@@ -136,20 +130,20 @@ async fn readiness_needs_an_answering_broker() {
     takes_likes().await;
 
     mock.broker_down(1).unwrap();
-    not_ready(&it, "Kafka doesn't describe topic t").await;
+    it.not_ready("Kafka doesn't describe topic t").await;
     let outcome = it.publisher.publish("p1", b"1", None).await;
     assert!(matches!(outcome, Err(PublishError::NotWritten(_))), "{outcome:?}");
     mock.broker_up(1).unwrap();
     takes_likes().await;
 
-    // It takes what it is sent and says nothing.
+    // The broker accepts requests and doesn't answer.
     mock.broker_round_trip_time(1, Duration::from_secs(60)).unwrap();
-    not_ready(&it, "Kafka doesn't describe topic t").await;
+    it.not_ready("Kafka doesn't describe topic t").await;
     mock.broker_round_trip_time(1, Duration::ZERO).unwrap();
     takes_likes().await;
 
     mock.partition_leader("t", 0, None).unwrap();
-    not_ready(&it, "no partition has a leader").await;
+    it.not_ready("no partition has a leader").await;
     mock.partition_leader("t", 0, Some(1)).unwrap();
     takes_likes().await;
 }

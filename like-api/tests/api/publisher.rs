@@ -1,5 +1,4 @@
-//! What becomes of an event, as the publisher tells it: on the real broker, and on brokers that
-//! fail in every way that matters.
+//! The publisher's result for an event, on the real broker and on brokers that fail.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -8,16 +7,17 @@ use like_api::metrics::Metrics;
 use like_api::publish::outcome::{Position, PublishError};
 use like_api::publish::producer::{PRODUCER_WARM, Publisher};
 use like_common::health::Health;
-use like_testkit::{TestTopic, eventually};
+use like_testkit::TestTopic;
 use prometheus::Registry;
 use rdkafka::ClientConfig;
 use rdkafka::message::Message;
 use rdkafka::mocking::MockCluster;
 use rdkafka::types::{RDKafkaApiKey, RDKafkaRespErr};
 
-use crate::common::record_at;
+use crate::common::{record_at, until};
 
-const NOBODY: &str = "127.0.0.1:1";
+/// No broker is there.
+pub const NOBODY: &str = "127.0.0.1:1";
 
 pub struct Published {
     pub publisher: Arc<Publisher>,
@@ -43,10 +43,15 @@ pub fn publisher(brokers: &str, topic: &str, properties: &[(&str, &str)]) -> Pub
 
 impl Published {
     pub async fn warm(&self) {
-        eventually("warm", async || self.health.is_ready().then_some(())).await;
+        until("warm", async || self.health.is_ready()).await;
     }
 
-    /// How many events have had each outcome, and how many have none yet.
+    pub async fn not_ready(&self, why: &str) {
+        let waiting = async || self.health.unready().get(PRODUCER_WARM).is_some_and(|reason| reason.contains(why));
+        until(&format!("not ready: {why}"), waiting).await;
+    }
+
+    /// The number of events with this outcome; `queued`: without one yet.
     pub fn counted(&self, outcome: &str) -> u64 {
         let families = self.registry.gather();
         if outcome == "queued" {
@@ -87,10 +92,7 @@ async fn producer_is_warm_once_it_has_its_id() {
     let loading = RDKafkaRespErr::RD_KAFKA_RESP_ERR_COORDINATOR_LOAD_IN_PROGRESS;
     mock.request_errors(RDKafkaApiKey::InitProducerId, &[loading; 1000]);
     let it = publisher(&mock.bootstrap_servers(), "t", &[]);
-    eventually("only the id is waited for", async || {
-        it.health.unready()[PRODUCER_WARM].contains("its id").then_some(())
-    })
-    .await;
+    it.not_ready("its id").await;
     mock.clear_request_errors(RDKafkaApiKey::InitProducerId);
     it.warm().await;
 }
@@ -109,7 +111,7 @@ async fn event_without_answer_is_perhaps_written() {
     let mock = mock("t");
     let it = publisher(&mock.bootstrap_servers(), "t", &[]);
     it.warm().await;
-    // From here on each answer takes longer than an event may.
+    // Each answer takes longer than an event's timeout.
     mock.broker_round_trip_time(-1, Duration::from_secs(60)).unwrap();
     let outcome = it.publisher.publish("p1", b"1", None).await;
     assert!(matches!(outcome, Err(PublishError::PerhapsWritten(_))), "{outcome:?}");
@@ -137,7 +139,7 @@ async fn too_large_event_is_not_published() {
     assert!(it.publisher.publish("p1", &largest, None).await.is_ok());
     let larger = [largest, vec![b'x']].concat();
     assert_eq!(it.publisher.publish("p1", &larger, None).await, Err(PublishError::TooLarge));
-    // And what the client itself refuses, were the contract ever to allow more than a topic does.
+    // librdkafka refuses a record above its own limit.
     let small = publisher(&like_testkit::kafka(), &topic.name, &[("message.max.bytes", "1000")]);
     assert_eq!(small.publisher.publish("p1", &[b'x'; 2000], None).await, Err(PublishError::TooLarge));
     assert_eq!(topic.end_offsets(), [1]);

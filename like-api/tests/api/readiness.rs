@@ -1,35 +1,26 @@
-//! When likes are taken and when not, and what the service says about it.
+//! When likes are accepted, and what the service reports while they are not.
 
+use std::ops::Deref;
 use std::time::{Duration, Instant};
 
-use like_testkit::{TestDatabase, TestProxy, TestTopic, eventually};
+use like_testkit::{TestDatabase, TestProxy, TestTopic};
 use rdkafka::ClientConfig;
 use rdkafka::admin::{AdminClient, AdminOptions, NewPartitions};
 use rdkafka::client::DefaultClientContext;
 use reqwest::StatusCode;
+use serde_json::Value;
 
-use crate::common::{Answer, Api, config};
-
-/// Asserts a 503 that says when to come back.
-#[track_caller]
-fn assert_unavailable(answer: &Answer, name: &str, why: &str) {
-    answer.assert_problem(503, name);
-    assert!(answer.header("retry-after").parse::<u32>().is_ok_and(|seconds| seconds > 0), "{answer:?}");
-    assert!(answer.json["detail"].as_str().unwrap().contains(why), "{answer:?}");
-}
+use crate::common::{Api, TestApp, config, laid_out, until};
 
 #[tokio::test]
 async fn likes_need_the_layout() {
     let (topic, database) = (TestTopic::create(2).await, TestDatabase::create().await);
     let api = Api::start(config(&topic.name, &database.url)).await;
-    let (status, body) = eventually("the missing layout is named", async || {
-        let (status, body) = api.readiness().await;
-        let named = body["waitingFor"]["topic_layout"].as_str().is_some_and(|why| why.contains("setup"));
-        named.then_some((status, body))
-    })
-    .await;
-    assert_eq!((status, body["ok"].as_bool()), (StatusCode::SERVICE_UNAVAILABLE, Some(false)));
-    assert_unavailable(&api.like("p1", "u1").await, "writes-unavailable", "setup");
+    api.port.waits_for("topic_layout", "setup").await;
+    let readiness = api.http.get(format!("{}/readyz", api.port.admin)).send().await.unwrap();
+    assert_eq!(readiness.status(), StatusCode::SERVICE_UNAVAILABLE);
+    assert_eq!(readiness.json::<Value>().await.unwrap()["ok"], false);
+    api.like("p1", "u1").await.assert_unavailable("writes-unavailable", "setup");
 
     database.lay_out(&topic.name, 2).await;
     api.wait_until_ready().await;
@@ -40,12 +31,8 @@ async fn likes_need_the_layout() {
 async fn missing_setup_is_named() {
     let (topic, database) = (TestTopic::create(1).await, TestDatabase::create_empty().await);
     let api = Api::start(config(&topic.name, &database.url)).await;
-    eventually("setup is named", async || {
-        let why = api.readiness().await.1["waitingFor"]["topic_layout"].as_str().unwrap().to_owned();
-        why.contains("setup").then_some(())
-    })
-    .await;
-    assert_unavailable(&api.get("/v1/likes?ids=p1").await, "reads-unavailable", "database");
+    api.port.waits_for("topic_layout", "setup").await;
+    api.get("/v1/likes?ids=p1").await.assert_unavailable("reads-unavailable", "database");
 }
 
 #[tokio::test]
@@ -55,17 +42,38 @@ async fn without_kafka_service_is_not_ready() {
     let mut config = config("t", &database.url);
     config.kafka.kafka_bootstrap_servers = "127.0.0.1:1".to_owned();
     let api = Api::start(config).await;
-    eventually("only Kafka is waited for", async || {
-        let waiting = api.readiness().await.1["waitingFor"].as_object().unwrap().keys().cloned().collect::<Vec<_>>();
-        (waiting == ["producer", "topic"]).then_some(())
+    until("only Kafka is missing", async || {
+        let waiting = api.port.waiting_for().await.unwrap();
+        waiting.as_object().unwrap().keys().eq(["producer", "topic"])
     })
     .await;
-    assert_unavailable(&api.like("p1", "u1").await, "writes-unavailable", "");
+    api.like("p1", "u1").await.assert_unavailable("writes-unavailable", "");
     assert_eq!(api.get("/v1/likes?ids=p1").await.status, 200);
-    assert_eq!(api.http.get(format!("{}/livez", api.admin)).send().await.unwrap().status(), 200);
+    assert_eq!(api.http.get(format!("{}/livez", api.port.admin)).send().await.unwrap().status(), 200);
 }
 
-/// A line to the test's PostgreSQL that can be cut, and the URL that takes it.
+/// A service that reaches PostgreSQL through a proxy.
+struct Proxied {
+    app: TestApp,
+    proxy: TestProxy,
+}
+
+impl Deref for Proxied {
+    type Target = TestApp;
+
+    fn deref(&self) -> &TestApp {
+        &self.app
+    }
+}
+
+async fn proxied() -> Proxied {
+    let (topic, database) = laid_out(1).await;
+    let (proxy, through) = through_a_proxy(&database).await;
+    let app = TestApp::on(topic, database, |config| config.database.database_url = through.parse().unwrap()).await;
+    Proxied { app, proxy }
+}
+
+/// A proxy to the test's PostgreSQL, and the database's URL through it.
 pub async fn through_a_proxy(database: &TestDatabase) -> (TestProxy, String) {
     let server = database.url.rsplit_once('@').unwrap().1.split('/').next().unwrap();
     let proxy = TestProxy::start(server).await;
@@ -73,124 +81,103 @@ pub async fn through_a_proxy(database: &TestDatabase) -> (TestProxy, String) {
     (proxy, through)
 }
 
-/// At least so many of them.
-async fn reads_wait_for_a_table(database: &TestDatabase, least: i64) {
+/// Waits until at least so many queries wait for a lock.
+async fn queries_wait_for_a_lock(database: &TestDatabase, least: i64) {
     let waiting = "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'like-api'
                    AND datname = current_database() AND wait_event_type = 'Lock'";
-    eventually("reads wait for the table", async || {
-        let count: i64 = sqlx::query_scalar(waiting).fetch_one(&database.pool).await.unwrap();
-        (count >= least).then_some(())
-    })
-    .await;
+    let count = async || sqlx::query_scalar::<_, i64>(waiting).fetch_one(&database.pool).await.unwrap();
+    until("queries wait for a lock", async || count().await >= least).await;
 }
 
 #[tokio::test]
 async fn likes_outlast_a_postgresql_outage() {
-    let (topic, database) = (TestTopic::create(1).await, TestDatabase::create().await);
-    database.lay_out(&topic.name, 1).await;
-    let (proxy, through) = through_a_proxy(&database).await;
-    let api = Api::start(config(&topic.name, &through)).await;
-    api.wait_until_ready().await;
+    let api = proxied().await;
     assert_eq!(api.get("/v1/likes?ids=p1").await.status, 200);
 
-    proxy.cut();
-    // Nobody reads but the watch on the layout: it has found the database gone more than once.
-    let before = proxy.connections();
-    eventually("the watch has tried", async || (proxy.connections() >= before + 3).then_some(())).await;
-    assert_eq!(api.readiness().await.0, StatusCode::OK);
+    api.proxy.cut();
+    // Only the topic monitor queries now: it has found the database unreachable more than once.
+    let before = api.proxy.connections();
+    until("the monitor has tried", async || api.proxy.connections() >= before + 3).await;
+    assert!(api.port.is_ready().await);
     let acknowledged = api.like("p1", "u1").await;
     assert_eq!(acknowledged.status, 202);
-    // Others than before, which may still be known.
+    // Other products than before, which may be cached.
     for path in ["/v1/likes?ids=p2", "/v1/products/p2/likes", acknowledged.header("location")] {
-        assert_unavailable(&api.get(path).await, "reads-unavailable", "database");
+        api.get(path).await.assert_unavailable("reads-unavailable", "database");
     }
 
-    proxy.restore();
-    eventually("reads are back", async || (api.get("/v1/likes?ids=p1").await.status == 200).then_some(())).await;
+    api.proxy.restore();
+    until("reads succeed", async || api.get("/v1/likes?ids=p1").await.status == 200).await;
 }
 
 #[tokio::test]
 async fn read_without_answer_times_out() {
-    let (topic, database) = (TestTopic::create(1).await, TestDatabase::create().await);
-    database.lay_out(&topic.name, 1).await;
-    let (proxy, through) = through_a_proxy(&database).await;
-    let api = Api::start(config(&topic.name, &through)).await;
-    api.wait_until_ready().await;
-    let told = async || {
+    let api = proxied().await;
+    let times_out = async || {
         let asked = Instant::now();
-        assert_unavailable(&api.get("/v1/likes?ids=p1").await, "reads-unavailable", "database");
+        api.get("/v1/likes?ids=p1").await.assert_unavailable("reads-unavailable", "database");
         assert!(asked.elapsed() < Duration::from_secs(6), "{:?}", asked.elapsed());
     };
-    // Somebody holds the table, and there are more readers than connections.
-    let mut holder = database.pool.begin().await.unwrap();
+    // The table is locked, and there are more readers than connections.
+    let mut holder = api.database.pool.begin().await.unwrap();
     sqlx::query("LOCK TABLE product_like_count").execute(&mut *holder).await.unwrap();
-    futures::future::join_all((0..9).map(|_| told())).await;
-    told().await;
+    futures::future::join_all((0..9).map(|_| times_out())).await;
+    times_out().await;
 
-    // The network swallows the answer to what was asked, and everything after it.
+    // The network drops the answer of a running query, and everything after it.
     let swallow = async {
-        reads_wait_for_a_table(&database, 1).await;
-        proxy.freeze();
+        queries_wait_for_a_lock(&api.database, 1).await;
+        api.proxy.freeze();
     };
-    tokio::join!(told(), swallow);
-    told().await;
+    tokio::join!(times_out(), swallow);
+    times_out().await;
     assert_eq!(api.like("p1", "u1").await.status, 202);
-    assert_eq!(api.readiness().await.0, StatusCode::OK);
+    assert!(api.port.is_ready().await);
 }
 
 #[tokio::test]
 async fn reads_survive_a_silent_failover() {
-    let (topic, database) = (TestTopic::create(1).await, TestDatabase::create().await);
-    database.lay_out(&topic.name, 1).await;
-    let (proxy, through) = through_a_proxy(&database).await;
-    let api = Api::start(config(&topic.name, &through)).await;
-    api.wait_until_ready().await;
-    // As many queries as counts may have at a time, twice: that is the whole pool.
+    let api = proxied().await;
+    // Twice as many queries as counts may run at a time: the whole pool.
     for round in 0..2 {
-        let mut holder = database.pool.begin().await.unwrap();
+        let mut holder = api.database.pool.begin().await.unwrap();
         sqlx::query("LOCK TABLE product_like_count").execute(&mut *holder).await.unwrap();
         let reads = (0..4).map(async |number| {
-            reads_wait_for_a_table(&database, number).await;
+            queries_wait_for_a_lock(&api.database, number).await;
             let path = format!("/v1/likes?ids=p{round}-{number}");
-            assert_unavailable(&api.get(&path).await, "reads-unavailable", "database");
+            api.get(&path).await.assert_unavailable("reads-unavailable", "database");
         });
         let moves = async {
-            reads_wait_for_a_table(&database, 4).await;
-            proxy.move_server();
+            queries_wait_for_a_lock(&api.database, 4).await;
+            api.proxy.move_server();
         };
         tokio::join!(futures::future::join_all(reads), moves);
         holder.rollback().await.unwrap();
     }
-    eventually("reads are back", async || (api.get("/v1/likes?ids=p1").await.status == 200).then_some(())).await;
+    until("reads succeed", async || api.get("/v1/likes?ids=p1").await.status == 200).await;
 }
 
 #[tokio::test]
 async fn topic_monitor_survives_a_lost_answer() {
-    let (topic, database) = (TestTopic::create(1).await, TestDatabase::create().await);
-    database.lay_out(&topic.name, 1).await;
-    let (proxy, through) = through_a_proxy(&database).await;
-    let api = Api::start(config(&topic.name, &through)).await;
-    api.wait_until_ready().await;
-    let mut holder = database.pool.begin().await.unwrap();
+    let api = proxied().await;
+    let mut holder = api.database.pool.begin().await.unwrap();
     sqlx::query("LOCK TABLE topic_layout").execute(&mut *holder).await.unwrap();
-    reads_wait_for_a_table(&database, 1).await;
-    proxy.freeze();
-    let before = proxy.connections();
-    eventually("the watch asks again", async || (proxy.connections() > before + 1).then_some(())).await;
+    queries_wait_for_a_lock(&api.database, 1).await;
+    api.proxy.freeze();
+    let before = api.proxy.connections();
+    until("the monitor asks again", async || api.proxy.connections() > before + 1).await;
 }
 
 #[tokio::test]
 async fn grown_topic_refuses_likes() {
-    let (topic, database) = (TestTopic::create(2).await, TestDatabase::create().await);
-    database.lay_out(&topic.name, 2).await;
-    let api = Api::ready(&topic, &database).await;
+    let api = TestApp::ready(2).await;
     assert_eq!(api.like("p1", "u1").await.status, 202);
 
     let admin: AdminClient<DefaultClientContext> =
         ClientConfig::new().set("bootstrap.servers", like_testkit::kafka()).create().unwrap();
-    admin.create_partitions([&NewPartitions::new(&topic.name, 3)], &AdminOptions::new()).await.unwrap();
-    eventually("not ready", async || (api.readiness().await.0 != StatusCode::OK).then_some(())).await;
-    assert_unavailable(&api.like("p1", "u1").await, "writes-unavailable", "3 partitions");
+    admin.create_partitions([&NewPartitions::new(&api.topic.name, 3)], &AdminOptions::new()).await.unwrap();
+    until("not ready", async || !api.port.is_ready().await).await;
+    api.like("p1", "u1").await.assert_unavailable("writes-unavailable", "3 partitions");
     assert_eq!(api.get("/v1/likes?ids=p1").await.status, 200);
 }
 
@@ -202,18 +189,14 @@ async fn topics_open_in_sequence() {
     };
     execute("INSERT INTO topic_layout VALUES (1, 'earlier', 1, NULL), (2, $1, 1, NULL)").await;
     let api = Api::start(config(&topic.name, &database.url)).await;
-    eventually("the open topic is named", async || {
-        let why = api.readiness().await.1["waitingFor"]["topic_layout"].as_str().unwrap().to_owned();
-        why.contains("topic earlier").then_some(())
-    })
-    .await;
-    assert_unavailable(&api.like("p1", "u1").await, "writes-unavailable", "earlier");
+    api.port.waits_for("topic_layout", "topic earlier").await;
+    api.like("p1", "u1").await.assert_unavailable("writes-unavailable", "earlier");
 
     execute("UPDATE topic_layout SET end_offsets = '{9}' WHERE topic <> $1").await;
     api.wait_until_ready().await;
     assert_eq!(api.like("p1", "u1").await.json["receipt"], "2-0-0");
 
     execute("UPDATE topic_layout SET end_offsets = '{1}' WHERE topic = $1").await;
-    eventually("not ready", async || (api.readiness().await.0 != StatusCode::OK).then_some(())).await;
-    assert_unavailable(&api.like("p1", "u1").await, "writes-unavailable", "closed");
+    until("not ready", async || !api.port.is_ready().await).await;
+    api.like("p1", "u1").await.assert_unavailable("writes-unavailable", "closed");
 }

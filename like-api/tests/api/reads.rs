@@ -1,15 +1,13 @@
 //! Counts, and what the caller likes.
 
-use like_testkit::{TestDatabase, TestTopic};
 use reqwest::Method;
 use serde_json::json;
 
-use crate::common::Api;
+use crate::common::{Api, TestApp, config, laid_out};
 
 /// A database with three products; `u1` likes `p1` and has unliked `p2`.
-async fn set_up() -> (TestTopic, TestDatabase, Api) {
-    let (topic, database) = (TestTopic::create(1).await, TestDatabase::create().await);
-    database.lay_out(&topic.name, 1).await;
+async fn set_up() -> TestApp {
+    let (topic, database) = laid_out(1).await;
     for (product, count) in [("p1", 7_i64), ("p2", 0), ("below", -3)] {
         let sql = "INSERT INTO product_like_count VALUES ($1, $2, 0, '2026-11-22T11:00:00.123456+01:00')";
         sqlx::query(sql).bind(product).bind(count).execute(&database.pool).await.unwrap();
@@ -19,13 +17,12 @@ async fn set_up() -> (TestTopic, TestDatabase, Api) {
         let sql = "INSERT INTO product_like VALUES ($1, now(), $2, $3, 'u1')";
         sqlx::query(sql).bind(key).bind(liked).bind(product).execute(&database.pool).await.unwrap();
     }
-    let api = Api::ready(&topic, &database).await;
-    (topic, database, api)
+    TestApp::on(topic, database, |_| ()).await
 }
 
 #[tokio::test]
 async fn counts_are_at_least_zero() {
-    let (_topic, _database, api) = set_up().await;
+    let api = set_up().await;
     for (product, count, updated_at) in [
         ("p1", 7, json!("2026-11-22T10:00:00.123Z")),
         ("p2", 0, json!("2026-11-22T10:00:00.123Z")),
@@ -40,7 +37,7 @@ async fn counts_are_at_least_zero() {
 
 #[tokio::test]
 async fn counts_keep_the_requested_order() {
-    let (_topic, _database, api) = set_up().await;
+    let api = set_up().await;
     let answer = api.get("/v1/likes?ids=never,p2,p1,p2").await;
     let ids: Vec<_> = answer.json.as_array().unwrap().iter().map(|likes| likes["productId"].clone()).collect();
     assert_eq!(ids, ["never", "p2", "p1", "p2"]);
@@ -50,7 +47,7 @@ async fn counts_keep_the_requested_order() {
 
 #[tokio::test]
 async fn known_callers_answers_are_private() {
-    let (_topic, _database, api) = set_up().await;
+    let api = set_up().await;
     for (user, liked) in [("u1", [true, false, false]), ("u2", [false, false, false])] {
         let answer = api.send(Method::GET, "/v1/likes?ids=p1,p2,never", &[("X-User-Id", user)]).await;
         let told: Vec<_> = answer.json.as_array().unwrap().iter().map(|likes| likes["liked"].clone()).collect();
@@ -68,7 +65,7 @@ async fn known_callers_answers_are_private() {
 
 #[tokio::test]
 async fn matching_etag_gets_304() {
-    let (_topic, database, api) = set_up().await;
+    let api = set_up().await;
     for (path, user) in [
         ("/v1/products/p1/likes", &[][..]),
         ("/v1/likes?ids=p1,p2", &[]),
@@ -102,7 +99,7 @@ async fn matching_etag_gets_304() {
     let read =
         async |path, named: &str| api.send(Method::GET, path, &[("X-User-Id", "u1"), ("If-None-Match", named)]).await;
     let before = [read(asked[0], "").await, read(asked[1], "").await];
-    sqlx::query("UPDATE product_like_count SET like_count = 8").execute(&database.pool).await.unwrap();
+    sqlx::query("UPDATE product_like_count SET like_count = 8").execute(&api.database.pool).await.unwrap();
     for (path, before) in asked.into_iter().zip(before) {
         let after = read(path, before.header("etag")).await;
         assert_eq!(after.status, 200);
@@ -112,8 +109,9 @@ async fn matching_etag_gets_304() {
 
 #[tokio::test]
 async fn etags_identify_answers_on_all_replicas() {
-    let (topic, database, api) = set_up().await;
-    let replica = Api::ready(&topic, &database).await;
+    let api = set_up().await;
+    let replica = Api::start(config(&api.topic.name, &api.database.url)).await;
+    replica.wait_until_ready().await;
     let mut seen = std::collections::HashSet::new();
     for (path, user) in [
         ("/v1/likes?ids=p1,p2", &[][..]),
@@ -129,7 +127,7 @@ async fn etags_identify_answers_on_all_replicas() {
 
 #[tokio::test]
 async fn refusal_has_no_etag() {
-    let (_topic, _database, api) = set_up().await;
+    let api = set_up().await;
     let answer = api.send(Method::GET, "/v1/likes?ids=a%20b", &[("If-None-Match", "*")]).await;
     answer.assert_problem(400, "invalid-request");
     assert!(!answer.headers.contains_key("etag"));

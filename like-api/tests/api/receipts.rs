@@ -1,4 +1,4 @@
-//! What became of an acknowledged like, by the rows that like-aggregator writes.
+//! The status of an acknowledged like, from the rows that like-aggregator writes.
 
 use std::time::Duration;
 
@@ -6,7 +6,7 @@ use like_testkit::{TestDatabase, TestTopic};
 use rdkafka::ClientConfig;
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
 
-use crate::common::Api;
+use crate::common::TestApp;
 
 const TIMEOUT: Duration = Duration::from_secs(30);
 
@@ -28,7 +28,7 @@ async fn receipt_tells_its_events_status() {
         topic.publish(Some(0), Some(key), Some(b"{}"));
     }
     topic.flush();
-    let api = Api::ready(&topic, &database).await;
+    let api = TestApp::on(topic, database, |_| ()).await;
     for (receipt, status) in [
         ("2-0-0", "lost"),
         ("2-0-1", "lost"),
@@ -45,7 +45,7 @@ async fn receipt_tells_its_events_status() {
         assert_eq!(answer.json, serde_json::json!({ "status": status }), "{receipt}");
         assert_eq!(answer.header("cache-control"), "no-store");
     }
-    // Beyond a log's end, of the closed topic and of the open one; no such partition or topic.
+    // Past the end of the closed and of the open topic; an unknown partition or topic.
     for receipt in ["1-0-5", "2-0-6", "2-1-0", "2-0-9223372036854775807", "2-2-0", "2-2147483647-0", "1-1-0", "3-0-0"] {
         api.get(&format!("/v1/receipts/{receipt}")).await.assert_problem(404, "receipt-unknown");
     }
@@ -53,32 +53,28 @@ async fn receipt_tells_its_events_status() {
 
 #[tokio::test]
 async fn like_is_pending_until_folded() {
-    let (topic, database) = (TestTopic::create(1).await, TestDatabase::create().await);
-    database.lay_out(&topic.name, 1).await;
-    let api = Api::ready(&topic, &database).await;
+    let api = TestApp::ready(1).await;
     let location = api.like("p1", "u1").await.header("location").to_owned();
     assert_eq!(api.get(&location).await.json["status"], "pending");
-    sqlx::query("UPDATE kafka_offset SET next_offset = 1").execute(&database.pool).await.unwrap();
+    sqlx::query("UPDATE kafka_offset SET next_offset = 1").execute(&api.database.pool).await.unwrap();
     assert_eq!(api.get(&location).await.json["status"], "counted");
 }
 
 #[tokio::test]
 async fn open_transaction_hides_no_event() {
-    let (topic, database) = (TestTopic::create(1).await, TestDatabase::create().await);
-    database.lay_out(&topic.name, 1).await;
-    let api = Api::ready(&topic, &database).await;
+    let api = TestApp::ready(1).await;
     let foreign: BaseProducer = ClientConfig::new()
         .set("bootstrap.servers", like_testkit::kafka())
-        .set("transactional.id", &topic.name)
+        .set("transactional.id", &api.topic.name)
         .create()
         .unwrap();
     foreign.init_transactions(TIMEOUT).unwrap();
     foreign.begin_transaction().unwrap();
-    foreign.send(BaseRecord::to(&topic.name).key("p1").payload("{}")).map_err(|(error, _)| error).unwrap();
+    foreign.send(BaseRecord::to(&api.topic.name).key("p1").payload("{}")).map_err(|(error, _)| error).unwrap();
     foreign.flush(TIMEOUT).unwrap();
     // Acknowledged, but by another replica: this one has to ask the broker.
-    topic.publish(Some(0), Some(b"p1"), Some(b"{}"));
-    topic.flush();
+    api.topic.publish(Some(0), Some(b"p1"), Some(b"{}"));
+    api.topic.flush();
     assert_eq!(api.get("/v1/receipts/1-0-1").await.json["status"], "pending");
     api.get("/v1/receipts/1-0-2").await.assert_problem(404, "receipt-unknown");
     foreign.abort_transaction(TIMEOUT).unwrap();

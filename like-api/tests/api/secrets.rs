@@ -1,5 +1,4 @@
-//! Settings of `AUTH_MODE=jwt` that are refused, and secrets: where they come from, and that they
-//! never show.
+//! Settings of `AUTH_MODE=jwt` that are refused; secrets are read from files, and no output has one.
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
@@ -9,19 +8,15 @@ use jsonwebtoken::Algorithm;
 use like_testkit::tokens::{TestKey, claims};
 use tempfile::NamedTempFile;
 
-use crate::process::{Running, one_line, program, settings};
-use crate::tokens::{AUDIENCE, ISSUER};
+use crate::process::{Running, program, refused, settings};
+use crate::tokens::{AUDIENCE, ISSUER, SECRET};
 
-const SECRET: &str = "a secret of thirty-two bytes or more";
-
-/// In no output, ever.
+/// A part of each secret, which no output may contain.
 const CANARY: &str = "canary-8d1f";
 
 fn jwt<'a>(changes: &[(&'a str, &'a str)]) -> Vec<(&'a str, &'a str)> {
     let usual = [("AUTH_MODE", "jwt"), ("JWT_ISSUER", ISSUER), ("JWT_AUDIENCE", AUDIENCE)];
-    let kept = usual.into_iter().filter(|(name, _)| changes.iter().all(|(changed, _)| changed != name));
-    let changes: Vec<_> = kept.chain(changes.iter().copied()).collect();
-    settings(&changes)
+    settings(&[&usual[..], changes].concat())
 }
 
 fn file(text: &str) -> NamedTempFile {
@@ -68,37 +63,31 @@ fn invalid_token_settings_are_named() {
         (&[("JWT_SECRET_FILE", "")], &["JWT_SECRET_FILE", "is empty"]),
         (&[("JWT_SECRET_FILE", "/dev/zero")], &["JWT_SECRET_FILE=/dev/zero", "more than 65536 bytes"]),
     ] {
-        let output = program(&jwt(changes)).output().unwrap();
-        let line = one_line(&output);
-        assert_eq!(output.status.code(), Some(2), "{line}");
-        for part in said {
-            assert!(line.contains(part), "{line} lacks {part}");
-        }
+        let line = refused(&jwt(changes), said);
         assert!(!line.contains(CANARY) && !line.contains(SECRET), "{line}");
     }
 }
 
-#[test]
-fn secret_files_may_end_with_a_newline() {
+#[tokio::test]
+async fn secret_files_may_end_with_a_newline() {
     let database = "postgres://u:canary-8d1f@127.0.0.1:1/d";
-    // A byte less would be too short.
+    // One byte less is too short.
     let exact = "x".repeat(32);
     for end in ["", "\n", "\r\n"] {
         let (secret, url) = (file(&format!("{exact}{end}")), file(&format!("{database}{end}")));
         let from_files = [("JWT_SECRET_FILE", path(&secret)), ("DATABASE_URL", "-"), ("DATABASE_URL_FILE", path(&url))];
-        let running = Running::start(&jwt(&from_files));
+        let running = Running::start(&jwt(&from_files)).await;
         let token = TestKey::of_secret(&exact).sign(&claims(ISSUER, AUDIENCE, "u1"));
         let like = format!("PUT /v1/products/p1/like HTTP/1.1\r\nHost: h\r\nAuthorization: Bearer {token}");
-        assert!(ask(&running, &like).starts_with("HTTP/1.1 503"), "known, though there is no topic");
-        running.signal();
-        assert_eq!(running.end().0, Some(0));
+        assert!(ask(&running, &like).starts_with("HTTP/1.1 503"), "authenticated, but there is no topic");
+        running.terminate();
+        running.ended().await;
     }
     let short = file(&"x".repeat(31));
-    let output = program(&jwt(&[("JWT_SECRET_FILE", path(&short))])).output().unwrap();
-    assert!(one_line(&output).contains("JWT_SECRET has 31 bytes"));
+    refused(&jwt(&[("JWT_SECRET_FILE", path(&short))]), &["JWT_SECRET has 31 bytes"]);
 }
 
-/// Sends a head, and answers all that comes back.
+/// Sends a head, and returns everything that is received.
 fn ask(running: &Running, head: &str) -> String {
     let mut stream = TcpStream::connect(&running.public).unwrap();
     write!(stream, "{head}\r\nConnection: close\r\n\r\n").unwrap();
@@ -115,8 +104,8 @@ fn hides(output: &Output) {
     }
 }
 
-#[test]
-fn no_output_contains_a_secret() {
+#[tokio::test]
+async fn no_output_contains_a_secret() {
     let (secret, url) = (format!("{CANARY} and thirty-two bytes"), format!("postgres://u:{CANARY}@127.0.0.1:1/d"));
     let (secret_file, url_file) = (file(&secret), file(&url));
     let not_utf8 = file("");
@@ -142,9 +131,7 @@ fn no_output_contains_a_secret() {
             &[("DATABASE_URL_FILE", path(&secret_file)), ("DATABASE_URL", "-")],
             &[("DATABASE_URL", &url), ("DATABASE_URL_FILE", path(&url_file))],
         ] {
-            let kept = secrets.iter().filter(|(name, _)| failing.iter().all(|(changed, _)| changed != name));
-            let changes: Vec<_> = kept.chain(failing).copied().collect();
-            let output = program(&jwt(&changes)).output().unwrap();
+            let output = program(&jwt(&[secrets, failing].concat())).output().unwrap();
             assert!(!output.status.success(), "{failing:?}");
             hides(&output);
         }
@@ -160,7 +147,7 @@ fn no_output_contains_a_secret() {
                 }
             }
         }
-        let running = Running::start(&jwt(&[secrets, &[("RUST_LOG", "trace")]].concat()));
+        let running = Running::start(&jwt(&[secrets, &[("RUST_LOG", "trace")]].concat())).await;
         let token = TestKey::of_secret(&secret).sign(&claims(ISSUER, AUDIENCE, "u1"));
         let signature = token.rsplit_once('.').unwrap().1;
         for head in [
@@ -174,8 +161,8 @@ fn no_output_contains_a_secret() {
             assert!(answer.contains("/problems/"), "{answer}");
             assert!(!answer.contains(CANARY) && !answer.contains(signature), "{answer}");
         }
-        running.signal();
-        let (_, log) = running.end();
+        running.terminate();
+        let log = running.ended().await;
         assert!(log.contains("auth_mode=\"jwt\""), "{log}");
         assert!(!log.contains(CANARY) && !log.contains(signature), "{log}");
     }

@@ -1,4 +1,4 @@
-//! Counts that many ask for at once: how many queries that takes, and how old an answer may be.
+//! Concurrent reads of counts: how many queries they take, and how old an answer may be.
 
 use std::time::Instant;
 
@@ -7,27 +7,22 @@ use futures::future::join_all;
 use like_api::read::counts::{CACHE_AGE, Counts};
 use like_api::read::pool;
 use like_events::{ProductId, UserId};
-use like_testkit::{AdminPort, TestDatabase, TestTopic};
+use like_testkit::TestDatabase;
 use prometheus::Registry;
 use reqwest::Method;
 
-use crate::common::{Answer, Api, config, histogram};
-
-async fn count(database: &TestDatabase, product: &str, count: i64) {
-    let sql = "INSERT INTO product_like_count VALUES ($1, $2, 0, clock_timestamp())
-               ON CONFLICT (product_id) DO UPDATE SET like_count = $2, updated_at = clock_timestamp()";
-    sqlx::query(sql).bind(product).bind(count).execute(&database.pool).await.unwrap();
-}
+use crate::common::{Answer, TestApp, config, histogram};
+use crate::stream::count;
 
 #[tokio::test]
 async fn concurrent_reads_share_queries() {
     let database = TestDatabase::create().await;
-    count(&database, "p1", 7).await;
+    count(&database, &["p1"], 7).await;
     let registry = Registry::new();
-    let counts = Counts::new(pool::open(&config("t", &database.url).database), &registry).unwrap();
+    let counts = Counts::new(pool::open(&config("t", &database.url).database), &registry);
     let product = [ProductId::parse("p1").unwrap()];
     let users: Vec<UserId> = (0..100).map(|n| UserId::parse(&format!("u{n}")).unwrap()).collect();
-    // PostgreSQL answers once all have come.
+    // PostgreSQL answers after all reads have begun.
     let mut holder = database.pool.begin().await.unwrap();
     sqlx::query("LOCK TABLE product_like_count").execute(&mut *holder).await.unwrap();
     let anonymous = (0..100).map(|_| counts.read(&product, None).boxed());
@@ -47,10 +42,8 @@ async fn concurrent_reads_share_queries() {
 
 #[tokio::test]
 async fn only_anonymous_reads_are_cached() {
-    let (topic, database) = (TestTopic::create(1).await, TestDatabase::create().await);
-    database.lay_out(&topic.name, 1).await;
-    count(&database, "p1", 1).await;
-    let api = Api::ready(&topic, &database).await;
+    let api = TestApp::ready(1).await;
+    count(&api.database, &["p1"], 1).await;
     let (one, many) = ("/v1/products/p1/likes", "/v1/likes?ids=p1,p1");
     let counted = |answer: &Answer| {
         assert_eq!(answer.status, 200, "{answer:?}");
@@ -58,16 +51,16 @@ async fn only_anonymous_reads_are_cached() {
         json["count"].as_i64().unwrap()
     };
     for now in 2..10 {
-        // Kept from just before.
+        // Fills the cache.
         for path in [one, many] {
             counted(&api.get(path).await);
         }
-        count(&database, "p1", now).await;
+        count(&api.database, &["p1"], now).await;
         let changed = Instant::now();
         for path in [one, many] {
             assert_eq!(counted(&api.send(Method::GET, path, &[("X-User-Id", "u1")]).await), now);
         }
-        // Those who ask all the time make it no older.
+        // Constant reading makes a cached count no older.
         let mut path = [one, many].into_iter().cycle();
         loop {
             let asked = Instant::now();
@@ -78,6 +71,6 @@ async fn only_anonymous_reads_are_cached() {
             }
         }
     }
-    let hits = AdminPort::new(api.admin.clone()).metric("likes_count_cache_requests_total", "hit").await;
-    assert!(hits > 0.0, "nothing was kept, so this test shows nothing");
+    let hits = api.port.metric("likes_count_cache_requests_total", "hit").await;
+    assert!(hits > 0.0, "the cache was not used, so this test shows nothing");
 }

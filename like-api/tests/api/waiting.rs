@@ -1,7 +1,5 @@
-//! `Prefer: wait` on a receipt: those who wait, and what it takes to tell them.
+//! `Prefer: wait` on a receipt: its callers, and the queries that serve them.
 
-use std::io::Write;
-use std::net::TcpStream;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -11,17 +9,18 @@ use like_api::read::pool;
 use like_api::read::queries::ReceiptState;
 use like_api::read::receipts::{INTERVAL, Receipts, WAITERS_MAX, Waited};
 use like_events::Receipt;
-use like_testkit::{AdminPort, TestDatabase, TestTopic, eventually};
+use like_testkit::{TestDatabase, eventually};
 use prometheus::Registry;
 use reqwest::Method;
 use serde_json::json;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use crate::common::{Api, config, histogram};
+use crate::common::{NO_DATABASE, TestApp, config, histogram, until};
 use crate::readiness::through_a_proxy;
+use crate::wire::Wire;
 
-/// Longer than any test takes: whoever is told is told for another reason.
+/// Longer than any test takes: no wait ends by its timeout.
 const LONG: Duration = Duration::from_hours(1);
 
 struct Scene {
@@ -35,7 +34,7 @@ impl Scene {
     fn new(database_url: &str) -> Self {
         let (registry, shutdown) = (Registry::new(), CancellationToken::new());
         let pool = pool::open(&config("t", database_url).database);
-        let receipts = Arc::new(Receipts::new(pool, &registry, shutdown.clone()).unwrap());
+        let receipts = Arc::new(Receipts::new(pool, &registry, shutdown.clone()));
         Self { receipts, registry, shutdown, waiting: JoinSet::new() }
     }
 
@@ -45,6 +44,11 @@ impl Scene {
         self.waiting.spawn(async move { receipts.wait(receipt, LONG).await });
     }
 
+    /// The result of the next wait that ends.
+    async fn ended(&mut self) -> Waited {
+        self.waiting.join_next().await.unwrap().unwrap().unwrap()
+    }
+
     fn waiters(&self) -> f64 {
         let families = self.registry.gather();
         let gauge = families.iter().find(|family| family.name() == "likes_receipt_waiters").unwrap();
@@ -52,7 +56,7 @@ impl Scene {
     }
 
     async fn waiters_become(&self, number: f64) {
-        eventually(&format!("{number} wait"), async || (self.waiters() == number).then_some(())).await;
+        until(&format!("{number} wait"), async || self.waiters() == number).await;
     }
 }
 
@@ -60,7 +64,7 @@ fn receipt(partition: i32, offset: i64) -> Receipt {
     Receipt { sequence: 1, partition, offset }
 }
 
-/// Folds partition 0 up to there.
+/// Folds partition 0 up to this offset.
 async fn fold(database: &TestDatabase, next_offset: i64) {
     let sql = "UPDATE kafka_offset SET next_offset = $1 WHERE partition = 0";
     sqlx::query(sql).bind(next_offset).execute(&database.pool).await.unwrap();
@@ -80,21 +84,21 @@ async fn waiters_share_one_query_per_interval() {
     scene.waiters_become(1_000.0).await;
     let queries = || histogram(&scene.registry, "likes_receipt_query_reads");
     let (start, before) = (Instant::now(), queries());
-    let after = eventually("twenty looks", async || Some(queries()).filter(|now| now.0 >= before.0 + 20)).await;
-    let looks = after.0 - before.0;
-    assert!(start.elapsed() >= INTERVAL * (looks as u32 - 1), "{looks} looks in {:?}", start.elapsed());
-    assert_eq!((after.1 - before.1) as u64, looks * 1_000);
+    let after = eventually("twenty polls", async || Some(queries()).filter(|now| now.0 >= before.0 + 20)).await;
+    let polls = after.0 - before.0;
+    assert!(start.elapsed() >= INTERVAL * (polls as u32 - 1), "{polls} polls in {:?}", start.elapsed());
+    assert_eq!((after.1 - before.1) as u64, polls * 1_000);
 
     fold(&database, 250).await;
     let mut told = Vec::new();
     for _ in 0..500 {
-        told.push(scene.waiting.join_next().await.unwrap().unwrap().unwrap());
+        told.push(scene.ended().await);
     }
     let dead = told.iter().filter(|told| **told == Waited::Settled(ReceiptState::DeadLetter)).count();
     let counted = told.iter().filter(|told| **told == Waited::Settled(ReceiptState::Counted)).count();
     assert_eq!((dead, counted), (2, 498));
 
-    // The others are of the partition that isn't folded; the service ends.
+    // The others wait for the partition that isn't folded. The shutdown ends their waits.
     scene.shutdown.cancel();
     while let Some(told) = scene.waiting.join_next().await {
         assert_eq!(told.unwrap().unwrap(), Waited::Pending);
@@ -111,14 +115,13 @@ async fn later_waiters_are_answered_too() {
         scene.wait(0, offset);
         scene.waiters_become(1.0).await;
         fold(&database, offset + 1).await;
-        let told = scene.waiting.join_next().await.unwrap().unwrap().unwrap();
-        assert_eq!(told, Waited::Settled(ReceiptState::Counted));
+        assert_eq!(scene.ended().await, Waited::Settled(ReceiptState::Counted));
     }
 }
 
 #[tokio::test]
 async fn waiters_are_limited() {
-    let scene = Scene::new("postgres://nobody@127.0.0.1:1/none");
+    let scene = Scene::new(NO_DATABASE);
     let wait = |offset| {
         let mut waiting = Box::pin(scene.receipts.wait(receipt(0, offset), LONG));
         let told = (&mut waiting).now_or_never();
@@ -146,36 +149,32 @@ async fn waiting_outlasts_an_outage() {
     assert!(matches!(receipts.wait(receipt(0, 0), soon).await, Ok(Waited::Pending)));
 
     proxy.cut();
-    eventually("nobody knows", async || receipts.wait(receipt(0, 0), soon).await.err()).await;
+    eventually("a wait fails", async || receipts.wait(receipt(0, 0), soon).await.err()).await;
     fold(&database, 1).await;
     proxy.restore();
-    let told = scene.waiting.join_next().await.unwrap().unwrap().unwrap();
-    assert_eq!(told, Waited::Settled(ReceiptState::Counted));
+    assert_eq!(scene.ended().await, Waited::Settled(ReceiptState::Counted));
 }
 
-/// A topic with one event that isn't folded, its receipt's path, and a service.
-async fn with_a_like() -> (TestTopic, TestDatabase, Api, String) {
-    let (topic, database) = (TestTopic::create(1).await, TestDatabase::create().await);
-    database.lay_out(&topic.name, 1).await;
-    let api = Api::ready(&topic, &database).await;
+/// A service with one event that isn't folded, and the path of its receipt.
+async fn with_a_like() -> (TestApp, String) {
+    let api = TestApp::ready(1).await;
     let path = api.like("p1", "u1").await.header("location").to_owned();
-    (topic, database, api, path)
+    (api, path)
 }
 
 #[tokio::test]
 async fn prefer_wait_is_applied_and_reported() {
-    let (_topic, database, api, path) = with_a_like().await;
+    let (api, path) = with_a_like().await;
     let asked = Instant::now();
     let answer = api.send(Method::GET, &path, &[("Prefer", "respond-async"), ("Prefer", "wait=1")]).await;
     assert!(asked.elapsed() >= Duration::from_secs(1));
     assert_eq!((answer.status.as_u16(), &answer.json), (200, &json!({"status": "pending"})));
     assert_eq!((answer.header("preference-applied"), answer.header("cache-control")), ("wait=1", "no-store"));
 
-    // Nothing is waited for that isn't in the log.
+    // Without a record at the receipt there is no wait.
     let beyond = api.send(Method::GET, "/v1/receipts/1-0-1", &[("Prefer", "wait=10")]).await;
     beyond.assert_problem(404, "receipt-unknown");
 
-    let port = AdminPort::new(api.admin.clone());
     let wait = async {
         loop {
             let answer = api.send(Method::GET, &path, &[("Prefer", "wait=10")]).await;
@@ -186,8 +185,8 @@ async fn prefer_wait_is_applied_and_reported() {
         }
     };
     let fold = async {
-        eventually("it waits", async || (port.metric("likes_receipt_waiters", "").await > 0.0).then_some(())).await;
-        fold(&database, 1).await;
+        until("it waits", async || api.port.metric("likes_receipt_waiters", "").await > 0.0).await;
+        fold(&api.database, 1).await;
     };
     tokio::join!(wait, fold);
 
@@ -200,15 +199,15 @@ async fn prefer_wait_is_applied_and_reported() {
 
 #[tokio::test]
 async fn disconnected_caller_stops_waiting() {
-    let (_topic, _database, api, path) = with_a_like().await;
-    let port = AdminPort::new(api.admin.clone());
-    let waiters = async || port.metric("likes_receipt_waiters", "").await;
-    let answered = async || port.metric("http_server_request_duration_seconds_count", "/v1/receipts/{receipt}").await;
-    let mut caller = TcpStream::connect(api.url.trim_start_matches("http://")).unwrap();
-    write!(caller, "GET {path} HTTP/1.1\r\nHost: h\r\nPrefer: wait=10\r\n\r\n").unwrap();
-    eventually("it waits", async || (waiters().await > 0.0).then_some(())).await;
+    let (api, path) = with_a_like().await;
+    let waiters = async || api.port.metric("likes_receipt_waiters", "").await;
+    let answered =
+        async || api.port.metric("http_server_request_duration_seconds_count", "/v1/receipts/{receipt}").await;
+    let mut caller = Wire::to(&api.url);
+    caller.send(format!("GET {path} HTTP/1.1\r\nHost: h\r\nPrefer: wait=10\r\n\r\n"));
+    until("it waits", async || waiters().await > 0.0).await;
     drop(caller);
-    eventually("it no longer waits", async || (waiters().await == 0.0).then_some(())).await;
-    // It was not its time that was up.
+    until("it no longer waits", async || waiters().await == 0.0).await;
+    // The wait did not end by its timeout.
     assert!(answered().await == 0.0);
 }

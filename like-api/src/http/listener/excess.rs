@@ -1,5 +1,5 @@
 //! Connections above the limit: answered 503 at once, so that clients, or a gateway with other
-//! replicas, can react. Left unaccepted, they would find out by a timeout of their own.
+//! replicas, can react. If they weren't accepted, clients would have to wait for a timeout.
 
 use std::time::Duration;
 
@@ -38,7 +38,7 @@ fn answer() -> String {
     // No log line has this id, but clients rely on having one.
     let id = Uuid::now_v7();
     let body = format!(
-        r#"{{"type":"/problems/overloaded","title":"Too busy","status":503,"detail":"as many connections are open as may be; nothing was begun, try again","requestId":"{id}"}}"#
+        r#"{{"type":"/problems/overloaded","title":"Too busy","status":503,"detail":"the maximum number of connections is open; nothing was done, try again","requestId":"{id}"}}"#
     );
     format!(
         "HTTP/1.1 503 Service Unavailable\r\ncontent-type: application/problem+json\r\ncontent-length: {}\r\n\

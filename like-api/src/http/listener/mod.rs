@@ -33,6 +33,7 @@ pub use self::timeouts::WriteTimeout;
 use self::timeouts::{Phase, Timeouts};
 use crate::app::AppState;
 use crate::http::middleware::request_context::{Received, RequestContext};
+use crate::metrics::Counted;
 
 /// The largest head, URL included, in bytes; a larger one is answered 431. The longest that a route
 /// takes (`ids`) fits twice, and the buffer of a connection is no larger.
@@ -66,8 +67,7 @@ pub async fn serve(
             excess.refuse(stream);
             continue;
         }
-        let open = metrics.open.clone();
-        open.inc();
+        let open = Counted::by(&metrics.open);
         let phase = Phase::new();
         let stream = TokioIo::new(Timeouts::new(stream, phase.clone(), write_timeout.clone()));
         let (app, router) = (Arc::clone(&app), router.clone());
@@ -92,7 +92,7 @@ pub async fn serve(
                     connection.await
                 }
             };
-            open.dec();
+            drop(open);
             if let Err(error) = ended {
                 debug!(%error, "connection");
             }

@@ -5,7 +5,7 @@
 //! first byte to its end is limited. A write that makes no progress would hold its buffers for as long
 //! as the client keeps the connection open; here it fails.
 //!
-//! `tokio-io-timeout` was looked at: its read timeout doesn't know which bytes belong to a head.
+//! `tokio-io-timeout` isn't used: its read timeout doesn't know which bytes belong to a head.
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;
@@ -14,6 +14,7 @@ use std::sync::atomic::{AtomicU8, Ordering};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
+use like_common::metrics::add;
 use prometheus::{IntCounter, Registry};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, Sleep, sleep, sleep_until};
@@ -30,17 +31,16 @@ pub struct WriteTimeout {
 
 impl WriteTimeout {
     /// Closes a connection to which no byte could be written for `limit`.
-    pub fn new(limit: Duration, registry: &Registry) -> anyhow::Result<Self> {
+    pub fn new(limit: Duration, registry: &Registry) -> Self {
         let exceeded = IntCounter::new(
             "likes_stalled_connections_total",
             "connections closed because the client read nothing for too long: slow readers of streams, mostly",
-        )?;
-        registry.register(Box::new(exceeded.clone()))?;
-        Ok(Self { limit, exceeded })
+        );
+        Self { limit, exceeded: add(registry, exceeded) }
     }
 }
 
-/// What a connection is doing.
+/// The phase of a connection.
 #[derive(Clone)]
 pub struct Phase(Arc<AtomicU8>);
 
@@ -77,7 +77,7 @@ pub struct Timeouts<S> {
     io: S,
     phase: Phase,
     head_began: Instant,
-    /// Made only when a read has to wait: nearly every head arrives in one piece.
+    /// Created only when a read has to wait: nearly every head arrives in one piece.
     head_timer: Option<Pin<Box<Sleep>>>,
     write: WriteTimeout,
     /// Present while a write waits.

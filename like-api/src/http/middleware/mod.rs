@@ -1,4 +1,3 @@
-//! Middleware for all routes, one concern per file.
+//! Middleware for all routes. The rules of CORS are in [`crate::cors`].
 
-pub mod cors;
 pub mod request_context;

@@ -1,5 +1,5 @@
-//! The context of a request: its id, metric, span and log line, the body of a problem, and a panic
-//! that ends one request and not the connection.
+//! The context of a request: its id, metric, span and log line, the body of a problem, and the answer
+//! after a panic, which ends one request and not the connection.
 //!
 //! tower-http has layers for the request id, catching panics and tracing. They aren't used: each layer
 //! adds 1 to 7 us to the 11 to 17 us that a request takes outside of the kernel. Besides, its
@@ -29,7 +29,7 @@ use uuid::Uuid;
 use crate::app::AppState;
 use crate::http::error::{ApiError, finish, waited_for_brokers};
 use crate::http::paths;
-use crate::metrics::RequestInProgress;
+use crate::metrics::Counted;
 use crate::traces::{Incoming, ServerSpan, within};
 
 /// The header of the request id, which every answer has.
@@ -47,7 +47,7 @@ pub async fn observe(State(app): State<Arc<AppState>>, request: axum::extract::R
     let local = || Received { peer: IpAddr::V4(Ipv4Addr::UNSPECIFIED), at: Instant::now() };
     let received = request.extensions().get().copied().unwrap_or_else(local);
     let context = RequestContext::new(&app, &request, received);
-    if let Some(answer) = app.browser.preflight(request.method(), request.headers()) {
+    if let Some(answer) = app.cors.preflight(request.method(), request.headers()) {
         return context.finish(&app, "", answer);
     }
     let route = request.extensions().get::<MatchedPath>().cloned();
@@ -64,7 +64,7 @@ pub struct Received {
     pub at: Instant,
 }
 
-/// What is kept of a request until it is answered.
+/// The data of a request until it is answered.
 pub struct RequestContext {
     started: Instant,
     id: HeaderValue,
@@ -74,7 +74,7 @@ pub struct RequestContext {
     span: Option<ServerSpan>,
     /// For the log line; None without a trace or without a log line.
     trace: Option<TraceId>,
-    in_progress: RequestInProgress,
+    in_progress: Counted,
 }
 
 impl RequestContext {
@@ -126,7 +126,7 @@ impl RequestContext {
     fn finish(self, app: &AppState, route: &str, mut response: Response) -> Response {
         let Self { started, id, method, origin, span, trace, in_progress, .. } = self;
         finish(&mut response, &id);
-        app.browser.finish(origin.as_ref(), &mut response);
+        app.cors.finish(origin.as_ref(), &mut response);
 
         let (status, took) = (response.status(), started.elapsed());
         app.metrics.answered(&method, route, status, took);

@@ -15,9 +15,9 @@ use crate::http::middleware::request_context::REQUEST_ID_MAX;
 /// Returns the description without routes.
 pub fn base() -> OpenApi {
     let tags = [
-        ("likes", "Saying what a user wants."),
+        ("likes", "Likes and unlikes."),
         ("counts", "How many users like a product, and whether the caller does."),
-        ("receipts", "What became of an acknowledged like."),
+        ("receipts", "The status of an acknowledged like."),
     ];
     let tags = tags.map(|(name, description)| TagBuilder::new().name(name).description(Some(description)).build());
     // Schemas that no route names directly.

@@ -23,14 +23,13 @@ const JSON: HeaderValue = HeaderValue::from_static("application/json");
 const SCRIPT: HeaderValue = HeaderValue::from_static("text/javascript; charset=utf-8");
 const STYLE: HeaderValue = HeaderValue::from_static("text/css; charset=utf-8");
 
-/// Scripts and styles of our own alone, requests to nobody else; the viewer draws its icons as
-/// `data:` images.
+/// Only scripts, styles and requests of our own; the viewer's icons are `data:` images.
 const PAGE_POLICY: HeaderValue = HeaderValue::from_static(
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; \
      base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
 );
 
-/// These routes; `description` is that of all others.
+/// Returns the routes. `description` is served as `/openapi.json`.
 pub fn router(description: &Value) -> Router<Arc<AppState>> {
     let description = File::new(JSON, serde_json::to_vec(description).expect("JSON always serialises"));
     let page = [(header::CONTENT_SECURITY_POLICY, PAGE_POLICY)];

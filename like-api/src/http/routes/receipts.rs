@@ -60,30 +60,30 @@ problem_responses!(ReceiptProblems: INVALID_REQUEST, RECEIPT_UNKNOWN, READS_UNAV
         ReceiptProblems,
     ),
 )]
-pub async fn standing(State(app): State<Arc<AppState>>, request: Request) -> Result<Response, ApiError> {
+pub async fn status(State(app): State<Arc<AppState>>, request: Request) -> Result<Response, ApiError> {
     let began = Instant::now();
     let (mut parts, _) = request.into_parts();
     let receipt = extract::receipt(&mut parts).await?;
     let mut wait = prefer::wait(&parts.headers);
-    let mut standing = app.receipts.status(receipt).await?;
-    if let ReceiptState::Pending { open_topic } = &standing {
+    let mut state = app.receipts.status(receipt).await?;
+    if let ReceiptState::Pending { open_topic } = &state {
         if let Some(topic) = open_topic {
             is_in_the_log(&app, topic, receipt).await?;
         }
         if let Some(limit) = wait.filter(|limit| !limit.is_zero()) {
             match app.receipts.wait(receipt, limit.saturating_sub(began.elapsed())).await? {
-                Waited::Settled(settled) => standing = settled,
+                Waited::Settled(settled) => state = settled,
                 Waited::Pending => {}
                 Waited::TooManyWaiters => wait = None,
             }
         }
     }
-    let status = match standing {
+    let status = match state {
         ReceiptState::Counted => ReceiptStatus::Counted,
         ReceiptState::DeadLetter => ReceiptStatus::DeadLetter,
         ReceiptState::Lost => ReceiptStatus::Lost,
         ReceiptState::Pending { .. } => ReceiptStatus::Pending,
-        ReceiptState::NotFound => return Err(ApiError::ReceiptUnknown("no topic has a log that reaches there")),
+        ReceiptState::NotFound => return Err(ApiError::ReceiptUnknown("no log has this position")),
     };
     let mut response = ([(header::CACHE_CONTROL, "no-store")], Json(ReceiptAnswer { status })).into_response();
     if let Some(wait) = wait {
@@ -97,7 +97,7 @@ pub async fn standing(State(app): State<Arc<AppState>>, request: Request) -> Res
 async fn is_in_the_log(app: &AppState, open_topic: &str, receipt: Receipt) -> Result<(), ApiError> {
     let end = app.publisher.log_end(open_topic, receipt.partition, receipt.offset).await;
     if end.is_some_and(|end| end <= receipt.offset) {
-        return Err(ApiError::ReceiptUnknown("the topic's log does not reach there yet"));
+        return Err(ApiError::ReceiptUnknown("the log ends before this position"));
     }
     Ok(())
 }

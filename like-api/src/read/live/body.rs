@@ -1,4 +1,4 @@
-//! The body of one stream: the present counts, then changes, and heartbeats when there are none.
+//! The body of one stream: the current counts, then changes, and heartbeats between them.
 
 use std::convert::Infallible;
 use std::hash::{BuildHasher, RandomState};
@@ -9,16 +9,20 @@ use std::time::Duration;
 
 use axum::body::Bytes;
 use hyper::body::{Body, Frame};
+use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::{Instant, Sleep, sleep};
 
-use super::metrics::Slot;
 use super::table::{CLOSED, Subscription, Table};
+use crate::metrics::Counted;
 
 /// The client's pause before it reconnects, in milliseconds: random, so that clients don't all
 /// reconnect at the same moment after a restart.
 const RETRY_MS: std::ops::Range<u64> = 2_000..6_000;
 /// A comment of an event stream.
 const HEARTBEAT: Bytes = Bytes::from_static(b":\n\n");
+
+/// One open stream out of `MAX_STREAMS`.
+pub(super) type Slot = (OwnedSemaphorePermit, Counted);
 
 /// One stream. Keep it small: there are thousands of them.
 pub struct LiveCounts {

@@ -26,9 +26,10 @@ use tokio::sync::Semaphore;
 
 pub use self::body::LiveCounts;
 use self::hub::Hub;
-use self::metrics::{Slot, StreamMetrics};
+use self::metrics::StreamMetrics;
 use self::table::Table;
 use crate::config::StreamSettings;
+use crate::metrics::Counted;
 use crate::read::error::ReadError;
 
 /// Most distinct products of all streams together: one query for them takes a small part of an
@@ -47,15 +48,15 @@ pub struct Streams {
 
 impl Streams {
     /// No stream opens until [`Streams::keep_reading`] runs.
-    pub fn new(settings: &StreamSettings, pool: PgPool, registry: &Registry) -> anyhow::Result<Self> {
-        Ok(Self {
+    pub fn new(settings: &StreamSettings, pool: PgPool, registry: &Registry) -> Self {
+        Self {
             table: Arc::new(Table::new(PRODUCTS_MAX)),
             pool,
             interval: settings.stream_interval,
             heartbeat: settings.stream_heartbeat,
             slots: Arc::new(Semaphore::new(settings.max_streams as usize)),
-            metrics: StreamMetrics::register(registry)?,
-        })
+            metrics: StreamMetrics::register(registry),
+        }
     }
 
     /// Returns the task that reads counts for all streams. It never ends.
@@ -77,11 +78,7 @@ impl Streams {
         let (subscription, read) = self.table.subscribe(products).ok_or(ReadError::Overloaded)?;
         // The sender is dropped when the service shuts down.
         read.await.unwrap_or(Err(ReadError::Overloaded))?;
-        Ok(LiveCounts::new(
-            Arc::clone(&self.table),
-            subscription,
-            self.heartbeat,
-            Slot::new(permit, &self.metrics.open),
-        ))
+        let slot = (permit, Counted::by(&self.metrics.open));
+        Ok(LiveCounts::new(Arc::clone(&self.table), subscription, self.heartbeat, slot))
     }
 }

@@ -25,8 +25,8 @@ struct Newest {
     count: Option<i64>,
     updated_at: Option<DateTime<Utc>>,
     event: Bytes,
-    /// The last change before this one that all streams could send: streams that haven't are sent this
-    /// one in its place. Without it, new subscribers could delay a busy stream without end.
+    /// The last change before this one that all streams could send. A stream that has not sent it sends
+    /// this one instead; otherwise polls for new subscribers could delay that stream without end.
     owed: u64,
 }
 
@@ -102,7 +102,7 @@ impl LiveProduct {
 }
 
 /// `data` only: `EventSource.onmessage` is called for events without a name. No `id`: a client that
-/// reconnects gets the present counts and has missed nothing.
+/// reconnects gets the current counts.
 fn event(product: &ProductId, change: &Change) -> Bytes {
     let likes = Likes::new(product.clone(), change.count, change.updated_at, None);
     let mut event = b"data: ".to_vec();

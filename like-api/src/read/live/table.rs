@@ -106,7 +106,7 @@ impl Table {
 
     /// Lets all streams send the changes up to this poll, and wakes those that have any to send.
     pub fn show(&self, poll: u64, products: &[Arc<LiveProduct>]) {
-        // Before the wake-ups: a stream that looks too early is woken again.
+        // Before the wake-ups: a stream that polls too early is woken again.
         let before = self.shown.fetch_max(poll, Ordering::AcqRel);
         products.iter().filter(|product| product.changed() > before).for_each(|product| product.wake());
         // If the table was closed meanwhile: `close` couldn't wake the streams that were being woken here.

@@ -2,20 +2,20 @@
 
 use std::time::Duration;
 
-use like_testkit::{AdminPort, TestDatabase, TestProxy, eventually};
+use like_testkit::TestDatabase;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpSocket;
 
 use super::{Events, NEVER, SHORT, count, set_up, start};
+use crate::common::until;
+use crate::readiness::through_a_proxy;
 
 const OPEN: &str = "likes_open_streams";
 
 #[tokio::test]
 async fn streams_resume_after_an_outage() {
     let database = TestDatabase::create().await;
-    let (server, name) = database.url.split_once('@').unwrap().1.split_once('/').unwrap();
-    let proxy = TestProxy::start(server).await;
-    let through = database.url.replace(&format!("{server}/{name}"), &format!("{}/{name}", proxy.addr));
+    let (proxy, through) = through_a_proxy(&database).await;
     let api = start(&through, SHORT, |config| config.streams.stream_heartbeat = Duration::from_millis(200)).await;
     count(&database, &["p1", "p2"], 1).await;
     let mut events = Events::open(&api, "p1,p2").await;
@@ -26,9 +26,7 @@ async fn streams_resume_after_an_outage() {
         } else {
             proxy.cut();
         }
-        let refused = api.get("/v1/likes/stream?ids=p1").await;
-        refused.assert_problem(503, "reads-unavailable");
-        assert!(refused.header("retry-after").parse::<u32>().is_ok_and(|seconds| seconds > 0));
+        api.get("/v1/likes/stream?ids=p1").await.assert_unavailable("reads-unavailable", "");
         let comments = events.comments;
         events.until_comments(comments + 2).await;
         let number = 2 + i64::from(frozen);
@@ -44,14 +42,9 @@ async fn open_streams_are_limited() {
     let (_database, api) = set_up(NEVER, |config| config.streams.max_streams = 2).await;
     let first = Events::open(&api, "p1").await;
     let _second = Events::open(&api, "p2").await;
-    let refused = api.get("/v1/likes/stream?ids=p3").await;
-    refused.assert_problem(503, "overloaded");
-    assert!(refused.header("retry-after").parse::<u32>().is_ok_and(|seconds| seconds > 0));
+    api.get("/v1/likes/stream?ids=p3").await.assert_unavailable("overloaded", "");
     drop(first);
-    eventually("its place is free", async || {
-        (AdminPort::new(api.admin.clone()).metric(OPEN, "").await == 1.0).then_some(())
-    })
-    .await;
+    until("its place is free", async || api.port.metric(OPEN, "").await == 1.0).await;
     Events::open(&api, "p3").await.count().await;
 }
 
@@ -72,17 +65,16 @@ async fn stalled_reader_is_disconnected() {
     assert_eq!(&begin, b"HTTP/1.1 200");
 
     let mut quick = Events::open(&api, &list).await;
-    let admin = AdminPort::new(api.admin.clone());
-    eventually("both are open", async || (admin.metric(OPEN, "").await == 2.0).then_some(())).await;
+    until("both are open", async || api.port.metric(OPEN, "").await == 2.0).await;
     let mut number = 0;
-    eventually("the slow one is dropped", async || {
+    until("the slow one is dropped", async || {
         number += 1;
         count(&database, &ids, number).await;
-        // The other one has all of it, meanwhile.
+        // The other one gets all counts meanwhile.
         quick.until(ids[39], number).await;
-        (admin.metric(OPEN, "").await == 1.0).then_some(())
+        api.port.metric(OPEN, "").await == 1.0
     })
     .await;
-    assert_eq!(admin.metric("likes_stalled_connections_total", "").await, 1.0);
+    assert_eq!(api.port.metric("likes_stalled_connections_total", "").await, 1.0);
     drop(slow);
 }

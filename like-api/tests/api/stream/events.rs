@@ -1,4 +1,4 @@
-//! A reader of an event stream, by the rules that browsers follow.
+//! A parser of event streams that follows the rules of browsers.
 
 use std::time::Duration;
 
@@ -8,7 +8,7 @@ use tokio::time::timeout;
 
 use crate::common::Api;
 
-/// Far beyond what anything takes on a slow, busy machine.
+/// Far longer than an event takes on a slow, busy machine.
 const DEADLINE: Duration = Duration::from_secs(60);
 
 /// An open stream.
@@ -17,26 +17,25 @@ pub struct Events {
     unread: Vec<u8>,
     /// The last `retry`, in milliseconds.
     pub retry: Option<u64>,
-    /// How many comments have come.
+    /// Number of comments so far.
     pub comments: usize,
 }
 
 impl Events {
-    /// Opens one, which must succeed.
+    /// Opens a stream and asserts that it succeeds.
     pub async fn open(api: &Api, ids: &str) -> Self {
-        // The usual client ends a request after a while.
+        // The usual client has a timeout for a request.
         let http = reqwest::Client::builder().no_proxy().build().unwrap();
         let request = http.get(format!("{}/v1/likes/stream?ids={ids}", api.url));
         Self::of(request.send().await.unwrap())
     }
 
-    /// Of an answer.
     pub fn of(response: Response) -> Self {
         assert_eq!(response.status(), 200);
         Self { response, unread: Vec::new(), retry: None, comments: 0 }
     }
 
-    /// The next event's data; None: the stream has ended, as one should.
+    /// The data of the next event. None: the stream has ended properly.
     pub async fn next(&mut self) -> Option<Value> {
         let mut data = String::new();
         loop {
@@ -58,7 +57,7 @@ impl Events {
         (event["productId"].as_str().unwrap().to_owned(), event["count"].as_i64().unwrap())
     }
 
-    /// Reads until a product has this count, and answers how many events that took.
+    /// Reads until a product has this count, and returns the number of events read.
     pub async fn until(&mut self, product: &str, count: i64) -> usize {
         let mut events = 0;
         loop {
@@ -69,10 +68,10 @@ impl Events {
         }
     }
 
-    /// Reads until there were so many comments; no event may come.
+    /// Reads until there were so many comments. Panics at an event.
     pub async fn until_comments(&mut self, comments: usize) {
         while self.comments < comments {
-            let line = self.line().await.expect("the stream goes on");
+            let line = self.line().await.expect("no end");
             assert!(line == ":" || line.is_empty(), "{line}");
             self.comments += usize::from(line == ":");
         }
@@ -84,7 +83,7 @@ impl Events {
                 let line = self.unread.drain(..=end).collect::<Vec<_>>();
                 return Some(String::from_utf8(line).unwrap().trim_end_matches('\n').to_owned());
             }
-            // An end without the last chunk is an error here, as it is to a browser.
+            // As in a browser, an end without the last chunk is an error.
             let chunk = timeout(DEADLINE, self.response.chunk()).await.expect("something within a minute").unwrap()?;
             self.unread.extend_from_slice(&chunk);
         }

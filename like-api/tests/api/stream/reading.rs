@@ -1,13 +1,19 @@
-//! What a reader gets: present counts, changes, each no more often than it must.
+//! The events of a stream: the present counts, then each change once.
 
 use std::time::{Duration, Instant};
 
 use futures::future::join_all;
-use like_testkit::{AdminPort, TestSystem, eventually};
+use like_testkit::TestSystem;
 use reqwest::Method;
 use serde_json::json;
 
 use super::{Events, NEVER, SHORT, count, set_up, start};
+use crate::common::{Api, until};
+
+/// The number of queries for this reason.
+async fn queries(api: &Api, reason: &str) -> f64 {
+    api.port.metric("likes_stream_queries_total", reason).await
+}
 
 #[tokio::test]
 async fn stream_begins_with_present_counts() {
@@ -77,20 +83,18 @@ async fn product_has_one_event_per_interval() {
     let (database, api) = set_up(interval, |_| ()).await;
     let begin = Instant::now();
     let mut events = Events::open(&api, "p1").await;
-    let admin = AdminPort::new(api.admin.clone());
-    let queries = async |reason: &str| admin.metric("likes_stream_queries_total", reason).await;
-    // Each newcomer sees the change before it, at once.
+    // Each new stream gets the change before it at once.
     for number in 1..=100 {
         count(&database, &["p1"], number).await;
         let first = Events::open(&api, "p1").await.count().await;
         assert_eq!(first, ("p1".to_owned(), number));
     }
     let sent = events.until("p1", 100).await;
-    let looks = queries("interval").await;
-    assert!((sent as f64) <= 1.0 + looks, "{sent} events of {looks} looks");
+    let polls = queries(&api, "interval").await;
+    assert!((sent as f64) <= 1.0 + polls, "{sent} events of {polls} polls");
     let intervals = begin.elapsed().div_duration_f64(interval);
-    assert!(looks <= intervals + 1.0, "{looks} looks within {intervals} intervals");
-    assert!(queries("newcomers").await > 1.0);
+    assert!(polls <= intervals + 1.0, "{polls} polls within {intervals} intervals");
+    assert!(queries(&api, "newcomers").await > 1.0);
 }
 
 #[tokio::test]
@@ -103,8 +107,8 @@ async fn first_counts_are_read_after_subscribing() {
         assert_eq!(Events::open(&api, "p1").await.count().await.1, number);
     }
 
-    // What the last newcomer has found is news to the others, though nothing changes any more, and
-    // they needn't wait for a sign of life to be sent.
+    // A count that was read for a new stream reaches the others too, without a further change and
+    // without a heartbeat.
     let (database, api) = set_up(Duration::from_secs(1), |config| config.streams.stream_heartbeat = NEVER).await;
     let mut first = Events::open(&api, "p1").await;
     assert_eq!(first.count().await.1, 0);
@@ -126,7 +130,7 @@ async fn no_change_is_missed_or_reverted() {
     let reading = |place: u64| {
         let api = &api;
         async move {
-            // At all times of the others' intervals.
+            // Spread over the interval.
             tokio::time::sleep(Duration::from_millis(place * 7)).await;
             let mut events = Events::open(api, "p1").await;
             let mut before = -1;
@@ -144,10 +148,8 @@ async fn no_change_is_missed_or_reverted() {
 async fn streams_share_their_queries() {
     const PAUSE: Duration = Duration::from_millis(50);
     let (database, api) = set_up(PAUSE * 4, |_| ()).await;
-    let admin = AdminPort::new(api.admin.clone());
-    let queries = async |reason: &str| admin.metric("likes_stream_queries_total", reason).await;
     let begin = Instant::now();
-    // Those who come one after another wait a moment for those after them.
+    // Streams that open one after another share queries too.
     let one_after_another = async |_| {
         for _ in 0..5 {
             let one = api.http.get(format!("{}/v1/likes/stream?ids=p0", api.url)).send().await.unwrap();
@@ -155,7 +157,7 @@ async fn streams_share_their_queries() {
         }
     };
     join_all((0..8).map(one_after_another)).await;
-    let (newcomers, elapsed) = (queries("newcomers").await, begin.elapsed());
+    let (newcomers, elapsed) = (queries(&api, "newcomers").await, begin.elapsed());
     assert!(newcomers <= elapsed.div_duration_f64(PAUSE) + 1.0, "{newcomers} queries in {elapsed:?}");
     let ids: Vec<_> = (0..40).map(|number| format!("p{number}")).collect();
     let open = |place: usize| {
@@ -169,8 +171,8 @@ async fn streams_share_their_queries() {
         }
     };
     let mut streams = join_all((0..200).map(open)).await;
-    assert!(admin.metric("likes_open_streams", "").await >= 200.0);
-    let (at_interval, newcomers) = (queries("interval").await, queries("newcomers").await);
+    assert!(api.port.metric("likes_open_streams", "").await >= 200.0);
+    let (at_interval, newcomers) = (queries(&api, "interval").await, queries(&api, "newcomers").await);
     let elapsed = begin.elapsed();
     assert!(newcomers <= elapsed.div_duration_f64(PAUSE) + 1.0, "{newcomers} queries in {elapsed:?}");
     assert!(at_interval <= elapsed.div_duration_f64(PAUSE * 4) + 1.0, "{at_interval} queries in {elapsed:?}");
@@ -179,20 +181,17 @@ async fn streams_share_their_queries() {
     for events in &mut streams {
         assert_eq!(events.count().await, ("p19".to_owned(), 3));
     }
-    assert_eq!(admin.metric("likes_watched_products", "").await, 39.0);
+    assert_eq!(api.port.metric("likes_watched_products", "").await, 39.0);
 
     drop(streams);
-    eventually("nothing is watched", async || (admin.metric("likes_watched_products", "").await == 0.0).then_some(()))
-        .await;
-    assert_eq!(admin.metric("likes_open_streams", "").await, 0.0);
-    let before = queries("").await;
-    // For as long as another service needs for three polls at the same interval.
+    until("no subscription is left", async || api.port.metric("likes_watched_products", "").await == 0.0).await;
+    assert_eq!(api.port.metric("likes_open_streams", "").await, 0.0);
+    let before = queries(&api, "").await;
+    // Wait as long as another service needs for three polls at the same interval.
     let other = start(&database.url, PAUSE * 4, |_| ()).await;
     let _stream = Events::open(&other, "p1").await;
-    let other = AdminPort::new(other.admin.clone());
-    let polls = async || other.metric("likes_stream_queries_total", "interval").await;
-    eventually("three intervals pass", async || (polls().await >= 3.0).then_some(())).await;
-    assert_eq!(queries("").await, before);
+    until("three intervals pass", async || queries(&other, "interval").await >= 3.0).await;
+    assert_eq!(queries(&api, "").await, before);
 }
 
 #[tokio::test]
@@ -212,7 +211,7 @@ async fn head_returns_headers_only() {
     assert_eq!((answer.status.as_u16(), answer.header("content-type")), (200, "text/event-stream"));
     assert!(!answer.headers.contains_key("content-length"));
     assert_eq!(api.send(Method::HEAD, "/v1/likes/stream?ids=", &[]).await.status, 400);
-    assert_eq!(AdminPort::new(api.admin.clone()).metric("likes_stream_queries_total", "").await, 0.0);
+    assert_eq!(queries(&api, "").await, 0.0);
 }
 
 #[tokio::test]
