@@ -231,7 +231,10 @@ async fn unsupported_otel_setting_is_refused() {
         let error = String::from_utf8(output.stderr).unwrap();
         assert_eq!(output.status.code(), Some(2), "{error}");
         assert_eq!(error.lines().count(), 1, "{error}");
-        assert!(error.contains("OTEL_EXPORTER_OTLP_PROTOCOL is not supported") && error.contains("http/protobuf"), "{error}");
+        assert!(
+            error.contains("OTEL_EXPORTER_OTLP_PROTOCOL is not supported") && error.contains("http/protobuf"),
+            "{error}"
+        );
     }
     // Commands that export nothing ignore it.
     system.succeeds(&["status"]).await;
