@@ -72,7 +72,7 @@ async fn read(settings: &ReportSettings) -> anyhow::Result<Status> {
                FROM generate_series(0, $2 - 1) AS p (partition)
                LEFT JOIN kafka_offset o ON o.topic = $1 AND o.partition = p.partition
                ORDER BY p.partition";
-    let rows: Vec<(Option<i64>, Option<DateTime<Utc>>, i64, i64)> =
+    let rows: Vec<PartitionRow> =
         sqlx::query_as(sql).bind(topic).bind(layout.partitions).fetch_all(&mut connection).await?;
     // Read after the offsets, so that records folded meanwhile don't make a lag negative.
     let ends = log_ends::of(&client, topic, layout.partitions).await.context("Kafka")?;
@@ -108,6 +108,9 @@ async fn read(settings: &ReportSettings) -> anyhow::Result<Status> {
         gaps: gaps::read(&mut connection, Some(topic)).await?,
     })
 }
+
+/// Stored offset, last record time, gaps and dead letters.
+type PartitionRow = (Option<i64>, Option<DateTime<Utc>>, i64, i64);
 
 /// Finds what stops `run`: a log that was cut, or a topic that was created again.
 async fn find_problems(client: &ClientConfig, topic: &str, partitions: &mut [PartitionStatus]) -> anyhow::Result<()> {

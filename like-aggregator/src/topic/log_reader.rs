@@ -76,9 +76,9 @@ impl LogReader {
                 }
                 Some(Err(KafkaError::PartitionEOF(partition))) => drop(open.remove(&partition)),
                 // The group is never joined, so no right to it is needed.
-                Some(Err(KafkaError::MessageConsumption(RDKafkaErrorCode::GroupAuthorizationFailed))) => {}
+                Some(Err(KafkaError::MessageConsumption(RDKafkaErrorCode::GroupAuthorizationFailed)) | Ok(_))
+                | None => {}
                 Some(Err(error)) => return Err(error).with_context(|| format!("reading {}", self.topic)),
-                Some(Ok(_)) | None => {}
             }
             if heard.elapsed() > SILENCE {
                 bail!("{} could not be read in time: partitions {open:?}", self.topic);

@@ -30,7 +30,7 @@ fn examples() -> Vec<Example> {
             "sh" => examples.push(Example { line, commands: block, printed: None }),
             _ => {
                 examples.last_mut().unwrap_or_else(|| panic!("line {line}: an output without commands")).printed =
-                    Some(block)
+                    Some(block);
             }
         }
     }

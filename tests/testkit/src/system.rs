@@ -88,7 +88,7 @@ impl TestSystem {
     /// The value of a variable.
     pub fn setting(&self, name: &str) -> &str {
         let known = self.settings.iter().find(|(known, _)| known == name);
-        known.map(|(_, value)| value.as_str()).unwrap_or_else(|| panic!("{name} is not set"))
+        known.map_or_else(|| panic!("{name} is not set"), |(_, value)| value.as_str())
     }
 
     /// All variables, for [`TestSystem::set_all`].

@@ -128,7 +128,11 @@ impl Publishing {
         let stop = Arc::new(AtomicBool::new(false));
         let stopped = Arc::clone(&stop);
         let thread = thread::spawn(move || {
-            (0..).take_while(|_| !stopped.load(Ordering::Relaxed)).for_each(|n| publish(&topic, n));
+            let mut number = 0;
+            while !stopped.load(Ordering::Relaxed) {
+                publish(&topic, number);
+                number += 1;
+            }
             topic.flush();
             topic
         });
