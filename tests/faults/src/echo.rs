@@ -5,18 +5,19 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
+use like_testkit::reader;
 use rdkafka::client::ClientContext;
-use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::consumer::Consumer;
 use rdkafka::message::{DeliveryResult, Header, Headers, OwnedHeaders};
 use rdkafka::producer::{BaseRecord, Producer, ProducerContext, ThreadedProducer};
-use rdkafka::{ClientConfig, Message, Offset, TopicPartitionList};
+use rdkafka::{ClientConfig, Message, Offset};
 use tokio::task::JoinHandle;
 
 /// Marks a repeat.
 const REPEAT: &str = "repeat";
 const WAIT: Duration = Duration::from_secs(10);
 /// How long repeating the rest may take.
-const PATIENCE: Duration = Duration::from_secs(300);
+const LIMIT: Duration = Duration::from_secs(300);
 
 /// A running echo.
 pub struct Echo {
@@ -48,8 +49,8 @@ impl Echo {
     /// Repeats every record of the topic, from its start.
     pub fn start(topic: &str, partitions: i32) -> Self {
         let (enough, topic) = (Arc::new(AtomicBool::new(false)), topic.to_owned());
-        let told = Arc::clone(&enough);
-        Self { enough, repeating: tokio::task::spawn_blocking(move || repeat(&topic, partitions, &told)) }
+        let stop = Arc::clone(&enough);
+        Self { enough, repeating: tokio::task::spawn_blocking(move || repeat(&topic, partitions, &stop)) }
     }
 
     /// Repeats everything that is in the topic now, then ends.
@@ -60,21 +61,12 @@ impl Echo {
 }
 
 fn repeat(topic: &str, partitions: i32, enough: &AtomicBool) -> Repeated {
-    let mut config = ClientConfig::new();
-    config.set("bootstrap.servers", like_testkit::kafka());
     let delivered = Arc::<AtomicUsize>::default();
-    let mut idempotent = config.clone();
-    idempotent.set("enable.idempotence", "true").set("linger.ms", "5");
+    let mut config = ClientConfig::new();
+    config.set("bootstrap.servers", like_testkit::kafka()).set("enable.idempotence", "true").set("linger.ms", "5");
     let producer: ThreadedProducer<_> =
-        idempotent.create_with_context(Deliveries(Arc::clone(&delivered))).expect("producer");
-    // librdkafka requires a group id for a manual assignment and does not use it.
-    config.set("group.id", "echo").set("enable.auto.commit", "false").set("fetch.queue.backoff.ms", "5");
-    let consumer: BaseConsumer = config.create().expect("consumer");
-    let mut from = TopicPartitionList::new();
-    for partition in 0..partitions {
-        from.add_partition_offset(topic, partition, Offset::Beginning).expect("an offset");
-    }
-    consumer.assign(&from).expect("assigned");
+        config.create_with_context(Deliveries(Arc::clone(&delivered))).expect("producer");
+    let consumer = reader(&like_testkit::kafka(), topic, 0..partitions, Offset::Beginning);
     let end = |partition| consumer.fetch_watermarks(topic, partition, WAIT).expect("watermarks").1;
 
     let (mut records, mut next) = (0, vec![0; partitions as usize]);
@@ -84,7 +76,7 @@ fn repeat(topic: &str, partitions: i32, enough: &AtomicBool) -> Repeated {
             if next.iter().zip(ends).all(|(next, end)| next >= end) {
                 break;
             }
-            assert!(since.elapsed() < PATIENCE, "repeated up to {next:?} of {ends:?}");
+            assert!(since.elapsed() < LIMIT, "repeated up to {next:?} of {ends:?}");
         } else if enough.load(Ordering::Relaxed) {
             until = Some((Instant::now(), (0..partitions).map(end).collect()));
         }
@@ -103,7 +95,7 @@ fn repeat(topic: &str, partitions: i32, enough: &AtomicBool) -> Repeated {
         }
         records += 1;
     }
-    producer.flush(PATIENCE).expect("repeats are acknowledged");
+    producer.flush(LIMIT).expect("repeats are acknowledged");
     assert_eq!(delivered.load(Ordering::Relaxed), records, "repeats that were acknowledged");
     Repeated { records, ends: (0..partitions).map(end).collect() }
 }

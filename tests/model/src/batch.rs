@@ -131,9 +131,9 @@ fn reference(records: &[Event], build: u8) -> Vec<(i8, bool)> {
         if seen & event.bit() == 0 {
             match *event {
                 Event::Delta(_) => count += build as i8,
-                Event::Desired(_, wish) => {
-                    count += i8::from(wish) - i8::from(liked);
-                    liked = wish;
+                Event::Desired(_, desired) => {
+                    count += i8::from(desired) - i8::from(liked);
+                    liked = desired;
                 }
             }
         }

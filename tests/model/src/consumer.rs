@@ -62,7 +62,7 @@ impl System {
                 }
                 to_copy.iter().any(|next| next.is_some())
             }
-            _ => unreachable!("not a consumer's: {step:?}"),
+            _ => unreachable!("not a step of a consumer: {step:?}"),
         }
     }
 
@@ -70,14 +70,14 @@ impl System {
     fn start(&self, state: &mut State, worker: usize) -> bool {
         let stored = if self.has(Part::OffsetsInTransaction) { state.live().next } else { state.in_kafka };
         let member = &mut state.workers[worker];
-        let mut asked = false;
+        let mut found = false;
         for (partition, next) in stored.into_iter().enumerate() {
             if member.owned[partition] && member.position[partition].is_none() {
                 member.position[partition] = Some(next);
-                asked = true;
+                found = true;
             }
         }
-        asked && state.transactions[worker].is_none()
+        found && state.transactions[worker].is_none()
     }
 }
 

@@ -8,11 +8,11 @@ use crate::state::{REPLAY, Rebuild, State};
 impl System {
     /// Returns whether the step is possible now.
     pub fn rebuild_step(&self, state: &mut State, step: Step) -> bool {
-        let (live, fresh) = (state.tables[OLD as usize].next, state.tables[SHADOW as usize].next);
+        let (live, shadow) = (state.tables[OLD as usize].next, state.tables[SHADOW as usize].next);
         let idle = state.transactions[REPLAY].is_none();
         let mut left = Batch::default();
-        for partition in (0..PARTITIONS).filter(|p| fresh[*p] < live[*p]) {
-            left.0[partition] = (fresh[partition], live[partition]);
+        for partition in (0..PARTITIONS).filter(|p| shadow[*p] < live[*p]) {
+            left.0[partition] = (shadow[partition], live[partition]);
         }
         let (at, next, possible) = match step {
             Step::Round => {

@@ -16,15 +16,15 @@ impl System {
             state.workers[number] = Worker::new(state.live().build);
             return true;
         }
-        let answered = match step {
+        let after = match step {
             Step::Lock(_) => self.lock(state, number, &tx),
             Step::Read(_) => self.read(state, &tx),
             Step::Write(_) => Self::write(state, number, &tx),
             Step::Advance(_) => self.advance(state, number, &tx),
             _ => unreachable!("not a statement: {step:?}"),
         };
-        state.transactions[number] = answered;
-        answered.is_some()
+        state.transactions[number] = after;
+        after.is_some()
     }
 
     /// COMMIT, sent once all statements were answered.

@@ -5,7 +5,7 @@ use reqwest::{Client, Method, StatusCode};
 use serde_json::Value;
 use uuid::Uuid;
 
-use crate::wait::Patience;
+use crate::wait::Deadline;
 
 #[derive(Debug, Clone)]
 pub struct TestClient {
@@ -28,12 +28,12 @@ impl TestClient {
     /// Likes or unlikes a product and retries until it is acknowledged; panics on any response that a
     /// retry would not change.
     pub async fn click(&self, user: &str, product: &str, liked: bool, key: &str) -> Acknowledged {
-        let patience = Patience::new();
+        let deadline = Deadline::new();
         loop {
             if let Some(acknowledged) = self.try_click(user, product, liked, key).await {
                 return acknowledged;
             }
-            patience.pause("a like is acknowledged").await;
+            deadline.pause("a like is acknowledged").await;
         }
     }
 
@@ -58,17 +58,17 @@ impl TestClient {
 
     /// The response for a receipt.
     pub async fn receipt(&self, receipt: &str) -> Value {
-        self.get(&format!("/v1/receipts/{receipt}"), "anybody").await
+        self.get(&format!("/v1/receipts/{receipt}"), "reader").await
     }
 
     /// Waits until the receipt is "counted"; panics on any other status than "pending".
     pub async fn wait_until_counted(&self, receipt: &str) {
-        let patience = Patience::new();
+        let deadline = Deadline::new();
         loop {
             let answer = self.receipt(receipt).await;
             match answer["status"].as_str() {
                 Some("counted") => return,
-                Some("pending") => patience.pause("a receipt says counted").await,
+                Some("pending") => deadline.pause("a receipt says counted").await,
                 _ => panic!("{receipt}: {answer}"),
             }
         }
@@ -88,7 +88,7 @@ impl TestClient {
 
     /// Retries while the response is 503.
     async fn get(&self, path: &str, user: &str) -> Value {
-        let patience = Patience::new();
+        let deadline = Deadline::new();
         loop {
             let request = self.http.get(format!("{}{path}", self.url)).header("X-User-Id", user);
             let answer = request.send().await.unwrap_or_else(|e| panic!("{path}: {e}"));
@@ -98,7 +98,7 @@ impl TestClient {
                 assert_eq!(status, StatusCode::OK, "{path}: {body}");
                 return serde_json::from_str(&body).unwrap_or_else(|e| panic!("{path}: {e}: {body}"));
             }
-            patience.pause("counts can be read").await;
+            deadline.pause("counts can be read").await;
         }
     }
 }

@@ -1,24 +1,21 @@
 //! An OpenTelemetry collector that accepts OTLP over HTTP and stores the spans.
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use opentelemetry_proto::tonic::collector::trace::v1::ExportTraceServiceRequest;
 use opentelemetry_proto::tonic::common::v1::{AnyValue, KeyValue, any_value};
 use opentelemetry_proto::tonic::trace::v1::Span;
 use prost::Message;
-use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
-use tokio::net::{TcpListener, TcpStream};
-use tokio::task::JoinHandle;
 
 use crate::eventually;
+use crate::http::Server;
 
 pub struct TestCollector {
     /// For `OTEL_EXPORTER_OTLP_ENDPOINT`.
     pub url: String,
     received: Arc<Mutex<Received>>,
-    listening: JoinHandle<()>,
+    _server: Server,
 }
 
 #[derive(Default)]
@@ -47,16 +44,22 @@ pub struct TestSpan {
 
 impl TestCollector {
     pub async fn start() -> Self {
-        let listener = TcpListener::bind(SocketAddr::from(([127, 0, 0, 1], 0))).await.expect("a port");
-        let url = format!("http://{}", listener.local_addr().expect("an address"));
         let received = Arc::<Mutex<Received>>::default();
-        let keep = Arc::clone(&received);
-        let listening = tokio::spawn(async move {
-            while let Ok((stream, _)) = listener.accept().await {
-                tokio::spawn(serve(stream, Arc::clone(&keep)));
+        let store = Arc::clone(&received);
+        let server = Server::start(move |head, body| {
+            let request = ExportTraceServiceRequest::decode(&*body).expect("OTLP");
+            let mut store = store.lock().unwrap_or_else(PoisonError::into_inner);
+            store.heads.push(head);
+            for of_resource in request.resource_spans {
+                let resource = attributes(&of_resource.resource.unwrap_or_default().attributes);
+                let spans = of_resource.scope_spans.into_iter().flat_map(|scope| scope.spans);
+                store.spans.extend(spans.map(|span| TestSpan::of(span, resource.clone())));
             }
-        });
-        Self { url, received, listening }
+            // An empty protobuf message: all spans accepted.
+            std::future::ready(Some(String::new()))
+        })
+        .await;
+        Self { url: server.url.clone(), received, _server: server }
     }
 
     pub fn spans(&self) -> Vec<TestSpan> {
@@ -75,46 +78,8 @@ impl TestCollector {
 
 impl Drop for TestCollector {
     fn drop(&mut self) {
-        self.listening.abort();
         if std::thread::panicking() {
             eprintln!("the collector has {:#?}", self.spans());
-        }
-    }
-}
-
-/// Serves one connection until its client closes it.
-async fn serve(stream: TcpStream, received: Arc<Mutex<Received>>) {
-    let mut stream = BufReader::new(stream);
-    loop {
-        let mut head = String::new();
-        while !head.ends_with("\r\n\r\n") {
-            if stream.read_line(&mut head).await.unwrap_or(0) == 0 {
-                return;
-            }
-        }
-        let length = head
-            .to_lowercase()
-            .split("content-length:")
-            .nth(1)
-            .and_then(|rest| rest.lines().next().and_then(|value| value.trim().parse::<usize>().ok()));
-        let mut body = vec![0; length.expect("a request with its length")];
-        if stream.read_exact(&mut body).await.is_err() {
-            return;
-        }
-        let request = ExportTraceServiceRequest::decode(&*body).expect("OTLP");
-        {
-            let mut received = received.lock().unwrap_or_else(PoisonError::into_inner);
-            received.heads.push(head);
-            for of_resource in request.resource_spans {
-                let resource = attributes(&of_resource.resource.unwrap_or_default().attributes);
-                let spans = of_resource.scope_spans.into_iter().flat_map(|scope| scope.spans);
-                received.spans.extend(spans.map(|span| TestSpan::of(span, resource.clone())));
-            }
-        }
-        // An empty protobuf message: all spans accepted.
-        let answer = b"HTTP/1.1 200 OK\r\nContent-Type: application/x-protobuf\r\nContent-Length: 0\r\n\r\n";
-        if stream.write_all(answer).await.is_err() {
-            return;
         }
     }
 }

@@ -12,11 +12,11 @@ use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use tokio::task::JoinSet;
 
-use crate::wait::Patience;
-use crate::{Click, Record, TestClient, eventually};
+use crate::wait::Deadline;
+use crate::{Click, Record, TestClient, until};
 
 /// Limit for a like to be acknowledged or counted while servers are down.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(180);
+pub(crate) const LIMIT: Duration = Duration::from_secs(180);
 
 /// Parameters of the load.
 #[derive(Debug, Clone)]
@@ -65,8 +65,8 @@ impl Clicking {
 
     /// Waits for `more` acknowledgements.
     pub async fn clicks(&self, more: usize) {
-        let until = self.acknowledged() + more;
-        eventually("users click", async || (self.acknowledged() >= until).then_some(())).await;
+        let expected = self.acknowledged() + more;
+        until("users click", async || self.acknowledged() >= expected).await;
     }
 
     /// Stops the users once each has sent its minimum.
@@ -106,7 +106,7 @@ async fn click(
             past.push((product, dice.random_ratio(2, 3), format!("click-{n}")));
             past[past.len() - 1].clone()
         };
-        let patience = Patience::of(PATIENCE);
+        let deadline = Deadline::after(LIMIT);
         let mut settled = true;
         let acknowledgement = loop {
             let replica = &replicas[replica_dice.random_range(..replicas.len())];
@@ -114,7 +114,7 @@ async fn click(
                 break acknowledgement;
             }
             settled = false;
-            patience.pause("a like is acknowledged").await;
+            deadline.pause("a like is acknowledged").await;
         };
         acknowledged.fetch_add(1, Ordering::Relaxed);
         record.unsettled += usize::from(!settled);

@@ -8,6 +8,7 @@ pub mod configuration_page;
 mod crowd;
 mod database;
 mod events;
+mod http;
 pub mod process;
 mod proxy;
 mod record;
@@ -27,7 +28,7 @@ pub use proxy::TestProxy;
 pub use record::{Click, Differences, Record};
 pub use servers::{Server, TestServers};
 pub use system::{AdminPort, TestService, TestSystem};
-pub use topic::{TestTopic, Transactions};
+pub use topic::{TestTopic, Transactions, reader};
 pub use wait::{eventually, eventually_within, until};
 
 /// Bootstrap servers of the shared Kafka.

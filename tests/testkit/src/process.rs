@@ -14,7 +14,7 @@ use rand::RngExt;
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::NamedTempFile;
 
-use crate::eventually;
+use crate::{eventually, until};
 
 /// Time from SIGTERM to SIGKILL at the end of a test: slightly more than the services may take.
 const END_WAIT: Duration = Duration::from_secs(12);
@@ -122,17 +122,14 @@ impl TestProcess {
         Self { name: name.to_owned(), child, log }
     }
 
-    /// Sends SIGTERM.
     pub fn terminate(&self) {
         self.signal(Signal::TERM);
     }
 
-    /// Sends SIGINT.
     pub fn interrupt(&self) {
         self.signal(Signal::INT);
     }
 
-    /// Sends SIGKILL.
     pub fn kill(&self) {
         self.signal(Signal::KILL);
     }
@@ -162,8 +159,7 @@ impl TestProcess {
     }
 
     pub async fn ended(&mut self) -> ExitStatus {
-        let what = format!("{} ends", self.name);
-        eventually(&what, async || self.status()).await
+        eventually(&format!("{} ends", self.name), async || self.status()).await
     }
 
     /// The output so far.
@@ -173,7 +169,7 @@ impl TestProcess {
 
     /// Waits until the output contains `what`.
     pub async fn says(&self, what: &str) {
-        eventually(&format!("{} logs: {what}", self.name), async || self.log().contains(what).then_some(())).await;
+        until(&format!("{} logs: {what}", self.name), async || self.log().contains(what)).await;
     }
 }
 
@@ -217,10 +213,11 @@ fn build(what: &[&str]) -> PathBuf {
         .arg("--target-dir")
         .arg(folder.parent().expect("target"))
         .current_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/../.."));
-    // What cargo has told this test of its package: ring would take it for a change, and all that
-    // depends on ring be built again, at every turn.
-    let told = |name: &str| name.starts_with("CARGO_PKG_") || name.starts_with("CARGO_MANIFEST_") || name == "OUT_DIR";
-    for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_str().is_some_and(told)) {
+    // Variables that cargo sets for this test's package. Build scripts that watch them (ring's does) would run
+    // again each time, and everything that depends on them would be built again.
+    let of_test =
+        |name: &str| name.starts_with("CARGO_PKG_") || name.starts_with("CARGO_MANIFEST_") || name == "OUT_DIR";
+    for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_str().is_some_and(of_test)) {
         cargo.env_remove(name);
     }
     let output = cargo.stdin(Stdio::null()).output().expect("cargo");

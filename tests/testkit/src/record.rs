@@ -5,8 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use like_events::Receipt;
 use uuid::Uuid;
 
-use crate::crowd::PATIENCE;
-use crate::wait::Patience;
+use crate::crowd::LIMIT;
+use crate::wait::Deadline;
 use crate::{Acknowledged, TestClient, TestSystem};
 
 #[derive(Debug, Default)]
@@ -93,10 +93,10 @@ impl Record {
             let known = last.entry((place.sequence, place.partition)).or_insert((place.offset, receipt));
             *known = (*known).max((place.offset, receipt));
         }
-        let patience = Patience::of(PATIENCE);
+        let deadline = Deadline::after(LIMIT);
         for (_, receipt) in last.into_values() {
             while client.receipt(receipt).await["status"] == "pending" {
-                patience.pause("a receipt says counted").await;
+                deadline.pause("a receipt says counted").await;
             }
             assert_eq!(client.receipt(receipt).await["status"], "counted", "{receipt}");
         }

@@ -6,6 +6,7 @@ use std::process::{ExitStatus, Output};
 use std::time::Duration;
 
 use serde_json::Value;
+use tempfile::NamedTempFile;
 
 use crate::process::{TestProcess, WITH_FAULTS, command, free_addr, run_to_end};
 use crate::{TestClient, TestDatabase, TestTopic, eventually, until};
@@ -80,6 +81,14 @@ impl TestSystem {
         self.settings.push((name.to_owned(), value.to_owned()));
     }
 
+    /// Sets `KAFKA_CONFIG_FILE` to a file with these properties; it must exist while processes start.
+    pub fn kafka_properties(&mut self, properties: &str) -> NamedTempFile {
+        let file = NamedTempFile::new().expect("a temporary file");
+        std::fs::write(file.path(), properties).expect("a temporary file");
+        self.set("KAFKA_CONFIG_FILE", file.path().to_str().expect("UTF-8"));
+        file
+    }
+
     /// Removes a variable.
     pub fn unset(&mut self, name: &str) {
         self.settings.retain(|(known, _)| known != name);
@@ -146,7 +155,7 @@ impl TestSystem {
         assert!(output.status.success(), "{output:?}");
     }
 
-    /// Starts a `like-aggregator run`; it may not be ready yet. `settings` go before the system's.
+    /// Starts `like-aggregator run`; it may not be ready yet. `settings` override the system's.
     pub fn start_aggregator(&self, settings: &[(&str, &str)]) -> TestService {
         self.start("like-aggregator", &["run"], settings)
     }
@@ -163,7 +172,7 @@ impl TestSystem {
         service
     }
 
-    /// Starts like-api; `settings` override the system's. Does not wait.
+    /// Starts like-api; it may not be ready yet. `settings` override the system's.
     pub fn start_api(&self, settings: &[(&str, &str)]) -> TestService {
         self.start("like-api", &[], settings)
     }
@@ -269,6 +278,18 @@ impl AdminPort {
         Some(body["waitingFor"].take())
     }
 
+    /// The partitions that this aggregator owns, in order.
+    pub async fn owned(&self) -> Vec<i32> {
+        let series = self.exposed("likes_consumer_lag_records", "").await;
+        let partition = |(labels, _): &(String, f64)| {
+            let (_, rest) = labels.split_once("partition=\"")?;
+            rest.split('"').next()?.parse().ok()
+        };
+        let mut owned: Vec<i32> = series.iter().filter_map(partition).collect();
+        owned.sort_unstable();
+        owned
+    }
+
     /// The sum of a metric's series whose labels contain `label` (all, if it is empty).
     pub async fn metric(&self, name: &str, label: &str) -> f64 {
         self.series(name, label).await.iter().sum()
@@ -276,11 +297,16 @@ impl AdminPort {
 
     /// The values of a metric's series whose labels contain `label`.
     pub async fn series(&self, name: &str, label: &str) -> Vec<f64> {
+        self.exposed(name, label).await.into_iter().map(|(_, value)| value).collect()
+    }
+
+    /// Names with labels, and values.
+    async fn exposed(&self, name: &str, label: &str) -> Vec<(String, f64)> {
         let answer = self.http.get(format!("{}/metrics", self.admin)).send().await.expect("/metrics");
         let text = answer.text().await.expect("/metrics");
         let series = text.lines().filter_map(|line| line.rsplit_once(' '));
         let of_name = series.filter(|(series, _)| series.split('{').next() == Some(name) && series.contains(label));
-        of_name.map(|(_, value)| value.parse().expect("a number")).collect()
+        of_name.map(|(series, value)| (series.to_owned(), value.parse().expect("a number"))).collect()
     }
 }
 

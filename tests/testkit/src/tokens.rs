@@ -11,9 +11,8 @@ use jsonwebtoken::jwk::Jwk;
 use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header, encode};
 use rcgen::KeyPair;
 use serde_json::{Value, json};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream};
-use tokio::task::AbortHandle;
+
+use crate::http::Server;
 
 pub struct TestKey {
     /// The `kid`.
@@ -91,42 +90,38 @@ pub fn claims(issuer: &str, audience: &str, user: &str) -> Value {
     json!({ "iss": issuer, "aud": audience, "sub": user, "exp": in_seconds(900) })
 }
 
-/// The server's behaviour.
+/// What the server does with a request.
 #[derive(Debug, Clone)]
-enum Mood {
-    /// With this body.
-    Answers(String),
+enum Mode {
+    /// Responds with this body.
+    Respond(String),
     /// Closes the connection.
-    Away,
-    /// Reads requests and answers only after the next change.
-    Silent,
+    Close,
+    /// Waits for another mode.
+    Wait,
 }
 
 /// A server with a set of keys.
 pub struct TestIssuer {
     /// URL of the keys.
     pub url: String,
-    mood: Arc<Mutex<Mood>>,
+    mode: Arc<Mutex<Mode>>,
     asked: Arc<AtomicUsize>,
-    serving: AbortHandle,
+    _server: Server,
 }
 
 impl TestIssuer {
     /// Starts a server that publishes these keys.
     pub async fn start(keys: &[&TestKey]) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
-        let url = format!("http://{}/keys", listener.local_addr().expect("an address"));
-        let mood = Arc::new(Mutex::new(Mood::Away));
+        let mode = Arc::new(Mutex::new(Mode::Close));
         let asked = Arc::new(AtomicUsize::new(0));
-        let shared = (Arc::clone(&mood), Arc::clone(&asked));
-        let serving = tokio::spawn(async move {
-            loop {
-                let Ok((stream, _)) = listener.accept().await else { continue };
-                shared.1.fetch_add(1, Ordering::SeqCst);
-                tokio::spawn(answer(stream, Arc::clone(&shared.0)));
-            }
-        });
-        let issuer = Self { url, mood, asked, serving: serving.abort_handle() };
+        let (modes, requests) = (Arc::clone(&mode), Arc::clone(&asked));
+        let server = Server::start(move |_, _| {
+            requests.fetch_add(1, Ordering::SeqCst);
+            respond(Arc::clone(&modes))
+        })
+        .await;
+        let issuer = Self { url: format!("{}/keys", server.url), mode, asked, _server: server };
         issuer.publish(keys);
         issuer
     }
@@ -139,50 +134,32 @@ impl TestIssuer {
 
     /// Sets the response body.
     pub fn answer_with(&self, body: &str) {
-        *self.mood.lock().expect("mood") = Mood::Answers(body.to_owned());
+        *self.mode.lock().expect("mode") = Mode::Respond(body.to_owned());
     }
 
     /// Closes every connection until the next `publish`.
     pub fn go_away(&self) {
-        *self.mood.lock().expect("mood") = Mood::Away;
+        *self.mode.lock().expect("mode") = Mode::Close;
     }
 
     /// Leaves requests unanswered until the next `publish`.
     pub fn fall_silent(&self) {
-        *self.mood.lock().expect("mood") = Mood::Silent;
+        *self.mode.lock().expect("mode") = Mode::Wait;
     }
 
-    /// The number of connections.
+    /// The number of requests.
     pub fn asked(&self) -> usize {
         self.asked.load(Ordering::SeqCst)
     }
 }
 
-impl Drop for TestIssuer {
-    fn drop(&mut self) {
-        self.serving.abort();
-    }
-}
-
-async fn answer(mut stream: TcpStream, mood: Arc<Mutex<Mood>>) {
-    let mut head = Vec::new();
-    let mut part = [0; 1024];
-    // One request per connection, without a body.
-    while !head.ends_with(b"\r\n\r\n") {
-        match stream.read(&mut part).await {
-            Ok(read @ 1..) => head.extend_from_slice(&part[..read]),
-            _ => return,
+async fn respond(mode: Arc<Mutex<Mode>>) -> Option<String> {
+    loop {
+        let mode = mode.lock().expect("mode").clone();
+        match mode {
+            Mode::Close => return None,
+            Mode::Wait => tokio::time::sleep(Duration::from_millis(10)).await,
+            Mode::Respond(body) => return Some(body),
         }
     }
-    let body = loop {
-        let mood = mood.lock().expect("mood").clone();
-        match mood {
-            Mood::Away => return,
-            Mood::Silent => tokio::time::sleep(Duration::from_millis(10)).await,
-            Mood::Answers(body) => break body,
-        }
-    };
-    let length = body.len();
-    let head = "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nConnection: close";
-    let _ = stream.write_all(format!("{head}\r\nContent-Length: {length}\r\n\r\n{body}").as_bytes()).await;
 }

@@ -1,5 +1,6 @@
 //! A Kafka topic for one test, and records of any kind in it.
 
+use std::ops::Range;
 use std::time::Duration;
 
 use like_events::topic::{PARTITIONER, TOPIC_SETTINGS};
@@ -7,6 +8,7 @@ use rdkafka::admin::{
     AdminClient, AdminOptions, AlterConfig, NewPartitions, NewTopic, ResourceSpecifier, TopicReplication,
 };
 use rdkafka::client::DefaultClientContext;
+use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::RDKafkaErrorCode;
 use rdkafka::producer::{BaseRecord, DefaultProducerContext, Producer, ThreadedProducer};
 use rdkafka::{ClientConfig, Offset, TopicPartitionList};
@@ -122,6 +124,21 @@ impl Transactions {
     pub fn abort(&self) {
         self.producer.abort_transaction(TRANSACTION_LIMIT).expect("an abort");
     }
+}
+
+/// A consumer of these partitions without a group, from this position.
+pub fn reader(kafka: &str, topic: &str, partitions: Range<i32>, from: Offset) -> BaseConsumer {
+    let mut config = ClientConfig::new();
+    // librdkafka requires a group id and does not use it here.
+    config.set("bootstrap.servers", kafka).set("group.id", "unused").set("enable.auto.commit", "false");
+    config.set("fetch.queue.backoff.ms", "5");
+    let consumer: BaseConsumer = config.create().expect("consumer");
+    let mut positions = TopicPartitionList::new();
+    for partition in partitions {
+        positions.add_partition_offset(topic, partition, from).expect("an offset");
+    }
+    consumer.assign(&positions).expect("assigned");
+    consumer
 }
 
 async fn make(name: &str, partitions: i32) -> Result<(), RDKafkaErrorCode> {

@@ -3,11 +3,11 @@
 use std::time::{Duration, Instant};
 
 /// Far longer than a condition takes on a slow, busy machine.
-const DEADLINE: Duration = Duration::from_secs(60);
+const DEFAULT_LIMIT: Duration = Duration::from_secs(60);
 
 /// Polls `ask` until it returns Some; panics with `what` at the deadline.
 pub async fn eventually<T>(what: &str, ask: impl AsyncFnMut() -> Option<T>) -> T {
-    eventually_within(DEADLINE, what, ask).await
+    eventually_within(DEFAULT_LIMIT, what, ask).await
 }
 
 /// Polls `condition` until it is true; panics with `what` at the deadline.
@@ -17,28 +17,28 @@ pub async fn until(what: &str, mut condition: impl AsyncFnMut() -> bool) {
 
 /// [`eventually`] with another deadline.
 pub async fn eventually_within<T>(limit: Duration, what: &str, mut ask: impl AsyncFnMut() -> Option<T>) -> T {
-    let patience = Patience::of(limit);
+    let deadline = Deadline::after(limit);
     loop {
         if let Some(answer) = ask().await {
             return answer;
         }
-        patience.pause(what).await;
+        deadline.pause(what).await;
     }
 }
 
 /// A deadline for a loop in a spawned task, where the future of an async closure is not known to be
 /// Send.
-pub(crate) struct Patience {
+pub(crate) struct Deadline {
     start: Instant,
     limit: Duration,
 }
 
-impl Patience {
+impl Deadline {
     pub(crate) fn new() -> Self {
-        Self::of(DEADLINE)
+        Self::after(DEFAULT_LIMIT)
     }
 
-    pub(crate) fn of(limit: Duration) -> Self {
+    pub(crate) fn after(limit: Duration) -> Self {
         Self { start: Instant::now(), limit }
     }
 

@@ -52,8 +52,7 @@ pub async fn garbage(run: Run) -> Outcome {
     scene.system.folded(topic.end_offsets().iter().sum()).await;
 
     let sql = "SELECT split_part(reason, ':', 1), count(*) FROM dead_letter GROUP BY 1";
-    let kept: Vec<(String, i64)> =
-        sqlx::query_as(sql).fetch_all(&scene.system.database.pool).await.expect("dead_letter");
+    let kept: Vec<(String, i64)> = scene.system.database.rows(sql).await;
     let garbage: i64 = published.values().sum();
     assert!(garbage as usize >= good / GOOD, "{garbage} invalid records, {good} valid ones");
     let kept: BTreeMap<_, _> = kept.iter().map(|(reason, count)| (reason.as_str(), *count)).collect();

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use like_testkit::{TestProxy, TestServers, TestService, eventually};
+use like_testkit::{TestProxy, TestServers, TestService, eventually, until};
 use rand::RngExt;
 use rand::rngs::StdRng;
 use rand::seq::SliceRandom;
@@ -104,7 +104,7 @@ impl Network {
                 return;
             }
         }
-        eventually("a like is refused", async || (refused(&self.scene.api).await > before).then_some(())).await;
+        until("a like is refused", async || refused(&self.scene.api).await > before).await;
         tokio::time::sleep(if self.quick { Duration::ZERO } else { LASTS }).await;
         self.broker.restore();
     }
@@ -127,7 +127,7 @@ impl Network {
             self.aggregator.waits_for("postgresql", "").await;
         }
         self.database.restore();
-        eventually("a batch is tried again", async || (retries().await > before).then_some(())).await;
+        until("a batch is retried", async || retries().await > before).await;
     }
 
     /// The retry is fenced, which shows that the batch had committed.
@@ -135,9 +135,8 @@ impl Network {
         let fences = async || self.aggregator.metric("likes_fences_total", "").await;
         let (lost, fenced) = (self.database.answers_lost(), fences().await);
         self.database.lose_answer_to(COMMIT);
-        eventually("the answer to a COMMIT is lost", async || (self.database.answers_lost() > lost).then_some(()))
-            .await;
-        eventually("the batch is fenced", async || (fences().await > fenced).then_some(())).await;
+        until("the answer to a COMMIT is lost", async || self.database.answers_lost() > lost).await;
+        until("the batch is fenced", async || fences().await > fenced).await;
     }
 }
 

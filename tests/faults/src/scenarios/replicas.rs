@@ -4,15 +4,17 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use like_testkit::{Acknowledged, Crowd, Record, TestClient, TestProxy, TestServers, TestService, eventually};
+use like_testkit::{Acknowledged, Crowd, Record, TestClient, TestProxy, TestServers, TestService, reader, until};
 use rand::RngExt;
 use rand::seq::SliceRandom;
-use rdkafka::consumer::{BaseConsumer, Consumer};
-use rdkafka::{ClientConfig, Message, Offset, TopicPartitionList};
+use rdkafka::consumer::BaseConsumer;
+use rdkafka::{Message, Offset};
 use uuid::Uuid;
 
-use super::scene::{SHORT_SESSIONS, SOON_AGAIN, kafka_properties, strolling};
+use super::scene::{SHORT_SESSIONS, SOON_AGAIN, strolling};
 use crate::{Outcome, Run};
+
+const PARTITIONS: i32 = 8;
 
 /// The fault of the broken replica's connection to the broker.
 #[derive(Clone, Copy, PartialEq, Debug)]
@@ -27,8 +29,8 @@ pub async fn replicas(run: Run) -> Outcome {
     let servers = TestServers::start().await;
     let line = servers.kafka_proxy().await;
     let mut system = servers.system().await;
-    let _settings = kafka_properties(&mut system, &[SHORT_SESSIONS, SOON_AGAIN].concat());
-    system.setup(&["--partitions", "8"]).await;
+    let _settings = system.kafka_properties(&[SHORT_SESSIONS, SOON_AGAIN].concat());
+    system.setup(&["--partitions", &PARTITIONS.to_string()]).await;
     let direct = system.api(&[]).await;
     let through = line.addr.to_string();
     let beyond = [("KAFKA_BOOTSTRAP_SERVERS", through.as_str())];
@@ -55,7 +57,7 @@ pub async fn replicas(run: Run) -> Outcome {
             let (asked, last) = clicker.asks(how, &mut broken, &direct.client(), &line, &mut record).await;
             faults += 1;
             // All are of one partition: an event that isn't there before the last one won't come.
-            eventually("the last click is in the log", async || (log.times(last) > 0).then_some(())).await;
+            until("the last click is in the log", async || log.times(last) > 0).await;
             match how {
                 Line::Mute => assert!(log.times(asked) > 1, "the event should arrive through both replicas"),
                 Line::Late => late += log.times(asked) - 1,
@@ -138,16 +140,7 @@ struct Log {
 
 impl Log {
     fn of(kafka: &str, topic: &str) -> Self {
-        let mut config = ClientConfig::new();
-        config.set("bootstrap.servers", kafka).set("group.id", "unused").set("enable.auto.commit", "false");
-        let consumer: BaseConsumer = config.create().expect("consumer");
-        let metadata = consumer.fetch_metadata(Some(topic), Duration::from_secs(30)).expect("the topic");
-        let mut all = TopicPartitionList::new();
-        for partition in metadata.topics()[0].partitions() {
-            all.add_partition_offset(topic, partition.id(), Offset::Beginning).expect("an offset");
-        }
-        consumer.assign(&all).expect("assigned");
-        Self { consumer, times: BTreeMap::new() }
+        Self { consumer: reader(kafka, topic, 0..PARTITIONS, Offset::Beginning), times: BTreeMap::new() }
     }
 
     fn times(&mut self, event: Uuid) -> usize {

@@ -1,11 +1,10 @@
-//! What the scenarios share: both services with clicking users, and the comparison at the end.
+//! Shared by the scenarios: both services with clicking users, and the comparison at the end.
 
-use std::io::Write;
 use std::mem;
 use std::ops::Range;
 use std::time::Duration;
 
-use like_testkit::{Clicking, Crowd, Record, TestService, TestSystem, eventually};
+use like_testkit::{Clicking, Crowd, Record, TestService, TestSystem, until};
 use tempfile::NamedTempFile;
 
 use crate::{Outcome, Run, deltas};
@@ -24,42 +23,38 @@ pub(super) struct Scene {
 impl Scene {
     /// Starts a system with short consumer sessions, one like-api, and a clicking crowd.
     pub(super) async fn start(run: Run, partitions: i32, users: usize, clicks: usize) -> Self {
-        let mut system = TestSystem::new().await;
-        let settings = short_sessions(&mut system);
-        system.setup(&["--partitions", &partitions.to_string()]).await;
-        let api = system.api(&[]).await;
-        let crowd = Crowd::new(run.seed, users, clicks).start(&[api.client()]);
-        Self { system, api, crowd, others: Record::default(), _settings: settings }
-    }
-
-    /// Starts a slower crowd on this system, for faults that last long. `properties` configure the Kafka clients.
-    pub(super) async fn on(run: Run, mut system: TestSystem, properties: &str) -> Self {
-        let settings = kafka_properties(&mut system, properties);
-        system.setup(&["--partitions", "8"]).await;
-        let api = system.api(&[]).await;
-        let crowd = strolling(run).start(&[api.client()]);
-        Self { system, api, crowd, others: Record::default(), _settings: settings }
+        Self::on_topic(TestSystem::set_up(partitions).await, run, users, clicks).await
     }
 
     /// The same as [`Scene::start`] on an existing topic.
-    pub(super) async fn on_topic(mut system: TestSystem, run: Run, users: usize, clicks: usize) -> Self {
-        let settings = short_sessions(&mut system);
+    pub(super) async fn on_topic(system: TestSystem, run: Run, users: usize, clicks: usize) -> Self {
+        Self::of(system, SHORT_SESSIONS, &Crowd::new(run.seed, users, clicks)).await
+    }
+
+    /// Starts a slower crowd on this system, for faults that last long. `properties` configure the Kafka clients.
+    pub(super) async fn on(run: Run, system: TestSystem, properties: &str) -> Self {
+        system.setup(&["--partitions", "8"]).await;
+        Self::of(system, properties, &strolling(run)).await
+    }
+
+    async fn of(mut system: TestSystem, properties: &str, crowd: &Crowd) -> Self {
+        let settings = system.kafka_properties(properties);
         let api = system.api(&[]).await;
-        let crowd = Crowd::new(run.seed, users, clicks).start(&[api.client()]);
+        let crowd = crowd.start(&[api.client()]);
         Self { system, api, crowd, others: Record::default(), _settings: settings }
     }
 
     /// Waits until `more` likes are acknowledged.
     pub(super) async fn acknowledges(&self, more: usize) {
         let before = self.crowd.acknowledged();
-        eventually("likes are acknowledged", async || (self.crowd.acknowledged() >= before + more).then_some(())).await;
+        until("likes are acknowledged", async || self.crowd.acknowledged() >= before + more).await;
     }
 
     /// Waits until an offset advances.
     pub(super) async fn counts(&self) {
-        let folded = async || self.system.number("SELECT sum(next_offset)::bigint FROM kafka_offset").await;
+        let folded = async || offsets(&self.system).await.iter().sum::<i64>();
         let before = folded().await;
-        eventually("more is counted", async || (folded().await > before).then_some(())).await;
+        until("an offset advances", async || folded().await > before).await;
     }
 
     /// Publishes delta events to these brokers.
@@ -104,21 +99,7 @@ pub(super) const SHORT_SESSIONS: &str = "session.timeout.ms=3000\nheartbeat.inte
 /// A client reconnects within 0.5 s instead of 10 s.
 pub(super) const SOON_AGAIN: &str = "reconnect.backoff.max.ms=500\n";
 
-/// The file must live as long as processes are started with it.
-pub(super) fn short_sessions(system: &mut TestSystem) -> NamedTempFile {
-    kafka_properties(system, SHORT_SESSIONS)
-}
-
-/// Gives these properties to all Kafka clients that start while the file exists.
-pub(super) fn kafka_properties(system: &mut TestSystem, properties: &str) -> NamedTempFile {
-    let mut file = NamedTempFile::new().expect("a temporary file");
-    file.write_all(properties.as_bytes()).expect("a temporary file");
-    system.set("KAFKA_CONFIG_FILE", file.path().to_str().expect("a path in UTF-8"));
-    file
-}
-
 /// The stored offset of each partition.
 pub(super) async fn offsets(system: &TestSystem) -> Vec<i64> {
-    let sql = "SELECT next_offset FROM kafka_offset ORDER BY partition";
-    sqlx::query_scalar(sql).fetch_all(&system.database.pool).await.expect("kafka_offset")
+    system.database.column("SELECT next_offset FROM kafka_offset ORDER BY partition").await
 }

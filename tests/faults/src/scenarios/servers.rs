@@ -3,7 +3,7 @@
 
 use std::time::{Duration, Instant};
 
-use like_testkit::{Server, TestServers, eventually};
+use like_testkit::{Server, TestServers, until};
 
 use super::scene::{SHORT_SESSIONS, SOON_AGAIN, Scene, refused};
 use crate::{Outcome, Run, deltas};
@@ -31,7 +31,7 @@ pub async fn servers(run: Run) -> Outcome {
             aggregator.waits_for("postgresql", "").await;
         }
         if gone.contains(&Server::Kafka) {
-            eventually("a like is refused", async || (refused(&scene.api).await > refused_before).then_some(())).await;
+            until("a like is refused", async || refused(&scene.api).await > refused_before).await;
         } else {
             scene.acknowledges(200).await;
         }

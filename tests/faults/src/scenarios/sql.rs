@@ -3,7 +3,7 @@
 
 use std::time::{Duration, Instant};
 
-use like_testkit::{TestService, TestSystem, eventually};
+use like_testkit::{TestService, TestSystem, until};
 use rand::rngs::StdRng;
 use rand::seq::{IndexedRandom, SliceRandom};
 use sqlx::{AssertSqlSafe, PgConnection};
@@ -49,17 +49,13 @@ pub async fn sql(run: Run) -> Outcome {
     let mut scene = Scene::on(run, TestSystem::new().await, POLLING).await;
     // Small batches: the next one is full while one is retried.
     scene.system.set("BATCH_MAX_EVENTS", "100");
-    sqlx::raw_sql(
-        "CREATE FUNCTION fail() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+    let function = "CREATE FUNCTION fail() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
              IF random() < TG_ARGV[1]::float8 THEN
                  RAISE EXCEPTION 'raised %', TG_ARGV[0] USING ERRCODE = TG_ARGV[0];
              END IF;
              RETURN NULL;
-         END $$",
-    )
-    .execute(&scene.system.database.pool)
-    .await
-    .expect("a function");
+         END $$";
+    scene.system.database.execute(function).await;
     let mut aggregator = scene.system.aggregator(&[]).await;
     scene.counts().await;
     let membership = membership(&aggregator);
@@ -67,7 +63,7 @@ pub async fn sql(run: Run) -> Outcome {
         scene.add_deltas(&like_testkit::kafka(), 200).await;
         scene.counts().await;
         let mut connection = scene.system.database.pool.acquire().await.expect("a connection");
-        let so_far = said(&aggregator, *trouble);
+        let so_far = logged(&aggregator, *trouble);
         let mut fault = Fault { scene: &scene, aggregator: &aggregator, connection: &mut connection, so_far, run };
         match trouble {
             Trouble::Deadlock => fault.deadlock().await,
@@ -76,7 +72,7 @@ pub async fn sql(run: Run) -> Outcome {
             Trouble::Full => fault.full(&mut dice).await,
             Trouble::ReadOnly => fault.read_only().await,
         }
-        assert!(said(&aggregator, *trouble) > so_far, "{trouble:?} was not noticed");
+        assert!(logged(&aggregator, *trouble) > so_far, "{trouble:?} was not noticed");
         scene.counts().await;
         aggregator.wait_until_ready().await;
     }
@@ -85,7 +81,7 @@ pub async fn sql(run: Run) -> Outcome {
 }
 
 /// How often the log has the error.
-fn said(aggregator: &TestService, trouble: Trouble) -> usize {
+fn logged(aggregator: &TestService, trouble: Trouble) -> usize {
     aggregator.process.log().matches(trouble.text()).count()
 }
 
@@ -94,7 +90,7 @@ fn membership(aggregator: &TestService) -> usize {
     let log = aggregator.process.log();
     ["partitions assigned", "partitions revoked", "maximum poll interval"]
         .iter()
-        .map(|said| log.matches(said).count())
+        .map(|line| log.matches(line).count())
         .sum()
 }
 
@@ -116,23 +112,14 @@ impl Fault<'_> {
             self.execute("BEGIN").await;
             self.execute("SET LOCAL deadlock_timeout = '1h'").await;
             self.execute("SELECT FROM product_like_count FOR UPDATE").await;
-            self.waits_for_a_lock().await;
+            // On another connection: in a transaction, pg_stat_activity is a snapshot.
+            self.scene.system.database.waiting_for_lock("like-aggregator", 1).await;
             self.execute("SELECT FROM kafka_offset FOR UPDATE").await;
             self.execute("ROLLBACK").await;
-            if said(self.aggregator, Trouble::Deadlock) > self.so_far {
+            if logged(self.aggregator, Trouble::Deadlock) > self.so_far {
                 return;
             }
         }
-    }
-
-    async fn waits_for_a_lock(&self) {
-        let sql = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()
-                   AND application_name = 'like-aggregator' AND wait_event_type = 'Lock'";
-        eventually("the aggregator waits for a lock", async || {
-            // On another connection: in a transaction, pg_stat_activity is a snapshot.
-            (self.scene.system.number(sql).await > 0).then_some(())
-        })
-        .await;
     }
 
     /// READ COMMITTED gives no 40001 on these tables (it takes a row that moves between partitions, or a recovery conflict
@@ -184,7 +171,7 @@ impl Fault<'_> {
     /// meanwhile.
     async fn lasts(&self, at_least: Duration, trouble: Trouble) {
         let since = Instant::now();
-        eventually(trouble.text(), async || (said(self.aggregator, trouble) > self.so_far).then_some(())).await;
+        until(trouble.text(), async || logged(self.aggregator, trouble) > self.so_far).await;
         if trouble != Trouble::Serialization {
             self.aggregator.waits_for("postgresql", "will be repeated").await;
         }

@@ -4,7 +4,7 @@
 
 use std::time::{Duration, Instant};
 
-use like_testkit::{eventually, eventually_within};
+use like_testkit::{eventually_within, until};
 use rand::RngExt;
 use rand::seq::SliceRandom;
 
@@ -54,10 +54,10 @@ pub async fn stopped(run: Run) -> Outcome {
         assert!(took < TAKEN_OVER_WITHIN, "{point:?}: taken over after {took:?}");
 
         victim.process.thaw();
-        if let Some(said) = said_after(*point) {
-            eventually(&format!("{point:?}: it says one of {said:?}"), async || {
+        if let Some(lines) = logged_after(*point) {
+            until(&format!("{point:?}: it logs one of {lines:?}"), async || {
                 let log = victim.process.log();
-                said.iter().any(|said| log.contains(said)).then_some(())
+                lines.iter().any(|line| log.contains(line))
             })
             .await;
         }
@@ -80,7 +80,7 @@ async fn all_advance(scene: &Scene, before: &[i64]) {
 }
 
 /// The log line of a process that has lost its partitions: it is fenced, or its transaction timed out first.
-fn said_after(point: Option<&str>) -> Option<&'static [&'static str]> {
+fn logged_after(point: Option<&str>) -> Option<&'static [&'static str]> {
     const FENCED: &str = "fenced: rewinding the batch's partitions";
     const NO_TRANSACTION: &str = "PostgreSQL can't do this now";
     match point? {

@@ -38,10 +38,10 @@ pub async fn swap(run: Run) -> Outcome {
     let mut scene = Scene::start(run, 8, run.pick(8, 16), 20).await;
     scene.deltas(0..10, run.pick(200, 2_000)).await;
     let mut aggregators = [scene.system.aggregator(&[]).await, scene.system.aggregator(&[]).await];
-    let (enough, looks) = <(Arc<AtomicBool>, Arc<AtomicUsize>)>::default();
+    let (enough, reads) = <(Arc<AtomicBool>, Arc<AtomicUsize>)>::default();
     let mut likers: JoinSet<_> = (0..4).map(|n| like(scene.api.client(), n, Arc::clone(&enough))).collect();
     let mut readers: JoinSet<_> =
-        (0..2).map(|_| read(scene.api.client(), Arc::clone(&enough), Arc::clone(&looks))).collect();
+        (0..2).map(|_| read(scene.api.client(), Arc::clone(&enough), Arc::clone(&reads))).collect();
 
     for n in 0..swaps {
         let met = [Met::AtTheRows, Met::AtTheTable][n % 2];
@@ -67,7 +67,7 @@ pub async fn swap(run: Run) -> Outcome {
     }
     // Thousands of users with one like each: compare the tables, not each user's view.
     scene.others.users.clear();
-    assert!(looks.load(Ordering::Relaxed) > swaps, "the readers hardly polled");
+    assert!(reads.load(Ordering::Relaxed) > swaps, "the readers polled too rarely");
     for aggregator in &mut aggregators {
         assert_eq!(aggregator.process.status(), None, "an aggregator exited");
     }
@@ -147,7 +147,7 @@ async fn like(client: TestClient, name: usize, enough: Arc<AtomicBool>) -> Recor
 }
 
 /// Polls counts and receipts; neither may go back.
-async fn read(client: TestClient, enough: Arc<AtomicBool>, looks: Arc<AtomicUsize>) -> Record {
+async fn read(client: TestClient, enough: Arc<AtomicBool>, reads: Arc<AtomicUsize>) -> Record {
     let (products, mut seen, mut record) = (growing(), BTreeMap::new(), Record::default());
     for n in 0.. {
         if enough.load(Ordering::Relaxed) {
@@ -167,7 +167,7 @@ async fn read(client: TestClient, enough: Arc<AtomicBool>, looks: Arc<AtomicUsiz
         }
         let receipt = &record.receipts[n % record.receipts.len()];
         assert_eq!(client.receipt(receipt).await["status"], "counted", "{receipt} had been counted");
-        looks.fetch_add(1, Ordering::Relaxed);
+        reads.fetch_add(1, Ordering::Relaxed);
     }
     record
 }

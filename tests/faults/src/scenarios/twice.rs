@@ -3,10 +3,10 @@
 
 use std::time::Duration;
 
-use like_testkit::{eventually, eventually_within};
+use like_testkit::{eventually_within, until};
 use rand::RngExt;
 
-use super::scene::Scene;
+use super::scene::{Scene, offsets};
 use crate::echo::Echo;
 use crate::{Outcome, Run, deltas};
 
@@ -16,7 +16,7 @@ const PRODUCTS: usize = 16;
 /// The records in between are published in pieces of this size.
 const PIECE: usize = 1_000;
 /// How long folding everything may take.
-const PATIENCE: Duration = Duration::from_secs(600);
+const LIMIT: Duration = Duration::from_secs(600);
 
 pub async fn twice(run: Run) -> Outcome {
     let (between, kills) = run.pick((20_000, 3), (1_000_000, 12));
@@ -38,11 +38,7 @@ pub async fn twice(run: Run) -> Outcome {
         }
         deltas::send(&kafka, &topic, &piece).await;
         scene.others = scene.others.and(deltas::record(&piece));
-        eventually("both have partitions", async || {
-            let owned = steady.series("likes_consumer_lag_records", "").await.len();
-            (0 < owned && owned < PARTITIONS as usize).then_some(())
-        })
-        .await;
+        until("both have partitions", async || (1..PARTITIONS as usize).contains(&steady.owned().await.len())).await;
         tokio::time::sleep(Duration::from_millis(dice.random_range(0..500))).await;
         victim.process.kill();
         victim.process.ended().await;
@@ -56,9 +52,8 @@ pub async fn twice(run: Run) -> Outcome {
     deltas::send(&kafka, &topic, &apart).await;
     let record = scene.crowd.finish().await.and(scene.others);
     let repeated = echo.finish().await;
-    eventually_within(PATIENCE, "the log is folded to its end", async || {
-        let folded = "SELECT sum(next_offset)::bigint FROM kafka_offset";
-        (scene.system.number(folded).await == repeated.ends.iter().sum::<i64>()).then_some(())
+    eventually_within(LIMIT, "the log is folded to its end", async || {
+        (offsets(&scene.system).await == repeated.ends).then_some(())
     })
     .await;
     assert!(repeated.records >= record.event_ids.len() + apart.len(), "{} records repeated", repeated.records);
