@@ -2,12 +2,22 @@
 
 use crate::Scenario;
 
+mod garbage;
+mod kill;
+mod network;
+mod replicas;
 mod scene;
+mod servers;
+mod sql;
+mod stopped;
+mod storm;
+mod swap;
+mod topic;
+mod twice;
 
-/// Declares each scenario's module and its entry in `ALL`, in the order in which they run.
+/// Declares `ALL`. The modules stay outside, because rustfmt doesn't find modules in a macro.
 macro_rules! scenarios {
     ($($name:ident: $what:literal,)+) => {
-        $(mod $name;)+
         /// All scenarios, in the order in which they run.
         pub const ALL: &[Scenario] = &[$(Scenario {
             name: stringify!($name),

@@ -53,7 +53,8 @@ pub async fn replicas(run: Run) -> Outcome {
         // After the connection is restored, the producer may reconnect before the late event arrives; the broker then
         // refuses the late event. Try again.
         for attempt in 0..5 {
-            let clicker = Clicker { user: format!("patient-{n}-{attempt}"), product: format!("asked-again-{n}"), liked };
+            let clicker =
+                Clicker { user: format!("patient-{n}-{attempt}"), product: format!("asked-again-{n}"), liked };
             let (asked, last) = clicker.asks(how, &mut broken, &direct.client(), &line, &mut record).await;
             faults += 1;
             // All are of one partition: an event that isn't there before the last one won't come.

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use like_testkit::{Record, TestClient, TestSystem, Click};
+use like_testkit::{Click, Record, TestClient, TestSystem};
 use tokio::task::JoinSet;
 use uuid::Uuid;
 
