@@ -101,8 +101,7 @@ impl Store {
         self.settle(result)
     }
 
-    /// Returns how many connections it has made. A new one may have reached another server, or a
-    /// restored backup.
+    /// Returns how many connections it has made. A new one may have reached another server, or a restored backup.
     pub fn connects(&self) -> u64 {
         self.connects
     }

@@ -44,8 +44,7 @@ pub enum Command {
     Offsets(Vec<i32>),
     /// Apply the batch, whose records the linked spans published. Don't retry once the token is cancelled.
     Apply(Batch, Links, CancellationToken),
-    /// Record that retention removed these offsets before they were folded, and move the stored
-    /// offset past them.
+    /// Record that retention removed these offsets before they were folded, and move the stored offset past them.
     Skip {
         partition: i32,
         /// Its stored offset.

@@ -144,8 +144,7 @@ impl Partition {
         self.phase = Phase::Fetching(position);
     }
 
-    /// Takes the position of a partition that is fetched or may be fetched now, for
-    /// [`Self::fetch_from`].
+    /// Takes the position of a partition that is fetched or may be fetched now, for [`Self::fetch_from`].
     pub(super) fn take_position(&mut self) -> Option<Position> {
         let fetched = self.is_fetched();
         match std::mem::replace(&mut self.phase, Phase::AwaitingOffset { fetched, verification: None }) {
