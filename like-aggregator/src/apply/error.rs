@@ -11,7 +11,6 @@ pub enum ApplyError {
     /// Another process has moved the offset that this batch starts at.
     #[error("partition {partition} is folded up to {found}, not {believed}: another worker has written")]
     Fenced {
-        /// The first partition with another offset.
         partition: i32,
         /// The offset that this process expected.
         believed: i64,

@@ -15,7 +15,7 @@ use super::transaction::{Store, StoredOffset};
 use crate::fault::{self, Point};
 use crate::fold::{Batch, Span};
 use crate::metrics::Metrics;
-use crate::traces::{BatchSpan, BatchTraces, Links};
+use crate::traces::{BatchTraces, Links, Started};
 
 /// The condition under which `/readyz` reports the database.
 pub const DATABASE: &str = "postgresql";
@@ -175,7 +175,7 @@ impl Worker {
                     return Event::Skipped { partition, from, to };
                 }
                 Err(error @ ApplyError::Fenced { .. }) => {
-                    self.metrics.fenced();
+                    self.metrics.fences.inc();
                     warn!(%error, "fenced: the gap is not recorded");
                     return Event::NotSkipped(partition);
                 }
@@ -187,9 +187,8 @@ impl Worker {
 
     /// Applies the batch, in one transaction if possible. Once a part is committed, the offsets that the whole expects no
     /// longer hold, so a failure between the parts rewinds the partitions.
-    async fn apply(&mut self, batch: Batch, span: Option<&BatchSpan>, given_up: &CancellationToken) -> Event {
+    async fn apply(&mut self, batch: Batch, span: Option<&Started>, given_up: &CancellationToken) -> Event {
         let spans: Vec<_> = batch.spans().iter().map(|(&p, &span)| (p, span)).collect();
-        let rewind = || Event::Rewind(spans.iter().map(|(partition, _)| *partition).collect());
         let mut parts = vec![batch];
         fault::reached(Point::BetweenBatches);
         while let Some(mut part) = parts.pop() {
@@ -205,7 +204,9 @@ impl Worker {
                     warn!(events = part.len(), "the database can't apply this many events at once: trying half");
                     parts.push(part);
                 }
-                Err(NotApplied::Rewind) => return rewind(),
+                Err(NotApplied::Rewind) => {
+                    return Event::Rewind(spans.into_iter().map(|(partition, _)| partition).collect());
+                }
                 Err(NotApplied::Fatal(error)) => return Event::Fatal(error),
             }
         }
@@ -215,17 +216,17 @@ impl Worker {
     async fn apply_part(
         &mut self,
         batch: &Batch,
-        span: Option<&BatchSpan>,
+        span: Option<&Started>,
         given_up: &CancellationToken,
     ) -> Result<(), NotApplied> {
         let mut backoff = Backoff::new(PAUSES.0, PAUSES.1);
         let start = Instant::now();
         let mut too_large = 0;
         loop {
-            let attempt = span.and_then(|span| span.attempt(batch));
+            let attempt = span.and_then(|span| self.traces.attempt(span, batch));
             let result = self.store.apply(batch).await;
             if let Some(attempt) = attempt {
-                attempt.end(result.as_ref().err());
+                attempt.end(result.as_ref().err().map(|error| (error.kind(), error.to_string())));
             }
             match result {
                 Ok(applied) => {
@@ -237,12 +238,12 @@ impl Worker {
                     return Ok(());
                 }
                 Err(error @ ApplyError::Fenced { .. }) => {
-                    self.metrics.fenced();
+                    self.metrics.fences.inc();
                     warn!(%error, "fenced: rewinding the batch's partitions");
                     return Err(NotApplied::Rewind);
                 }
                 Err(error) if error.is_transient() => {
-                    self.metrics.retried();
+                    self.metrics.retries.inc();
                     let pause = backoff.pause();
                     tokio::select! {
                         () = self.wait(&error, pause) => {}

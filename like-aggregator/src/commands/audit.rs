@@ -62,7 +62,7 @@ struct CountAudit {
 pub async fn audit(settings: &AuditSettings) -> anyhow::Result<Outcome> {
     let repair = settings.repair && settings.yes;
     let report = counts(settings, repair).await?;
-    answer(settings.json, &report, CountAudit::text)?;
+    answer(settings.report.json, &report, CountAudit::text)?;
     if settings.repair && !repair && report.differing > 0 {
         return Err(not_done("repair them"));
     }
@@ -70,7 +70,7 @@ pub async fn audit(settings: &AuditSettings) -> anyhow::Result<Outcome> {
 }
 
 async fn counts(settings: &AuditSettings, repair: bool) -> anyhow::Result<CountAudit> {
-    let mut connection = connection::connect(&settings.database, "audit").await?;
+    let mut connection = connection::connect(&settings.report.database, "audit").await?;
     let mut report = CountAudit::default();
     let progress = Progress::new("chunks compared", None);
     let mut next = Some(Uuid::nil());

@@ -40,8 +40,8 @@ pub async fn import(settings: ImportSettings) -> anyhow::Result<Outcome> {
     }
     let checked = tokio::task::spawn_blocking(move || check(&mut open).map(|rows| (open, rows))).await?;
     let (mut open, rows) = checked.with_context(|| file.clone())?;
-    let mut connection = connection::connect(&settings.servers.database, "import").await?;
-    let topic = OpenTopic::find(&settings.servers.kafka, &mut connection, "import").await?;
+    let mut connection = connection::connect(&settings.report.servers.database, "import").await?;
+    let topic = OpenTopic::find(&settings.report.servers.kafka, &mut connection, "import").await?;
     drop(connection);
     let start = Instant::now();
     let mut publisher = Publisher::new(&topic, settings.timeout)?;
@@ -50,7 +50,7 @@ pub async fn import(settings: ImportSettings) -> anyhow::Result<Outcome> {
         format!("{file} with {rows} rows is not imported whole: run it again within DEDUP_WINDOW, which drops repeats")
     })?;
     let imported = Imported { topic: topic.layout.topic, rows, seconds: start.elapsed().as_secs_f64() };
-    answer(settings.json, &imported, |Imported { topic, rows, seconds }| {
+    answer(settings.report.json, &imported, |Imported { topic, rows, seconds }| {
         format!("{rows} likes are in the log of {topic}, after {seconds:.1} s; `status` shows how far it is counted")
     })?;
     Ok(Outcome::Clean)

@@ -99,7 +99,7 @@ pub(super) struct InFlight {
     since: Instant,
     /// Once cancelled, the worker doesn't retry.
     pub(super) give_up: CancellationToken,
-    paused: BTreeSet<i32>,
+    pub(super) paused: BTreeSet<i32>,
 }
 
 impl ConsumerThread {
@@ -177,7 +177,7 @@ impl ConsumerThread {
                 Err(RecvTimeoutError::Disconnected) => Err(anyhow!("the worker has ended")),
             };
         }
-        let fetched: BTreeSet<i32> = fetched(&state.partitions);
+        let fetched: BTreeSet<i32> = numbers(&state.partitions, Partition::is_fetched);
         // Not right after a partition was assigned: librdkafka may lose one of the two requests.
         if state.fetched.is_none_or(|at| at.elapsed() >= PAUSE_AFTER) && flight.paused.len() < fetched.len() {
             info!("the database is behind: fetching paused");
@@ -243,13 +243,15 @@ impl ConsumerThread {
     }
 }
 
-/// The partitions that librdkafka fetches.
-pub(super) fn fetched(partitions: &BTreeMap<i32, Partition>) -> BTreeSet<i32> {
-    partitions.iter().filter_map(|(&number, partition)| partition.is_fetched().then_some(number)).collect()
+/// Returns the numbers of the partitions for which `has` returns true.
+pub(super) fn numbers<C: FromIterator<i32>>(
+    partitions: &BTreeMap<i32, Partition>,
+    has: impl Fn(&Partition) -> bool,
+) -> C {
+    partitions.iter().filter(|(_, partition)| has(partition)).map(|(&number, _)| number).collect()
 }
 
 impl Collecting {
-    /// Drops what was collected of a partition.
     pub(super) fn drop_partition(&mut self, partition: i32) {
         self.batch.remove_partition(partition);
         self.links.forget(partition);
@@ -261,11 +263,6 @@ impl Collecting {
 }
 
 impl InFlight {
-    /// The partitions that are paused.
-    pub(super) fn paused(&self) -> &BTreeSet<i32> {
-        &self.paused
-    }
-
     /// Removes from the paused partitions those that are no longer fetched, and returns them.
     pub(super) fn unpause(&mut self, gone: &[i32]) -> Vec<i32> {
         gone.iter().copied().filter(|partition| self.paused.remove(partition)).collect()

@@ -147,12 +147,10 @@ impl Batch {
         self.len() >= max_events || self.dead_bytes >= DEAD_LETTERS_BYTES
     }
 
-    /// Returns the span of each partition, in partition order.
     pub fn spans(&self) -> &BTreeMap<i32, Span> {
         &self.spans
     }
 
-    /// Returns the dead letters, in the order they came.
     pub fn dead_letters(&self) -> &[DeadLetter] {
         &self.dead_letters
     }
@@ -213,7 +211,6 @@ impl Batch {
         ids
     }
 
-    /// Returns the product with this number in the batch.
     pub fn product(&self, number: u32) -> &str {
         &self.products[number as usize].0
     }

@@ -206,15 +206,13 @@ impl Reader {
     /// Errors of brokers and the network are temporary: librdkafka reports them and tries again.
     fn failed(&self, failure: &KafkaError) -> anyhow::Result<()> {
         match failure {
-            KafkaError::MessageConsumptionFatal(code) => Err(anyhow!("the Kafka consumer can't continue: {code}")),
+            KafkaError::MessageConsumptionFatal(code) => bail!("the Kafka consumer can't continue: {code}"),
             KafkaError::MessageConsumption(RDKafkaErrorCode::AutoOffsetReset) => {
-                Err(anyhow!("a part of {} that is still to be folded is no longer in the log", self.topic))
+                bail!("a part of {} that is still to be folded is no longer in the log", self.topic)
             }
-            _ => {
-                warn!(error = %failure, "Kafka");
-                Ok(())
-            }
+            _ => warn!(error = %failure, "Kafka"),
         }
+        Ok(())
     }
 
     fn command(&self, command: Command) -> anyhow::Result<()> {

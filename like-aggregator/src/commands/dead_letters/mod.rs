@@ -44,8 +44,8 @@ struct RefusedLetter {
 }
 
 async fn redrive(settings: &DeadLettersRedriveSettings) -> anyhow::Result<Outcome> {
-    let mut connection = connection::connect(&settings.servers.database, "dead-letters").await?;
-    let topic = OpenTopic::find(&settings.servers.kafka, &mut connection, "dead-letters").await?;
+    let mut connection = connection::connect(&settings.report.servers.database, "dead-letters").await?;
+    let topic = OpenTopic::find(&settings.report.servers.kafka, &mut connection, "dead-letters").await?;
     check_exist(&mut connection, &settings.which).await?;
     let mut publisher = Publisher::new(&topic, publisher::TIMEOUT)?;
     let mut pages = Pages::of(&settings.which, &mut connection).await?;
@@ -85,7 +85,7 @@ async fn redrive(settings: &DeadLettersRedriveSettings) -> anyhow::Result<Outcom
         done.redriven += redriven;
         progress.add(redriven);
     }
-    answer(settings.json, &done, Redriven::text)?;
+    answer(settings.report.json, &done, Redriven::text)?;
     Ok(Outcome::unless(done.refused > 0))
 }
 
@@ -111,7 +111,7 @@ struct Dropped {
 }
 
 async fn drop_letters(settings: &DeadLettersDropSettings) -> anyhow::Result<Outcome> {
-    let mut connection = connection::connect(&settings.database, "dead-letters").await?;
+    let mut connection = connection::connect(&settings.report.database, "dead-letters").await?;
     check_exist(&mut connection, &settings.which).await?;
     let letters = if settings.yes {
         delete(&mut connection, &settings.which).await?
@@ -120,6 +120,6 @@ async fn drop_letters(settings: &DeadLettersDropSettings) -> anyhow::Result<Outc
     };
     let dropped = Dropped { letters, done: settings.yes };
     let verb = if settings.yes { "were" } else { "would be" };
-    answer(settings.json, &dropped, |dropped| format!("{} dead letters {verb} dropped", dropped.letters))?;
+    answer(settings.report.json, &dropped, |dropped| format!("{} dead letters {verb} dropped", dropped.letters))?;
     if settings.yes { Ok(Outcome::Clean) } else { Err(not_done("drop them")) }
 }
