@@ -12,9 +12,7 @@ use std::time::{Duration, Instant};
 use tokio_util::task::AbortOnDropHandle;
 use tracing::info;
 
-/// How often the line on a terminal is drawn.
 const REDRAW: Duration = Duration::from_millis(500);
-/// How often a line is logged.
 const LOG: Duration = Duration::from_secs(10);
 
 /// Shown by a task of its own until it is dropped.

@@ -157,11 +157,9 @@ impl Service {
         let (commands, worker_commands) = channel::unbounded_channel();
         let (worker_events, events) = mpsc::channel();
         let store = Store::new(url, SCHEMA, &layout.topic, fold.dedup());
-        let worker = Worker::new(store, metrics.clone(), health.clone(), worker_events).traced(BatchTraces {
-            traces: traces.clone(),
-            topic: layout.topic.clone(),
-            group: fold.kafka_group_id.clone(),
-        });
+        let mut worker = Worker::new(store, metrics.clone(), health.clone(), worker_events);
+        let (topic, group) = (layout.topic.clone(), fold.kafka_group_id.clone());
+        worker.traces = BatchTraces { traces: traces.clone(), topic, group };
         tokio::spawn(worker.run(worker_commands));
         let upkeep = Upkeep::new(url, SCHEMA, client.clone(), fold.dedup(), fold.dedup_window);
         // Aborted when this function returns.

@@ -37,7 +37,6 @@ impl Links {
         }
     }
 
-    /// Drops the links of a partition whose records were dropped.
     pub fn forget(&mut self, partition: i32) {
         self.0.retain(|(of, _)| *of != partition);
     }

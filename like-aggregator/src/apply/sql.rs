@@ -16,7 +16,6 @@ use crate::topic::active;
 pub(super) struct Statements<'a> {
     pub(super) connection: &'a mut PgConnection,
     pub(super) topic: &'a str,
-    /// The number of statements sent.
     pub(super) sent: u64,
 }
 

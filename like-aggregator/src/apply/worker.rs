@@ -32,7 +32,6 @@ const PAUSES: (Duration, Duration) = (Duration::from_millis(100), Duration::from
 /// After this many attempts that took too long or too much memory, the worker tries half the batch.
 const HALVE_AFTER: u32 = 2;
 
-/// Why a batch, or a part of one, was not applied.
 enum NotApplied {
     TooLarge,
     Rewind,
@@ -44,12 +43,11 @@ pub enum Command {
     Offsets(Vec<i32>),
     /// Apply the batch, whose records the linked spans published. Don't retry once the token is cancelled.
     Apply(Batch, Links, CancellationToken),
-    /// Record that retention removed these offsets before they were folded, and move the stored offset past them.
+    /// Record that retention removed the records between the stored offset `from` and the log's start `to` before they were
+    /// folded, and move the stored offset past them.
     Skip {
         partition: i32,
-        /// Its stored offset.
         from: i64,
-        /// The start of its log.
         to: i64,
     },
 }
@@ -62,8 +60,11 @@ pub enum Event {
     Applied(Vec<(i32, Span)>),
     /// The batch is not applied, or not known to be: rewind its partitions to their stored offsets.
     Rewind(Vec<i32>),
-    /// The gap is recorded.
-    Skipped { partition: i32, from: i64, to: i64 },
+    Skipped {
+        partition: i32,
+        from: i64,
+        to: i64,
+    },
     /// The gap is not recorded, since the stored offset has changed.
     NotSkipped(i32),
     /// The store has a new connection, so stored offsets may have gone back. It belongs to no command.
@@ -78,25 +79,17 @@ pub struct Worker {
     health: Health,
     /// Beats at every attempt and every wait.
     heartbeat: Heartbeat,
-    /// To the consumer thread.
     events: Sender<Event>,
-    traces: BatchTraces,
+    pub traces: BatchTraces,
     /// The most events to apply at once, which is lowered after failures of large batches.
     largest: usize,
 }
 
 impl Worker {
-    /// Returns a worker that applies batches to `store` and reports through `events`.
     pub fn new(store: Store, metrics: Metrics, health: Health, events: Sender<Event>) -> Self {
         let heartbeat = health.heartbeat("worker", HEARTBEAT_LIMIT);
         let traces = BatchTraces::default();
         Self { store, metrics, health, heartbeat, events, traces, largest: usize::MAX }
-    }
-
-    /// Makes it start a span for each batch.
-    #[must_use]
-    pub fn traced(self, traces: BatchTraces) -> Self {
-        Self { traces, ..self }
     }
 
     /// Executes commands until the consumer thread drops its sender.

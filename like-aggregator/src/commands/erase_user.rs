@@ -40,7 +40,6 @@ struct Erased {
     retention_ms: Option<i64>,
 }
 
-/// Publishes unlikes for what the user likes, waits until they are counted, and deletes the rows.
 pub async fn erase_user(settings: &EraseUserSettings) -> anyhow::Result<Outcome> {
     let mut connection = connection::connect(&settings.report.servers.database, "erase-user").await?;
     // No index finds a user's likes: the whole table is read, which is fastest in its own order.
@@ -84,7 +83,6 @@ pub async fn erase_user(settings: &EraseUserSettings) -> anyhow::Result<Outcome>
     Ok(Outcome::unless(erased.rows_since > 0))
 }
 
-/// Waits until each of these partitions is folded at least so far.
 async fn folded(
     connection: &mut PgConnection,
     topic: &str,

@@ -77,7 +77,6 @@ impl Positions {
     }
 }
 
-/// What a reset does to one partition.
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
 struct Move {
@@ -98,7 +97,6 @@ struct Move {
 #[derive(Serialize)]
 struct Moved {
     topic: String,
-    /// Whether it was done.
     done: bool,
     partitions: Vec<Move>,
 }

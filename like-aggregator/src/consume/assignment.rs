@@ -23,11 +23,9 @@ const OFFSETS: &str = "kafka_offset";
 const REVOKE_WAIT: Duration = Duration::from_secs(1);
 /// How long a shutdown waits for it.
 const FINISH_WAIT: Duration = Duration::from_secs(4);
-/// How long leaving the group may take.
 const LEAVE_WAIT: Duration = Duration::from_secs(2);
 
 impl ConsumerThread {
-    /// Acts on the group's assignments and revocations since the last call.
     pub(super) fn rebalance(&self, state: &mut State) -> anyhow::Result<()> {
         while let Some(event) = self.consumer.context().next_rebalance() {
             match event {
@@ -121,7 +119,6 @@ impl ConsumerThread {
         self.consumer.incremental_assign(&list).context("assigning")
     }
 
-    /// Makes librdkafka stop fetching these partitions.
     pub(super) fn unfetch(&self, state: &mut State, partitions: &[i32]) -> anyhow::Result<()> {
         // librdkafka keeps a partition paused after it is unassigned, and when it is assigned again.
         let paused = state.in_flight.as_mut().map(|flight| flight.unpause(partitions)).unwrap_or_default();
@@ -143,7 +140,6 @@ impl ConsumerThread {
         self.rewind(state, again)
     }
 
-    /// Reports the partitions without a row and the stopped ones.
     pub(super) fn report_unread(&self, state: &State) {
         let without_row: BTreeSet<i32> = numbers(&state.partitions, Partition::is_without_offset_row);
         self.report_stopped(state, without_row.len());
@@ -166,13 +162,11 @@ impl ConsumerThread {
         while let Some(flight) = &state.in_flight
             && flight.partitions.iter().any(|partition| partitions.contains(partition))
         {
-            match self.events.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
-                Ok(event) => self.handle(state, event)?,
-                Err(_) => {
-                    flight.give_up.cancel();
-                    break;
-                }
-            }
+            let Ok(event) = self.events.recv_timeout(deadline.saturating_duration_since(Instant::now())) else {
+                flight.give_up.cancel();
+                break;
+            };
+            self.handle(state, event)?;
         }
         self.copy_offsets(state);
         let mut unfetched = Vec::new();

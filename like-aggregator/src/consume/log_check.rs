@@ -118,7 +118,6 @@ impl ConsumerThread {
         Ok(())
     }
 
-    /// The gap is recorded and the stored offset moved past it.
     pub(super) fn gap_recorded(&self, state: &mut State, number: i32, from: i64, to: i64) -> anyhow::Result<()> {
         error!(
             partition = number,

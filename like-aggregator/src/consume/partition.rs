@@ -43,7 +43,6 @@ impl Partition {
         Self { phase, committed: None, uncopied: false }
     }
 
-    /// Whether librdkafka fetches it.
     pub(super) fn is_fetched(&self) -> bool {
         match self.phase {
             Phase::Fetching(_) => true,
@@ -52,7 +51,6 @@ impl Partition {
         }
     }
 
-    /// Whether its stored offset is being read.
     pub(super) fn is_awaiting_offset(&self) -> bool {
         match self.phase {
             Phase::AwaitingOffset { .. } => true,
@@ -85,7 +83,6 @@ impl Partition {
         matches!(self.phase, Phase::Fetching(_) | Phase::VerifyingLog(..) | Phase::RecordingGap { .. })
     }
 
-    /// The verification under way, with the position it verifies.
     pub(super) fn verifying(&mut self) -> Option<(&mut Position, &mut Verification)> {
         match &mut self.phase {
             Phase::VerifyingLog(position, verification) => Some((position, verification)),

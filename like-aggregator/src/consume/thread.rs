@@ -19,7 +19,7 @@ use tracing::info;
 use super::group::GroupContext;
 use super::partition::Partition;
 use crate::apply::worker::{Command, Event};
-use crate::fold::{Batch, Span};
+use crate::fold::Batch;
 use crate::metrics::Metrics;
 use crate::timing::Timing;
 use crate::traces::Links;
@@ -49,9 +49,7 @@ pub struct ConsumerThread {
     pub ends: Option<Vec<i64>>,
     pub limits: BatchLimits,
     pub timing: Timing,
-    /// To the worker.
     pub commands: UnboundedSender<Command>,
-    /// From the worker.
     pub events: Receiver<Event>,
     pub traces: Traces,
     pub metrics: Metrics,
@@ -62,7 +60,6 @@ pub struct ConsumerThread {
 
 #[derive(Default)]
 pub(super) struct State {
-    /// The partitions that the group has assigned.
     pub(super) partitions: BTreeMap<i32, Partition>,
     pub(super) collecting: Collecting,
     pub(super) in_flight: Option<InFlight>,
@@ -120,7 +117,6 @@ impl ConsumerThread {
         result
     }
 
-    /// One round: the worker's events, rebalances, a full batch, then records.
     fn round(&self, state: &mut State) -> anyhow::Result<()> {
         loop {
             match self.events.try_recv() {
@@ -198,14 +194,18 @@ impl ConsumerThread {
         Ok(())
     }
 
-    /// Handles an event of the worker, whichever loop receives it.
     pub(super) fn handle(&self, state: &mut State, event: Event) -> anyhow::Result<()> {
         match event {
             Event::Fatal(error) => return Err(error),
             Event::Reconnected => self.compare(state)?,
             Event::Offsets(asked, stored) => self.offsets_read(state, &asked, &stored)?,
             Event::Applied(spans) => {
-                self.committed(state, &spans);
+                for (number, span) in spans {
+                    if let Some(partition) = state.partitions.get_mut(&number) {
+                        (partition.committed, partition.uncopied) = (Some(span.next), true);
+                    }
+                }
+                self.copy_offsets_when_due(state);
                 self.landed(state)?;
             }
             Event::Skipped { partition, from, to } => self.gap_recorded(state, partition, from, to)?,
@@ -222,16 +222,6 @@ impl ConsumerThread {
             }
         }
         Ok(())
-    }
-
-    fn committed(&self, state: &mut State, spans: &[(i32, Span)]) {
-        for (number, span) in spans {
-            if let Some(partition) = state.partitions.get_mut(number) {
-                partition.committed = Some(span.next);
-                partition.uncopied = true;
-            }
-        }
-        self.copy_offsets_when_due(state);
     }
 
     pub(super) fn list<'a>(&self, partitions: impl IntoIterator<Item = &'a i32>) -> TopicPartitionList {

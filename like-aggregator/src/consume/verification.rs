@@ -6,7 +6,6 @@ use std::time::Instant;
 use super::position::Position;
 use crate::fold::Millis;
 
-/// The verification of a stored offset against the log's ends.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Verification {
     /// The record that was folded last was not found at its offset.
@@ -17,20 +16,26 @@ pub(super) struct Verification {
     pub(super) asked: Option<Instant>,
 }
 
-/// What verifying the log has found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Verified {
     /// The records from the stored offset up to the log's start are gone.
-    Gap { from: i64, to: i64 },
+    Gap {
+        from: i64,
+        to: i64,
+    },
     /// The log ends before the stored offset, which may be temporary.
-    PastEnd { next: i64, end: i64 },
+    PastEnd {
+        next: i64,
+        end: i64,
+    },
     /// The record that was folded last is gone, though the log starts before it.
-    Missing { offset: i64, start: i64 },
-    /// The stored offset lies within the log.
+    Missing {
+        offset: i64,
+        start: i64,
+    },
     Within,
 }
 
-/// Why a partition has stopped.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub(super) enum StopReason {
     #[error("it is folded up to {next} and its log ends at {end}{ADVICE}")]
@@ -48,7 +53,6 @@ const ADVICE: &str = ": the topic was cut or created again, or the database belo
      `like-aggregator rebuild` after that";
 
 impl Verification {
-    /// Compares the position with the log's ends.
     pub(super) fn compare(&self, position: &Position, start: i64, end: i64) -> Verified {
         let next = position.next;
         if next < start {

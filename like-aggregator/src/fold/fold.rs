@@ -76,7 +76,6 @@ impl Batch {
 /// The state that one user desires for one product after the batch.
 #[derive(Debug, Clone, Copy)]
 pub struct Desired<'a> {
-    /// The key of its row in `product_like`.
     pub pair_key: Uuid,
     /// The product's number in the batch.
     pub product: u32,
@@ -95,7 +94,6 @@ pub struct Fold<'a> {
     pub handled: Vec<(Uuid, Millis)>,
     /// The desired state of each (product, user), sorted by key.
     pub desired: Vec<Desired<'a>>,
-    /// Duplicates that were dropped.
     pub duplicates: u64,
     delta_events: u64,
     /// Per product number, the sum of its delta events.

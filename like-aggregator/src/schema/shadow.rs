@@ -11,7 +11,6 @@ use tokio::time::timeout;
 
 use super::migrate::migrate;
 
-/// How long dropping the schema may take.
 const REMOVE_WAIT: Duration = Duration::from_secs(5);
 
 /// Per topic, in the order of folding, the offset of each partition up to which it is folded.

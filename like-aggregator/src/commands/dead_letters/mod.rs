@@ -7,6 +7,7 @@ mod verdict;
 
 use anyhow::Context;
 use serde::Serialize;
+use serde_json::json;
 
 use self::letters::{PAGE, Pages, check_exist, count, delete};
 use super::{Outcome, not_done};
@@ -104,12 +105,6 @@ impl Redriven {
     }
 }
 
-#[derive(Serialize)]
-struct Dropped {
-    letters: u64,
-    done: bool,
-}
-
 async fn drop_letters(settings: &DeadLettersDropSettings) -> anyhow::Result<Outcome> {
     let mut connection = connection::connect(&settings.report.database, "dead-letters").await?;
     check_exist(&mut connection, &settings.which).await?;
@@ -118,8 +113,8 @@ async fn drop_letters(settings: &DeadLettersDropSettings) -> anyhow::Result<Outc
     } else {
         count(&mut connection, &settings.which).await?.cast_unsigned()
     };
-    let dropped = Dropped { letters, done: settings.yes };
     let verb = if settings.yes { "were" } else { "would be" };
-    answer(settings.report.json, &dropped, |dropped| format!("{} dead letters {verb} dropped", dropped.letters))?;
+    let dropped = json!({ "letters": letters, "done": settings.yes });
+    answer(settings.report.json, &dropped, |_| format!("{letters} dead letters {verb} dropped"))?;
     if settings.yes { Ok(Outcome::Clean) } else { Err(not_done("drop them")) }
 }

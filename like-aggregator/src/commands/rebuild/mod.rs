@@ -18,7 +18,6 @@ use crate::fold::FOLD_VERSION;
 use crate::replay::Replay;
 use crate::schema::shadow::{self, ShadowSchema};
 
-/// The shadow schema of a rebuild.
 const REBUILT: &str = "likes_rebuild";
 
 /// After a round that took no longer than this, the rest can be folded while the live workers wait.
