@@ -8,6 +8,7 @@ use prometheus::{Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, 
 use crate::apply::transaction::Applied;
 use crate::fold::Batch;
 
+/// The outcomes of events, in the order in which [`Metrics::committed`] adds them.
 const OUTCOMES: [&str; 4] = ["applied", "duplicate", "no_change", "dead_letter"];
 
 #[derive(Clone)]

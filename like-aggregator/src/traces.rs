@@ -117,7 +117,7 @@ mod tests {
     }
 
     #[test]
-    fn headers_are_read_up_to_the_limit() {
+    fn links_are_limited() {
         let (mut links, mut looked, parent) = (Links::default(), 0, parent("01"));
         for _ in 0..LINKS_MAX + 5 {
             links.add_from(0, || {

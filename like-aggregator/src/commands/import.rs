@@ -134,7 +134,7 @@ fn row(record: &ByteRecord, is_first: bool) -> Option<Row> {
         return Some(Err(format!("has {fields} fields, {expected}")));
     }
     let [product, user] = [0, 1].map(|index| String::from_utf8_lossy(&record[index]));
-    match names(&product, &user).filter(|_| is_first) {
+    match is_first.then(|| names(&product, &user)).flatten() {
         Some(true) => return None,
         Some(false) => return Some(Err(format!("names the columns {product},{user}: swap them"))),
         None => {}

@@ -21,8 +21,8 @@ const LOG: &str = "log";
 const ASK_INTERVAL: Duration = Duration::from_secs(1);
 /// How long to wait for them. The broker answers a fetch that is in progress first, which may take half a second.
 pub(super) const ASK_TIMEOUT: Duration = Duration::from_secs(1);
-/// librdkafka has stopped fetching a partition whose offset lies outside the log. Its error doesn't name the partition, but
-/// its reports do: the number of reports in which to look for it.
+/// The number of librdkafka's reports in which to look for a partition that it no longer fetches, since its offset lies
+/// outside the log: the error doesn't name it.
 pub(super) const REPORTS: u8 = 3;
 
 impl ConsumerThread {

@@ -19,20 +19,12 @@ pub(super) struct Verification {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Verified {
     /// The records from the stored offset up to the log's start are gone.
-    Gap {
-        from: i64,
-        to: i64,
-    },
+    Gap { from: i64, to: i64 },
     /// The log ends before the stored offset, which may be temporary.
-    PastEnd {
-        next: i64,
-        end: i64,
-    },
+    PastEnd { next: i64, end: i64 },
     /// The record that was folded last is gone, though the log starts before it.
-    Missing {
-        offset: i64,
-        start: i64,
-    },
+    Missing { offset: i64, start: i64 },
+    /// The stored offset lies within the log.
     Within,
 }
 
@@ -48,9 +40,9 @@ pub(super) enum StopReason {
     Missing { offset: i64, start: i64 },
 }
 
-const ADVICE: &str = ": the topic was cut or created again, or the database belongs to another topic. Nothing is skipped: restore \
-     the log, or set the offset by `like-aggregator offsets reset`; to count only the log as it is now, run \
-     `like-aggregator rebuild` after that";
+const ADVICE: &str = ": the topic was cut or created again, or the database belongs to another topic. Nothing is \
+     skipped: restore the log, or set the offset by `like-aggregator offsets reset`; to count only the log as it is now, \
+     run `like-aggregator rebuild` after that";
 
 impl Verification {
     pub(super) fn compare(&self, position: &Position, start: i64, end: i64) -> Verified {
