@@ -8,6 +8,7 @@
 
 /// The points, by their names in `FAULT_POINT`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[cfg_attr(feature = "fault-points", derive(clap::ValueEnum))]
 pub enum Point {
     /// `after-begin`: between BEGIN and the first statement.
     AfterBegin,
@@ -19,7 +20,6 @@ pub enum Point {
     BetweenBatches,
 }
 
-/// Does nothing.
 #[cfg(not(feature = "fault-points"))]
 #[inline]
 pub fn reached(_: Point) {}
@@ -46,16 +46,12 @@ pub fn reached(point: Point) {
 
 #[cfg(feature = "fault-points")]
 fn parse(text: &str) -> (Point, u64, rustix::process::Signal) {
+    use clap::ValueEnum;
     use rustix::process::Signal;
 
     let mut parts = text.split(':');
-    let point = match parts.next() {
-        Some("after-begin") => Point::AfterBegin,
-        Some("before-commit") => Point::BeforeCommit,
-        Some("after-commit") => Point::AfterCommit,
-        Some("between-batches") => Point::BetweenBatches,
-        _ => panic!("FAULT_POINT={text}: no such point"),
-    };
+    let point = Point::from_str(parts.next().unwrap_or_default(), false);
+    let point = point.unwrap_or_else(|_| panic!("FAULT_POINT={text}: no such point"));
     let nth = parts.next().map_or(1, |nth| nth.parse().unwrap_or_else(|e| panic!("FAULT_POINT={text}: {e}")));
     match parts.next() {
         None => (point, nth, Signal::KILL),

@@ -8,12 +8,12 @@ use prometheus::{Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, 
 use crate::apply::transaction::Applied;
 use crate::fold::Batch;
 
+/// The outcomes of events, in the order in which [`Metrics::committed`] adds them.
+const OUTCOMES: [&str; 4] = ["applied", "duplicate", "no_change", "dead_letter"];
+
 #[derive(Clone)]
 pub struct Metrics {
-    applied: IntCounter,
-    duplicate: IntCounter,
-    no_change: IntCounter,
-    dead_letter: IntCounter,
+    events: IntCounterVec,
     dead_letters: IntCounterVec,
     below_zero: IntCounter,
     batch_events: Histogram,
@@ -21,9 +21,9 @@ pub struct Metrics {
     statements: IntCounter,
     commit_age: Histogram,
     lag: IntGaugeVec,
-    fences: IntCounter,
-    behind_end: IntGauge,
-    retries: IntCounter,
+    pub fences: IntCounter,
+    pub behind_end: IntGauge,
+    pub retries: IntCounter,
     gaps: IntCounter,
     gap_records: IntCounter,
     stopped_beyond: IntGauge,
@@ -36,22 +36,21 @@ impl Metrics {
     pub fn new(registry: &Registry) -> Self {
         add_process(registry, "like-aggregator", env!("CARGO_PKG_VERSION"));
         let counter = |name, help| add(registry, IntCounter::new(name, help));
+        let gauge = |name, help| add(registry, IntGauge::new(name, help));
         let counters = |name, help, label| add(registry, IntCounterVec::new(Opts::new(name, help), &[label]));
         let gauges = |name, help, label| add(registry, IntGaugeVec::new(Opts::new(name, help), &[label]));
         let histogram = |name, help, buckets: &[f64]| {
             add(registry, Histogram::with_opts(HistogramOpts::new(name, help).buckets(buckets.to_vec())))
         };
         let events = counters("likes_events_total", "Events whose transaction committed, by outcome", "outcome");
+        OUTCOMES.iter().for_each(|outcome| drop(events.with_label_values(&[outcome])));
         let stopped = gauges(
             "likes_stopped_partitions",
             "Owned partitions that aren't read until an operator acts, by reason",
             "reason",
         );
         Self {
-            applied: events.with_label_values(&["applied"]),
-            duplicate: events.with_label_values(&["duplicate"]),
-            no_change: events.with_label_values(&["no_change"]),
-            dead_letter: events.with_label_values(&["dead_letter"]),
+            events,
             dead_letters: counters("likes_dead_letters_total", "Dead letters kept, by the rule they broke", "reason"),
             below_zero: counter(
                 "likes_counts_below_zero_total",
@@ -81,12 +80,9 @@ impl Metrics {
                 "Offsets between the last folded record and the log's end, per owned partition",
                 "partition",
             ),
-            behind_end: add(
-                registry,
-                IntGauge::new(
-                    "likes_records_behind_end",
-                    "Records past the recorded end of a closed topic, which are not folded",
-                ),
+            behind_end: gauge(
+                "likes_records_behind_end",
+                "Records past the recorded end of a closed topic, which are not folded",
             ),
             fences: counter("likes_fences_total", "Batches refused because another worker had moved the offset"),
             retries: counter("likes_retries_total", "Attempts at a batch that failed and were repeated"),
@@ -103,10 +99,10 @@ impl Metrics {
 
     /// A batch committed `took` after its first attempt began.
     pub fn committed(&self, batch: &Batch, applied: Applied, took: Duration) {
-        self.applied.inc_by(applied.applied);
-        self.duplicate.inc_by(applied.duplicates);
-        self.no_change.inc_by(applied.unchanged);
-        self.dead_letter.inc_by(batch.dead_letters().len() as u64);
+        let events = [applied.applied, applied.duplicates, applied.unchanged, batch.dead_letters().len() as u64];
+        for (outcome, count) in OUTCOMES.iter().zip(events) {
+            self.events.with_label_values(&[outcome]).inc_by(count);
+        }
         for letter in batch.dead_letters() {
             self.dead_letters.with_label_values(&[letter.reason.code()]).inc();
         }
@@ -121,18 +117,6 @@ impl Metrics {
             ages.observe((now - time).max(0) as f64 / 1000.0);
         }
         ages.flush();
-    }
-
-    pub fn fenced(&self) {
-        self.fences.inc();
-    }
-
-    pub fn behind_end(&self, records: i64) {
-        self.behind_end.set(records);
-    }
-
-    pub fn retried(&self) {
-        self.retries.inc();
     }
 
     pub fn gap(&self, records: i64) {

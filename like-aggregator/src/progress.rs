@@ -12,9 +12,7 @@ use std::time::{Duration, Instant};
 use tokio_util::task::AbortOnDropHandle;
 use tracing::info;
 
-/// How often the line on a terminal is drawn.
 const REDRAW: Duration = Duration::from_millis(500);
-/// How often a line is logged.
 const LOG: Duration = Duration::from_secs(10);
 
 /// Shown by a task of its own until it is dropped.
@@ -53,7 +51,8 @@ impl Progress {
     }
 
     pub fn add(&self, count: u64) {
-        self.counts.add(count);
+        self.counts.at.fetch_add(count, Relaxed);
+        self.counts.done.fetch_add(count, Relaxed);
     }
 
     /// Advances to `count`, unless it is there already.
@@ -82,11 +81,6 @@ impl Counts {
     fn new(what: &'static str, total: Option<u64>) -> Self {
         let (at, done, drawn) = Default::default();
         Self { what, total, start: Instant::now(), at, done, drawn }
-    }
-
-    fn add(&self, count: u64) {
-        self.at.fetch_add(count, Relaxed);
-        self.done.fetch_add(count, Relaxed);
     }
 
     fn draw(&self, end: &str) {
@@ -122,7 +116,8 @@ mod tests {
         let counts = Counts { start, ..Counts::new("events folded", Some(100_000)) };
         counts.at.store(5_000, Relaxed);
         assert!(counts.line().ends_with("0 a second, waiting"), "{}", counts.line());
-        counts.add(10_000);
+        counts.at.store(15_000, Relaxed);
+        counts.done.store(10_000, Relaxed);
         let line = counts.line();
         assert!(line.starts_with("15000 of 100000 events folded (15 %), "), "{line}");
         assert!(line.ends_with("1m 25s left") || line.ends_with("1m 26s left"), "{line}");

@@ -25,7 +25,7 @@ use crate::apply::error::ApplyError;
 use crate::apply::transaction::Store;
 use crate::apply::worker::{DATABASE, HEARTBEAT_LIMIT, Worker};
 use crate::cli::RunSettings;
-use crate::consume::{ConsumerThread, GROUP, GroupContext, consumer_config};
+use crate::consume::{BatchLimits, ConsumerThread, GROUP, GroupContext, consumer_config};
 use crate::metrics::Metrics;
 use crate::schema::maintenance::Upkeep;
 use crate::timing::Timing;
@@ -157,11 +157,9 @@ impl Service {
         let (commands, worker_commands) = channel::unbounded_channel();
         let (worker_events, events) = mpsc::channel();
         let store = Store::new(url, SCHEMA, &layout.topic, fold.dedup());
-        let worker = Worker::new(store, metrics.clone(), health.clone(), worker_events).traced(BatchTraces {
-            traces: traces.clone(),
-            topic: layout.topic.clone(),
-            group: fold.kafka_group_id.clone(),
-        });
+        let mut worker = Worker::new(store, metrics.clone(), health.clone(), worker_events);
+        let (topic, group) = (layout.topic.clone(), fold.kafka_group_id.clone());
+        worker.traces = BatchTraces { traces: traces.clone(), topic, group };
         tokio::spawn(worker.run(worker_commands));
         let upkeep = Upkeep::new(url, SCHEMA, client.clone(), fold.dedup(), fold.dedup_window);
         // Aborted when this function returns.
@@ -174,7 +172,7 @@ impl Service {
                 .context("Kafka consumer")?,
             topic: layout.topic.clone(),
             ends: layout.end_offsets.clone(),
-            limits: settings.limits(),
+            limits: BatchLimits { max_events: fold.batch_max_events as usize, max_wait: settings.batch_max_wait },
             timing: *timing,
             commands,
             events,
@@ -272,7 +270,7 @@ impl Service {
                 past_end::find(&self.client, &layout::read_all(&mut connection).await?).await
             };
             if let Ok(Ok(found)) = tokio::time::timeout(HEARTBEAT_LIMIT, find).await {
-                self.metrics.behind_end(found.iter().map(past_end::PastEnd::records).sum());
+                self.metrics.behind_end.set(found.iter().map(past_end::PastEnd::records).sum());
                 if found != logged {
                     for past in &found {
                         error!(

@@ -8,7 +8,6 @@ use opentelemetry::trace::{Link, SpanContext, SpanKind, Status, TraceContextExt 
 use opentelemetry::{Context, KeyValue};
 use rdkafka::message::{BorrowedMessage, Headers as _, Message as _};
 
-use crate::apply::error::ApplyError;
 use crate::fold::Batch;
 
 /// The most links of a batch: as many as the SDK keeps per span by default.
@@ -38,7 +37,6 @@ impl Links {
         }
     }
 
-    /// Drops the links of a partition whose records were dropped.
     pub fn forget(&mut self, partition: i32) {
         self.0.retain(|(of, _)| *of != partition);
     }
@@ -51,15 +49,12 @@ pub struct BatchTraces {
     pub group: String,
 }
 
-/// The span of a batch. Dropping the value ends it too.
-pub struct BatchSpan {
-    context: Context,
-    traces: Traces,
-}
+/// The span of a batch, or of an attempt at it. Dropping the value ends it too.
+pub struct Started(Context);
 
 impl BatchTraces {
     /// Starts the span of a batch; None if spans are off.
-    pub fn batch(&self, batch: &Batch, links: Links) -> Option<BatchSpan> {
+    pub fn batch(&self, batch: &Batch, links: Links) -> Option<Started> {
         let tracer = self.traces.tracer()?;
         let attributes = [
             KeyValue::new("messaging.system", "kafka"),
@@ -72,13 +67,11 @@ impl BatchTraces {
         let links = links.0.into_iter().map(|(_, context)| Link::with_context(context)).collect();
         let span = tracer.span_builder(format!("process {}", self.topic)).with_kind(SpanKind::Consumer);
         let span = tracer.build_with_context(span.with_attributes(attributes).with_links(links), &Context::new());
-        Some(BatchSpan { context: Context::new().with_span(span), traces: self.traces.clone() })
+        Some(Started(Context::new().with_span(span)))
     }
-}
 
-impl BatchSpan {
     /// Starts the span of an attempt at a part of the batch, or all of it.
-    pub fn attempt(&self, part: &Batch) -> Option<Attempt> {
+    pub fn attempt(&self, batch: &Started, part: &Batch) -> Option<Started> {
         let tracer = self.traces.tracer()?;
         let attributes = [
             KeyValue::new("db.system.name", "postgresql"),
@@ -86,32 +79,20 @@ impl BatchSpan {
             KeyValue::new("messaging.batch.message_count", part.len() as i64),
         ];
         let span = tracer.span_builder("transaction").with_kind(SpanKind::Client).with_attributes(attributes);
-        Some(Attempt(Context::new().with_span(tracer.build_with_context(span, &self.context))))
+        Some(Started(Context::new().with_span(tracer.build_with_context(span, &batch.0))))
     }
+}
 
+impl Started {
     /// Ends the span; `failure` is the kind of error and its text.
     pub fn end(self, failure: Option<(&'static str, String)>) {
+        let span = self.0.span();
         if let Some((kind, text)) = failure {
-            failed(&self.context, kind, text);
+            span.set_attribute(KeyValue::new("error.type", kind));
+            span.set_status(Status::error(text));
         }
-        self.context.span().end();
+        span.end();
     }
-}
-
-pub struct Attempt(Context);
-
-impl Attempt {
-    pub fn end(self, error: Option<&ApplyError>) {
-        if let Some(error) = error {
-            failed(&self.0, error.kind(), error.to_string());
-        }
-        self.0.span().end();
-    }
-}
-
-fn failed(context: &Context, kind: &'static str, text: String) {
-    context.span().set_attribute(KeyValue::new("error.type", kind));
-    context.span().set_status(Status::error(text));
 }
 
 #[cfg(test)]

@@ -17,7 +17,6 @@ impl Backoff {
         Self { first, longest, step: first }
     }
 
-    /// Returns the next pause.
     pub fn pause(&mut self) -> Duration {
         let step = self.step;
         self.step = (step * 2).min(self.longest);

@@ -1,7 +1,6 @@
 //! Settings from flags and environment, parsed by clap. A setting that can't be used ends the
 //! process with status 2 and one line that names the setting and what it expects.
 
-use std::ffi::OsString;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -13,41 +12,22 @@ use crate::secrets;
 /// Exit status after unusable settings.
 pub const EXIT_USAGE: u8 = 2;
 
-/// Parses flags, environment, and the files that hold secrets. If that fails, prints the message and
-/// returns the exit status (0 for `--help` and `--version`).
+/// Parses flags, environment, and the files that hold secrets. If that fails, prints the message and returns the exit
+/// status (0 for `--help` and `--version`).
 pub fn parse<T: Parser>() -> Result<T, ExitCode> {
-    let args: Vec<_> = std::env::args_os().collect();
-    try_parse(&args).map_err(|refusal| match refusal {
-        Refusal::Line(line) => usage_error(&line),
-        Refusal::Clap(error) => match error.kind() {
-            ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => {
-                let _ = error.print();
-                ExitCode::SUCCESS
-            }
-            ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => {
-                let _ = error.print();
-                ExitCode::from(EXIT_USAGE)
-            }
-            _ => usage_error(&one_line(&secrets::declare(T::command()), &error)),
-        },
-    })
-}
-
-/// Why parsing failed.
-#[derive(Debug)]
-pub(crate) enum Refusal {
-    Clap(clap::Error),
-    Line(String),
-}
-
-/// Parses twice: the first pass finds the files, the second has their contents. Derived settings are
-/// made from clap's matches.
-pub(crate) fn try_parse<T: Parser>(args: &[OsString]) -> Result<T, Refusal> {
+    let refused = |error: clap::Error| match error.kind() {
+        ErrorKind::DisplayHelp | ErrorKind::DisplayVersion | ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => {
+            let _ = error.print();
+            ExitCode::from(error.exit_code() as u8)
+        }
+        _ => usage_error(&one_line(&secrets::declare(T::command()), &error)),
+    };
     let declared = secrets::declare(T::command());
-    let named = declared.clone().try_get_matches_from(args).map_err(Refusal::Clap)?;
-    let mut filled = secrets::fill(declared, &named).map_err(Refusal::Line)?;
-    let mut matches = filled.try_get_matches_from_mut(args).map_err(Refusal::Clap)?;
-    T::from_arg_matches_mut(&mut matches).map_err(|error| Refusal::Clap(error.format(&mut filled)))
+    // The first pass finds the files, the second has their contents.
+    let named = declared.clone().try_get_matches().map_err(refused)?;
+    let mut filled = secrets::fill(declared, &named).map_err(|line| usage_error(&line))?;
+    let mut matches = filled.try_get_matches_from_mut(std::env::args_os()).map_err(refused)?;
+    T::from_arg_matches_mut(&mut matches).map_err(|error| refused(error.format(&mut filled)))
 }
 
 /// Settings that each parse, but that can't be used together or name something unusable. `main`
@@ -145,39 +125,6 @@ mod tests {
         window: Duration,
         #[arg(long, value_parser = ["history", "batch"], default_value = "history")]
         dedup: String,
-    }
-
-    #[derive(Parser, Debug)]
-    enum Tools {
-        #[command(subcommand)]
-        Letters(Letters),
-    }
-
-    #[derive(clap::Subcommand, Debug)]
-    enum Letters {
-        Drop {
-            /// which ones, topic/partition/offset
-            #[arg(value_name = "POSITION", required_unless_present = "all", conflicts_with = "all")]
-            positions: Vec<u32>,
-            #[arg(long)]
-            all: bool,
-            /// a number
-            #[arg(long, env = "CLI_TEST_LIMIT", required = true)]
-            limit: Option<u32>,
-        },
-    }
-
-    #[test]
-    fn subcommand_errors_name_the_setting() {
-        let refused = |args: &[&str]| {
-            let error = Tools::try_parse_from([&["x", "letters", "drop"], args].concat()).unwrap_err();
-            one_line(&Tools::command(), &error)
-        };
-        assert_eq!(refused(&["1"]), "CLI_TEST_LIMIT (--limit) is not set: expected a number");
-        assert_eq!(refused(&["--limit", "1"]), "<POSITION> is not set: expected which ones, topic/partition/offset");
-        assert!(refused(&["--limit", "1", "p"]).starts_with("<POSITION> can't be 'p': expected which ones"));
-        let conflict = refused(&["--limit", "1", "--all", "1"]);
-        assert!(conflict.contains("--all") && conflict.contains("cannot be used with"), "{conflict}");
     }
 
     fn refused(args: &[&str]) -> String {

@@ -48,15 +48,13 @@ impl DatabaseUrl {
     }
 }
 
-/// Returns the SQLSTATE of an error that PostgreSQL reported; None for errors of the client and the
-/// network.
+/// Returns the SQLSTATE of an error that PostgreSQL reported; None for errors of the client and the network.
 pub fn sqlstate(error: &sqlx::Error) -> Option<String> {
     error.as_database_error().and_then(sqlx::error::DatabaseError::code).map(std::borrow::Cow::into_owned)
 }
 
-/// Whether the same statement may succeed later on a new connection: after errors of the network, a
-/// restart, a failover, a full disk or a deadlock. Every other error needs a change of the program
-/// or by an operator.
+/// Whether the same statement may succeed later on a new connection: after errors of the network, a restart, a
+/// failover, a full disk or a deadlock. Every other error needs a change of the program or by an operator.
 pub fn is_transient(error: &sqlx::Error) -> bool {
     match error {
         sqlx::Error::Database(_) => sqlstate(error).is_some_and(|code| {
@@ -78,12 +76,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn bad_url_is_refused_without_its_password() {
-        for bad in ["", "mysql://u:secret@h/d", "postgres://u:secret@h:port/d"] {
-            let error = DatabaseUrl::from_str(bad).unwrap_err();
-            assert!(!error.contains("secret"), "{error}");
-        }
-        let good = DatabaseUrl::from_str("postgres://u:secret@h:1/d").unwrap();
-        assert!(!format!("{good:?}").contains("secret"));
+    fn debug_text_has_no_password() {
+        let url = DatabaseUrl::from_str("postgres://u:secret@h:1/d").unwrap();
+        assert!(!format!("{url:?}").contains("secret"));
     }
 }

@@ -106,16 +106,6 @@ mod tests {
     }
 
     #[test]
-    fn file_properties_reach_the_client() {
-        let config = config(
-            "# comment\nsecurity.protocol = SASL_PLAINTEXT\nsasl.mechanism=PLAIN\nsasl.username=u\nsasl.password=p\n",
-        )
-        .unwrap();
-        assert_eq!(config.get("security.protocol"), Some("SASL_PLAINTEXT"));
-        assert_eq!(config.get("bootstrap.servers"), Some("localhost:1"));
-    }
-
-    #[test]
     fn fixed_property_is_refused_with_the_reason() {
         for (key, why) in FIXED {
             let error = config(&format!("{key}=x\n")).unwrap_err().to_string();
@@ -129,13 +119,5 @@ mod tests {
         assert!(error.contains("max.poll.interval.ms") && error.contains("session.timeout.ms"), "{error}");
         let both = config("max.poll.interval.ms=10000\nsession.timeout.ms=6000\n").unwrap();
         assert_eq!(both.get("session.timeout.ms"), Some("6000"));
-    }
-
-    #[test]
-    fn unknown_property_is_named() {
-        let error = config("no.such.thing=1\n").unwrap_err().to_string();
-        assert!(error.contains("no.such.thing"), "{error}");
-        let error = config("socket.timeout.ms=soon\n").unwrap_err().to_string();
-        assert!(error.contains("socket.timeout.ms"), "{error}");
     }
 }

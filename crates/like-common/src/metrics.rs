@@ -7,8 +7,7 @@ use prometheus::proto::MetricFamily;
 use prometheus::{Counter, IntGauge, IntGaugeVec, Opts, Registry};
 use tokio::runtime::Handle;
 
-/// Registers a new metric and returns it. It panics if the name is invalid or taken, which no input
-/// can cause.
+/// Registers a new metric and returns it. It panics if the name is invalid or taken, which no input can cause.
 pub fn add<M: Collector + Clone + 'static>(registry: &Registry, metric: prometheus::Result<M>) -> M {
     let metric = metric.expect("a valid metric");
     registry.register(Box::new(metric.clone())).expect("a name of its own");
@@ -27,7 +26,6 @@ pub fn add_process(registry: &Registry, service: &str, version: &str) {
     }
 }
 
-/// Tokio's figures.
 struct Runtime {
     handle: Handle,
     workers: IntGauge,

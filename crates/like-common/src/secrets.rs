@@ -68,18 +68,11 @@ pub(crate) fn fill(mut command: Command, matches: &ArgMatches) -> Result<Command
         let held = read(file).map_err(|error| format!("{file_env}={}: {error}", file.display()))?;
         command = command.mut_arg(&secret.id, |arg| arg.default_value(held).hide_default_value(true));
     }
-    if let Some((name, below)) = matches.subcommand() {
-        let mut refused = None;
-        command = command.mut_subcommand(name, |sub| match fill(sub.clone(), below) {
-            Ok(filled) => filled,
-            Err(error) => {
-                refused = Some(error);
-                sub
-            }
-        });
-        if let Some(refused) = refused {
-            return Err(refused);
-        }
+    if let Some((name, below)) = matches.subcommand()
+        && let Some(subcommand) = command.find_subcommand(name)
+    {
+        let filled = fill(subcommand.clone(), below)?;
+        command = command.mut_subcommand(name, |_| filled);
     }
     Ok(command)
 }
@@ -134,94 +127,25 @@ pub(crate) fn read(path: &Path) -> Result<String, String> {
 
 #[cfg(test)]
 mod tests {
-    use std::io::Write;
-
-    use clap::Parser;
-    use tempfile::NamedTempFile;
-
     use super::*;
-    use crate::cli::{Refusal, try_parse};
-
-    #[derive(clap::Args, Debug)]
-    struct Store {
-        /// where it is
-        #[arg(long, env = "SECRETS_TEST_STORE_URL", hide_env_values = true)]
-        store_url: Secret,
-        /// opens it
-        #[arg(long, env = "SECRETS_TEST_STORE_KEY", hide_env_values = true)]
-        store_key: Option<Secret>,
-        #[arg(long, env = "SECRETS_TEST_STORE_NAME", default_value = "store")]
-        store_name: String,
-    }
-
-    #[derive(Parser, Debug)]
-    enum Tool {
-        Look(Store),
-        #[command(subcommand)]
-        Deep(Deep),
-        Ping,
-    }
-
-    #[derive(clap::Subcommand, Debug)]
-    enum Deep {
-        Down(Store),
-    }
-
-    fn parse(args: &[&str]) -> Result<Tool, String> {
-        let args: Vec<_> = ["tool"].iter().chain(args).map(Into::into).collect();
-        try_parse(&args).map_err(|refusal| match refusal {
-            Refusal::Line(line) => line,
-            Refusal::Clap(error) => error.to_string(),
-        })
-    }
-
-    fn file(held: &[u8]) -> (NamedTempFile, String) {
-        let mut file = NamedTempFile::new().unwrap();
-        file.write_all(held).unwrap();
-        let path = file.path().to_str().unwrap().to_owned();
-        (file, path)
-    }
 
     #[test]
-    fn secret_comes_from_its_file_without_newline() {
-        for (held, expected) in [("s3", "s3"), ("s3\n", "s3"), ("s3\r\n", "s3"), ("s3\n\n", "s3\n"), (" s3 ", " s3 ")] {
-            let (_file, path) = file(held.as_bytes());
-            for command in [&["look"][..], &["deep", "down"]] {
-                let tool = parse(&[command, &["--store-url-file", &path, "--store-key-file", &path]].concat()).unwrap();
-                let (Tool::Look(store) | Tool::Deep(Deep::Down(store))) = &tool else { panic!("{tool:?}") };
-                assert_eq!(store.store_url.expose(), expected);
-                assert_eq!(store.store_key.as_ref().unwrap().expose(), expected);
-                assert!(!format!("{tool:?}").contains("s3"), "{tool:?}");
-            }
+    fn only_one_newline_is_removed() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        for (held, expected) in [("s3\n\n", "s3\n"), (" s3 ", " s3 ")] {
+            std::fs::write(file.path(), held).unwrap();
+            assert_eq!(read(file.path()).unwrap(), expected);
         }
-        assert!(matches!(parse(&["ping"]), Ok(Tool::Ping)));
-    }
-
-    #[test]
-    fn exactly_one_form_is_accepted() {
-        let (_file, path) = file(b"s3");
-        let neither = parse(&["look"]).unwrap_err();
-        assert!(neither.contains("required") && neither.contains("--store-url <"), "{neither}");
-        let both = parse(&["deep", "down", "--store-url", "s3", "--store-url-file", &path]).unwrap_err();
-        assert_eq!(both, "SECRETS_TEST_STORE_URL and SECRETS_TEST_STORE_URL_FILE are both set: unset one of them");
-    }
-
-    #[test]
-    fn unusable_file_is_named_but_not_shown() {
-        let (_file, binary) = file(b"s3\xff");
-        let (_file, large) = file(&b"s3".repeat(MAX_BYTES as usize));
-        for (path, said) in [("/nowhere", "can't be read"), (&binary, "UTF-8"), (&large, "more than 65536 bytes")] {
-            let refused = parse(&["look", "--store-url-file", path]).unwrap_err();
-            assert!(refused.starts_with(&format!("SECRETS_TEST_STORE_URL_FILE={path}: ")), "{refused}");
-            assert!(refused.contains(said) && !refused.contains("s3"), "{refused}");
-        }
+        std::fs::write(file.path(), b"s3\xff").unwrap();
+        let refused = read(file.path()).unwrap_err();
+        assert!(refused.contains("UTF-8") && !refused.contains("s3"), "{refused}");
     }
 
     #[test]
     fn only_secrets_have_a_file() {
-        assert!(parse(&["look", "--store-url", "u", "--store-name-file", "/x"]).is_err());
-        let help = parse(&["look", "--help"]).unwrap_err();
-        assert!(help.contains("--store-key-file <FILE>") && help.contains("SECRETS_TEST_STORE_KEY_FILE"), "{help}");
-        assert!(!help.contains("store-name-file"), "{help}");
+        let key = Arg::new("key").long("key").env("SECRETS_TEST_KEY").hide_env_values(true);
+        let name = Arg::new("name").long("name").env("SECRETS_TEST_NAME");
+        let declared = declare(Command::new("tool").args([key, name]));
+        assert_eq!(declared.get_arguments().filter_map(Arg::get_long).collect::<Vec<_>>(), ["key", "name", "key-file"]);
     }
 }

@@ -51,8 +51,7 @@ pub async fn describe(config: &ClientConfig, topic: &str) -> anyhow::Result<Opti
     let runtime = tokio::runtime::Handle::current();
     tokio::task::spawn_blocking(move || {
         let admin: AdminClient<DefaultClientContext> = config.create().context("Kafka client")?;
-        // A polled consumer reports errors of brokers, such as a wrong password; an admin client
-        // does not.
+        // A polled consumer reports errors of brokers, such as a wrong password; an admin client does not.
         let consumer: BaseConsumer = config.create().context("Kafka client")?;
         let metadata = consumer.fetch_metadata(Some(&topic), ASK).map_err(|error| {
             let polled = std::iter::from_fn(|| consumer.poll(Duration::ZERO));
@@ -146,16 +145,10 @@ mod tests {
 
     #[test]
     fn other_differences_warn() {
-        let findings = compare(
-            Some(&live(32, 3, &[("min.insync.replicas", "1"), ("message.timestamp.type", "CreateTime")])),
-            "t",
-            32,
-        );
-        assert_eq!(findings.fatal, None);
-        assert_eq!(findings.warnings.len(), 2);
-        assert_eq!(
-            compare(Some(&live(32, 1, &[("min.insync.replicas", "2"), ("retention.ms", "1")])), "t", 32),
-            Findings::default()
-        );
+        let changed = live(32, 3, &[("min.insync.replicas", "1"), ("message.timestamp.type", "CreateTime")]);
+        let findings = compare(Some(&changed), "t", 32);
+        assert_eq!((findings.fatal, findings.warnings.len()), (None, 2));
+        let chosen = live(32, 1, &[("min.insync.replicas", "2"), ("retention.ms", "1")]);
+        assert_eq!(compare(Some(&chosen), "t", 32), Findings::default());
     }
 }

@@ -6,6 +6,7 @@ mod export;
 mod settings;
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use anyhow::Context as _;
@@ -49,7 +50,7 @@ impl Traces {
         // An empty list would replace that of the environment.
         let exporter = if export.headers.is_empty() { exporter } else { exporter.with_headers(export.headers) };
         let exporter = exporter.build().context("OTLP exporter")?;
-        let exporter = Counted::new(exporter, spans.clone());
+        let exporter = Counted { exporter, spans: spans.clone(), away: AtomicBool::default() };
         let batches = BatchConfigBuilder::default().with_max_queue_size(export.queue).build();
         let processor = BatchSpanProcessor::builder(exporter).with_batch_config(batches).build();
         // The attributes in the environment take precedence.
@@ -64,7 +65,7 @@ impl Traces {
         // The SDK reads the sampler from the environment.
         let provider = SdkTracerProvider::builder()
             .with_resource(resource.build())
-            .with_span_processor(Bounded::new(processor, spans, export.queue))
+            .with_span_processor(Bounded { processor, spans, most: export.queue })
             .build();
         let scope = InstrumentationScope::builder(service).with_version(version).with_schema_url(SEMCONV).build();
         let tracer = provider.tracer_with_scope(scope);

@@ -8,17 +8,13 @@ use crate::fold::FOLD_VERSION;
 /// fenced.
 #[derive(Debug, thiserror::Error)]
 pub enum ApplyError {
-    /// Another process has moved the offset that this batch starts at.
     #[error("partition {partition} is folded up to {found}, not {believed}: another worker has written")]
     Fenced {
-        /// The first partition with another offset.
         partition: i32,
-        /// The offset that this process expected.
         believed: i64,
         /// The stored offset; -1: there is no row.
         found: i64,
     },
-    /// The database was folded by another version of the fold.
     #[error(
         "the database holds fold version {found} and this build folds by {FOLD_VERSION}: run a build of that version, or \
          `rebuild` with this one"
@@ -37,7 +33,6 @@ pub enum ApplyError {
     /// product to two partitions. The next attempt reads the current rows.
     #[error("a like changed during the batch: some producer does not partition its records as the contract says")]
     Raced,
-    /// No answer within the client-side deadline.
     #[error("no answer from PostgreSQL in time")]
     Deadline,
 }

@@ -4,7 +4,9 @@ use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use hashbrown::HashMap;
-use sqlx::PgConnection;
+use sqlx::postgres::PgArguments;
+use sqlx::query::Query;
+use sqlx::{PgConnection, Postgres};
 use uuid::Uuid;
 
 use super::error::ApplyError;
@@ -14,7 +16,6 @@ use crate::topic::active;
 pub(super) struct Statements<'a> {
     pub(super) connection: &'a mut PgConnection,
     pub(super) topic: &'a str,
-    /// The number of statements sent.
     pub(super) sent: u64,
 }
 
@@ -51,11 +52,7 @@ impl Statements<'_> {
     }
 
     /// Returns which events of the batch were counted before, each with the last time.
-    pub(super) async fn handled(
-        &mut self,
-        batch: &Batch,
-        window: Duration,
-    ) -> Result<HashMap<Uuid, Millis>, sqlx::Error> {
+    pub(super) async fn handled(&mut self, batch: &Batch, window: Duration) -> sqlx::Result<HashMap<Uuid, Millis>> {
         let Some(earliest) = batch.times().min() else {
             return Ok(HashMap::new());
         };
@@ -75,7 +72,7 @@ impl Statements<'_> {
 
     /// A plain insert: existing ids were looked up before, so only another worker's write can conflict, and then the batch
     /// is retried.
-    pub(super) async fn remember(&mut self, handled: &[(Uuid, Millis)]) -> Result<(), sqlx::Error> {
+    pub(super) async fn remember(&mut self, handled: &[(Uuid, Millis)]) -> sqlx::Result<()> {
         if handled.is_empty() {
             return Ok(());
         }
@@ -86,7 +83,7 @@ impl Statements<'_> {
     }
 
     /// Returns the rows of `product_like` for the batch's desired states.
-    pub(super) async fn liked(&mut self, fold: &Fold<'_>) -> Result<HashMap<Uuid, bool>, sqlx::Error> {
+    pub(super) async fn liked(&mut self, fold: &Fold<'_>) -> sqlx::Result<HashMap<Uuid, bool>> {
         if fold.desired.is_empty() {
             return Ok(HashMap::new());
         }
@@ -134,7 +131,7 @@ impl Statements<'_> {
 
     /// Adds the sums in product order, so that concurrent transactions lock rows in the same order. Returns how many of
     /// these counts are then below zero.
-    pub(super) async fn add_counts(&mut self, batch: &Batch, changes: &Changes) -> Result<u64, sqlx::Error> {
+    pub(super) async fn add_counts(&mut self, batch: &Batch, changes: &Changes) -> sqlx::Result<u64> {
         if changes.sums.is_empty() {
             return Ok(0);
         }
@@ -157,7 +154,7 @@ impl Statements<'_> {
         Ok(below as u64)
     }
 
-    pub(super) async fn keep_dead_letters(&mut self, letters: &[DeadLetter]) -> Result<(), sqlx::Error> {
+    pub(super) async fn keep_dead_letters(&mut self, letters: &[DeadLetter]) -> sqlx::Result<()> {
         if letters.is_empty() {
             return Ok(());
         }
@@ -214,10 +211,7 @@ impl Statements<'_> {
         if moved == 1 { Ok(()) } else { Err(ApplyError::Fenced { partition, believed: from, found: -1 }) }
     }
 
-    async fn execute(
-        &mut self,
-        query: sqlx::query::Query<'_, sqlx::Postgres, sqlx::postgres::PgArguments>,
-    ) -> Result<u64, sqlx::Error> {
+    async fn execute(&mut self, query: Query<'_, Postgres, PgArguments>) -> sqlx::Result<u64> {
         self.sent += 1;
         Ok(query.execute(&mut *self.connection).await?.rows_affected())
     }

@@ -1,7 +1,7 @@
 //! One batch in one transaction, fenced by its offsets. `sql` holds the statements, `worker` decides when and how often to
 //! try, `fold` computes what a batch changes.
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
@@ -45,10 +45,8 @@ pub struct Store {
 /// What a committed batch did.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Applied {
-    /// Events that changed what their user likes, and delta events.
     pub applied: u64,
     pub duplicates: u64,
-    /// Events whose desired state was already stored.
     pub unchanged: u64,
     pub below_zero: u64,
     /// SQL statements, BEGIN and COMMIT included.
@@ -60,7 +58,6 @@ pub struct StoredOffset {
     pub partition: i32,
     /// The offset of the last folded record, plus one.
     pub next_offset: i64,
-    /// That record's timestamp.
     pub last_record_time: Option<DateTime<Utc>>,
 }
 
@@ -101,8 +98,7 @@ impl Store {
         self.settle(result)
     }
 
-    /// Returns how many connections it has made. A new one may have reached another server, or a
-    /// restored backup.
+    /// Returns how many connections it has made. A new one may have reached another server, or a restored backup.
     pub fn connects(&self) -> u64 {
         self.connects
     }
@@ -189,13 +185,8 @@ impl Store {
 
     /// Makes the windows of `event_handled` that the batch needs, each in a transaction of its own.
     async fn make_windows(&mut self, batch: &Batch) -> Result<(), sqlx::Error> {
-        let mut missing: Vec<i64> = Vec::new();
-        for time in batch.times() {
-            let window = time.div_euclid(WINDOW_SECONDS * 1000);
-            if !self.windows.contains(&window) && !missing.contains(&window) {
-                missing.push(window);
-            }
-        }
+        let windows = batch.times().map(|time| time.div_euclid(WINDOW_SECONDS * 1000));
+        let missing: BTreeSet<i64> = windows.filter(|window| !self.windows.contains(window)).collect();
         for window in missing {
             let start = DateTime::from_timestamp(window * WINDOW_SECONDS, 0).expect("within the year 9999");
             let connection = self.connected().await?;

@@ -15,7 +15,7 @@ use super::transaction::{Store, StoredOffset};
 use crate::fault::{self, Point};
 use crate::fold::{Batch, Span};
 use crate::metrics::Metrics;
-use crate::traces::{BatchSpan, BatchTraces, Links};
+use crate::traces::{BatchTraces, Links, Started};
 
 /// The condition under which `/readyz` reports the database.
 pub const DATABASE: &str = "postgresql";
@@ -32,7 +32,6 @@ const PAUSES: (Duration, Duration) = (Duration::from_millis(100), Duration::from
 /// After this many attempts that took too long or too much memory, the worker tries half the batch.
 const HALVE_AFTER: u32 = 2;
 
-/// Why a batch, or a part of one, was not applied.
 enum NotApplied {
     TooLarge,
     Rewind,
@@ -44,13 +43,11 @@ pub enum Command {
     Offsets(Vec<i32>),
     /// Apply the batch, whose records the linked spans published. Don't retry once the token is cancelled.
     Apply(Batch, Links, CancellationToken),
-    /// Record that retention removed these offsets before they were folded, and move the stored
-    /// offset past them.
+    /// Record that retention removed the records between the stored offset `from` and the log's start `to` before they were
+    /// folded, and move the stored offset past them.
     Skip {
         partition: i32,
-        /// Its stored offset.
         from: i64,
-        /// The start of its log.
         to: i64,
     },
 }
@@ -63,8 +60,11 @@ pub enum Event {
     Applied(Vec<(i32, Span)>),
     /// The batch is not applied, or not known to be: rewind its partitions to their stored offsets.
     Rewind(Vec<i32>),
-    /// The gap is recorded.
-    Skipped { partition: i32, from: i64, to: i64 },
+    Skipped {
+        partition: i32,
+        from: i64,
+        to: i64,
+    },
     /// The gap is not recorded, since the stored offset has changed.
     NotSkipped(i32),
     /// The store has a new connection, so stored offsets may have gone back. It belongs to no command.
@@ -79,25 +79,17 @@ pub struct Worker {
     health: Health,
     /// Beats at every attempt and every wait.
     heartbeat: Heartbeat,
-    /// To the consumer thread.
     events: Sender<Event>,
-    traces: BatchTraces,
+    pub traces: BatchTraces,
     /// The most events to apply at once, which is lowered after failures of large batches.
     largest: usize,
 }
 
 impl Worker {
-    /// Returns a worker that applies batches to `store` and reports through `events`.
     pub fn new(store: Store, metrics: Metrics, health: Health, events: Sender<Event>) -> Self {
         let heartbeat = health.heartbeat("worker", HEARTBEAT_LIMIT);
         let traces = BatchTraces::default();
         Self { store, metrics, health, heartbeat, events, traces, largest: usize::MAX }
-    }
-
-    /// Makes it start a span for each batch.
-    #[must_use]
-    pub fn traced(self, traces: BatchTraces) -> Self {
-        Self { traces, ..self }
     }
 
     /// Executes commands until the consumer thread drops its sender.
@@ -176,7 +168,7 @@ impl Worker {
                     return Event::Skipped { partition, from, to };
                 }
                 Err(error @ ApplyError::Fenced { .. }) => {
-                    self.metrics.fenced();
+                    self.metrics.fences.inc();
                     warn!(%error, "fenced: the gap is not recorded");
                     return Event::NotSkipped(partition);
                 }
@@ -188,9 +180,8 @@ impl Worker {
 
     /// Applies the batch, in one transaction if possible. Once a part is committed, the offsets that the whole expects no
     /// longer hold, so a failure between the parts rewinds the partitions.
-    async fn apply(&mut self, batch: Batch, span: Option<&BatchSpan>, given_up: &CancellationToken) -> Event {
+    async fn apply(&mut self, batch: Batch, span: Option<&Started>, given_up: &CancellationToken) -> Event {
         let spans: Vec<_> = batch.spans().iter().map(|(&p, &span)| (p, span)).collect();
-        let rewind = || Event::Rewind(spans.iter().map(|(partition, _)| *partition).collect());
         let mut parts = vec![batch];
         fault::reached(Point::BetweenBatches);
         while let Some(mut part) = parts.pop() {
@@ -206,7 +197,9 @@ impl Worker {
                     warn!(events = part.len(), "the database can't apply this many events at once: trying half");
                     parts.push(part);
                 }
-                Err(NotApplied::Rewind) => return rewind(),
+                Err(NotApplied::Rewind) => {
+                    return Event::Rewind(spans.into_iter().map(|(partition, _)| partition).collect());
+                }
                 Err(NotApplied::Fatal(error)) => return Event::Fatal(error),
             }
         }
@@ -216,17 +209,17 @@ impl Worker {
     async fn apply_part(
         &mut self,
         batch: &Batch,
-        span: Option<&BatchSpan>,
+        span: Option<&Started>,
         given_up: &CancellationToken,
     ) -> Result<(), NotApplied> {
         let mut backoff = Backoff::new(PAUSES.0, PAUSES.1);
         let start = Instant::now();
         let mut too_large = 0;
         loop {
-            let attempt = span.and_then(|span| span.attempt(batch));
+            let attempt = span.and_then(|span| self.traces.attempt(span, batch));
             let result = self.store.apply(batch).await;
             if let Some(attempt) = attempt {
-                attempt.end(result.as_ref().err());
+                attempt.end(result.as_ref().err().map(|error| (error.kind(), error.to_string())));
             }
             match result {
                 Ok(applied) => {
@@ -238,12 +231,12 @@ impl Worker {
                     return Ok(());
                 }
                 Err(error @ ApplyError::Fenced { .. }) => {
-                    self.metrics.fenced();
+                    self.metrics.fences.inc();
                     warn!(%error, "fenced: rewinding the batch's partitions");
                     return Err(NotApplied::Rewind);
                 }
                 Err(error) if error.is_transient() => {
-                    self.metrics.retried();
+                    self.metrics.retries.inc();
                     let pause = backoff.pause();
                     tokio::select! {
                         () = self.wait(&error, pause) => {}

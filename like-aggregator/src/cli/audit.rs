@@ -1,16 +1,14 @@
 //! Settings of `audit`, with and without `--log`.
 
 use clap::{ArgMatches, Args, FromArgMatches};
-use like_common::database::DatabaseSettings;
 use like_common::kafka::KafkaSettings;
 
-use super::FoldSettings;
+use super::{DatabaseReportSettings, FoldSettings};
 
 #[derive(Args, Debug, Clone)]
-#[expect(clippy::struct_excessive_bools, reason = "each is a flag of its own")]
 pub struct AuditSettings {
     #[command(flatten)]
-    pub database: DatabaseSettings,
+    pub report: DatabaseReportSettings,
     /// For --log.
     #[command(flatten)]
     pub kafka: OptionalKafka,
@@ -25,10 +23,6 @@ pub struct AuditSettings {
     /// set every count that differs to the number of its likes and delta events; needs --yes
     #[arg(long)]
     pub repair: bool,
-
-    /// one JSON object instead of a table
-    #[arg(long)]
-    pub json: bool,
 
     /// change the counts; without it --repair only shows which
     #[arg(long)]

@@ -4,10 +4,9 @@ use std::fmt;
 use std::str::FromStr;
 
 use clap::{Args, Subcommand};
-use like_common::database::DatabaseSettings;
 use serde::{Serialize, Serializer};
 
-use super::Servers;
+use super::{DatabaseReportSettings, ReportSettings};
 
 #[derive(Subcommand, Debug)]
 pub enum DeadLettersSettings {
@@ -24,7 +23,7 @@ pub enum DeadLettersSettings {
 #[derive(Args, Debug, Clone)]
 pub struct DeadLettersListSettings {
     #[command(flatten)]
-    pub database: DatabaseSettings,
+    pub report: DatabaseReportSettings,
 
     /// only those whose reason begins with this code, such as `key_mismatch`
     #[arg(long, value_name = "CODE")]
@@ -33,52 +32,36 @@ pub struct DeadLettersListSettings {
     /// how many to list at most
     #[arg(long, value_name = "N", default_value_t = 100)]
     pub limit: u32,
-
-    /// one JSON object instead of a table
-    #[arg(long)]
-    pub json: bool,
 }
 
 #[derive(Args, Debug, Clone)]
 pub struct DeadLettersShowSettings {
     #[command(flatten)]
-    pub database: DatabaseSettings,
+    pub report: DatabaseReportSettings,
 
     /// which one, as listed: topic/partition/offset
     #[arg(value_name = "POSITION", value_parser = RecordPosition::from_str)]
     pub position: RecordPosition,
-
-    /// one JSON object instead of a table
-    #[arg(long)]
-    pub json: bool,
 }
 
 #[derive(Args, Debug, Clone)]
 pub struct DeadLettersRedriveSettings {
     #[command(flatten)]
-    pub servers: Servers,
+    pub report: ReportSettings,
     #[command(flatten)]
     pub which: Selection,
 
     /// also where the user has changed the like since: the older state comes back
     #[arg(long)]
     pub even_if_changed: bool,
-
-    /// one JSON object instead of a table
-    #[arg(long)]
-    pub json: bool,
 }
 
 #[derive(Args, Debug, Clone)]
 pub struct DeadLettersDropSettings {
     #[command(flatten)]
-    pub database: DatabaseSettings,
+    pub report: DatabaseReportSettings,
     #[command(flatten)]
     pub which: Selection,
-
-    /// one JSON object instead of a table
-    #[arg(long)]
-    pub json: bool,
 
     /// do it; without it the command only counts them
     #[arg(long)]

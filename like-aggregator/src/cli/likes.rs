@@ -7,12 +7,12 @@ use clap::Args;
 use like_common::cli::duration;
 use like_events::UserId;
 
-use super::Servers;
+use super::ReportSettings;
 
 #[derive(Args, Debug, Clone)]
 pub struct ImportSettings {
     #[command(flatten)]
-    pub servers: Servers,
+    pub report: ReportSettings,
 
     /// the file, CSV in UTF-8: product_id,user_id on each line; a first line with these names is optional
     #[arg(value_name = "FILE")]
@@ -21,16 +21,12 @@ pub struct ImportSettings {
     /// how long the broker may take to accept a row: a duration
     #[arg(long, value_name = "DURATION", default_value = "60s", value_parser = duration)]
     pub timeout: Duration,
-
-    /// one JSON object instead of text
-    #[arg(long)]
-    pub json: bool,
 }
 
 #[derive(Args, Debug, Clone)]
 pub struct EraseUserSettings {
     #[command(flatten)]
-    pub servers: Servers,
+    pub report: ReportSettings,
 
     /// whose likes: the user's id, as like-api got it
     #[arg(value_name = "USER", value_parser = |text: &str| UserId::parse(text))]
@@ -39,10 +35,6 @@ pub struct EraseUserSettings {
     /// how long an aggregator may take to count what is in the log: a duration
     #[arg(long, value_name = "DURATION", default_value = "5m", value_parser = duration)]
     pub timeout: Duration,
-
-    /// one JSON object instead of text
-    #[arg(long)]
-    pub json: bool,
 
     /// do it; without it the command only counts the likes
     #[arg(long)]

@@ -5,7 +5,6 @@ mod audit;
 mod dead_letters;
 mod likes;
 mod offsets;
-mod replays;
 mod setup;
 
 use std::net::SocketAddr;
@@ -18,15 +17,12 @@ use like_common::database::DatabaseSettings;
 use like_common::kafka::KafkaSettings;
 use like_common::telemetry::LogSettings;
 
-use crate::consume::BatchLimits;
 use crate::fold::Dedup;
-use crate::replay::ReplayOptions;
 
 pub use self::audit::*;
 pub use self::dead_letters::*;
 pub use self::likes::*;
 pub use self::offsets::*;
-pub use self::replays::*;
 pub use self::setup::*;
 
 /// Folds like events from Kafka into counts in `PostgreSQL`, each exactly once.
@@ -75,13 +71,22 @@ pub struct Servers {
     pub database: DatabaseSettings,
 }
 
-/// Settings of a command that only prints something.
 #[derive(Args, Debug, Clone)]
 pub struct ReportSettings {
     #[command(flatten)]
     pub servers: Servers,
 
-    /// one JSON object instead of a table
+    /// one JSON object instead of text
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Args, Debug, Clone)]
+pub struct DatabaseReportSettings {
+    #[command(flatten)]
+    pub database: DatabaseSettings,
+
+    /// one JSON object instead of text
     #[arg(long)]
     pub json: bool,
 }
@@ -120,15 +125,6 @@ impl FoldSettings {
             DedupMode::Batch => Dedup::Batch,
         }
     }
-
-    pub fn replay(&self) -> ReplayOptions {
-        ReplayOptions {
-            group: self.kafka_group_id.clone(),
-            dedup: self.dedup(),
-            dedup_window: self.dedup_window,
-            max_events: self.batch_max_events as usize,
-        }
-    }
 }
 
 #[derive(Args, Debug, Clone)]
@@ -151,12 +147,6 @@ pub enum DedupMode {
     History,
     /// Inside a batch only.
     Batch,
-}
-
-impl RunSettings {
-    pub fn limits(&self) -> BatchLimits {
-        BatchLimits { max_events: self.fold.batch_max_events as usize, max_wait: self.batch_max_wait }
-    }
 }
 
 /// Parses a window. One of no time would remember nothing; one of years would keep every event id.

@@ -3,32 +3,21 @@
 use std::str::FromStr;
 
 use clap::{Args, Subcommand};
-use like_common::database::DatabaseSettings;
 
-use super::Servers;
+use super::{DatabaseReportSettings, ReportSettings};
 
 #[derive(Subcommand, Debug)]
 pub enum OffsetsSettings {
     /// Show up to where each partition is folded, and the gaps that were never folded
-    Show(OffsetsShowSettings),
+    Show(DatabaseReportSettings),
     /// Move the stored offsets, and say what it means for the counts
     Reset(OffsetsResetSettings),
 }
 
 #[derive(Args, Debug, Clone)]
-pub struct OffsetsShowSettings {
-    #[command(flatten)]
-    pub database: DatabaseSettings,
-
-    /// one JSON object instead of a table
-    #[arg(long)]
-    pub json: bool,
-}
-
-#[derive(Args, Debug, Clone)]
 pub struct OffsetsResetSettings {
     #[command(flatten)]
-    pub servers: Servers,
+    pub report: ReportSettings,
 
     /// the next record to fold: earliest, latest or an offset
     #[arg(long, value_name = "WHERE", value_parser = OffsetTarget::from_str)]
@@ -41,10 +30,6 @@ pub struct OffsetsResetSettings {
     /// move every partition
     #[arg(long, conflicts_with = "partition")]
     pub all: bool,
-
-    /// one JSON object instead of a table
-    #[arg(long)]
-    pub json: bool,
 
     /// do it; without it the command only shows what it would do
     #[arg(long)]

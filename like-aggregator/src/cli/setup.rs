@@ -1,13 +1,13 @@
-//! Settings of `setup`.
+//! Settings of `setup`, `rebuild` and `topics`.
 
 use std::time::Duration;
 
-use clap::Args;
 use clap::builder::NonEmptyStringValueParser;
+use clap::{Args, Subcommand};
 use like_common::cli::duration;
 use like_events::topic::DEFAULT_PARTITIONS;
 
-use super::Servers;
+use super::{FoldSettings, ReportSettings, Servers};
 
 #[derive(Args, Debug, Clone)]
 pub struct SetupSettings {
@@ -41,4 +41,51 @@ pub struct SetupSettings {
     /// how long to wait for Kafka and `PostgreSQL`: a duration
     #[arg(long, value_name = "DURATION", default_value = "60s", value_parser = duration)]
     pub timeout: Duration,
+}
+
+#[derive(Args, Debug, Clone)]
+pub struct RebuildSettings {
+    #[command(flatten)]
+    pub servers: Servers,
+    #[command(flatten)]
+    pub fold: FoldSettings,
+
+    /// replace the live tables
+    #[arg(long)]
+    pub yes: bool,
+
+    /// drop the old tables after the swap instead of keeping them beside the new ones
+    #[arg(long)]
+    pub drop_old: bool,
+}
+
+#[derive(Args, Debug, Clone)]
+pub struct TopicsSettings {
+    #[command(flatten)]
+    pub report: ReportSettings,
+
+    /// None: list them.
+    #[command(subcommand)]
+    pub command: Option<TopicsCommand>,
+}
+
+#[derive(Subcommand, Debug, Clone)]
+pub enum TopicsCommand {
+    /// Record that a topic, to which no producer writes any more, ends here
+    Close(TopicsCloseSettings),
+}
+
+#[derive(Args, Debug, Clone)]
+pub struct TopicsCloseSettings {
+    /// the topic
+    #[arg(value_name = "TOPIC")]
+    pub topic: String,
+
+    /// how long to wait until it is folded to its end: a duration such as 10m
+    #[arg(long, value_name = "DURATION", value_parser = duration)]
+    pub wait: Option<Duration>,
+
+    /// do it; it can't be undone
+    #[arg(long)]
+    pub yes: bool,
 }

@@ -58,11 +58,10 @@ struct CountAudit {
     negatives: Vec<AuditedCount>,
 }
 
-/// Compares all counts, and repairs them with `--repair --yes`.
 pub async fn audit(settings: &AuditSettings) -> anyhow::Result<Outcome> {
     let repair = settings.repair && settings.yes;
     let report = counts(settings, repair).await?;
-    answer(settings.json, &report, CountAudit::text)?;
+    answer(settings.report.json, &report, CountAudit::text)?;
     if settings.repair && !repair && report.differing > 0 {
         return Err(not_done("repair them"));
     }
@@ -70,12 +69,15 @@ pub async fn audit(settings: &AuditSettings) -> anyhow::Result<Outcome> {
 }
 
 async fn counts(settings: &AuditSettings, repair: bool) -> anyhow::Result<CountAudit> {
-    let mut connection = connection::connect(&settings.database, "audit").await?;
+    let mut connection = connection::connect(&settings.report.database, "audit").await?;
     let mut report = CountAudit::default();
     let progress = Progress::new("chunks compared", None);
     let mut next = Some(Uuid::nil());
     while let Some(from) = next {
-        let last = last_of_chunk(&mut connection, from).await?;
+        let sql = "SELECT pair_key FROM product_like WHERE pair_key >= $1 ORDER BY pair_key OFFSET $2 LIMIT 1";
+        let key: Option<Uuid> = sqlx::query_scalar(sql).bind(from).bind(LIKES).fetch_optional(&mut connection).await?;
+        // The largest key that the last product in the chunk may have.
+        let last = key.map_or(Uuid::max(), |key| ProductPrefix::of_key(key).keys().1);
         report.take(&mut connection, &Chunk::Likes(from, last), repair).await?;
         next = last.as_u128().checked_add(1).map(Uuid::from_u128);
         progress.add(1);
@@ -93,13 +95,6 @@ async fn counts(settings: &AuditSettings, repair: bool) -> anyhow::Result<CountA
     }
     connection.close().await?;
     Ok(report)
-}
-
-/// Returns the last key of the chunk that begins at `from`: the largest that the last product in it may have.
-async fn last_of_chunk(connection: &mut PgConnection, from: Uuid) -> sqlx::Result<Uuid> {
-    let sql = "SELECT pair_key FROM product_like WHERE pair_key >= $1 ORDER BY pair_key OFFSET $2 LIMIT 1";
-    let key: Option<Uuid> = sqlx::query_scalar(sql).bind(from).bind(LIKES).fetch_optional(connection).await?;
-    Ok(key.map_or(Uuid::max(), |key| ProductPrefix::of_key(key).keys().1))
 }
 
 /// Returns the products of a chunk whose counts differ or are below zero, by one statement.
@@ -166,7 +161,6 @@ impl AuditedCount {
 }
 
 impl CountAudit {
-    /// Compares a chunk, repairs it if `wanted`, and adds the result.
     async fn take(&mut self, connection: &mut PgConnection, chunk: &Chunk, wanted: bool) -> anyhow::Result<()> {
         let mut found = compare(connection, chunk).await?;
         if wanted && found.iter().any(AuditedCount::differs) {

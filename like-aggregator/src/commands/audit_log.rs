@@ -17,7 +17,7 @@ use tracing::warn;
 
 use super::Outcome;
 use crate::cli::AuditSettings;
-use crate::commands::output::{Table, answer};
+use crate::commands::output::{Table, answer, time};
 use crate::fold::{Dedup, FOLD_VERSION};
 use crate::replay::Replay;
 use crate::schema::shadow::{self, Ends, ShadowSchema};
@@ -60,13 +60,6 @@ struct ProductDifference {
     expected_delta_count: i64,
 }
 
-impl From<(String, i64, i64, i64, i64)> for ProductDifference {
-    fn from(row: (String, i64, i64, i64, i64)) -> Self {
-        let (product_id, like_count, expected_like_count, delta_count, expected_delta_count) = row;
-        Self { product_id, like_count, expected_like_count, delta_count, expected_delta_count }
-    }
-}
-
 /// A user who likes a product only in the tables, or only by the log.
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
@@ -77,20 +70,14 @@ struct LikeDifference {
     expected_liked: bool,
 }
 
-impl From<(String, String, bool, bool)> for LikeDifference {
-    fn from((product_id, user_id, liked, expected_liked): (String, String, bool, bool)) -> Self {
-        Self { product_id, user_id, liked, expected_liked }
-    }
-}
-
 pub async fn audit_log(settings: &AuditSettings, shutdown: CancellationToken) -> anyhow::Result<Outcome> {
     let Some(kafka) = &settings.kafka.0 else {
         let unset = "KAFKA_BOOTSTRAP_SERVERS (--kafka-bootstrap-servers) is not set: audit --log reads the log from these brokers, host:port[,host:port…]";
         return Err(UsageError(unset.to_owned()).into());
     };
-    let url = &settings.database.database_url;
+    let url = &settings.report.database.database_url;
     let client = kafka.client_config("like-aggregator-audit")?;
-    let replay = Replay::new(client, url, settings.fold.replay(), AUDITED);
+    let replay = Replay::new(client, url, settings.fold.clone(), AUDITED);
     let mut shadow_schema = tokio::select! {
         made = ShadowSchema::create(url, AUDITED) => made?,
         () = shutdown.cancelled() => bail!("stopped"),
@@ -103,7 +90,7 @@ pub async fn audit_log(settings: &AuditSettings, shutdown: CancellationToken) ->
         warn!("schema {AUDITED} is left behind, the next audit drops it: {error:#}");
     }
     let report = LogAudit { replay_may_differ: settings.fold.dedup() == Dedup::Batch, ..audited? };
-    answer(settings.json, &report, LogAudit::text)?;
+    answer(settings.report.json, &report, LogAudit::text)?;
     Ok(Outcome::unless(report.products.differing + report.likes.differing > 0))
 }
 
@@ -119,14 +106,19 @@ async fn fold_and_compare(replay: &Replay, shadow_schema: &mut ShadowSchema) -> 
     for compare in COMPARE {
         sqlx::query(compare).execute(&mut *connection).await.context("comparing")?;
     }
+    let product = |(product_id, like_count, expected_like_count, delta_count, expected_delta_count)| {
+        ProductDifference { product_id, like_count, expected_like_count, delta_count, expected_delta_count }
+    };
+    let like =
+        |(product_id, user_id, liked, expected_liked)| LikeDifference { product_id, user_id, liked, expected_liked };
     Ok(LogAudit {
         at,
         records: ends.iter().flat_map(|(_, ends)| ends).sum(),
         fold_version,
         build_fold_version: FOLD_VERSION,
         replay_may_differ: false,
-        products: differences::<_, (_, _, _, _, _)>(connection, "differing_product", "product_id").await?,
-        likes: differences::<_, (_, _, _, _)>(connection, "differing_like", "product_id, user_id").await?,
+        products: differences(connection, "differing_product", "product_id", product).await?,
+        likes: differences(connection, "differing_like", "product_id, user_id", like).await?,
     })
 }
 
@@ -170,19 +162,17 @@ const COMPARE: [&str; 2] = [
      WHERE liked <> expected_liked",
 ];
 
-async fn differences<T: From<R>, R>(
+async fn differences<T, R: for<'r> FromRow<'r, PgRow> + Send + Unpin>(
     connection: &mut PgConnection,
     table: &str,
     order: &str,
-) -> anyhow::Result<Differences<T>>
-where
-    R: for<'r> FromRow<'r, PgRow> + Send + Unpin,
-{
+    difference: impl Fn(R) -> T,
+) -> anyhow::Result<Differences<T>> {
     let count = AssertSqlSafe(format!("SELECT count(*) FROM {table}"));
     let differing = sqlx::query_scalar(count).fetch_one(&mut *connection).await?;
     let first = AssertSqlSafe(format!("SELECT * FROM {table} ORDER BY {order} LIMIT {LISTED}"));
     let rows: Vec<R> = sqlx::query_as(first).fetch_all(connection).await?;
-    Ok(Differences { differing, differences: rows.into_iter().map(T::from).collect() })
+    Ok(Differences { differing, differences: rows.into_iter().map(difference).collect() })
 }
 
 impl LogAudit {
@@ -192,7 +182,7 @@ impl LogAudit {
             "log folded            {records} records, up to the tables' offsets of {}\n\
              fold version          {fold_version} in the database, {build_fold_version} in this build\n\
              products that differ  {}\nlikes that differ     {}",
-            self.at.to_rfc3339_opts(chrono::SecondsFormat::Secs, true),
+            time(self.at),
             products.differing,
             likes.differing
         )];

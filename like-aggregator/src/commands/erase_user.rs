@@ -40,12 +40,11 @@ struct Erased {
     retention_ms: Option<i64>,
 }
 
-/// Publishes unlikes for what the user likes, waits until they are counted, and deletes the rows.
 pub async fn erase_user(settings: &EraseUserSettings) -> anyhow::Result<Outcome> {
-    let mut connection = connection::connect(&settings.servers.database, "erase-user").await?;
+    let mut connection = connection::connect(&settings.report.servers.database, "erase-user").await?;
     // No index finds a user's likes: the whole table is read, which is fastest in its own order.
     sqlx::query("SET enable_seqscan = on").execute(&mut connection).await?;
-    let topic = OpenTopic::find(&settings.servers.kafka, &mut connection, "erase-user").await?;
+    let topic = OpenTopic::find(&settings.report.servers.kafka, &mut connection, "erase-user").await?;
     let deadline = Instant::now() + settings.timeout;
     let mut erased = Erased {
         user: settings.user.clone(),
@@ -59,7 +58,7 @@ pub async fn erase_user(settings: &EraseUserSettings) -> anyhow::Result<Outcome>
         let sql = "SELECT count(*) FILTER (WHERE liked), count(*) FROM product_like WHERE user_id = $1";
         let counts: (i64, i64) = sqlx::query_as(sql).bind(settings.user.as_str()).fetch_one(&mut connection).await?;
         (erased.likes, erased.rows) = (counts.0.cast_unsigned(), counts.1.cast_unsigned());
-        answer(settings.json, &erased, Erased::text)?;
+        answer(settings.report.json, &erased, Erased::text)?;
         return Err(not_done("take the likes back and delete the rows"));
     }
 
@@ -80,11 +79,10 @@ pub async fn erase_user(settings: &EraseUserSettings) -> anyhow::Result<Outcome>
     erased.rows = delete(&mut connection, settings.user.as_str()).await?;
     let sql = "SELECT count(*) FROM product_like WHERE user_id = $1";
     erased.rows_since = sqlx::query_scalar(sql).bind(settings.user.as_str()).fetch_one(&mut connection).await?;
-    answer(settings.json, &erased, Erased::text)?;
+    answer(settings.report.json, &erased, Erased::text)?;
     Ok(Outcome::unless(erased.rows_since > 0))
 }
 
-/// Waits until each of these partitions is folded at least so far.
 async fn folded(
     connection: &mut PgConnection,
     topic: &str,

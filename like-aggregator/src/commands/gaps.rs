@@ -17,7 +17,6 @@ pub struct LogGap {
     pub found_at: DateTime<Utc>,
 }
 
-/// Reads the gaps of `topic`, or of all topics.
 pub async fn read(connection: &mut PgConnection, topic: Option<&str>) -> sqlx::Result<Vec<LogGap>> {
     let sql = "SELECT topic, partition, from_offset, to_offset, found_at FROM log_gap
                WHERE $1::text IS NULL OR topic = $1 ORDER BY 1, 2, 3";

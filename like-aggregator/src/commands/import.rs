@@ -8,9 +8,9 @@ use std::time::Instant;
 
 use anyhow::{Context, anyhow, bail};
 use chrono::Utc;
-use csv::{ByteRecord, Reader, ReaderBuilder};
+use csv::{ByteRecord, ReaderBuilder};
 use like_events::{EventId, LikeEvent, ProductId, UserId};
-use serde::Serialize;
+use serde_json::json;
 
 use super::Outcome;
 use crate::cli::ImportSettings;
@@ -25,13 +25,6 @@ const NAMED: usize = 5;
 /// Characters shown of a bad field.
 const SHOWN: usize = 60;
 
-#[derive(Serialize)]
-struct Imported {
-    topic: String,
-    rows: u64,
-    seconds: f64,
-}
-
 pub async fn import(settings: ImportSettings) -> anyhow::Result<Outcome> {
     let file = settings.file.display().to_string();
     let mut open = File::open(&settings.file).with_context(|| format!("{file} can't be read"))?;
@@ -40,8 +33,8 @@ pub async fn import(settings: ImportSettings) -> anyhow::Result<Outcome> {
     }
     let checked = tokio::task::spawn_blocking(move || check(&mut open).map(|rows| (open, rows))).await?;
     let (mut open, rows) = checked.with_context(|| file.clone())?;
-    let mut connection = connection::connect(&settings.servers.database, "import").await?;
-    let topic = OpenTopic::find(&settings.servers.kafka, &mut connection, "import").await?;
+    let mut connection = connection::connect(&settings.report.servers.database, "import").await?;
+    let topic = OpenTopic::find(&settings.report.servers.kafka, &mut connection, "import").await?;
     drop(connection);
     let start = Instant::now();
     let mut publisher = Publisher::new(&topic, settings.timeout)?;
@@ -49,8 +42,8 @@ pub async fn import(settings: ImportSettings) -> anyhow::Result<Outcome> {
     published.with_context(|| {
         format!("{file} with {rows} rows is not imported whole: run it again within DEDUP_WINDOW, which drops repeats")
     })?;
-    let imported = Imported { topic: topic.layout.topic, rows, seconds: start.elapsed().as_secs_f64() };
-    answer(settings.json, &imported, |Imported { topic, rows, seconds }| {
+    let (topic, seconds) = (topic.layout.topic, start.elapsed().as_secs_f64());
+    answer(settings.report.json, &json!({ "topic": topic, "rows": rows, "seconds": seconds }), |_| {
         format!("{rows} likes are in the log of {topic}, after {seconds:.1} s; `status` shows how far it is counted")
     })?;
     Ok(Outcome::Clean)
@@ -60,7 +53,7 @@ pub async fn import(settings: ImportSettings) -> anyhow::Result<Outcome> {
 fn check(file: &mut File) -> anyhow::Result<u64> {
     let (mut rows, mut bad, mut named) = (0, 0, Vec::new());
     let progress = Progress::new("rows checked", None);
-    for row in Rows::of(file)? {
+    for row in read(file)? {
         let (at, row) = row?;
         match row {
             Ok(_) => rows += 1,
@@ -96,7 +89,7 @@ fn line(file: &mut File, at: u64) -> io::Result<usize> {
 fn publish(publisher: &mut Publisher, file: &mut File, expected: u64) -> anyhow::Result<()> {
     let progress = Progress::new("rows in the log", Some(expected));
     let mut rows = 0;
-    for row in Rows::of(file)? {
+    for row in read(file)? {
         let (_, row) = row?;
         let (product, user) = row.map_err(|why| anyhow!("the file has changed since it was checked: a row {why}"))?;
         let event = LikeEvent {
@@ -117,42 +110,42 @@ fn publish(publisher: &mut Publisher, file: &mut File, expected: u64) -> anyhow:
     Ok(())
 }
 
-/// The rows of a file from its start, without the line of names.
-struct Rows<'a> {
-    reader: Reader<&'a mut File>,
-    record: ByteRecord,
-    first: bool,
-}
-
 /// A row, or what is wrong with it.
 type Row = Result<(ProductId, UserId), String>;
 
-impl<'a> Rows<'a> {
-    fn of(file: &'a mut File) -> anyhow::Result<Self> {
-        file.seek(SeekFrom::Start(0))?;
-        // Rows with any number of fields: `row` says what is wrong.
-        let reader = ReaderBuilder::new().has_headers(false).flexible(true).from_reader(file);
-        Ok(Self { reader, record: ByteRecord::new(), first: true })
-    }
+/// Returns the rows of a file from its start, without the line of names. Each has the byte of the file at which it starts.
+fn read(file: &mut File) -> anyhow::Result<impl Iterator<Item = csv::Result<(u64, Row)>>> {
+    file.seek(SeekFrom::Start(0))?;
+    // Rows with any number of fields: `row` says what is wrong.
+    let reader = ReaderBuilder::new().has_headers(false).flexible(true).from_reader(file);
+    let rows = reader.into_byte_records().enumerate().map(|(index, record)| {
+        let record = record?;
+        let at = record.position().map_or(0, csv::Position::byte);
+        Ok(row(&record, index == 0).map(|row| (at, row)))
+    });
+    Ok(rows.filter_map(Result::transpose))
+}
 
-    fn row(&self) -> Row {
-        let fields = self.record.len();
-        if fields != 2 {
-            return Err(format!("has {fields} fields, expected product_id,user_id (put an id with a comma in quotes)"));
-        }
-        let field = |index: usize| String::from_utf8_lossy(&self.record[index]).into_owned();
-        let wrong = |name: &str, text: &str, rule: like_events::InvalidId| {
-            let shown: String = printable(text).chars().take(SHOWN).collect();
-            format!("has {name} '{shown}', which {rule}")
-        };
-        let (product, user) = (field(0), field(1));
-        if self.first && names(&product, &user) == Some(false) {
-            return Err(format!("names the columns {product},{user}: swap them"));
-        }
-        let product = ProductId::parse(&product).map_err(|rule| wrong("product_id", &product, rule))?;
-        let user = UserId::parse(&user).map_err(|rule| wrong("user_id", &user, rule))?;
-        Ok((product, user))
+/// Returns None for the line of names, which only the first line can be.
+fn row(record: &ByteRecord, is_first: bool) -> Option<Row> {
+    let fields = record.len();
+    if fields != 2 {
+        let expected = "expected product_id,user_id (put an id with a comma in quotes)";
+        return Some(Err(format!("has {fields} fields, {expected}")));
     }
+    let [product, user] = [0, 1].map(|index| String::from_utf8_lossy(&record[index]));
+    match is_first.then(|| names(&product, &user)).flatten() {
+        Some(true) => return None,
+        Some(false) => return Some(Err(format!("names the columns {product},{user}: swap them"))),
+        None => {}
+    }
+    let wrong = |name: &str, text: &str, rule: like_events::InvalidId| {
+        let shown: String = printable(text).chars().take(SHOWN).collect();
+        format!("has {name} '{shown}', which {rule}")
+    };
+    let product = ProductId::parse(&product).map_err(|rule| wrong("product_id", &product, rule));
+    let user = UserId::parse(&user).map_err(|rule| wrong("user_id", &user, rule));
+    Some(product.and_then(|product| Ok((product, user?))))
 }
 
 /// Whether a row is the line of names in the right order (true) or swapped (false), in any spelling. Taken for ids they
@@ -163,27 +156,5 @@ fn names(first: &str, second: &str) -> Option<bool> {
         ("productid", "userid") => Some(true),
         ("userid", "productid") => Some(false),
         _ => None,
-    }
-}
-
-impl Iterator for Rows<'_> {
-    /// The row, with the byte of the file at which it starts.
-    type Item = csv::Result<(u64, Row)>;
-
-    fn next(&mut self) -> Option<Self::Item> {
-        loop {
-            match self.reader.read_byte_record(&mut self.record) {
-                Ok(true) => {}
-                Ok(false) => return None,
-                Err(error) => return Some(Err(error)),
-            }
-            let text = |index: usize| String::from_utf8_lossy(&self.record[index]).into_owned();
-            let is_names = self.first && self.record.len() == 2 && names(&text(0), &text(1)) == Some(true);
-            let row = (!is_names).then(|| self.row());
-            self.first = false;
-            if let Some(row) = row {
-                return Some(Ok((self.record.position().map_or(0, csv::Position::byte), row)));
-            }
-        }
     }
 }

@@ -10,7 +10,7 @@ use serde::Serialize;
 use sqlx::{Connection, PgConnection};
 
 use super::{Outcome, not_done};
-use crate::cli::{OffsetTarget, OffsetsResetSettings, OffsetsSettings, OffsetsShowSettings};
+use crate::cli::{DatabaseReportSettings, OffsetTarget, OffsetsResetSettings, OffsetsSettings};
 use crate::commands::connection;
 use crate::commands::gaps::{self, LogGap};
 use crate::commands::output::{Table, answer, or_dash};
@@ -40,7 +40,7 @@ struct Positions {
     gaps: Vec<LogGap>,
 }
 
-async fn show(settings: &OffsetsShowSettings) -> anyhow::Result<Outcome> {
+async fn show(settings: &DatabaseReportSettings) -> anyhow::Result<Outcome> {
     let mut connection = connection::connect(&settings.database, "offsets").await?;
     let sql = "SELECT topic, partition, next_offset, last_record_time, updated_at
                FROM kafka_offset ORDER BY topic, partition";
@@ -77,7 +77,6 @@ impl Positions {
     }
 }
 
-/// What a reset does to one partition.
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
 struct Move {
@@ -98,7 +97,6 @@ struct Move {
 #[derive(Serialize)]
 struct Moved {
     topic: String,
-    /// Whether it was done.
     done: bool,
     partitions: Vec<Move>,
 }
@@ -109,8 +107,8 @@ async fn reset(settings: &OffsetsResetSettings) -> anyhow::Result<Outcome> {
             UsageError("--to with an offset needs --partition: offsets differ between partitions".to_owned()).into()
         );
     }
-    let mut connection = connection::connect(&settings.servers.database, "offsets").await?;
-    let topic = OpenTopic::find(&settings.servers.kafka, &mut connection, "offsets").await?;
+    let mut connection = connection::connect(&settings.report.servers.database, "offsets").await?;
+    let topic = OpenTopic::find(&settings.report.servers.kafka, &mut connection, "offsets").await?;
     let partitions = match settings.partition {
         Some(partition) if partition < topic.layout.partitions => vec![partition],
         Some(partition) => {
@@ -131,7 +129,7 @@ async fn reset(settings: &OffsetsResetSettings) -> anyhow::Result<Outcome> {
     transaction.commit().await?;
     connection.close().await?;
     let moved = Moved { topic: topic.layout.topic, done: settings.yes, partitions: plan };
-    answer(settings.json, &moved, Moved::text)?;
+    answer(settings.report.json, &moved, Moved::text)?;
     if settings.yes { Ok(Outcome::Clean) } else { Err(not_done("move the offsets")) }
 }
 

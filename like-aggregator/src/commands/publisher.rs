@@ -98,7 +98,6 @@ impl Publisher {
         Ok(())
     }
 
-    /// Returns how many events the log has.
     pub fn acknowledged(&self) -> u64 {
         self.producer.context().lock().acknowledged
     }

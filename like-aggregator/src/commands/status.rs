@@ -50,7 +50,6 @@ struct PartitionStatus {
     dead_letters: i64,
 }
 
-/// Prints how far the log is folded.
 pub async fn status(settings: &ReportSettings) -> anyhow::Result<()> {
     answer(settings.json, &read(settings).await?, Status::text)
 }
@@ -79,15 +78,13 @@ async fn read(settings: &ReportSettings) -> anyhow::Result<Status> {
     let behind_ends = past_end::find(&client, &layouts).await.context("Kafka")?;
     let partitions = (0..).zip(rows).zip(ends).map(|((partition, row), (log_start, log_end))| {
         let (next_offset, last_record_time, log_gaps, dead_letters) = row;
-        let lag = next_offset.map(|next| (log_end - next).max(0));
-        let problem = None;
         PartitionStatus {
             partition,
             next_offset,
             log_start,
             log_end,
-            lag,
-            problem,
+            lag: next_offset.map(|next| (log_end - next).max(0)),
+            problem: None,
             last_record_time,
             log_gaps,
             dead_letters,
@@ -109,7 +106,6 @@ async fn read(settings: &ReportSettings) -> anyhow::Result<Status> {
     })
 }
 
-/// Stored offset, last record time, gaps and dead letters.
 type PartitionRow = (Option<i64>, Option<DateTime<Utc>>, i64, i64);
 
 /// Finds what stops `run`: a log that was cut, or a topic that was created again.

@@ -5,7 +5,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 use like_common::layout::{self, Layout};
-use serde::Serialize;
+use rdkafka::ClientConfig;
+use serde_json::json;
 use sqlx::PgConnection;
 use tracing::info;
 
@@ -18,36 +19,22 @@ use crate::topic::log_ends;
 /// How often `--wait` checks again.
 const INTERVAL: Duration = Duration::from_millis(500);
 
-#[derive(Serialize)]
-#[serde(rename_all = "camelCase")]
-struct Topic {
-    sequence: i32,
-    topic: String,
-    partitions: i32,
-    closed: bool,
-    /// Per partition; None while it is open.
-    end_offsets: Option<Vec<i64>>,
-}
-
 pub async fn topics(settings: &TopicsSettings) -> anyhow::Result<Outcome> {
     let mut connection = connection::connect(&settings.report.servers.database, "topics").await?;
     if let Some(TopicsCommand::Close(close)) = &settings.command {
         self::close(settings, close, &mut connection).await?;
         return Ok(Outcome::Clean);
     }
-    let topic = |Layout { sequence, topic, partitions, end_offsets }| {
+    let mut table = Table::new(&["sequence", "topic", "partitions", "state"]);
+    let mut topics = Vec::new();
+    for Layout { sequence, topic, partitions, end_offsets } in read_layouts(&mut connection).await? {
         let closed = end_offsets.is_some();
-        Topic { sequence, topic, partitions, closed, end_offsets }
-    };
-    let topics: Vec<_> = read_layouts(&mut connection).await?.into_iter().map(topic).collect();
-    answer(settings.report.json, &topics, |topics| {
-        let mut table = Table::new(&["sequence", "topic", "partitions", "state"]);
-        for topic in topics {
-            let state = if topic.closed { "closed" } else { "open" };
-            table.row(&[&topic.sequence, &topic.topic, &topic.partitions, &state]);
-        }
-        table.text()
-    })?;
+        table.row(&[&sequence, &topic, &partitions, if closed { &"closed" } else { &"open" }]);
+        topics.push(json!({
+            "sequence": sequence, "topic": topic, "partitions": partitions, "closed": closed, "endOffsets": end_offsets
+        }));
+    }
+    answer(settings.report.json, &topics, |_| table.text())?;
     Ok(Outcome::Clean)
 }
 
@@ -100,11 +87,7 @@ async fn close(
 
 /// Checks once more while the workers are blocked, and records the ends. Returns false if there are new records or a
 /// transaction is open.
-async fn try_close(
-    connection: &mut PgConnection,
-    client: &rdkafka::ClientConfig,
-    layout: &Layout,
-) -> anyhow::Result<bool> {
+async fn try_close(connection: &mut PgConnection, client: &ClientConfig, layout: &Layout) -> anyhow::Result<bool> {
     let mut transaction = connection::between_batches(connection).await?;
     let ends = next_offsets(&mut transaction, layout).await?;
     // Checked first: once a transaction is committed, its records are found below.

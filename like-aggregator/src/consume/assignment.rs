@@ -12,7 +12,7 @@ use tracing::{error, info, warn};
 use super::group::Rebalanced;
 use super::partition::Partition;
 use super::position::Position;
-use super::thread::{BUSY_POLL, ConsumerThread, GROUP, State, fetched};
+use super::thread::{BUSY_POLL, ConsumerThread, GROUP, State, numbers};
 use crate::apply::transaction::StoredOffset;
 use crate::apply::worker::{Command, Event};
 use crate::topic::positions;
@@ -23,11 +23,9 @@ const OFFSETS: &str = "kafka_offset";
 const REVOKE_WAIT: Duration = Duration::from_secs(1);
 /// How long a shutdown waits for it.
 const FINISH_WAIT: Duration = Duration::from_secs(4);
-/// How long leaving the group may take.
 const LEAVE_WAIT: Duration = Duration::from_secs(2);
 
 impl ConsumerThread {
-    /// Acts on the group's assignments and revocations since the last call.
     pub(super) fn rebalance(&self, state: &mut State) -> anyhow::Result<()> {
         while let Some(event) = self.consumer.context().next_rebalance() {
             match event {
@@ -104,8 +102,8 @@ impl ConsumerThread {
     /// Fetches these partitions from these positions. One that is fetched already is removed and added again, since a seek
     /// fails if the previous offset was outside the log.
     pub(super) fn fetch(&self, state: &mut State, starts: Vec<(i32, Position)>) -> anyhow::Result<()> {
-        let again = fetched(&state.partitions);
-        let again: Vec<_> = starts.iter().map(|(number, _)| *number).filter(|n| again.contains(n)).collect();
+        let fetched = |n: &i32| state.partitions.get(n).is_some_and(Partition::is_fetched);
+        let again: Vec<_> = starts.iter().map(|(number, _)| *number).filter(fetched).collect();
         if !again.is_empty() {
             self.unfetch(state, &again)?;
         }
@@ -121,7 +119,6 @@ impl ConsumerThread {
         self.consumer.incremental_assign(&list).context("assigning")
     }
 
-    /// Makes librdkafka stop fetching these partitions.
     pub(super) fn unfetch(&self, state: &mut State, partitions: &[i32]) -> anyhow::Result<()> {
         // librdkafka keeps a partition paused after it is unassigned, and when it is assigned again.
         let paused = state.in_flight.as_mut().map(|flight| flight.unpause(partitions)).unwrap_or_default();
@@ -133,19 +130,18 @@ impl ConsumerThread {
 
     /// Requests the stored offsets of partitions without a row again, once per interval.
     pub(super) fn retry_without_row(&self, state: &mut State) -> anyhow::Result<()> {
-        let waiting = state.partitions.iter().filter(|(_, p)| p.is_without_offset_row());
-        if state.retried.is_some_and(|at| at.elapsed() < self.timing.refused_retry) || waiting.clone().count() == 0 {
+        if state.retried.is_some_and(|at| at.elapsed() < self.timing.refused_retry)
+            || !state.partitions.values().any(Partition::is_without_offset_row)
+        {
             return Ok(());
         }
-        let again = waiting.filter(|(_, p)| !p.is_awaiting_offset()).map(|(&number, _)| number).collect();
+        let again = numbers(&state.partitions, |p| p.is_without_offset_row() && !p.is_awaiting_offset());
         state.retried = Some(Instant::now());
         self.rewind(state, again)
     }
 
-    /// Reports the partitions without a row and the stopped ones.
     pub(super) fn report_unread(&self, state: &State) {
-        let without_row = state.partitions.iter().filter(|(_, partition)| partition.is_without_offset_row());
-        let without_row: BTreeSet<i32> = without_row.map(|(&number, _)| number).collect();
+        let without_row: BTreeSet<i32> = numbers(&state.partitions, Partition::is_without_offset_row);
         self.report_stopped(state, without_row.len());
         if without_row.is_empty() {
             self.health.met(OFFSETS);
@@ -162,37 +158,26 @@ impl ConsumerThread {
             state.partitions.get_mut(number).into_iter().for_each(Partition::revoke);
             state.collecting.drop_partition(*number);
         }
-        let waits = |state: &State| {
-            state.in_flight.as_ref().is_some_and(|flight| flight.partitions.iter().any(|p| partitions.contains(p)))
-        };
-        if !self.finish(state, REVOKE_WAIT, waits)?
-            && let Some(flight) = &state.in_flight
+        let deadline = Instant::now() + REVOKE_WAIT;
+        while let Some(flight) = &state.in_flight
+            && flight.partitions.iter().any(|partition| partitions.contains(partition))
         {
-            flight.give_up.cancel();
+            let Ok(event) = self.events.recv_timeout(deadline.saturating_duration_since(Instant::now())) else {
+                flight.give_up.cancel();
+                break;
+            };
+            self.handle(state, event)?;
         }
         self.copy_offsets(state);
         let mut unfetched = Vec::new();
         for number in partitions {
-            if state.partitions.get(number).is_some_and(Partition::is_fetched) {
+            if state.partitions.remove(number).is_some_and(|partition| partition.is_fetched()) {
                 unfetched.push(*number);
             }
-            state.partitions.remove(number);
             self.metrics.forget_lag(*number);
         }
         self.report_unread(state);
         self.unfetch(state, &unfetched)
-    }
-
-    /// Handles the worker's events while `waits` returns true, for at most this long. Returns whether it returned false.
-    fn finish(&self, state: &mut State, limit: Duration, waits: impl Fn(&State) -> bool) -> anyhow::Result<bool> {
-        let deadline = Instant::now() + limit;
-        while waits(state) {
-            match self.events.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
-                Ok(event) => self.handle(state, event)?,
-                Err(_) => return Ok(false),
-            }
-        }
-        Ok(true)
     }
 
     /// Finishes or gives up the batch in flight, then leaves the group, so that the other members need not wait for this
@@ -217,7 +202,7 @@ impl ConsumerThread {
         let _ = self.consumer.incremental_assign(&TopicPartitionList::new());
         self.consumer.unsubscribe();
         let deadline = Instant::now() + LEAVE_WAIT;
-        while Instant::now() < deadline && !fetched(&state.partitions).is_empty() {
+        while Instant::now() < deadline && state.partitions.values().any(Partition::is_fetched) {
             let _ = self.consumer.poll(BUSY_POLL);
             if self.rebalance(state).is_err() {
                 break;

@@ -10,6 +10,7 @@ use rdkafka::message::{BorrowedMessage, Message};
 use rdkafka::{Offset, Timestamp};
 use tracing::{debug, warn};
 
+use super::log_check::REPORTS;
 use super::partition::Partition;
 use super::position::{Position, Step};
 use super::thread::{BUSY_POLL, ConsumerThread, State};
@@ -101,14 +102,13 @@ impl ConsumerThread {
     fn failed(state: &mut State, failure: &KafkaError) -> anyhow::Result<()> {
         match failure {
             KafkaError::MessageConsumptionFatal(code) => bail!("the Kafka consumer can't continue: {code}"),
-            KafkaError::MessageConsumption(RDKafkaErrorCode::AutoOffsetReset) => Self::out_of_range(state),
+            KafkaError::MessageConsumption(RDKafkaErrorCode::AutoOffsetReset) => state.look_for_outside = REPORTS,
             _ => warn!(error = %failure, "Kafka"),
         }
         Ok(())
     }
 }
 
-/// Returns the record in the form that the fold takes.
 pub(crate) fn record<'a>(message: &'a BorrowedMessage<'_>) -> Record<'a> {
     let time = match message.timestamp() {
         Timestamp::NotAvailable => -1,

@@ -30,14 +30,12 @@ pub struct LogReport {
     pub log_ends: HashMap<i32, i64>,
     /// Partitions that it doesn't fetch: they aren't assigned, or their offset lies outside the log.
     pub not_fetched: HashSet<i32>,
-    /// Whether it is connected to any broker.
     pub brokers_up: bool,
 }
 
 /// The part of librdkafka's log line about a topic that it sees for the first time: an id of zeros, in base64.
 const FROM_NONE: &str = "changed id from AAAAAAAAAAAAAAAAAAAAAA ";
 
-/// What the callbacks have recorded.
 #[derive(Default)]
 pub struct GroupContext {
     rebalances: Mutex<VecDeque<Rebalanced>>,

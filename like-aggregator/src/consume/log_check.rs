@@ -9,8 +9,9 @@ use rdkafka::consumer::Consumer;
 use tracing::{debug, error, info, warn};
 
 use super::group::LogReport;
+use super::partition::Partition;
 use super::position::Position;
-use super::thread::{ConsumerThread, State};
+use super::thread::{ConsumerThread, State, numbers};
 use super::verification::{StopReason, Verified};
 use crate::apply::worker::Command;
 
@@ -20,25 +21,18 @@ const LOG: &str = "log";
 const ASK_INTERVAL: Duration = Duration::from_secs(1);
 /// How long to wait for them. The broker answers a fetch that is in progress first, which may take half a second.
 pub(super) const ASK_TIMEOUT: Duration = Duration::from_secs(1);
-/// After an error that names no partition, the number of librdkafka's reports in which to look for one that it no longer
-/// fetches.
-const REPORTS: u8 = 3;
+/// The number of librdkafka's reports in which to look for a partition that it no longer fetches, since its offset lies
+/// outside the log: the error doesn't name it.
+pub(super) const REPORTS: u8 = 3;
 
 impl ConsumerThread {
-    /// librdkafka has stopped fetching a partition whose offset lies outside the log. Its error doesn't name the
-    /// partition, but its reports do.
-    pub(super) fn out_of_range(state: &mut State) {
-        state.look_for_outside = REPORTS;
-    }
-
     /// After the topic was created again, rewinds its partitions before a record of the new log is folded. Called between
     /// collecting a batch and sending it.
     pub(super) fn check_topic(&self, state: &mut State) -> anyhow::Result<()> {
         if !self.consumer.context().topic_has_changed() {
             return Ok(());
         }
-        let read = state.partitions.iter().filter(|(_, p)| p.has_position()).map(|(&number, _)| number);
-        let read: Vec<_> = read.collect();
+        let read: Vec<_> = numbers(&state.partitions, Partition::has_position);
         if !read.is_empty() {
             warn!(topic = self.topic, "the topic was created again: comparing it with what was folded");
         }
@@ -124,7 +118,6 @@ impl ConsumerThread {
         Ok(())
     }
 
-    /// The gap is recorded and the stored offset moved past it.
     pub(super) fn gap_recorded(&self, state: &mut State, number: i32, from: i64, to: i64) -> anyhow::Result<()> {
         error!(
             partition = number,

@@ -8,7 +8,7 @@ use rdkafka::{Offset, TopicPartitionList};
 use tracing::{debug, info, warn};
 
 use super::log_check::ASK_TIMEOUT;
-use super::thread::{ConsumerThread, State};
+use super::thread::{ConsumerThread, State, numbers};
 use crate::apply::worker::Command;
 
 /// The condition that a broker can be reached, which is assumed until the first report.
@@ -72,9 +72,9 @@ impl ConsumerThread {
     /// Requests, all at once, the log ends of partitions that aren't fetched: librdkafka doesn't report them.
     fn ask_ends(&self, state: &State, ends: &mut HashMap<i32, i64>) {
         let mut list = TopicPartitionList::new();
-        let paused = state.in_flight.iter().flat_map(|flight| flight.paused());
-        let stopped = state.partitions.iter().filter(|(_, p)| p.stop_reason().is_some()).map(|(number, _)| number);
-        for &number in paused.chain(stopped) {
+        let paused = state.in_flight.iter().flat_map(|flight| flight.paused.iter().copied());
+        let stopped: Vec<_> = numbers(&state.partitions, |partition| partition.stop_reason().is_some());
+        for number in paused.chain(stopped) {
             let added = list.add_partition_offset(&self.topic, number, Offset::End);
             debug_assert!(added.is_ok());
         }
@@ -94,8 +94,7 @@ impl ConsumerThread {
     /// records no batch would be fenced.
     pub(super) fn compare(&self, state: &mut State) -> anyhow::Result<()> {
         state.compared = Some(Instant::now());
-        let committed = state.partitions.iter().filter(|(_, p)| p.committed.is_some()).map(|(&number, _)| number);
-        let committed: Vec<_> = committed.collect();
+        let committed: Vec<_> = numbers(&state.partitions, |partition| partition.committed.is_some());
         if state.comparing || committed.is_empty() {
             return Ok(());
         }

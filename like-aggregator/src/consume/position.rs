@@ -7,7 +7,6 @@ use crate::fold::Millis;
 /// How many offsets past a hole are kept on the first reading.
 const SEEN_MAX: usize = 10_000;
 
-/// The position in one partition.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Position {
     /// The offset that the next record should have.
@@ -31,11 +30,8 @@ pub enum Step {
     /// Records may be missing in front of it. Don't take it, and read again from [`Position::reread_from`] once the
     /// consumer has no more records.
     Reread,
-    /// It has the offset of the record that was folded last, and isn't that one.
-    Differs {
-        /// The timestamp of the one that was folded.
-        folded: Millis,
-    },
+    /// It has the offset of the record that was folded last, and isn't that one, whose timestamp this is.
+    Differs { folded: Millis },
     /// The record that was folded last was missing on two readings.
     Missing,
 }
@@ -51,7 +47,6 @@ impl Position {
         Self { before: before.filter(|_| next > 0), ..Self::at(next) }
     }
 
-    /// The offset to start reading at.
     pub fn read_from(&self) -> i64 {
         self.next - i64::from(self.before.is_some())
     }

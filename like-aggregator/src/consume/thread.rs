@@ -19,7 +19,7 @@ use tracing::info;
 use super::group::GroupContext;
 use super::partition::Partition;
 use crate::apply::worker::{Command, Event};
-use crate::fold::{Batch, Span};
+use crate::fold::Batch;
 use crate::metrics::Metrics;
 use crate::timing::Timing;
 use crate::traces::Links;
@@ -49,9 +49,7 @@ pub struct ConsumerThread {
     pub ends: Option<Vec<i64>>,
     pub limits: BatchLimits,
     pub timing: Timing,
-    /// To the worker.
     pub commands: UnboundedSender<Command>,
-    /// From the worker.
     pub events: Receiver<Event>,
     pub traces: Traces,
     pub metrics: Metrics,
@@ -62,7 +60,6 @@ pub struct ConsumerThread {
 
 #[derive(Default)]
 pub(super) struct State {
-    /// The partitions that the group has assigned.
     pub(super) partitions: BTreeMap<i32, Partition>,
     pub(super) collecting: Collecting,
     pub(super) in_flight: Option<InFlight>,
@@ -99,7 +96,7 @@ pub(super) struct InFlight {
     since: Instant,
     /// Once cancelled, the worker doesn't retry.
     pub(super) give_up: CancellationToken,
-    paused: BTreeSet<i32>,
+    pub(super) paused: BTreeSet<i32>,
 }
 
 impl ConsumerThread {
@@ -120,7 +117,6 @@ impl ConsumerThread {
         result
     }
 
-    /// One round: the worker's events, rebalances, a full batch, then records.
     fn round(&self, state: &mut State) -> anyhow::Result<()> {
         loop {
             match self.events.try_recv() {
@@ -177,7 +173,7 @@ impl ConsumerThread {
                 Err(RecvTimeoutError::Disconnected) => Err(anyhow!("the worker has ended")),
             };
         }
-        let fetched: BTreeSet<i32> = fetched(&state.partitions);
+        let fetched: BTreeSet<i32> = numbers(&state.partitions, Partition::is_fetched);
         // Not right after a partition was assigned: librdkafka may lose one of the two requests.
         if state.fetched.is_none_or(|at| at.elapsed() >= PAUSE_AFTER) && flight.paused.len() < fetched.len() {
             info!("the database is behind: fetching paused");
@@ -198,14 +194,18 @@ impl ConsumerThread {
         Ok(())
     }
 
-    /// Handles an event of the worker, whichever loop receives it.
     pub(super) fn handle(&self, state: &mut State, event: Event) -> anyhow::Result<()> {
         match event {
             Event::Fatal(error) => return Err(error),
             Event::Reconnected => self.compare(state)?,
             Event::Offsets(asked, stored) => self.offsets_read(state, &asked, &stored)?,
             Event::Applied(spans) => {
-                self.committed(state, &spans);
+                for (number, span) in spans {
+                    if let Some(partition) = state.partitions.get_mut(&number) {
+                        (partition.committed, partition.uncopied) = (Some(span.next), true);
+                    }
+                }
+                self.copy_offsets_when_due(state);
                 self.landed(state)?;
             }
             Event::Skipped { partition, from, to } => self.gap_recorded(state, partition, from, to)?,
@@ -224,16 +224,6 @@ impl ConsumerThread {
         Ok(())
     }
 
-    fn committed(&self, state: &mut State, spans: &[(i32, Span)]) {
-        for (number, span) in spans {
-            if let Some(partition) = state.partitions.get_mut(number) {
-                partition.committed = Some(span.next);
-                partition.uncopied = true;
-            }
-        }
-        self.copy_offsets_when_due(state);
-    }
-
     pub(super) fn list<'a>(&self, partitions: impl IntoIterator<Item = &'a i32>) -> TopicPartitionList {
         let mut list = TopicPartitionList::new();
         for &partition in partitions {
@@ -243,13 +233,15 @@ impl ConsumerThread {
     }
 }
 
-/// The partitions that librdkafka fetches.
-pub(super) fn fetched(partitions: &BTreeMap<i32, Partition>) -> BTreeSet<i32> {
-    partitions.iter().filter_map(|(&number, partition)| partition.is_fetched().then_some(number)).collect()
+/// Returns the numbers of the partitions for which `has` returns true.
+pub(super) fn numbers<C: FromIterator<i32>>(
+    partitions: &BTreeMap<i32, Partition>,
+    has: impl Fn(&Partition) -> bool,
+) -> C {
+    partitions.iter().filter(|(_, partition)| has(partition)).map(|(&number, _)| number).collect()
 }
 
 impl Collecting {
-    /// Drops what was collected of a partition.
     pub(super) fn drop_partition(&mut self, partition: i32) {
         self.batch.remove_partition(partition);
         self.links.forget(partition);
@@ -261,11 +253,6 @@ impl Collecting {
 }
 
 impl InFlight {
-    /// The partitions that are paused.
-    pub(super) fn paused(&self) -> &BTreeSet<i32> {
-        &self.paused
-    }
-
     /// Removes from the paused partitions those that are no longer fetched, and returns them.
     pub(super) fn unpause(&mut self, gone: &[i32]) -> Vec<i32> {
         gone.iter().copied().filter(|partition| self.paused.remove(partition)).collect()

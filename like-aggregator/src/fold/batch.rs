@@ -19,7 +19,6 @@ const TIME_END_MS: i64 = 253_402_300_800_000;
 /// Milliseconds since 1970, UTC: a record's timestamp.
 pub type Millis = i64;
 
-/// A record of the log.
 #[derive(Debug, Clone, Copy)]
 pub struct Record<'a> {
     pub partition: i32,
@@ -52,7 +51,6 @@ pub struct DeadLetter {
     pub payload: Option<Vec<u8>>,
     /// Its timestamp; None if that is no valid one.
     pub time: Option<Millis>,
-    /// The rule that it broke.
     pub reason: Reject,
 }
 
@@ -147,17 +145,14 @@ impl Batch {
         self.len() >= max_events || self.dead_bytes >= DEAD_LETTERS_BYTES
     }
 
-    /// Returns the span of each partition, in partition order.
     pub fn spans(&self) -> &BTreeMap<i32, Span> {
         &self.spans
     }
 
-    /// Returns the dead letters, in the order they came.
     pub fn dead_letters(&self) -> &[DeadLetter] {
         &self.dead_letters
     }
 
-    /// Drops the records of a partition that is revoked or rewound.
     pub fn remove_partition(&mut self, partition: i32) {
         if self.spans.remove(&partition).is_some() {
             self.events.retain(|event| event.partition != partition);
@@ -200,7 +195,6 @@ impl Batch {
         })
     }
 
-    /// Returns the timestamps of its events, in the order they came.
     pub fn times(&self) -> impl Iterator<Item = Millis> {
         self.events.iter().map(|event| event.time)
     }
@@ -213,7 +207,6 @@ impl Batch {
         ids
     }
 
-    /// Returns the product with this number in the batch.
     pub fn product(&self, number: u32) -> &str {
         &self.products[number as usize].0
     }

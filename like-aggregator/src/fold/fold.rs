@@ -26,24 +26,22 @@ impl Batch {
     /// Drops duplicates and folds the rest. `handled` has the last time at which ids of this batch were counted before, as
     /// far as known; for [`Dedup::Batch`] it is empty.
     pub fn fold(&self, dedup: Dedup, handled: HashMap<Uuid, Millis>) -> Fold<'_> {
-        let mut fold = Fold { handled: Vec::with_capacity(self.events.len()), ..Fold::new(self.products.len()) };
+        let is_duplicate = |last: Millis, time: Millis| match dedup {
+            Dedup::History(window) => last >= time - window.as_millis() as Millis,
+            Dedup::Batch => true,
+        };
+        let mut fold = Fold { deltas: vec![0; self.products.len()], ..Fold::default() };
+        fold.handled.reserve(self.events.len());
         let mut seen = handled;
         seen.reserve(self.events.len());
         let mut all_desired: HashMap<Uuid, Desired<'_>> = HashMap::with_capacity(self.events.len());
         for event in &self.events {
             match seen.entry(event.id) {
-                Entry::Occupied(mut entry) => {
-                    let duplicate = match dedup {
-                        Dedup::History(window) => *entry.get() >= event.time - window.as_millis() as Millis,
-                        Dedup::Batch => true,
-                    };
-                    if duplicate {
-                        fold.duplicates += 1;
-                        continue;
-                    }
-                    entry.insert(event.time);
+                Entry::Occupied(entry) if is_duplicate(*entry.get(), event.time) => {
+                    fold.duplicates += 1;
+                    continue;
                 }
-                Entry::Vacant(entry) => {
+                entry => {
                     entry.insert(event.time);
                 }
             }
@@ -78,7 +76,6 @@ impl Batch {
 /// The state that one user desires for one product after the batch.
 #[derive(Debug, Clone, Copy)]
 pub struct Desired<'a> {
-    /// The key of its row in `product_like`.
     pub pair_key: Uuid,
     /// The product's number in the batch.
     pub product: u32,
@@ -91,13 +88,12 @@ pub struct Desired<'a> {
 }
 
 /// A batch without duplicates, folded as far as possible without the database.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Fold<'a> {
     /// Ids and times to insert into `event_handled`, sorted by id.
     pub handled: Vec<(Uuid, Millis)>,
     /// The desired state of each (product, user), sorted by key.
     pub desired: Vec<Desired<'a>>,
-    /// Duplicates that were dropped.
     pub duplicates: u64,
     delta_events: u64,
     /// Per product number, the sum of its delta events.
@@ -131,10 +127,6 @@ pub struct ProductSum {
 }
 
 impl<'a> Fold<'a> {
-    fn new(products: usize) -> Self {
-        Self { handled: Vec::new(), desired: Vec::new(), duplicates: 0, delta_events: 0, deltas: vec![0; products] }
-    }
-
     /// Compares the desired states with `product_like`; `liked` holds those that have a row.
     pub fn changes(&self, batch: &'a Batch, liked: &HashMap<Uuid, bool>) -> Changes {
         let mut changes = Changes { applied: self.delta_events, ..Changes::default() };

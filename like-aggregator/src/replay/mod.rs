@@ -21,8 +21,8 @@ use tokio_util::sync::CancellationToken;
 use self::reader::Reader;
 use crate::apply::transaction::Store;
 use crate::apply::worker::Worker;
+use crate::cli::FoldSettings;
 use crate::consume::consumer_config;
-use crate::fold::Dedup;
 use crate::metrics::Metrics;
 use crate::progress::Progress;
 use crate::schema::maintenance::Upkeep;
@@ -32,20 +32,12 @@ use crate::topic::log_ends;
 /// How often old windows of `event_handled` are dropped.
 const UPKEEP: Duration = Duration::from_secs(60);
 
-/// How a replay folds: like the aggregators of the live tables.
-pub struct ReplayOptions {
-    pub group: String,
-    pub dedup: Dedup,
-    /// How long windows of `event_handled` are kept.
-    pub dedup_window: Duration,
-    pub max_events: usize,
-}
-
 pub struct Replay {
     client: ClientConfig,
     database: DatabaseUrl,
     schema: &'static str,
-    options: ReplayOptions,
+    /// Those of the aggregators of the live tables.
+    fold: FoldSettings,
     metrics: Metrics,
     health: Health,
     folded: Arc<AtomicU64>,
@@ -53,10 +45,10 @@ pub struct Replay {
 
 impl Replay {
     /// Folds the log that `client` reads into `schema`.
-    pub fn new(client: ClientConfig, database: &DatabaseUrl, options: ReplayOptions, schema: &'static str) -> Self {
+    pub fn new(client: ClientConfig, database: &DatabaseUrl, fold: FoldSettings, schema: &'static str) -> Self {
         // Neither metrics nor health are read: a replay ends by itself and shows its progress.
         let (metrics, health) = (Metrics::new(&Registry::new()), Health::default());
-        Self { client, database: database.clone(), schema, options, metrics, health, folded: Arc::default() }
+        Self { client, database: database.clone(), schema, fold, metrics, health, folded: Arc::default() }
     }
 
     /// Refuses a log whose start is lost.
@@ -88,7 +80,7 @@ impl Replay {
     /// Folds each topic up to its ends and no further. When it returns, everything is committed and no batch is in flight.
     /// If it is dropped before, it stops after the batch in flight.
     pub async fn fold(&self, ends: &Ends) -> anyhow::Result<()> {
-        let ReplayOptions { dedup, dedup_window, .. } = self.options;
+        let (dedup, dedup_window) = (self.fold.dedup(), self.fold.dedup_window);
         let total: i64 = ends.iter().flat_map(|(_, ends)| ends).sum();
         let progress = Arc::new(Progress::new("events folded", Some(total.cast_unsigned())));
         // A long replay drops windows that are too old to matter, as `run` does.
@@ -108,7 +100,7 @@ impl Replay {
     async fn fold_topic(&self, topic: &str, ends: &[i64], progress: &Arc<Progress>) -> anyhow::Result<()> {
         let (commands, worker_commands) = channel::unbounded_channel();
         let (worker_events, events) = mpsc::channel();
-        let store = Store::new(&self.database, self.schema, topic, self.options.dedup);
+        let store = Store::new(&self.database, self.schema, topic, self.fold.dedup());
         let worker = Worker::new(store, self.metrics.clone(), self.health.clone(), worker_events);
         tokio::spawn(worker.run(worker_commands));
         let stop = CancellationToken::new();
@@ -116,10 +108,10 @@ impl Replay {
         let reader = Reader {
             // No offset is committed to this group and no member joins it, but librdkafka assigns partitions only to a
             // client that has a group.
-            config: consumer_config(self.client.clone(), &format!("{}-replay", self.options.group)),
+            config: consumer_config(self.client.clone(), &format!("{}-replay", self.fold.kafka_group_id)),
             topic: topic.to_owned(),
             ends: ends.to_vec(),
-            max_events: self.options.max_events,
+            max_events: self.fold.batch_max_events as usize,
             commands,
             events,
             progress: Arc::clone(progress),

@@ -37,12 +37,9 @@ pub(super) struct Reader {
     pub(super) topic: String,
     pub(super) ends: Vec<i64>,
     pub(super) max_events: usize,
-    /// To the worker.
     pub(super) commands: UnboundedSender<Command>,
-    /// From the worker.
     pub(super) events: Receiver<Event>,
     pub(super) progress: Arc<Progress>,
-    /// Counts the records folded.
     pub(super) folded: Arc<AtomicU64>,
     pub(super) stop: CancellationToken,
 }
@@ -53,7 +50,6 @@ type Consumed = BaseConsumer<GroupContext>;
 type Open = BTreeMap<i32, Position>;
 
 impl Reader {
-    /// Reads until all partitions are folded to their ends.
     pub(super) fn run(self) -> anyhow::Result<()> {
         let mut open = self.positions()?;
         let all: i64 = self.ends.iter().sum();
@@ -206,15 +202,13 @@ impl Reader {
     /// Errors of brokers and the network are temporary: librdkafka reports them and tries again.
     fn failed(&self, failure: &KafkaError) -> anyhow::Result<()> {
         match failure {
-            KafkaError::MessageConsumptionFatal(code) => Err(anyhow!("the Kafka consumer can't continue: {code}")),
+            KafkaError::MessageConsumptionFatal(code) => bail!("the Kafka consumer can't continue: {code}"),
             KafkaError::MessageConsumption(RDKafkaErrorCode::AutoOffsetReset) => {
-                Err(anyhow!("a part of {} that is still to be folded is no longer in the log", self.topic))
+                bail!("a part of {} that is still to be folded is no longer in the log", self.topic)
             }
-            _ => {
-                warn!(error = %failure, "Kafka");
-                Ok(())
-            }
+            _ => warn!(error = %failure, "Kafka"),
         }
+        Ok(())
     }
 
     fn command(&self, command: Command) -> anyhow::Result<()> {

@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use anyhow::Context;
+use anyhow::{Context, anyhow};
 use like_common::database::{self, DatabaseUrl};
 use like_common::layout;
 use rdkafka::ClientConfig;
@@ -42,10 +42,9 @@ impl Upkeep {
     pub async fn run(self, interval: Duration) {
         loop {
             let round = tokio::time::timeout(DEADLINE, self.round()).await;
-            match round.unwrap_or_else(|_| Err(anyhow::anyhow!("not done within {DEADLINE:?}"))) {
-                Ok(()) => {}
+            if let Err(error) = round.unwrap_or_else(|_| Err(anyhow!("not done within {DEADLINE:?}"))) {
                 // The worker and the consumer thread report lost servers.
-                Err(error) => debug!(error = format!("{error:#}"), "upkeep: trying again later"),
+                debug!(error = format!("{error:#}"), "upkeep: trying again later");
             }
             tokio::time::sleep(interval).await;
         }

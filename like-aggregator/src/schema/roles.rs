@@ -69,7 +69,6 @@ pub async fn make(connection: &mut PgConnection, roles: &Roles) -> anyhow::Resul
     Ok(())
 }
 
-/// Whether this connection's user may grant rights on the schema.
 pub async fn may_grant(connection: &mut PgConnection, schema: &str) -> anyhow::Result<bool> {
     let sql = "SELECT pg_has_role(nspowner, 'USAGE') FROM pg_namespace WHERE nspname = $1";
     Ok(sqlx::query_scalar(sql).bind(schema).fetch_optional(connection).await?.unwrap_or(false))

@@ -11,7 +11,6 @@ use tokio::time::timeout;
 
 use super::migrate::migrate;
 
-/// How long dropping the schema may take.
 const REMOVE_WAIT: Duration = Duration::from_secs(5);
 
 /// Per topic, in the order of folding, the offset of each partition up to which it is folded.
@@ -30,11 +29,10 @@ impl ShadowSchema {
         // A process that was killed while it waited for a table must not keep the schema's lock.
         let options = url.connect_options(schema, "like-aggregator-replay");
         let options = options.options([("client_connection_check_interval", "1s")]);
-        let connection = connect(&options, schema).await?;
-        let mut shadow = Self { schema, options, connection };
-        shadow.drop_schema().await?;
-        migrate(&mut shadow.connection, schema).await?;
-        Ok(shadow)
+        let mut connection = connect(&options, schema).await?;
+        drop_schema(&mut connection, schema).await?;
+        migrate(&mut connection, schema).await?;
+        Ok(Self { schema, options, connection })
     }
 
     /// Returns the connection that holds the lock, or a new one if it was lost.
@@ -65,8 +63,8 @@ impl ShadowSchema {
     /// Drops the schema and releases its lock, within `REMOVE_WAIT`: the process is about to exit.
     pub async fn remove(mut self) -> anyhow::Result<()> {
         let remove = async {
-            self.connection().await?;
-            self.drop_schema().await?;
+            let schema = self.schema;
+            drop_schema(self.connection().await?, schema).await?;
             self.release().await
         };
         timeout(REMOVE_WAIT, remove)
@@ -80,10 +78,6 @@ impl ShadowSchema {
         let unlock = sqlx::query("SELECT pg_advisory_unlock_all()").execute(&mut self.connection).await;
         unlock.context("releasing the schema's lock")?;
         self.connection.close().await.context("closing the connection")
-    }
-
-    async fn drop_schema(&mut self) -> anyhow::Result<()> {
-        drop_schema(&mut self.connection, self.schema).await
     }
 }
 
@@ -139,10 +133,8 @@ pub async fn live_fold_version(connection: &mut PgConnection) -> anyhow::Result<
 pub async fn check_gaps(connection: &mut PgConnection) -> anyhow::Result<()> {
     let gap = format!("SELECT topic || ' ' || partition FROM {SCHEMA}.log_gap WHERE from_offset = 0 LIMIT 1");
     let gap: Option<String> = sqlx::query_scalar(AssertSqlSafe(gap)).fetch_optional(connection).await?;
-    match gap {
-        None => Ok(()),
-        Some(gap) => {
-            bail!("the start of {gap} was lost before it was folded (log_gap): the log can't be folded again")
-        }
+    if let Some(gap) = gap {
+        bail!("the start of {gap} was lost before it was folded (log_gap): the log can't be folded again");
     }
+    Ok(())
 }

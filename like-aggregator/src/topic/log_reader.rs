@@ -88,7 +88,6 @@ impl LogReader {
     }
 }
 
-/// Returns a list for librdkafka of partitions and offsets.
 pub fn positions(topic: &str, offsets: impl IntoIterator<Item = (i32, i64)>) -> KafkaResult<TopicPartitionList> {
     let mut list = TopicPartitionList::new();
     for (partition, offset) in offsets {

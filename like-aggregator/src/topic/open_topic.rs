@@ -8,7 +8,6 @@ use rdkafka::ClientConfig;
 use sqlx::PgConnection;
 use tracing::warn;
 
-/// A topic that may be written to.
 pub struct OpenTopic {
     pub client: ClientConfig,
     pub layout: Layout,

@@ -38,15 +38,9 @@ impl Spans {
 /// Before the queue: passes on as many spans as fit into it, and counts the others.
 #[derive(Debug)]
 pub struct Bounded<P> {
-    processor: P,
-    spans: Spans,
-    most: usize,
-}
-
-impl<P> Bounded<P> {
-    pub fn new(processor: P, spans: Spans, most: usize) -> Self {
-        Self { processor, spans, most }
-    }
+    pub processor: P,
+    pub spans: Spans,
+    pub most: usize,
 }
 
 impl<P: SpanProcessor> SpanProcessor for Bounded<P> {
@@ -82,15 +76,9 @@ impl<P: SpanProcessor> SpanProcessor for Bounded<P> {
 /// After the queue: counts spans, and logs when the collector becomes unavailable or available.
 #[derive(Debug)]
 pub struct Counted<E> {
-    exporter: E,
-    spans: Spans,
-    away: AtomicBool,
-}
-
-impl<E> Counted<E> {
-    pub fn new(exporter: E, spans: Spans) -> Self {
-        Self { exporter, spans, away: AtomicBool::new(false) }
-    }
+    pub exporter: E,
+    pub spans: Spans,
+    pub away: AtomicBool,
 }
 
 impl<E: SpanExporter> SpanExporter for Counted<E> {
@@ -156,7 +144,7 @@ mod tests {
     #[test]
     fn full_queue_counts_and_drops() {
         let spans = Spans::new(&Registry::new());
-        let bounded = Bounded::new(Slow, spans.clone(), 3);
+        let bounded = Bounded { processor: Slow, spans: spans.clone(), most: 3 };
         let provider = SdkTracerProvider::builder().with_span_processor(bounded).build();
         for _ in 0..5 {
             drop(provider.tracer("t").start("s"));
@@ -167,9 +155,9 @@ mod tests {
     #[test]
     fn refused_spans_make_room_and_are_counted() {
         let spans = Spans::new(&Registry::new());
-        let exporter = Counted::new(Refuses, spans.clone());
+        let exporter = Counted { exporter: Refuses, spans: spans.clone(), away: AtomicBool::default() };
         let processor = opentelemetry_sdk::trace::SimpleSpanProcessor::new(exporter);
-        let bounded = Bounded::new(processor, spans.clone(), 1);
+        let bounded = Bounded { processor, spans: spans.clone(), most: 1 };
         let provider = SdkTracerProvider::builder().with_span_processor(bounded).build();
         for _ in 0..5 {
             drop(provider.tracer("t").start("s"));

@@ -23,12 +23,6 @@ pub(super) struct Letter {
 
 type LetterRow = (String, i32, i64, Option<Vec<u8>>, Option<Vec<u8>>, String, DateTime<Utc>);
 
-impl From<LetterRow> for Letter {
-    fn from((topic, partition, offset, key, payload, reason, rejected_at): LetterRow) -> Self {
-        Self { position: RecordPosition { topic, partition, offset }, key, payload, reason, rejected_at }
-    }
-}
-
 /// The letters of a selection, page by page in the order of their positions.
 pub(super) struct Pages<'a> {
     which: &'a Selection,
@@ -64,7 +58,11 @@ impl<'a> Pages<'a> {
             .bind(limit)
             .fetch_all(connection)
             .await?;
-        let letters: Vec<_> = rows.into_iter().map(Letter::from).collect();
+        let letter = |(topic, partition, offset, key, payload, reason, rejected_at)| {
+            let position = RecordPosition { topic, partition, offset };
+            Letter { position, key, payload, reason, rejected_at }
+        };
+        let letters: Vec<_> = rows.into_iter().map(letter).collect();
         if let Some(last) = letters.last() {
             self.after = Some(last.position.clone());
         }

@@ -32,7 +32,7 @@ struct Listed {
 }
 
 pub(super) async fn list(settings: &DeadLettersListSettings) -> anyhow::Result<Outcome> {
-    let mut connection = connection::connect(&settings.database, "dead-letters").await?;
+    let mut connection = connection::connect(&settings.report.database, "dead-letters").await?;
     let which = Selection { all: settings.reason.is_none(), reason: settings.reason.clone(), positions: Vec::new() };
     let total = count(&mut connection, &which).await?;
     let mut pages = Pages::of(&which, &mut connection).await?;
@@ -51,7 +51,7 @@ pub(super) async fn list(settings: &DeadLettersListSettings) -> anyhow::Result<O
             refused: verdict.err(),
         }));
     }
-    answer(settings.json, &listed, Listed::text)?;
+    answer(settings.report.json, &listed, Listed::text)?;
     Ok(Outcome::Clean)
 }
 
@@ -99,7 +99,7 @@ impl Serialize for Bytes {
 }
 
 pub(super) async fn show(settings: &DeadLettersShowSettings) -> anyhow::Result<Outcome> {
-    let mut connection = connection::connect(&settings.database, "dead-letters").await?;
+    let mut connection = connection::connect(&settings.report.database, "dead-letters").await?;
     let which = Selection { positions: vec![settings.position.clone()], ..Selection::default() };
     let letters = Pages::of(&which, &mut connection).await?.next(&mut connection, 1).await?;
     let verdict = verdict::of(&mut connection, &letters, false).await?.pop();
@@ -109,7 +109,7 @@ pub(super) async fn show(settings: &DeadLettersShowSettings) -> anyhow::Result<O
     let Letter { position, key, payload, reason, rejected_at } = letter;
     let line = Line { position, rejected_at, reason, refused: verdict.err() };
     let shown = LetterDetails { line, key: key.map(Bytes), payload: payload.map(Bytes) };
-    answer(settings.json, &shown, LetterDetails::text)?;
+    answer(settings.report.json, &shown, LetterDetails::text)?;
     Ok(Outcome::Clean)
 }
 

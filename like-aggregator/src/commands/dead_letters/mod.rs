@@ -7,6 +7,7 @@ mod verdict;
 
 use anyhow::Context;
 use serde::Serialize;
+use serde_json::json;
 
 use self::letters::{PAGE, Pages, check_exist, count, delete};
 use super::{Outcome, not_done};
@@ -44,8 +45,8 @@ struct RefusedLetter {
 }
 
 async fn redrive(settings: &DeadLettersRedriveSettings) -> anyhow::Result<Outcome> {
-    let mut connection = connection::connect(&settings.servers.database, "dead-letters").await?;
-    let topic = OpenTopic::find(&settings.servers.kafka, &mut connection, "dead-letters").await?;
+    let mut connection = connection::connect(&settings.report.servers.database, "dead-letters").await?;
+    let topic = OpenTopic::find(&settings.report.servers.kafka, &mut connection, "dead-letters").await?;
     check_exist(&mut connection, &settings.which).await?;
     let mut publisher = Publisher::new(&topic, publisher::TIMEOUT)?;
     let mut pages = Pages::of(&settings.which, &mut connection).await?;
@@ -85,7 +86,7 @@ async fn redrive(settings: &DeadLettersRedriveSettings) -> anyhow::Result<Outcom
         done.redriven += redriven;
         progress.add(redriven);
     }
-    answer(settings.json, &done, Redriven::text)?;
+    answer(settings.report.json, &done, Redriven::text)?;
     Ok(Outcome::unless(done.refused > 0))
 }
 
@@ -104,22 +105,16 @@ impl Redriven {
     }
 }
 
-#[derive(Serialize)]
-struct Dropped {
-    letters: u64,
-    done: bool,
-}
-
 async fn drop_letters(settings: &DeadLettersDropSettings) -> anyhow::Result<Outcome> {
-    let mut connection = connection::connect(&settings.database, "dead-letters").await?;
+    let mut connection = connection::connect(&settings.report.database, "dead-letters").await?;
     check_exist(&mut connection, &settings.which).await?;
     let letters = if settings.yes {
         delete(&mut connection, &settings.which).await?
     } else {
         count(&mut connection, &settings.which).await?.cast_unsigned()
     };
-    let dropped = Dropped { letters, done: settings.yes };
     let verb = if settings.yes { "were" } else { "would be" };
-    answer(settings.json, &dropped, |dropped| format!("{} dead letters {verb} dropped", dropped.letters))?;
+    let dropped = json!({ "letters": letters, "done": settings.yes });
+    answer(settings.report.json, &dropped, |_| format!("{letters} dead letters {verb} dropped"))?;
     if settings.yes { Ok(Outcome::Clean) } else { Err(not_done("drop them")) }
 }

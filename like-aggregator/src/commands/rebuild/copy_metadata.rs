@@ -6,7 +6,7 @@ use like_common::database::SCHEMA;
 use sqlx::{AssertSqlSafe, PgConnection};
 use tracing::{info, warn};
 
-use super::live::REBUILT;
+use super::REBUILT;
 use crate::fold::FOLD_VERSION;
 use crate::schema::roles;
 use crate::schema::shadow;
@@ -19,25 +19,17 @@ pub(super) async fn copy(connection: &mut PgConnection) -> anyhow::Result<()> {
     }
     // Rows that `erase-user` has deleted come back with the log, as unliked. An unliked row counts the same as no row, so
     // deleting it changes no count.
-    let erased = run(
-        connection,
-        format!(
-            "DELETE FROM {REBUILT}.product_like own WHERE NOT liked
-             AND NOT EXISTS (SELECT FROM {SCHEMA}.product_like live WHERE live.pair_key = own.pair_key)"
-        ),
-    )
-    .await
-    .context("rows of erased users")?;
+    let erase = format!(
+        "DELETE FROM {REBUILT}.product_like own WHERE NOT liked
+         AND NOT EXISTS (SELECT FROM {SCHEMA}.product_like live WHERE live.pair_key = own.pair_key)"
+    );
+    let erased = run(connection, erase).await.context("rows of erased users")?;
     // Dead letters are kept for 30 days from their first rejection.
-    run(
-        connection,
-        format!(
-            "UPDATE {REBUILT}.dead_letter own SET rejected_at = live.rejected_at FROM {SCHEMA}.dead_letter live
-             WHERE (live.topic, live.partition, live.record_offset) = (own.topic, own.partition, own.record_offset)"
-        ),
-    )
-    .await
-    .context("dates of dead letters")?;
+    let date = format!(
+        "UPDATE {REBUILT}.dead_letter own SET rejected_at = live.rejected_at FROM {SCHEMA}.dead_letter live
+         WHERE (live.topic, live.partition, live.record_offset) = (own.topic, own.partition, own.record_offset)"
+    );
+    run(connection, date).await.context("dates of dead letters")?;
     let removed = format!(
         "FROM {REBUILT}.dead_letter own WHERE NOT EXISTS (
              SELECT FROM {SCHEMA}.dead_letter live

@@ -2,19 +2,18 @@
 //! that exist. Each step can be repeated, so a `setup` that was interrupted is simply run again.
 
 mod topic;
-mod wait;
 
 use std::collections::HashMap;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use anyhow::{Context, bail};
+use anyhow::{Context, anyhow, bail};
+use like_common::backoff::Backoff;
 use like_common::database::SCHEMA;
 use like_common::layout::{self, Layout};
 use like_common::topic_check;
 use sqlx::{Connection, PgConnection};
 use tracing::{info, warn};
 
-use self::wait::until;
 use crate::cli::SetupSettings;
 use crate::fold::FOLD_VERSION;
 use crate::schema::migrate::migrate;
@@ -115,14 +114,8 @@ async fn record(
     // Before the other statements, so that a `rebuild` swaps before or after all of them.
     sqlx::query("LOCK TABLE kafka_offset IN ROW EXCLUSIVE MODE").execute(&mut *transaction).await?;
     let layout = "INSERT INTO topic_layout (sequence, topic, partitions) VALUES ($3, $1, $2) ON CONFLICT DO NOTHING";
-    let new = sqlx::query(layout)
-        .bind(topic)
-        .bind(partitions)
-        .bind(sequence)
-        .execute(&mut *transaction)
-        .await?
-        .rows_affected();
-    if new == 1 {
+    let insert = sqlx::query(layout).bind(topic).bind(partitions).bind(sequence);
+    if insert.execute(&mut *transaction).await?.rows_affected() == 1 {
         let numbers: Vec<i32> = (0..partitions).collect();
         let starts: Vec<i64> = ends.iter().map(|(start, _)| *start).collect();
         let rows = "INSERT INTO kafka_offset (topic, partition, next_offset, updated_at)
@@ -154,4 +147,32 @@ async fn record(
     }
     transaction.commit().await?;
     Ok(())
+}
+
+/// Retries `attempt` until it succeeds or the deadline passes; logs each reason once.
+async fn until<T>(
+    deadline: Instant,
+    what: &str,
+    mut attempt: impl AsyncFnMut() -> anyhow::Result<T>,
+) -> anyhow::Result<T> {
+    let mut backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(2));
+    let mut logged = String::new();
+    loop {
+        let left = deadline.saturating_duration_since(Instant::now());
+        let result = tokio::time::timeout(left, attempt()).await;
+        let error = match result {
+            Ok(Ok(value)) => return Ok(value),
+            Ok(Err(error)) => error,
+            Err(_) => anyhow!(if logged.is_empty() { "no answer".to_owned() } else { logged.clone() }),
+        };
+        if Instant::now() >= deadline {
+            return Err(error.context(format!("{what} was not ready in time (--timeout)")));
+        }
+        let reason = format!("{error:#}");
+        if reason != logged {
+            info!(%reason, "waiting for {what}");
+            logged = reason;
+        }
+        tokio::time::sleep(backoff.pause().min(left)).await;
+    }
 }

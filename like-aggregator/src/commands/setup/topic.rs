@@ -15,7 +15,6 @@ use crate::cli::SetupSettings;
 
 const KAFKA_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Creates the topic with the settings of the contract.
 pub(super) async fn create(settings: &SetupSettings, client: &ClientConfig) -> anyhow::Result<()> {
     let topic = settings.servers.kafka.kafka_topic.as_str();
     let admin: AdminClient<DefaultClientContext> = client.create().context("Kafka client")?;
