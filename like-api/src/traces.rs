@@ -195,8 +195,6 @@ mod tests {
             passed(&[(TRACESTATE, "a=1"), (TRACEPARENT, VALID), (TRACESTATE, "b=2, c=3")]).unwrap(),
             [pair(TRACEPARENT, VALID), pair(TRACESTATE, "a=1,b=2,c=3")]
         );
-        let later = format!("42-{}-and-more", &VALID[3..]);
-        assert_eq!(passed(&[(TRACEPARENT, &later)]).unwrap(), [pair(TRACEPARENT, VALID)], "in the version we know");
     }
 
     #[test]
@@ -209,10 +207,6 @@ mod tests {
             &[(TRACESTATE, "a=1")],
         ] {
             assert_eq!(passed(sent), None, "{sent:?}");
-        }
-        let long = "x".repeat(513);
-        for state in ["", "é=1", &long] {
-            assert_eq!(passed(&[(TRACEPARENT, VALID), (TRACESTATE, state)]).unwrap().len(), 1, "{state}");
         }
     }
 }

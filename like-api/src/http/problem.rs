@@ -145,18 +145,3 @@ kinds! {
          same `Idempotency-Key` until it is answered `202`: it stays one event, counted once. Without a key, a repeat is \
          an event of its own; it also counts once per user, but may undo a change made in the meantime."
 }
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn names_are_unique_and_valid_in_a_path() {
-        for kind in ALL {
-            assert_eq!(ALL.iter().filter(|other| other.name == kind.name).count(), 1, "{}", kind.name);
-            assert_eq!(named(kind.name).unwrap().title, kind.title);
-            assert!(kind.name.bytes().all(|b| b.is_ascii_lowercase() || b == b'-'), "{}", kind.name);
-        }
-        assert!(named("no-such-problem").is_none());
-    }
-}
