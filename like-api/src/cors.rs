@@ -34,13 +34,11 @@ const PAGE_POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'sel
                            img-src 'self' data:; font-src 'self'; connect-src 'self'; base-uri 'none'; \
                            form-action 'none'; frame-ancestors 'none'";
 
-/// The origins that may use the API.
 pub struct Cors {
     exact: Vec<HeaderValue>,
     any: bool,
 }
 
-/// What an origin is permitted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Permission {
     Everything,

@@ -36,7 +36,6 @@ impl Incoming {
         extract(parent.as_bytes(), state.as_deref()).map(Self)
     }
 
-    /// Returns the caller's trace.
     pub fn trace_id(&self) -> TraceId {
         self.0.trace_id()
     }
@@ -139,7 +138,6 @@ impl Sending {
         Self::Span(Context::current_with_span(tracer.build(span)))
     }
 
-    /// Returns the headers of the record.
     pub fn headers(&self) -> Option<OwnedHeaders> {
         match self {
             Self::Untraced => None,

@@ -13,7 +13,6 @@ const TOKEN_MAX: usize = 8 * 1024;
 /// Why a caller isn't authenticated. The texts are constants and never contain a part of a token.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Refusal {
-    /// There are no credentials.
     Missing,
     /// The header isn't one token. The text completes a sentence about the header.
     Header(&'static str),

@@ -36,7 +36,6 @@ const BODY_MAX: usize = 512 * 1024;
 /// The issuer's keys.
 #[derive(Debug)]
 pub struct Jwks {
-    /// The accepted algorithms.
     pub accepted: Vec<Algorithm>,
     url: Url,
     rules: Rules,
@@ -46,7 +45,6 @@ pub struct Jwks {
     /// The current [`KeySet::version`], read for every request.
     version: AtomicU64,
     wanted: Notify,
-    /// See [`fetches`].
     pub fetches: IntCounterVec,
 }
 

@@ -38,7 +38,6 @@ pub struct Jwt {
 enum KeySource {
     /// The configured key, whatever key id a token has.
     One(Box<VerificationKey>),
-    /// The issuer's published keys.
     Published(Box<Jwks>),
 }
 
@@ -85,7 +84,6 @@ impl Jwt {
         Ok(Self { keys, rules, accepted, verified: Verified::default(), checks, cached, checked, refused, no_keys })
     }
 
-    /// Returns the counters of tokens and of key fetches.
     pub fn counted(&self) -> (IntCounterVec, IntCounterVec) {
         let fetches = match &self.keys {
             KeySource::One(_) => jwks::fetches(),
@@ -94,7 +92,6 @@ impl Jwt {
         (self.checks.clone(), fetches)
     }
 
-    /// Logs what is trusted.
     pub fn log(&self) {
         let Rules { issuer, audiences, leeway } = &self.rules;
         let keys = match &self.keys {

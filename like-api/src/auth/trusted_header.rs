@@ -42,7 +42,6 @@ impl TrustedHeader {
         &self.shown
     }
 
-    /// Logs what is trusted.
     pub fn log(&self) {
         info!(
             auth_mode = "trusted-header",
@@ -70,7 +69,6 @@ impl TrustedHeader {
         self.vary.clone()
     }
 
-    /// Returns the refusal of a caller whose header has this fault.
     pub fn refused(&self, what: &str) -> AuthError {
         AuthError::Unauthenticated {
             challenge: format!("TrustedHeader header=\"{}\"", self.shown),

@@ -9,7 +9,6 @@ use moka::Expiry;
 use moka::policy::EvictionPolicy;
 use moka::sync::Cache;
 
-/// Most tokens in memory.
 pub const TOKENS_MAX: u64 = 32 * 1024;
 /// Most bytes in memory. Tokens of common size (700 bytes) reach [`TOKENS_MAX`] first.
 pub const BYTES_MAX: u64 = 32 * 1024 * 1024;
@@ -21,10 +20,8 @@ const ENTRY_BYTES: usize = 256;
 /// long for a token of 700 bytes, and a look-up is on the path of every request.
 pub struct Verified(Cache<Box<str>, Entry, DefaultHashBuilder>);
 
-/// What a verified token is good for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Entry {
-    /// The token's user.
     pub user: UserId,
     /// The version of the key set that verified the token.
     pub keys: u64,
@@ -66,7 +63,6 @@ impl Verified {
         (entry.keys == keys && now <= entry.until).then_some(entry.user)
     }
 
-    /// Adds a token that was just verified.
     pub fn keep(&self, token: &str, entry: Entry) {
         self.0.insert(token.into(), entry);
     }

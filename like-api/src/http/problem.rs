@@ -6,12 +6,10 @@
 use axum::http::StatusCode;
 use utoipa::openapi::{ObjectBuilder, RefOr, Schema, SchemaFormat, Type};
 
-/// A kind of problem.
 #[derive(Debug)]
 pub struct Kind {
     /// The last part of `type`.
     pub name: &'static str,
-    /// The status of the answer.
     pub status: StatusCode,
     /// `title`: the same for all of the kind.
     pub title: &'static str,
@@ -22,18 +20,15 @@ pub struct Kind {
 }
 
 impl Kind {
-    /// The value of `type`.
     pub fn uri(&self) -> String {
         format!("/problems/{}", self.name)
     }
 }
 
-/// Returns the kind with this name.
 pub fn named(name: &str) -> Option<&'static Kind> {
     ALL.iter().copied().find(|kind| kind.name == name)
 }
 
-/// Returns the schema of `type`.
 pub fn problem_type() -> RefOr<Schema> {
     let names = ALL.iter().map(|kind| kind.uri());
     ObjectBuilder::new()

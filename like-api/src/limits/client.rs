@@ -13,7 +13,6 @@ use crate::config::{LimitSettings, ProxyHeader};
 
 const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 
-/// The proxies whose header is trusted.
 pub struct Proxies {
     trusted: Vec<IpNet>,
     header: ProxyHeader,

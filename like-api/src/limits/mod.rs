@@ -18,7 +18,6 @@ use self::rate::Rate;
 use self::shed::{LikeInProgress, REFUSED_AFTER, Shed};
 use crate::config::LimitSettings;
 
-/// Why a request is refused.
 #[derive(Debug, Clone)]
 pub enum LimitError {
     /// The rate of this user or address is used up.
@@ -32,7 +31,6 @@ pub enum LimitError {
     Overloaded,
 }
 
-/// All limits.
 pub struct Limits {
     proxies: Proxies,
     users: Option<Limited>,
@@ -43,7 +41,6 @@ pub struct Limits {
     pub connection_metrics: ConnectionMetrics,
 }
 
-/// A rate and its metric.
 struct Limited {
     rate: Rate,
     whose: &'static str,
@@ -61,7 +58,6 @@ pub struct ConnectionMetrics {
 pub struct Permit(Option<LikeInProgress>);
 
 impl Limits {
-    /// Creates the limits and registers their metrics.
     pub fn new(settings: &LimitSettings, registry: &Registry) -> Self {
         let limited = IntCounterVec::new(
             Opts::new("likes_rate_limited_total", "requests over the rate of their user or address, answered 429"),
@@ -114,7 +110,6 @@ impl Limits {
         Ok(Permit(Some(entered)))
     }
 
-    /// Takes a request from the user's rate.
     pub fn user(&self, user: &UserId) -> Result<(), LimitError> {
         self.users.as_ref().map_or(Ok(()), |users| users.take(user.as_str()))
     }

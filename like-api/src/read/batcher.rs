@@ -38,7 +38,6 @@ pub struct Batcher<K, V> {
 struct Shared<K, V> {
     limits: BatchLimits,
     query: Query<K, V>,
-    /// Reads per query.
     reads: Histogram,
     next: Mutex<Option<Arc<Batch<K, V>>>>,
     slots: Semaphore,
@@ -52,7 +51,6 @@ type Query<K, V> = Box<dyn Fn(Vec<K>) -> BoxFuture<'static, Result<Vec<V>, ReadE
 /// None until the query has ended.
 type QueryResult<V> = Option<Result<Arc<[V]>, ReadError>>;
 
-/// The reads of one query.
 struct Batch<K, V> {
     wanted: Mutex<Collected<K>>,
     full: Notify,

@@ -28,7 +28,6 @@ const CACHE_PRODUCTS: u64 = 10_000;
 const LIMITS: BatchLimits =
     BatchLimits { keys: 10 * IDS_MAX, queries: 4, max_delay: Duration::from_millis(10), timeout: READ_TIMEOUT };
 
-/// Reads counts.
 pub struct Counts {
     cache: Cache<ProductId, Cached>,
     batcher: Batcher<CountKey, Count>,

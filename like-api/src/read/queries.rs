@@ -20,7 +20,6 @@ pub struct CountKey {
     pub pair: Option<Uuid>,
 }
 
-/// A product's count.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Count {
     /// Likes, at least 0.
@@ -35,9 +34,7 @@ pub struct Count {
 pub struct Change {
     /// The product's index in the query, from 0.
     pub place: usize,
-    /// Likes, at least 0.
     pub count: i64,
-    /// When the count last changed; None: never liked.
     pub updated_at: Option<DateTime<Utc>>,
 }
 

@@ -29,7 +29,6 @@ pub const WAITERS_MAX: usize = 5_000;
 const LIMITS: BatchLimits =
     BatchLimits { keys: 1_000, queries: 2, max_delay: Duration::from_millis(10), timeout: READ_TIMEOUT };
 
-/// Reads the status of receipts.
 pub struct Receipts {
     batcher: Batcher<Receipt, ReceiptState>,
     places: Semaphore,
@@ -38,7 +37,6 @@ pub struct Receipts {
     shutdown: CancellationToken,
 }
 
-/// The result of waiting.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Waited {
     /// No longer pending.
@@ -87,7 +85,6 @@ impl Receipts {
         Self { batcher, places: Semaphore::new(WAITERS_MAX), waiters, poller, shutdown }
     }
 
-    /// Returns the current status.
     pub async fn status(&self, receipt: Receipt) -> Result<ReceiptState, ReadError> {
         let mut statuses = self.batcher.read([receipt]).await?;
         statuses.pop().ok_or_else(|| ReadError::Internal("no status".to_owned()))

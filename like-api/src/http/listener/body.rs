@@ -14,7 +14,6 @@ use crate::http::error::{ApiError, Fault};
 
 /// The largest body that is discarded, in bytes; a larger one is refused.
 pub const BODY_MAX: u64 = 16 * 1024;
-/// The time in which a body has to end.
 const BODY_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long a body that is too large is read on: closing while the client still sends resets the
 /// connection, and the answer may be lost.

@@ -38,7 +38,6 @@ pub const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 /// The longest id accepted from a client, in characters.
 pub const REQUEST_ID_MAX: usize = 128;
 
-/// The target of the log line of a request.
 pub const ACCESS: &str = "like_api::access";
 
 /// The layer around all routes.
@@ -58,7 +57,6 @@ pub async fn observe(State(app): State<Arc<AppState>>, request: axum::extract::R
 /// When a request was received, and from whom.
 #[derive(Debug, Clone, Copy)]
 pub struct Received {
-    /// The peer of the connection.
     pub peer: IpAddr,
     /// When its head was complete.
     pub at: Instant,

@@ -19,7 +19,6 @@ use crate::read::error::ReadError;
 /// Completes when the products' counts were read, or can't be.
 pub type FirstRead = oneshot::Receiver<Result<(), ReadError>>;
 
-/// The subscribed products.
 pub struct Table {
     inner: Mutex<Inner>,
     /// Most distinct products.
@@ -120,7 +119,6 @@ impl Table {
         self.shown.load(Ordering::Acquire)
     }
 
-    /// Ends all streams.
     pub fn close(&self) {
         let products: Vec<_> = {
             let mut inner = lock(&self.inner);
