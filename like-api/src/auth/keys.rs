@@ -23,8 +23,6 @@ pub struct Rules {
     pub leeway: u64,
 }
 
-/// One key and its one algorithm.
-#[derive(Debug)]
 pub struct VerificationKey {
     id: Option<String>,
     pub algorithm: Algorithm,
@@ -32,8 +30,7 @@ pub struct VerificationKey {
     pub validation: Validation,
 }
 
-/// The keys of an issuer.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub struct KeySet {
     /// Incremented with every change; 0: no keys yet.
     pub version: u64,

@@ -22,8 +22,6 @@ use self::jwt::Jwt;
 use self::trusted_header::TrustedHeader;
 use crate::config::{AuthMode, Config};
 
-/// How callers are authenticated.
-#[derive(Debug)]
 pub enum Auth {
     /// A gateway has authenticated the caller and names the user in a header.
     TrustedHeader(TrustedHeader),

@@ -89,11 +89,11 @@ impl RequestContext {
             started: received.at,
             id: request_id(headers),
             method: request.method().clone(),
-            client: app.limits.client(received.peer, headers),
+            client: app.limits.proxies.client(received.peer, headers),
             origin: headers.get(header::ORIGIN).cloned(),
             span,
             trace,
-            in_progress: app.metrics.in_progress(),
+            in_progress: Counted::by(&app.metrics.in_progress),
         }
     }
 
@@ -102,20 +102,20 @@ impl RequestContext {
         if let Some(span) = &self.span {
             span.route(&self.method, route);
         }
-        let answer = match app.limits.admit(self.client, route == paths::LIKE, Instant::now()).await {
-            Ok(permit) => {
+        let answer = match app.limits.admit(self.client, route == paths::LIKE).await {
+            Ok(like) => {
                 // Unwind safe: the request isn't used afterwards, and shared state is locked only for
                 // a few instructions that don't panic.
                 let handle = pin!(AssertUnwindSafe(handle).catch_unwind());
                 let answer = within(self.span.as_ref(), handle).await;
                 let answer = answer.unwrap_or_else(|panic| ApiError::Internal(panic_text(&*panic)).into_response());
                 // An early refusal says nothing about how long admitted requests take.
-                if answer.status().is_success() || waited_for_brokers(&answer) {
-                    permit.settled();
+                if let Some(like) = like.filter(|_| answer.status().is_success() || waited_for_brokers(&answer)) {
+                    like.settled();
                 }
                 answer
             }
-            Err(refusal) => ApiError::from(refusal).into_response(),
+            Err(refusal) => ApiError::Limit(refusal).into_response(),
         };
         self.finish(app, route, answer)
     }
