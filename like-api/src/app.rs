@@ -19,7 +19,6 @@ use crate::read::counts::Counts;
 use crate::read::live::Streams;
 use crate::read::receipts::Receipts;
 
-/// The state of all handlers.
 pub struct AppState {
     pub auth: Auth,
     pub limits: Limits,

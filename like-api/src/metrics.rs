@@ -15,17 +15,14 @@ const SECONDS: [f64; 16] =
 #[derive(Clone)]
 pub struct Metrics {
     requests: HistogramVec,
-    in_progress: IntGauge,
+    pub in_progress: IntGauge,
     pub publishing: Publishing,
 }
 
 /// The metrics of [`crate::publish::producer::Publisher`]. Every settled event counts under one outcome.
 #[derive(Clone)]
 pub struct Publishing {
-    pub(crate) acknowledged: IntCounter,
-    pub(crate) queue_full: IntCounter,
-    pub(crate) rejected: IntCounter,
-    pub(crate) unknown: IntCounter,
+    pub(crate) sent: IntCounterVec,
     pub(crate) duration: Histogram,
     pub(crate) in_flight: IntGauge,
 }
@@ -48,6 +45,9 @@ impl Metrics {
         );
         let sent = IntCounterVec::new(sent.const_label("messaging_system", "kafka"), &["outcome"]);
         let sent = add(registry, sent);
+        for outcome in ["acknowledged", "queue_full", "rejected", "unknown"] {
+            sent.with_label_values(&[outcome]);
+        }
         let duration = HistogramOpts::new(
             "messaging_client_operation_duration_seconds",
             "from handing an event to the producer to its acknowledgement or failure",
@@ -62,25 +62,29 @@ impl Metrics {
             requests: add(registry, HistogramVec::new(requests.buckets(SECONDS.to_vec()), &labels)),
             in_progress: add(registry, in_progress),
             publishing: Publishing {
-                acknowledged: sent.with_label_values(&["acknowledged"]),
-                queue_full: sent.with_label_values(&["queue_full"]),
-                rejected: sent.with_label_values(&["rejected"]),
-                unknown: sent.with_label_values(&["unknown"]),
+                sent,
                 duration: add(registry, Histogram::with_opts(duration.buckets(SECONDS.to_vec()))),
                 in_flight: add(registry, in_flight),
             },
         }
     }
 
-    /// Counts a request as in progress until the value is dropped.
-    pub fn in_progress(&self) -> Counted {
-        Counted::by(&self.in_progress)
-    }
-
     /// Observes an answered request. `route` is a route's template, or empty.
     pub fn answered(&self, method: &Method, route: &str, status: StatusCode, took: Duration) {
         self.requests.with_label_values(&[method_label(method), route, status.as_str()]).observe(took.as_secs_f64());
     }
+}
+
+/// Registers counters that differ in one label; each is 0 from the start.
+pub fn counters<const N: usize>(
+    registry: &Registry,
+    name: &str,
+    help: &str,
+    label: &str,
+    values: [&str; N],
+) -> [IntCounter; N] {
+    let counters = add(registry, IntCounterVec::new(Opts::new(name, help), &[label]));
+    values.map(|value| counters.with_label_values(&[value]))
 }
 
 /// Adds one to a gauge until it is dropped, also with an abandoned future.

@@ -28,9 +28,7 @@ const CLOSE_TIMEOUT: Duration = Duration::from_millis(500);
 
 /// The sockets, bound by the caller, which reports errors by the setting's name.
 pub struct Listeners {
-    /// For callers.
     pub public: TcpListener,
-    /// For probes and metrics.
     pub admin: TcpListener,
 }
 

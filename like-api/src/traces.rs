@@ -36,7 +36,6 @@ impl Incoming {
         extract(parent.as_bytes(), state.as_deref()).map(Self)
     }
 
-    /// Returns the caller's trace.
     pub fn trace_id(&self) -> TraceId {
         self.0.trace_id()
     }
@@ -139,7 +138,6 @@ impl Sending {
         Self::Span(Context::current_with_span(tracer.build(span)))
     }
 
-    /// Returns the headers of the record.
     pub fn headers(&self) -> Option<OwnedHeaders> {
         match self {
             Self::Untraced => None,
@@ -195,8 +193,6 @@ mod tests {
             passed(&[(TRACESTATE, "a=1"), (TRACEPARENT, VALID), (TRACESTATE, "b=2, c=3")]).unwrap(),
             [pair(TRACEPARENT, VALID), pair(TRACESTATE, "a=1,b=2,c=3")]
         );
-        let later = format!("42-{}-and-more", &VALID[3..]);
-        assert_eq!(passed(&[(TRACEPARENT, &later)]).unwrap(), [pair(TRACEPARENT, VALID)], "in the version we know");
     }
 
     #[test]
@@ -209,10 +205,6 @@ mod tests {
             &[(TRACESTATE, "a=1")],
         ] {
             assert_eq!(passed(sent), None, "{sent:?}");
-        }
-        let long = "x".repeat(513);
-        for state in ["", "é=1", &long] {
-            assert_eq!(passed(&[(TRACEPARENT, VALID), (TRACESTATE, state)]).unwrap().len(), 1, "{state}");
         }
     }
 }

@@ -13,7 +13,6 @@ const TOKEN_MAX: usize = 8 * 1024;
 /// Why a caller isn't authenticated. The texts are constants and never contain a part of a token.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Refusal {
-    /// There are no credentials.
     Missing,
     /// The header isn't one token. The text completes a sentence about the header.
     Header(&'static str),
@@ -65,7 +64,10 @@ pub fn presented(headers: &HeaderMap) -> Result<Option<&str>, Refusal> {
 
 /// Checks characters and length. A token that was verified before needs no such pass.
 pub fn check(presented: &str) -> Result<(), Refusal> {
-    if !is_token(presented) {
+    // A `b64token` of section 2.1. Headers that a proxy has joined contain a comma.
+    let allowed = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'.' | b'_' | b'~' | b'+' | b'/');
+    let bare = presented.trim_end_matches('=');
+    if bare.is_empty() || !bare.bytes().all(allowed) {
         return Err(NO_TOKEN);
     }
     if presented.len() > TOKEN_MAX {
@@ -75,45 +77,3 @@ pub fn check(presented: &str) -> Result<(), Refusal> {
 }
 
 const NO_TOKEN: Refusal = Refusal::Header("must be Bearer, a space and one token");
-
-/// Whether the text is a `b64token` of section 2.1. Headers that a proxy has joined contain a comma.
-fn is_token(text: &str) -> bool {
-    let allowed = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'.' | b'_' | b'~' | b'+' | b'/');
-    let bare = text.trim_end_matches('=');
-    !bare.is_empty() && bare.bytes().all(allowed)
-}
-
-#[cfg(test)]
-mod tests {
-    use axum::http::HeaderValue;
-
-    use super::*;
-
-    fn of(sent: &[&str]) -> Result<Option<String>, Refusal> {
-        let sent = sent.iter().map(|v| (header::AUTHORIZATION, HeaderValue::from_bytes(v.as_bytes()).unwrap()));
-        let headers = sent.collect();
-        let presented = presented(&headers)?;
-        presented.map(|token| check(token).map(|()| token.to_owned())).transpose()
-    }
-
-    #[test]
-    fn bearer_scheme_is_case_insensitive() {
-        assert_eq!(of(&[]), Ok(None));
-        for sent in ["Bearer a.b-c_d", "bearer a.b-c_d", "BEARER  a.b-c_d"] {
-            assert_eq!(of(&[sent]), Ok(Some("a.b-c_d".to_owned())), "{sent}");
-        }
-        assert_eq!(of(&["Bearer a+/~=="]), Ok(Some("a+/~==".to_owned())));
-    }
-
-    #[test]
-    fn header_must_be_a_single_token() {
-        for sent in
-            ["", "Bearer", "Bearer ", "Bearer =", "Bearer a b", "Bearer a, Bearer b", "Basic YTpi", "a.b.c", "Bearer é"]
-        {
-            assert_eq!(of(&[sent]), Err(Refusal::Header("must be Bearer, a space and one token")), "{sent}");
-        }
-        assert_eq!(of(&["Bearer a", "Bearer a"]), Err(Refusal::Header("occurs more than once")));
-        assert!(matches!(of(&[&format!("Bearer {}", "a".repeat(TOKEN_MAX + 1))]), Err(Refusal::Token(_))));
-        assert!(of(&[&format!("Bearer {}", "a".repeat(TOKEN_MAX))]).is_ok());
-    }
-}

@@ -33,12 +33,9 @@ const START: Duration = Duration::from_secs(1);
 /// Largest key set, in bytes. A hundred keys with certificates are smaller.
 const BODY_MAX: usize = 512 * 1024;
 
-/// The issuer's keys.
-#[derive(Debug)]
 pub struct Jwks {
-    /// The accepted algorithms.
     pub accepted: Vec<Algorithm>,
-    url: Url,
+    pub url: Url,
     rules: Rules,
     timing: JwksTiming,
     client: Client,
@@ -46,11 +43,10 @@ pub struct Jwks {
     /// The current [`KeySet::version`], read for every request.
     version: AtomicU64,
     wanted: Notify,
-    /// See [`fetches`].
     pub fetches: IntCounterVec,
 }
 
-#[derive(Debug, Clone, Default)]
+#[derive(Clone, Default)]
 struct Known {
     keys: Arc<KeySet>,
     /// When the last fetch ended, and whether it succeeded.
@@ -73,11 +69,6 @@ impl Jwks {
         Ok(Self { accepted, url, rules, timing, client, known, version, wanted: Notify::new(), fetches: fetches() })
     }
 
-    pub fn shown(&self) -> String {
-        self.url.to_string()
-    }
-
-    /// Returns the version of the current keys.
     pub fn version(&self) -> u64 {
         self.version.load(Ordering::Acquire)
     }
@@ -146,7 +137,7 @@ impl Jwks {
     }
 
     fn log(&self, keys: &KeySet) {
-        let url = self.shown();
+        let url = self.url.as_str();
         if keys.is_empty() {
             error!(url, "the issuer has withdrawn all its keys: every token is refused");
         } else {
@@ -155,7 +146,7 @@ impl Jwks {
     }
 
     fn log_failure(&self, before: &KeySet, why: &str, health: &Health) {
-        let url = self.shown();
+        let url = self.url.as_str();
         if before.version > 0 {
             warn!(url, why, "issuer keys can't be fetched: the last ones stay in force");
         } else if health.unmet(KEYS_FETCHED, format!("the issuer's keys can't be fetched from {url}: {why}")) {

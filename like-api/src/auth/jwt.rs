@@ -8,7 +8,7 @@ use jsonwebtoken::errors::ErrorKind;
 use jsonwebtoken::{Algorithm, Header, decode, decode_header};
 use like_common::health::Health;
 use like_events::UserId;
-use prometheus::{IntCounter, IntCounterVec, Opts};
+use prometheus::{IntCounterVec, Opts};
 use serde::Deserialize;
 use serde_json::Value;
 use tracing::info;
@@ -20,25 +20,17 @@ use super::keys::{Rules, VerificationKey};
 use super::verified::{Entry, Verified, now};
 use crate::config::{JwtAlgorithm, JwtSettings};
 
-/// Verifies tokens.
-#[derive(Debug)]
 pub struct Jwt {
     keys: KeySource,
     rules: Rules,
     accepted: Vec<Algorithm>,
     verified: Verified,
     checks: IntCounterVec,
-    cached: IntCounter,
-    checked: IntCounter,
-    refused: IntCounter,
-    no_keys: IntCounter,
 }
 
-#[derive(Debug)]
 enum KeySource {
     /// The configured key, whatever key id a token has.
     One(Box<VerificationKey>),
-    /// The issuer's published keys.
     Published(Box<Jwks>),
 }
 
@@ -80,12 +72,9 @@ impl Jwt {
             KeySource::One(key) => one_algorithm(settings, key.algorithm, sources[0])?,
             KeySource::Published(jwks) => jwks.accepted.clone(),
         };
-        let checks = checks();
-        let [cached, checked, refused, no_keys] = OUTCOMES.map(|outcome| checks.with_label_values(&[outcome]));
-        Ok(Self { keys, rules, accepted, verified: Verified::default(), checks, cached, checked, refused, no_keys })
+        Ok(Self { keys, rules, accepted, verified: Verified::default(), checks: checks() })
     }
 
-    /// Returns the counters of tokens and of key fetches.
     pub fn counted(&self) -> (IntCounterVec, IntCounterVec) {
         let fetches = match &self.keys {
             KeySource::One(_) => jwks::fetches(),
@@ -94,12 +83,11 @@ impl Jwt {
         (self.checks.clone(), fetches)
     }
 
-    /// Logs what is trusted.
     pub fn log(&self) {
         let Rules { issuer, audiences, leeway } = &self.rules;
         let keys = match &self.keys {
-            KeySource::One(_) => "set".to_owned(),
-            KeySource::Published(jwks) => jwks.shown(),
+            KeySource::One(_) => "set",
+            KeySource::Published(jwks) => jwks.url.as_str(),
         };
         info!(
             auth_mode = "jwt",
@@ -126,7 +114,7 @@ impl Jwt {
 
     /// Returns the caller. None: there are no credentials.
     pub async fn caller(&self, headers: &HeaderMap) -> Result<Option<UserId>, AuthError> {
-        let Some(token) = bearer::presented(headers).inspect_err(|_| self.refused.inc())? else {
+        let Some(token) = bearer::presented(headers).inspect_err(|_| self.count("refused"))? else {
             return Ok(None);
         };
         let keys = match &self.keys {
@@ -134,18 +122,21 @@ impl Jwt {
             KeySource::Published(jwks) => jwks.version(),
         };
         if let Some(user) = self.verified.user(token, keys, now()) {
-            self.cached.inc();
+            self.count("cached");
             return Ok(Some(user));
         }
         // Boxed: it would make every request's future larger.
         let verified = Box::pin(self.verify(token)).await;
-        let counter = match &verified {
-            Ok(_) => &self.checked,
-            Err(Refusal::NoKeys) => &self.no_keys,
-            Err(_) => &self.refused,
-        };
-        counter.inc();
+        self.count(match &verified {
+            Ok(_) => "verified",
+            Err(Refusal::NoKeys) => "no_keys",
+            Err(_) => "refused",
+        });
         Ok(Some(verified?))
+    }
+
+    fn count(&self, outcome: &str) {
+        self.checks.with_label_values(&[outcome]).inc();
     }
 
     async fn verify(&self, token: &str) -> Result<UserId, Refusal> {
@@ -180,13 +171,11 @@ impl Jwt {
     }
 }
 
-const OUTCOMES: [&str; 4] = ["cached", "verified", "refused", "no_keys"];
-
 pub fn checks() -> IntCounterVec {
     let help = "tokens by result: cached (verified before), verified, refused, no_keys (the issuer's keys could not be \
                 fetched)";
     let checks = IntCounterVec::new(Opts::new("likes_token_checks_total", help), &["outcome"]).expect("a valid name");
-    for outcome in OUTCOMES {
+    for outcome in ["cached", "verified", "refused", "no_keys"] {
         checks.with_label_values(&[outcome]);
     }
     checks

@@ -17,26 +17,20 @@ const MODULUS_MIN: usize = 342;
 /// The requirements of every token beside its signature.
 #[derive(Debug, Clone)]
 pub struct Rules {
-    /// The required `iss`.
     pub issuer: String,
-    /// The accepted `aud` values.
     pub audiences: Vec<String>,
     /// Tolerated difference of clocks, in seconds.
     pub leeway: u64,
 }
 
-/// One key and its one algorithm.
-#[derive(Debug)]
 pub struct VerificationKey {
     id: Option<String>,
     pub algorithm: Algorithm,
     pub decoding: DecodingKey,
-    /// The rules for this algorithm.
     pub validation: Validation,
 }
 
-/// The keys of an issuer.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub struct KeySet {
     /// Incremented with every change; 0: no keys yet.
     pub version: u64,
@@ -51,7 +45,6 @@ struct JwkSet {
 }
 
 impl VerificationKey {
-    /// Creates the key of a shared secret.
     pub fn of_secret(secret: &str, rules: &Rules) -> Result<Self, String> {
         let length = secret.len();
         if length < SECRET_MIN {
@@ -63,7 +56,6 @@ impl VerificationKey {
         Ok(Self::new(None, Algorithm::HS256, DecodingKey::from_secret(secret.as_bytes()), rules))
     }
 
-    /// Creates the key of a public key in PEM.
     pub fn of_pem(pem: &str, rules: &Rules) -> Result<Self, String> {
         const EXPECTED: &str = "expected a public key in PEM: RSA of at least 2048 bits, EC P-256 or Ed25519";
         if pem.contains("PRIVATE KEY-----") {

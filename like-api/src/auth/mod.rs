@@ -22,8 +22,6 @@ use self::jwt::Jwt;
 use self::trusted_header::TrustedHeader;
 use crate::config::{AuthMode, Config};
 
-/// How callers are authenticated.
-#[derive(Debug)]
 pub enum Auth {
     /// A gateway has authenticated the caller and names the user in a header.
     TrustedHeader(TrustedHeader),
@@ -58,7 +56,6 @@ impl Auth {
         add(registry, Ok(fetches));
     }
 
-    /// Logs what is trusted.
     pub fn log(&self) {
         match self {
             Self::TrustedHeader(header) => header.log(),
@@ -66,7 +63,6 @@ impl Auth {
         }
     }
 
-    /// Returns the readiness condition of this mode, if any.
     pub fn condition(&self) -> Option<&'static str> {
         match self {
             Self::Jwt(jwt) if jwt.fetches_keys() => Some(KEYS_FETCHED),
@@ -91,7 +87,6 @@ impl Auth {
         }
     }
 
-    /// Returns the caller, or the refusal of an anonymous one.
     pub async fn known_caller(&self, headers: &HeaderMap) -> Result<UserId, AuthError> {
         self.caller(headers).await?.ok_or_else(|| match self {
             Self::TrustedHeader(header) => header.refused("is missing"),

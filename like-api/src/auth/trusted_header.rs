@@ -10,14 +10,10 @@ use tracing::info;
 use super::error::AuthError;
 use crate::config::AuthSettings;
 
-/// The trusted header.
-#[derive(Debug)]
 pub struct TrustedHeader {
     name: HeaderName,
     /// The name as it was configured.
     shown: String,
-    /// The value of `Vary`.
-    vary: HeaderValue,
     listen_addr: SocketAddr,
     allow_public: bool,
 }
@@ -35,14 +31,13 @@ impl TrustedHeader {
                  the header itself can reach that address"
             ));
         }
-        Ok(Self { vary: HeaderValue::from_name(name.clone()), name, shown, listen_addr, allow_public })
+        Ok(Self { name, shown, listen_addr, allow_public })
     }
 
     pub fn shown(&self) -> &str {
         &self.shown
     }
 
-    /// Logs what is trusted.
     pub fn log(&self) {
         info!(
             auth_mode = "trusted-header",
@@ -67,10 +62,9 @@ impl TrustedHeader {
     }
 
     pub fn vary(&self) -> HeaderValue {
-        self.vary.clone()
+        HeaderValue::from_name(self.name.clone())
     }
 
-    /// Returns the refusal of a caller whose header has this fault.
     pub fn refused(&self, what: &str) -> AuthError {
         AuthError::Unauthenticated {
             challenge: format!("TrustedHeader header=\"{}\"", self.shown),

@@ -12,7 +12,6 @@ pub struct BrowserSettings {
     pub cors_allowed_origins: Vec<AllowedOrigin>,
 }
 
-/// An entry of the list of origins.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum AllowedOrigin {
     /// All origins may read anonymously.

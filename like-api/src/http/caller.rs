@@ -8,20 +8,19 @@ use crate::app::AppState;
 use crate::http::error::ApiError;
 
 impl AppState {
-    /// Returns the caller, or None for a request without credentials. Bad credentials are refused even
-    /// where none are needed: an anonymous answer would look like the user's own.
+    /// Returns the caller, or None for a request without credentials ([`crate::auth::Auth::caller`]).
     pub async fn caller(&self, headers: &HeaderMap) -> Result<Option<UserId>, ApiError> {
-        let user = self.auth.caller(headers).await?;
+        let user = self.auth.caller(headers).await.map_err(ApiError::Auth)?;
         if let Some(user) = &user {
-            self.limits.user(user)?;
+            self.limits.user(user).map_err(ApiError::Limit)?;
         }
         Ok(user)
     }
 
     /// Returns the caller of a route that needs one.
     pub async fn known_caller(&self, headers: &HeaderMap) -> Result<UserId, ApiError> {
-        let user = self.auth.known_caller(headers).await?;
-        self.limits.user(&user)?;
+        let user = self.auth.known_caller(headers).await.map_err(ApiError::Auth)?;
+        self.limits.user(&user).map_err(ApiError::Limit)?;
         Ok(user)
     }
 }

@@ -27,29 +27,22 @@ const RETRY_LATER: &str = "5";
 /// Why a request fails. Holds the cause for the log, which is never sent to the client.
 #[derive(Debug, Clone)]
 pub enum ApiError {
-    /// Parts of the request break a rule.
     Invalid(Vec<Fault>),
-    /// The caller isn't authenticated.
     Auth(AuthError),
-    /// No route has this path.
     NotFound,
     /// No event has this receipt, for this reason.
     ReceiptUnknown(&'static str),
-    /// The route doesn't have this method.
     MethodNotAllowed,
     /// The body is too large; the text states the limit.
     TooLarge(String),
     /// The body doesn't end in time; the text states the limit.
     TooSlow(String),
-    /// A limit is exceeded.
     Limit(LimitError),
     /// A bug.
     Internal(String),
     /// Likes can't be accepted now; the client receives the reason.
     WritesUnavailable(String),
-    /// A read failed.
     Read(ReadError),
-    /// The like was not acknowledged.
     NotPublished(PublishError),
 }
 
@@ -86,24 +79,6 @@ impl Fault {
 impl From<Fault> for ApiError {
     fn from(fault: Fault) -> Self {
         Self::Invalid(vec![fault])
-    }
-}
-
-impl From<AuthError> for ApiError {
-    fn from(error: AuthError) -> Self {
-        Self::Auth(error)
-    }
-}
-
-impl From<LimitError> for ApiError {
-    fn from(error: LimitError) -> Self {
-        Self::Limit(error)
-    }
-}
-
-impl From<ReadError> for ApiError {
-    fn from(error: ReadError) -> Self {
-        Self::Read(error)
     }
 }
 

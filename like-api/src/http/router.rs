@@ -23,7 +23,6 @@ pub(crate) fn described() -> OpenApiRouter<Arc<AppState>> {
         .routes(routes!(receipts::status))
 }
 
-/// Returns all routes, with the middleware.
 pub fn router(app: Arc<AppState>) -> Router {
     let (routes, description) = described().split_for_parts();
     routes

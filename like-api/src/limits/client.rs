@@ -13,7 +13,6 @@ use crate::config::{LimitSettings, ProxyHeader};
 
 const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 
-/// The proxies whose header is trusted.
 pub struct Proxies {
     trusted: Vec<IpNet>,
     header: ProxyHeader,
@@ -100,13 +99,6 @@ mod tests {
     }
 
     #[test]
-    fn untrusted_peer_is_the_client() {
-        assert_eq!(by_xff("192.0.2.1", &["198.51.100.1"]), "192.0.2.1");
-        assert_eq!(by_xff("192.0.2.1", &["10.0.0.1"]), "192.0.2.1");
-        assert_eq!(by_xff("2001:db8::1", &["::1"]), "2001:db8::1");
-    }
-
-    #[test]
     fn entries_of_the_client_are_ignored() {
         assert_eq!(by_xff("10.0.0.1", &["198.51.100.1"]), "198.51.100.1");
         assert_eq!(by_xff("10.0.0.1", &["203.0.113.9, 198.51.100.1"]), "198.51.100.1");
@@ -155,14 +147,5 @@ mod tests {
         for malformed in ["for=unknown", "for=_hidden", "proto=https", "", "for=\"1,2\"", "for"] {
             assert_eq!(by(malformed), "10.0.0.1", "{malformed}");
         }
-    }
-
-    #[test]
-    fn ipv6_client_is_limited_by_its_64() {
-        let held = |address: &str| held_to(address.parse().unwrap()).to_string();
-        assert_eq!(held("2001:db8:1:2:3:4:5:6"), "2001:db8:1:2::");
-        assert_eq!(held("2001:db8:1:2:ffff::"), held("2001:db8:1:2::1"));
-        assert_ne!(held("2001:db8:1:3::1"), held("2001:db8:1:2::1"));
-        assert_eq!(held("::ffff:192.0.2.1"), "192.0.2.1");
     }
 }

@@ -8,17 +8,17 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
-use axum::http::HeaderMap;
 use like_common::metrics::add;
 use like_events::UserId;
-use prometheus::{IntCounter, IntCounterVec, IntGauge, Opts, Registry};
+use prometheus::{IntCounter, IntGauge, Registry};
 
 use self::client::{Proxies, held_to};
 use self::rate::Rate;
-use self::shed::{LikeInProgress, REFUSED_AFTER, Shed};
+pub use self::shed::LikeInProgress;
+use self::shed::{REFUSED_AFTER, Shed};
 use crate::config::LimitSettings;
+use crate::metrics::counters;
 
-/// Why a request is refused.
 #[derive(Debug, Clone)]
 pub enum LimitError {
     /// The rate of this user or address is used up.
@@ -32,41 +32,27 @@ pub enum LimitError {
     Overloaded,
 }
 
-/// All limits.
 pub struct Limits {
-    proxies: Proxies,
+    pub proxies: Proxies,
     users: Option<Limited>,
     addresses: Option<Limited>,
     likes: Arc<Shed>,
-    /// Most open connections.
-    pub connections: usize,
-    pub connection_metrics: ConnectionMetrics,
+    pub max_connections: usize,
+    pub open_connections: IntGauge,
+    /// Connections above the limit.
+    pub refused_connections: IntCounter,
 }
 
-/// A rate and its metric.
 struct Limited {
     rate: Rate,
     whose: &'static str,
     refused: IntCounter,
 }
 
-/// The metrics of connections.
-pub struct ConnectionMetrics {
-    pub open: IntGauge,
-    /// Connections above the limit.
-    pub refused: IntCounter,
-}
-
-/// An admitted request, until the head of its response is known.
-pub struct Permit(Option<LikeInProgress>);
-
 impl Limits {
-    /// Creates the limits and registers their metrics.
     pub fn new(settings: &LimitSettings, registry: &Registry) -> Self {
-        let limited = IntCounterVec::new(
-            Opts::new("likes_rate_limited_total", "requests over the rate of their user or address, answered 429"),
-            &["limit"],
-        );
+        let help = "requests over the rate of their user or address, answered 429";
+        let [of_user, of_address] = counters(registry, "likes_rate_limited_total", help, "limit", ["user", "address"]);
         let shed = IntCounter::new("likes_shed_total", "likes refused with 503 because too many are in progress");
         let in_progress = IntGauge::new(
             "likes_in_progress_limit",
@@ -75,46 +61,39 @@ impl Limits {
         let open = IntGauge::new("likes_open_connections", "connections to the public port");
         let refused =
             IntCounter::new("likes_refused_connections_total", "connections above MAX_CONNECTIONS, closed at once");
-        let limited = add(registry, limited);
-        let rate = |per_second, burst, whose| {
-            let refused = limited.with_label_values(&[whose]);
+        let rate = |per_second, burst, whose, refused| {
             Rate::new(per_second, burst).map(|rate| Limited { rate, whose, refused })
         };
         Self {
             proxies: Proxies::new(settings),
-            users: rate(settings.rate_limit_user, settings.rate_limit_user_burst, "user"),
-            addresses: rate(settings.rate_limit_address, settings.rate_limit_address_burst, "address"),
+            users: rate(settings.rate_limit_user, settings.rate_limit_user_burst, "user", of_user),
+            addresses: rate(settings.rate_limit_address, settings.rate_limit_address_burst, "address", of_address),
             likes: Shed::new(settings.shed_above, add(registry, shed), add(registry, in_progress)),
-            connections: settings.max_connections(),
-            connection_metrics: ConnectionMetrics { open: add(registry, open), refused: add(registry, refused) },
+            max_connections: settings.max_connections(),
+            open_connections: add(registry, open),
+            refused_connections: add(registry, refused),
         }
     }
 
-    /// Returns the client's address: `peer`, or the address that a trusted proxy names.
-    pub fn client(&self, peer: IpAddr, headers: &HeaderMap) -> IpAddr {
-        self.proxies.client(peer, headers)
-    }
-
-    /// Admits a request of this address that arrives at `now`. Only likes count towards the limit of
+    /// Admits a request of this address. None: it is no like. Only likes count towards the limit of
     /// requests in progress: reads that arrive together share their queries and don't slow each other.
-    pub async fn admit(&self, client: IpAddr, is_like: bool, now: Instant) -> Result<Permit, LimitError> {
+    pub async fn admit(&self, client: IpAddr, is_like: bool) -> Result<Option<LikeInProgress>, LimitError> {
         if let Some(addresses) = &self.addresses {
             addresses.take(&held_to(client))?;
         }
         if !is_like {
-            return Ok(Permit(None));
+            return Ok(None);
         }
-        let Some(entered) = self.likes.enter(now) else {
+        let Some(entered) = self.likes.enter(Instant::now()) else {
             // A refusal holds its connection meanwhile: not while connections are scarce.
-            if self.connection_metrics.open.get() < self.connections as i64 / 4 * 3 {
+            if self.open_connections.get() < self.max_connections as i64 / 4 * 3 {
                 Box::pin(tokio::time::sleep(REFUSED_AFTER)).await;
             }
             return Err(LimitError::Overloaded);
         };
-        Ok(Permit(Some(entered)))
+        Ok(Some(entered))
     }
 
-    /// Takes a request from the user's rate.
     pub fn user(&self, user: &UserId) -> Result<(), LimitError> {
         self.users.as_ref().map_or(Ok(()), |users| users.take(user.as_str()))
     }
@@ -127,13 +106,5 @@ impl Limited {
             let what = format!("this {} may send {}", self.whose, self.rate.shown());
             LimitError::TooMany { retry_after, what }
         })
-    }
-}
-
-impl Permit {
-    /// The request was handled to its end. Not called for an early refusal, which says nothing about
-    /// how long admitted requests take.
-    pub fn settled(self) {
-        self.0.into_iter().for_each(LikeInProgress::settled);
     }
 }

@@ -30,7 +30,6 @@ const PLACES: usize = 4;
 pub struct Rate<C: Clock = DefaultClock> {
     limiter: RateLimiter<u64, RateTable, C, NoOpMiddleware<C::Instant>>,
     seed: RandomState,
-    /// The rate in words, for refusals.
     shown: String,
 }
 

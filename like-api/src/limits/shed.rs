@@ -33,7 +33,6 @@ const MOST: usize = 20_000;
 /// Smallest and largest factor of one adjustment.
 const CHANGE: (f64, f64) = (0.5, 1.25);
 
-/// The adaptive limit of likes in progress.
 pub struct Shed {
     /// Target of the mean latency; zero: no limit.
     target: Duration,

@@ -18,7 +18,6 @@ use tracing::warn;
 use super::outcome::{Position, PublishError};
 use crate::metrics::Publishing;
 
-/// The result of an event.
 pub(super) type Settled = Result<Position, PublishError>;
 
 /// An event in flight: librdkafka returns it with the delivery report.
@@ -27,7 +26,6 @@ pub(super) struct Pending {
     pub since: Instant,
 }
 
-/// The context of one producer.
 pub(super) struct Deliveries {
     log_ends: Arc<LogEnds>,
     metrics: Publishing,
@@ -162,15 +160,9 @@ fn certainly_not_written(message: &BorrowedMessage<'_>) -> bool {
 }
 
 impl Publishing {
-    /// Counts one settled event.
     pub(super) fn count(&self, settled: Result<(), &PublishError>) {
-        match settled {
-            Ok(()) => &self.acknowledged,
-            Err(PublishError::QueueFull) => &self.queue_full,
-            Err(PublishError::TooLarge | PublishError::NotWritten(_)) => &self.rejected,
-            Err(PublishError::PerhapsWritten(_)) => &self.unknown,
-        }
-        .inc();
+        let outcome = settled.map_or_else(PublishError::outcome, |()| "acknowledged");
+        self.sent.with_label_values(&[outcome]).inc();
     }
 }
 

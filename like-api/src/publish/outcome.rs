@@ -3,9 +3,7 @@
 /// Where the broker has put an event.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Position {
-    /// Partition of the topic.
     pub partition: i32,
-    /// Offset in that partition.
     pub offset: i64,
 }
 

@@ -44,7 +44,6 @@ const WATERMARK_CALLS: usize = 8;
 
 type Producer = BaseProducer<Deliveries>;
 
-/// Publishes to one topic.
 pub struct Publisher {
     config: ClientConfig,
     topic: String,

@@ -4,19 +4,25 @@
 
 use std::collections::HashMap;
 use std::hash::Hash;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use futures::future::BoxFuture;
-use prometheus::Histogram;
+use like_common::metrics::add;
+use prometheus::{Histogram, HistogramOpts, Registry};
 use tokio::sync::{Notify, Semaphore, watch};
 
 use crate::read::error::ReadError;
+use crate::read::lock::lock;
 
 /// Upper limits of the buckets for reads per query.
-pub const READS: [f64; 13] = [1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0, 200.0, 500.0, 1000.0, 2000.0, 5000.0, 10_000.0];
+const READS: [f64; 13] = [1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0, 200.0, 500.0, 1000.0, 2000.0, 5000.0, 10_000.0];
 
-/// The limits of a [`Batcher`].
+/// Registers a histogram for a [`Batcher`].
+pub fn reads_per_query(registry: &Registry, name: &str, help: &str) -> Histogram {
+    add(registry, Histogram::with_opts(HistogramOpts::new(name, help).buckets(READS.to_vec())))
+}
+
 #[derive(Debug, Clone, Copy)]
 pub struct BatchLimits {
     /// Most keys of one query; no single read may have more.
@@ -38,7 +44,6 @@ pub struct Batcher<K, V> {
 struct Shared<K, V> {
     limits: BatchLimits,
     query: Query<K, V>,
-    /// Reads per query.
     reads: Histogram,
     next: Mutex<Option<Arc<Batch<K, V>>>>,
     slots: Semaphore,
@@ -52,7 +57,6 @@ type Query<K, V> = Box<dyn Fn(Vec<K>) -> BoxFuture<'static, Result<Vec<V>, ReadE
 /// None until the query has ended.
 type QueryResult<V> = Option<Result<Arc<[V]>, ReadError>>;
 
-/// The reads of one query.
 struct Batch<K, V> {
     wanted: Mutex<Collected<K>>,
     full: Notify,
@@ -151,16 +155,10 @@ async fn run<K: Eq + Hash, V>(shared: Arc<Shared<K, V>>, batch: Arc<Batch<K, V>>
     batch.answer.send_replace(Some(result.map(Arc::from)));
 }
 
-/// Held for a few instructions that don't panic.
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
 #[cfg(test)]
 mod tests {
     use futures::FutureExt;
     use futures::future::LocalBoxFuture;
-    use prometheus::HistogramOpts;
     use tokio::sync::{mpsc, oneshot};
 
     use super::*;

@@ -4,13 +4,13 @@
 
 use std::time::{Duration, Instant};
 
-use like_common::metrics::add;
 use like_events::{ProductId, UserId, pair_key};
 use moka::sync::Cache;
-use prometheus::{Histogram, HistogramOpts, IntCounter, IntCounterVec, Opts, Registry};
+use prometheus::{IntCounter, Registry};
 use sqlx::PgPool;
 
-use crate::read::batcher::{BatchLimits, Batcher, READS};
+use crate::metrics::counters;
+use crate::read::batcher::{BatchLimits, Batcher, reads_per_query};
 use crate::read::error::ReadError;
 use crate::read::pool::READ_TIMEOUT;
 use crate::read::queries::{self, Count, CountKey};
@@ -28,7 +28,6 @@ const CACHE_PRODUCTS: u64 = 10_000;
 const LIMITS: BatchLimits =
     BatchLimits { keys: 10 * IDS_MAX, queries: 4, max_delay: Duration::from_millis(10), timeout: READ_TIMEOUT };
 
-/// Reads counts.
 pub struct Counts {
     cache: Cache<ProductId, Cached>,
     batcher: Batcher<CountKey, Count>,
@@ -46,30 +45,14 @@ struct Cached {
 impl Counts {
     /// Reads through `pool` and registers its metrics.
     pub fn new(pool: PgPool, registry: &Registry) -> Self {
-        let requests = IntCounterVec::new(
-            Opts::new(
-                "likes_count_cache_requests_total",
-                "counts of anonymous reads, by result: hit (cached for a second at most), miss (queried)",
-            ),
-            &["result"],
-        );
-        let reads = Histogram::with_opts(
-            HistogramOpts::new(
-                "likes_count_query_reads",
-                "reads of counts that one query answered; as many observations as queries",
-            )
-            .buckets(READS.to_vec()),
-        );
-        let (requests, reads) = (add(registry, requests), add(registry, reads));
+        let help = "counts of anonymous reads, by result: hit (cached for a second at most), miss (queried)";
+        let [hits, misses] = counters(registry, "likes_count_cache_requests_total", help, "result", ["hit", "miss"]);
+        let help = "reads of counts that one query answered; as many observations as queries";
+        let reads = reads_per_query(registry, "likes_count_query_reads", help);
         let cache = Cache::builder().max_capacity(CACHE_PRODUCTS).time_to_live(CACHE_AGE).build();
         let kept = cache.clone();
         let query = move |keys: Vec<CountKey>| query(pool.clone(), kept.clone(), keys);
-        Self {
-            cache,
-            batcher: Batcher::new(LIMITS, reads, query),
-            hits: requests.with_label_values(&["hit"]),
-            misses: requests.with_label_values(&["miss"]),
-        }
+        Self { cache, batcher: Batcher::new(LIMITS, reads, query), hits, misses }
     }
 
     /// Returns the counts of `products`, in their order, and which of them `user` likes. For a user they

@@ -1,6 +1,5 @@
 //! Why a read fails.
 
-/// The errors of all reads.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum ReadError {
     /// PostgreSQL can't be reached, or doesn't answer in time.

@@ -5,6 +5,7 @@ pub mod counts;
 pub mod error;
 pub mod likes;
 pub mod live;
+mod lock;
 pub mod pool;
 pub mod queries;
 pub mod receipts;

@@ -66,10 +66,9 @@ pub fn register(registry: &Registry, pool: &PgPool) {
     let max = pool_opts("db_client_connection_max", "most connections in the pool");
     let max = IntGauge::with_opts(max).expect("a valid name");
     max.set(i64::from(pool.options().get_max_connections()));
-    let (idle, used) = (count.with_label_values(&["idle"]), count.with_label_values(&["used"]));
     add(registry, Ok(WAITING.clone()));
     add(registry, Ok(TIMEOUTS.clone()));
-    add(registry, Ok(PoolMetrics { pool: pool.clone(), count, idle, used, max }));
+    add(registry, Ok(PoolMetrics { pool: pool.clone(), count, max }));
 }
 
 /// Takes a connection from the pool, waiting for one if needed.
@@ -122,8 +121,6 @@ impl Drop for PooledConnection {
 struct PoolMetrics {
     pool: PgPool,
     count: IntGaugeVec,
-    idle: IntGauge,
-    used: IntGauge,
     max: IntGauge,
 }
 
@@ -135,8 +132,8 @@ impl Collector for PoolMetrics {
     fn collect(&self) -> Vec<MetricFamily> {
         // Idle first: a connection taken in between counts as used, and none counts twice.
         let idle = self.pool.num_idle() as i64;
-        self.idle.set(idle);
-        self.used.set((i64::from(self.pool.size()) - idle).max(0));
+        self.count.with_label_values(&["idle"]).set(idle);
+        self.count.with_label_values(&["used"]).set((i64::from(self.pool.size()) - idle).max(0));
         [self.count.collect(), self.max.collect()].concat()
     }
 }

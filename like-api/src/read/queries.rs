@@ -5,8 +5,8 @@ use chrono::{DateTime, Utc};
 use like_common::database::{is_transient, sqlstate};
 use like_events::{ProductId, Receipt};
 use sqlx::postgres::{PgArguments, PgRow};
-use sqlx::query::Query;
-use sqlx::{PgPool, Postgres, Row};
+use sqlx::query::QueryAs;
+use sqlx::{FromRow, PgPool, Postgres};
 use uuid::Uuid;
 
 use crate::read::error::ReadError;
@@ -20,7 +20,6 @@ pub struct CountKey {
     pub pair: Option<Uuid>,
 }
 
-/// A product's count.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Count {
     /// Likes, at least 0.
@@ -35,9 +34,7 @@ pub struct Count {
 pub struct Change {
     /// The product's index in the query, from 0.
     pub place: usize,
-    /// Likes, at least 0.
     pub count: i64,
-    /// When the count last changed; None: never liked.
     pub updated_at: Option<DateTime<Utc>>,
 }
 
@@ -63,20 +60,16 @@ pub enum ReceiptState {
 pub async fn counts(pool: &PgPool, keys: &[CountKey]) -> Result<Vec<Count>, ReadError> {
     let ids: Vec<&str> = keys.iter().map(|key| key.product.as_str()).collect();
     let pairs: Vec<Option<Uuid>> = keys.iter().map(|key| key.pair).collect();
-    let query = sqlx::query(
+    // greatest() skips null: a product without a row has 0.
+    let query = sqlx::query_as(
         "SELECT greatest(c.like_count, 0), c.updated_at, coalesce(l.liked, false)
          FROM unnest($1::text[], $2::uuid[]) WITH ORDINALITY AS asked (product_id, pair_key, place)
          LEFT JOIN product_like_count c ON c.product_id = asked.product_id
          LEFT JOIN product_like l ON l.pair_key = asked.pair_key
          ORDER BY asked.place",
     );
-    let query = query.bind(ids).bind(pairs);
-    let rows = rows(pool, query).await?;
-    let count = |row: PgRow| {
-        // greatest() skips null: a product without a row has 0.
-        Ok(Count { count: row.try_get(0)?, updated_at: row.try_get(1)?, liked: row.try_get(2)? })
-    };
-    rows.into_iter().map(count).collect::<sqlx::Result<_>>().map_err(|error| unavailable(&error))
+    let rows = rows(pool, query.bind(ids).bind(pairs)).await?;
+    Ok(rows.into_iter().map(|(count, updated_at, liked)| Count { count, updated_at, liked }).collect())
 }
 
 /// Returns the products whose count or time differs from the known one (None and None: unknown).
@@ -87,7 +80,7 @@ pub async fn changes(
     counts: Vec<Option<i64>>,
     times: Vec<Option<DateTime<Utc>>>,
 ) -> Result<Vec<Change>, ReadError> {
-    let query = sqlx::query(
+    let query = sqlx::query_as(
         "SELECT place, count, updated_at
          FROM (SELECT place, known_count, known_time, updated_at, greatest(like_count, 0) AS count
                FROM unnest($1::text[], $2::bigint[], $3::timestamptz[])
@@ -96,11 +89,8 @@ pub async fn changes(
          WHERE count IS DISTINCT FROM known_count OR updated_at IS DISTINCT FROM known_time",
     );
     let rows = rows(pool, query.bind(products).bind(counts).bind(times)).await?;
-    let change = |row: PgRow| {
-        let place: i64 = row.try_get(0)?;
-        Ok(Change { place: place as usize - 1, count: row.try_get(1)?, updated_at: row.try_get(2)? })
-    };
-    rows.into_iter().map(change).collect::<sqlx::Result<_>>().map_err(|error| unavailable(&error))
+    let change = |(place, count, updated_at): (i64, _, _)| Change { place: place as usize - 1, count, updated_at };
+    Ok(rows.into_iter().map(change).collect())
 }
 
 /// Returns the status of receipts in their order, all of one snapshot.
@@ -109,7 +99,7 @@ pub async fn receipt_statuses(pool: &PgPool, receipts: &[Receipt]) -> Result<Vec
     let partitions: Vec<i32> = receipts.iter().map(|receipt| receipt.partition).collect();
     let offsets: Vec<i64> = receipts.iter().map(|receipt| receipt.offset).collect();
     // Most receipts are pending: dead letters and gaps are looked up for the others only.
-    let query = sqlx::query(
+    let query = sqlx::query_as(
         "SELECT topic, partition < partitions, end_offsets IS NULL,
                 end_offsets[least(partition, partitions - 1) + 1], folded,
                 CASE WHEN folded THEN EXISTS (
@@ -128,30 +118,31 @@ pub async fn receipt_statuses(pool: &PgPool, receipts: &[Receipt]) -> Result<Vec
                LEFT JOIN kafka_offset o ON o.topic = t.topic AND o.partition = a.partition) asked
          ORDER BY place",
     );
-    let query = query.bind(sequences).bind(partitions).bind(offsets);
-    let rows = rows(pool, query).await?;
-    let statuses = rows.iter().zip(receipts).map(|(row, receipt)| receipt_status(row, receipt.offset));
-    statuses.collect::<sqlx::Result<_>>().map_err(|error| unavailable(&error))
+    let rows = rows(pool, query.bind(sequences).bind(partitions).bind(offsets)).await?;
+    Ok(rows.into_iter().zip(receipts).map(|(row, receipt)| receipt_status(row, receipt.offset)).collect())
 }
 
-fn receipt_status(row: &PgRow, offset: i64) -> sqlx::Result<ReceiptState> {
-    let Some(topic) = row.try_get(0)? else { return Ok(ReceiptState::NotFound) };
-    let (partition_exists, open): (bool, bool) = (row.try_get(1)?, row.try_get(2)?);
-    let end: Option<i64> = row.try_get(3)?;
-    let (folded, dead, lost): (bool, bool, bool) = (row.try_get(4)?, row.try_get(5)?, row.try_get(6)?);
-    let closed_before = end.is_some_and(|end| end <= offset);
-    Ok(match (folded, open) {
-        _ if !partition_exists || (!folded && closed_before) => ReceiptState::NotFound,
+/// Topic (None: no such sequence), whether it has the partition, whether it is open, the partition's end
+/// offset if it is closed; whether the event is folded, a dead letter, in a gap.
+type ReceiptRow = (Option<String>, Option<bool>, bool, Option<i64>, bool, bool, bool);
+
+fn receipt_status(row: ReceiptRow, offset: i64) -> ReceiptState {
+    let (Some(topic), Some(true), open, end, folded, dead, lost) = row else { return ReceiptState::NotFound };
+    match (folded, open) {
+        (false, _) if end.is_some_and(|end| end <= offset) => ReceiptState::NotFound,
         (true, _) if dead => ReceiptState::DeadLetter,
         (true, _) if lost => ReceiptState::Lost,
         (true, _) => ReceiptState::Counted,
         (false, true) => ReceiptState::Pending { open_topic: Some(topic) },
         (false, false) => ReceiptState::Pending { open_topic: None },
-    })
+    }
 }
 
 /// Runs a query. Every read goes through here, which counts its wait and bounds its time.
-async fn rows(pool: &PgPool, query: Query<'_, Postgres, PgArguments>) -> Result<Vec<PgRow>, ReadError> {
+async fn rows<R>(pool: &PgPool, query: QueryAs<'_, Postgres, R, PgArguments>) -> Result<Vec<R>, ReadError>
+where
+    R: for<'r> FromRow<'r, PgRow> + Send + Unpin,
+{
     let read = async {
         let mut connection = acquire(pool).await?;
         let rows = query.fetch_all(&mut *connection).await;

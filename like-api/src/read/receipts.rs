@@ -2,19 +2,20 @@
 //! status of all their receipts, with one query per interval.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use like_common::metrics::add;
 use like_events::Receipt;
-use prometheus::{Histogram, HistogramOpts, IntGauge, Registry};
+use prometheus::{Histogram, IntGauge, Registry};
 use sqlx::PgPool;
 use tokio::sync::{Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::metrics::Counted;
-use crate::read::batcher::{BatchLimits, Batcher, READS};
+use crate::read::batcher::{BatchLimits, Batcher, reads_per_query};
 use crate::read::error::ReadError;
+use crate::read::lock::lock;
 use crate::read::pool::READ_TIMEOUT;
 use crate::read::queries::{self, ReceiptState};
 
@@ -29,7 +30,6 @@ pub const WAITERS_MAX: usize = 5_000;
 const LIMITS: BatchLimits =
     BatchLimits { keys: 1_000, queries: 2, max_delay: Duration::from_millis(10), timeout: READ_TIMEOUT };
 
-/// Reads the status of receipts.
 pub struct Receipts {
     batcher: Batcher<Receipt, ReceiptState>,
     places: Semaphore,
@@ -38,7 +38,6 @@ pub struct Receipts {
     shutdown: CancellationToken,
 }
 
-/// The result of waiting.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Waited {
     /// No longer pending.
@@ -69,15 +68,11 @@ struct State {
 impl Receipts {
     /// Reads through `pool` and registers its metrics. `shutdown` ends all waits.
     pub fn new(pool: PgPool, registry: &Registry, shutdown: CancellationToken) -> Self {
-        let reads = Histogram::with_opts(
-            HistogramOpts::new(
-                "likes_receipt_query_reads",
-                "reads of receipts, or callers waiting for one, that one query served; as many observations as queries",
-            )
-            .buckets(READS.to_vec()),
-        );
+        let help =
+            "reads of receipts, or callers waiting for one, that one query served; as many observations as queries";
+        let reads = reads_per_query(registry, "likes_receipt_query_reads", help);
         let waiters = IntGauge::new("likes_receipt_waiters", "callers waiting for a receipt to be counted");
-        let (reads, waiters) = (add(registry, reads), add(registry, waiters));
+        let waiters = add(registry, waiters);
         let poller = Arc::new(Poller { pool: pool.clone(), reads: reads.clone(), state: Mutex::default() });
         let query = move |receipts: Vec<Receipt>| {
             let pool = pool.clone();
@@ -87,7 +82,6 @@ impl Receipts {
         Self { batcher, places: Semaphore::new(WAITERS_MAX), waiters, poller, shutdown }
     }
 
-    /// Returns the current status.
     pub async fn status(&self, receipt: Receipt) -> Result<ReceiptState, ReadError> {
         let mut statuses = self.batcher.read([receipt]).await?;
         statuses.pop().ok_or_else(|| ReadError::Internal("no status".to_owned()))
@@ -104,7 +98,7 @@ impl Receipts {
                 Some(status) => Ok(Waited::Settled(status)),
                 None => Err(ReadError::Internal("a receipt is no longer polled".to_owned())),
             },
-            () = tokio::time::sleep(limit) => match self.poller.lock().failed.clone() {
+            () = tokio::time::sleep(limit) => match lock(&self.poller.state).failed.clone() {
                 Some(error) => Err(error),
                 None => Ok(Waited::Pending),
             },
@@ -116,7 +110,7 @@ impl Receipts {
 impl Poller {
     /// Polls the receipt while its receiver exists.
     fn add(self: &Arc<Self>, receipt: Receipt) -> watch::Receiver<Option<ReceiptState>> {
-        let mut state = self.lock();
+        let mut state = lock(&self.state);
         if !std::mem::replace(&mut state.polling, true) {
             tokio::spawn(Arc::clone(self).run());
         }
@@ -137,7 +131,7 @@ impl Poller {
 
     /// Returns the receipts with waiters. None: the task ends, and the next waiter starts another.
     fn awaited(&self) -> Option<Vec<Receipt>> {
-        let mut state = self.lock();
+        let mut state = lock(&self.state);
         state.receipts.retain(|_, status| status.receiver_count() > 0);
         if state.receipts.is_empty() {
             *state = State::default();
@@ -149,7 +143,7 @@ impl Poller {
     }
 
     fn publish(&self, receipts: Vec<Receipt>, statuses: Result<Vec<ReceiptState>, ReadError>) {
-        let mut state = self.lock();
+        let mut state = lock(&self.state);
         state.failed = statuses.as_ref().err().cloned();
         // A settled status is final, so it also answers waiters that came during the poll.
         for (receipt, status) in receipts.into_iter().zip(statuses.into_iter().flatten()) {
@@ -158,11 +152,6 @@ impl Poller {
                 settled.into_iter().for_each(|waiting| drop(waiting.send_replace(Some(status.clone()))));
             }
         }
-    }
-
-    /// Held for a few instructions that don't panic.
-    fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -177,7 +166,7 @@ mod tests {
     async fn polling_ends_with_the_last_waiter() {
         let pool = PgPoolOptions::new().connect_lazy("postgres://nobody@127.0.0.1:1/none").unwrap();
         let receipts = Receipts::new(pool, &Registry::new(), CancellationToken::new());
-        let polling = || receipts.poller.lock().polling;
+        let polling = || lock(&receipts.poller.state).polling;
         let receipt = Receipt { sequence: 1, partition: 0, offset: 0 };
         assert!(matches!(receipts.wait(receipt, Duration::ZERO).await, Ok(Waited::Pending)));
         assert!(polling());

@@ -2,6 +2,7 @@
 
 use reqwest::Method;
 use serde_json::json;
+use uuid::Uuid;
 
 use crate::common::{Api, TestApp};
 
@@ -78,13 +79,22 @@ async fn bad_idempotency_key_is_refused() {
     let key = &[("header", "Idempotency-Key")][..];
     let both = &[("parameter", "productId"), key[0]][..];
     let too_long = "k".repeat(256);
+    let too_long_quoted = format!("\"{too_long}\"");
     refuses(&[
         ("PUT", LIKE, &[USER, ("Idempotency-Key", "")], 400, INVALID, key),
         ("PUT", LIKE, &[USER, ("Idempotency-Key", "\"\"")], 400, INVALID, key),
         ("DELETE", LIKE, &[USER, ("Idempotency-Key", &too_long)], 400, INVALID, key),
+        ("DELETE", LIKE, &[USER, ("Idempotency-Key", &too_long_quoted)], 400, INVALID, key),
         ("PUT", LIKE, &[USER, ("Idempotency-Key", "a b")], 400, INVALID, key),
         ("PUT", LIKE, &[USER, ("Idempotency-Key", "\"a")], 400, INVALID, key),
+        ("PUT", LIKE, &[USER, ("Idempotency-Key", "\"")], 400, INVALID, key),
+        ("PUT", LIKE, &[USER, ("Idempotency-Key", r#""a\""#)], 400, INVALID, key),
+        ("PUT", LIKE, &[USER, ("Idempotency-Key", r#""a\b""#)], 400, INVALID, key),
+        ("PUT", LIKE, &[USER, ("Idempotency-Key", r#""a"b"#)], 400, INVALID, key),
+        ("PUT", LIKE, &[USER, ("Idempotency-Key", r#""a";x=1"#)], 400, INVALID, key),
+        ("PUT", LIKE, &[USER, ("Idempotency-Key", "a\"b")], 400, INVALID, key),
         ("PUT", LIKE, &[USER, ("Idempotency-Key", "é")], 400, INVALID, key),
+        ("PUT", LIKE, &[USER, ("Idempotency-Key", "a,b")], 400, INVALID, key),
         ("PUT", LIKE, &[USER, ("Idempotency-Key", "a, b")], 400, INVALID, key),
         ("PUT", LIKE, &[USER, ("Idempotency-Key", "a"), ("Idempotency-Key", "a")], 400, INVALID, key),
         // One answer names all faults.
@@ -171,11 +181,17 @@ async fn longest_inputs_are_accepted() {
 #[tokio::test]
 async fn every_answer_has_a_request_id() {
     let api = Api::alone(|_| ()).await;
+    let longest = "x".repeat(128);
     for path in ["/v1/likes?ids=p1", "/v1/likes", "/nowhere"] {
-        let taken = api.send(Method::GET, path, &[("X-Request-Id", "r-1")]).await;
-        assert_eq!(taken.header("x-request-id"), "r-1");
-        let made = api.send(Method::GET, path, &[("X-Request-Id", "r 1")]).await;
-        assert_eq!(made.header("x-request-id").len(), 36);
+        for fit in ["r-1", "~!{}", &longest] {
+            let taken = api.send(Method::GET, path, &[("X-Request-Id", fit)]).await;
+            assert_eq!(taken.header("x-request-id"), fit);
+        }
+        for unfit in [&[][..], &[""], &["r 1"], &["r\t1"], &["r-1", "r-1"], &[&format!("{longest}x")]] {
+            let sent: Vec<_> = unfit.iter().map(|id| ("X-Request-Id", *id)).collect();
+            let made = api.send(Method::GET, path, &sent).await;
+            assert_eq!(Uuid::parse_str(made.header("x-request-id")).unwrap().get_version_num(), 7, "{unfit:?}");
+        }
     }
 }
 

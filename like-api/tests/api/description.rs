@@ -135,6 +135,8 @@ async fn description_names_the_auth_mode() {
     let api = Api::alone(|config| config.auth.auth_user_header = "X-Gateway-User".to_owned()).await;
     let answer = api.get("/openapi.json").await;
     assert_eq!((answer.status.as_u16(), answer.header("content-type")), (200, "application/json"));
+    assert!(!answer.headers.contains_key("content-security-policy"), "{answer:?}");
+    assert_eq!(answer.header("x-content-type-options"), "nosniff");
     let schemes = answer.json["components"]["securitySchemes"].as_object().unwrap();
     assert_eq!(schemes.len(), 1, "{schemes:?}");
     assert_eq!(schemes["trustedHeader"]["name"], "X-Gateway-User");
@@ -160,6 +162,8 @@ async fn docs_page_needs_no_other_host() {
     assert_eq!((page.status.as_u16(), page.header("content-type")), (200, "text/html; charset=utf-8"));
     let policy = page.header("content-security-policy");
     assert!(policy.starts_with("default-src 'none';"), "{policy}");
+    // The page's own policy takes the place of the general one.
+    assert_eq!(page.headers.get_all("content-security-policy").iter().count(), 1);
     for loose in ["http", "unsafe", "*"] {
         assert!(!policy.contains(loose), "{policy}");
     }
@@ -181,7 +185,11 @@ async fn problem_types_lead_to_their_pages() {
     for kind in like_api::http::problem::ALL {
         let page = api.http.get(format!("{}{}", api.url, kind.uri())).send().await.unwrap();
         assert_eq!(page.status(), 200, "{}", kind.name);
-        assert_eq!(page.headers()["content-type"], "text/html; charset=utf-8");
+        let headers = page.headers();
+        assert_eq!(headers["content-type"], "text/html; charset=utf-8");
+        assert!(headers["x-frame-options"] == "DENY" && headers["referrer-policy"] == "no-referrer", "{headers:?}");
+        assert!(headers["content-security-policy"].to_str().unwrap().starts_with("default-src 'none'"));
+        assert_eq!(headers["x-content-type-options"], "nosniff");
         let html = page.text().await.unwrap();
         assert!(html.contains(kind.name) && html.contains(kind.title), "{html}");
         let all = api.http.get(format!("{}/problems", api.url)).send().await.unwrap().text().await.unwrap();

@@ -75,9 +75,11 @@ async fn spoofed_header_does_not_change_the_rate() {
     let api = Api::alone(|config| {
         config.limits.rate_limit_address = 0.001;
         config.limits.rate_limit_address_burst = NonZeroU32::new(2).unwrap();
+        // Not this client's network.
+        config.limits.trusted_proxies = vec!["10.0.0.0/8".parse().unwrap()];
     })
     .await;
-    for (spoofed, status) in [("198.51.100.1", 404), ("198.51.100.2", 404), ("198.51.100.3", 429), ("127.0.0.1", 429)] {
+    for (spoofed, status) in [("198.51.100.1", 404), ("10.0.0.1", 404), ("198.51.100.3", 429), ("127.0.0.1", 429)] {
         assert_eq!(api.nothing(spoofed).await.status, status, "{spoofed}");
     }
     let refused = api.send(Method::PUT, "/v1/products/p1/like", &[("X-User-Id", "u1")]).await;
@@ -104,10 +106,11 @@ async fn clients_behind_a_proxy_have_own_rates() {
         // Left of what the proxy has written, so it may be forged.
         ("203.0.113.7, 198.51.100.1", 429),
         ("203.0.113.7, 198.51.100.2", 404),
+        ("::ffff:198.51.100.1", 429),
         // One /64.
         ("2001:db8::1", 404),
         ("2001:db8::2", 404),
-        ("2001:db8::3", 429),
+        ("2001:db8:0:0:ffff::", 429),
         ("2001:db8:0:1::3", 404),
     ] {
         assert_eq!(api.nothing(forwarded_for).await.status, status, "{forwarded_for}");

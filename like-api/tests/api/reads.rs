@@ -74,17 +74,23 @@ async fn matching_etag_gets_304() {
     ] {
         let full = api.send(Method::GET, path, user).await;
         let tag = full.header("etag").to_owned();
-        let weak = format!("\"other\", W/{tag}");
-        for named in [&tag, &weak, "*"] {
-            let answer = api.send(Method::GET, path, &[user, &[("If-None-Match", named)]].concat()).await;
-            assert_eq!((answer.status.as_u16(), answer.length), (304, 0), "{named}");
+        let (weak, first) = (format!("\"a,b\", W/\"\" ,,\tW/{tag}"), format!("{tag},\"other\""));
+        for named in [&[tag.as_str()][..], &[&weak], &[&first], &["*"], &["\"other\"", &tag], &["\"other\"", "*"]] {
+            let lines: Vec<_> = named.iter().map(|line| ("If-None-Match", *line)).collect();
+            let answer = api.send(Method::GET, path, &[user, &lines].concat()).await;
+            assert_eq!((answer.status.as_u16(), answer.length), (304, 0), "{named:?}");
             for same in ["etag", "cache-control", "vary"] {
                 assert_eq!(answer.header(same), full.header(same), "{path}");
             }
             assert!(!answer.headers.contains_key("content-type"));
         }
-        let answer = api.send(Method::GET, path, &[user, &[("If-None-Match", "\"other\"")]].concat()).await;
-        assert_eq!((answer.status.as_u16(), answer.json), (200, full.json.clone()));
+        let bare = tag.trim_matches('"');
+        let malformed = [&format!("{bare}\""), &format!("\"{bare}"), &format!("w/{tag}"), &format!("\"a{tag}")];
+        let others = ["", "\"other\"", "\"*\"", "*, \"a\"", bare, &format!("x, {tag}")];
+        for named in malformed.into_iter().map(String::as_str).chain(others) {
+            let answer = api.send(Method::GET, path, &[user, &[("If-None-Match", named)]].concat()).await;
+            assert_eq!((answer.status.as_u16(), answer.json), (200, full.json.clone()), "{named}");
+        }
 
         let head = api.send(Method::HEAD, path, user).await;
         assert_eq!((head.status.as_u16(), head.length), (200, 0));

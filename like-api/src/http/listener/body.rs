@@ -14,7 +14,6 @@ use crate::http::error::{ApiError, Fault};
 
 /// The largest body that is discarded, in bytes; a larger one is refused.
 pub const BODY_MAX: u64 = 16 * 1024;
-/// The time in which a body has to end.
 const BODY_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long a body that is too large is read on: closing while the client still sends resets the
 /// connection, and the answer may be lost.
@@ -27,7 +26,8 @@ pub async fn discard(request: &mut Request<Incoming>) -> Result<(), ApiError> {
     if body.is_end_stream() {
         return Ok(());
     }
-    let read = if body.size_hint().lower() > BODY_MAX { Ok(Ok(false)) } else { past(body, BODY_TIMEOUT).await };
+    let read =
+        if body.size_hint().lower() > BODY_MAX { Ok(Ok(false)) } else { timeout(BODY_TIMEOUT, past(body)).await };
     match read {
         Ok(Ok(true)) => Ok(()),
         Ok(Ok(false)) => {
@@ -43,21 +43,15 @@ pub async fn discard(request: &mut Request<Incoming>) -> Result<(), ApiError> {
 }
 
 /// Returns whether the body ended within [`BODY_MAX`].
-async fn past(
-    body: &mut Incoming,
-    within: Duration,
-) -> Result<Result<bool, hyper::Error>, tokio::time::error::Elapsed> {
-    timeout(within, async {
-        let mut length = 0;
-        while let Some(frame) = frame(body).await {
-            length += frame?.data_ref().map_or(0, |data| data.len() as u64);
-            if length > BODY_MAX {
-                return Ok(false);
-            }
+async fn past(body: &mut Incoming) -> Result<bool, hyper::Error> {
+    let mut length = 0;
+    while let Some(frame) = frame(body).await {
+        length += frame?.data_ref().map_or(0, |data| data.len() as u64);
+        if length > BODY_MAX {
+            return Ok(false);
         }
-        Ok(true)
-    })
-    .await
+    }
+    Ok(true)
 }
 
 async fn frame(body: &mut Incoming) -> Option<Result<hyper::body::Frame<hyper::body::Bytes>, hyper::Error>> {

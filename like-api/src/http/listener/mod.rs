@@ -61,13 +61,12 @@ pub async fn serve(
             () = shutdown.cancelled() => break,
         };
         let Some((stream, peer)) = usable(accepted).await else { continue };
-        let metrics = &app.limits.connection_metrics;
-        if connections.len() >= app.limits.connections {
-            metrics.refused.inc();
+        if connections.len() >= app.limits.max_connections {
+            app.limits.refused_connections.inc();
             excess.refuse(stream);
             continue;
         }
-        let open = Counted::by(&metrics.open);
+        let open = Counted::by(&app.limits.open_connections);
         let phase = Phase::new();
         let stream = TokioIo::new(Timeouts::new(stream, phase.clone(), write_timeout.clone()));
         let (app, router) = (Arc::clone(&app), router.clone());

@@ -40,7 +40,6 @@ impl WriteTimeout {
     }
 }
 
-/// The phase of a connection.
 #[derive(Clone)]
 pub struct Phase(Arc<AtomicU8>);
 
@@ -62,7 +61,6 @@ impl Phase {
         self.0.store(HANDLING, Ordering::Relaxed);
     }
 
-    /// Records that the request was handled.
     pub fn handled(&self) {
         self.0.store(BETWEEN, Ordering::Relaxed);
     }
@@ -72,7 +70,6 @@ impl Phase {
     }
 }
 
-/// A connection with both timeouts.
 pub struct Timeouts<S> {
     io: S,
     phase: Phase,

@@ -12,7 +12,6 @@ use crate::auth::Auth;
 use crate::http::error::{At, Document, Fault};
 use crate::http::middleware::request_context::REQUEST_ID_MAX;
 
-/// Returns the description without routes.
 pub fn base() -> OpenApi {
     let tags = [
         ("likes", "Likes and unlikes."),

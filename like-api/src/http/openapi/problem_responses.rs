@@ -90,10 +90,9 @@ fn example(kind: &Kind) -> Value {
         "type": kind.uri(), "title": kind.title, "status": kind.status.as_u16(), "detail": kind.detail,
         "requestId": "r-2026-11-22-0001",
     });
-    let fault = match kind.name {
-        "invalid-request" => json!({ "parameter": "productId", "detail": like_events::InvalidId::Product.to_string() }),
-        _ => return example,
-    };
-    example["errors"] = json!([fault]);
+    if kind.name == problem::INVALID_REQUEST.name {
+        let rule = like_events::InvalidId::Product.to_string();
+        example["errors"] = json!([{ "parameter": "productId", "detail": rule }]);
+    }
     example
 }

@@ -7,6 +7,7 @@ use axum::extract::{Request, State};
 use axum::http::{HeaderName, HeaderValue, header};
 use axum::response::Response;
 use like_events::{ProductId, UserId};
+use utoipa::IntoResponses;
 
 use crate::app::AppState;
 use crate::http::error::ApiError;
@@ -20,7 +21,11 @@ use crate::read::likes::Likes;
 
 const IF_NONE_MATCH: &str =
     "The `ETag` of an earlier answer. If nothing has changed since, the answer is `304` without a body.";
-const NOT_MODIFIED: &str = "Nothing has changed since the answer with the `ETag` of `If-None-Match`.";
+
+/// Nothing has changed since the answer with the `ETag` of `If-None-Match`.
+#[derive(IntoResponses)]
+#[response(status = 304, headers(("ETag"), ("Cache-Control"), ("Vary")))]
+struct NotModified;
 
 problem_responses!(CountProblems: INVALID_REQUEST, UNAUTHENTICATED, KEYS_UNAVAILABLE, READS_UNAVAILABLE);
 
@@ -40,10 +45,7 @@ problem_responses!(CountProblems: INVALID_REQUEST, UNAUTHENTICATED, KEYS_UNAVAIL
             headers(("ETag"), ("Cache-Control"), ("Vary")),
             example = json!({ "productId": "p42", "count": 7, "updatedAt": "2026-11-22T10:00:00.123Z", "liked": true }),
         ),
-        (
-            status = 304, description = NOT_MODIFIED,
-            headers(("ETag"), ("Cache-Control"), ("Vary")),
-        ),
+        NotModified,
         CountProblems,
     ),
 )]
@@ -73,10 +75,7 @@ pub async fn one(State(app): State<Arc<AppState>>, request: Request) -> Result<R
                 { "productId": "p7", "count": 0, "updatedAt": null, "liked": false },
             ]),
         ),
-        (
-            status = 304, description = NOT_MODIFIED,
-            headers(("ETag"), ("Cache-Control"), ("Vary")),
-        ),
+        NotModified,
         CountProblems,
     ),
 )]
@@ -88,7 +87,7 @@ pub async fn many(State(app): State<Arc<AppState>>, request: Request) -> Result<
 }
 
 async fn read(app: &AppState, products: Vec<ProductId>, user: Option<&UserId>) -> Result<Vec<Likes>, ApiError> {
-    let counts = app.counts.read(&products, user).await?;
+    let counts = app.counts.read(&products, user).await.map_err(ApiError::Read)?;
     let likes = products.into_iter().zip(counts).map(|(product_id, count)| {
         Likes::new(product_id, count.count, count.updated_at, user.is_some().then_some(count.liked))
     });

@@ -63,7 +63,7 @@ pub async fn stream(State(app): State<Arc<AppState>>, request: Request) -> Resul
         // Without opening a stream: a body of unknown length, as the GET has.
         Body::from_stream(futures::stream::pending::<Result<Bytes, Infallible>>())
     } else {
-        Body::new(app.streams.open(products).await?)
+        Body::new(app.streams.open(products).await.map_err(ApiError::Read)?)
     };
     Ok((HEADERS, body).into_response())
 }

@@ -83,7 +83,7 @@ impl Body for LiveCounts {
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
         // First, so that any change from here on wakes this task.
-        self.subscription.waker.0.register(cx.waker());
+        self.subscription.waker.register(cx.waker());
         let shown = self.table.shown();
         if shown == CLOSED {
             return Poll::Ready(None);

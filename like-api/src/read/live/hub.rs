@@ -19,7 +19,6 @@ use crate::read::queries;
 /// From a query's end to the next one's start: new subscribers share at most twenty queries a second.
 const PAUSE: Duration = Duration::from_millis(50);
 
-/// Polls on behalf of all streams.
 pub struct Hub {
     pool: PgPool,
     table: Arc<Table>,
@@ -34,7 +33,6 @@ impl Hub {
         Self { pool, table, interval, metrics, number: 0, answered: true }
     }
 
-    /// Polls without end.
     pub async fn run(mut self) -> Infallible {
         // The times of the next poll of everything, and of the earliest for new subscribers.
         let (mut due, mut soonest) = (Instant::now(), Instant::now());

@@ -36,7 +36,6 @@ use crate::read::error::ReadError;
 /// interval.
 const PRODUCTS_MAX: usize = 20_000;
 
-/// All streams of this replica.
 pub struct Streams {
     table: Arc<Table>,
     pool: PgPool,

@@ -1,7 +1,7 @@
 //! A product that streams subscribe to: its newest event, and the streams to wake.
 
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex, Weak};
 
 use axum::body::Bytes;
 use chrono::{DateTime, Utc};
@@ -9,6 +9,7 @@ use futures::task::AtomicWaker;
 use like_events::ProductId;
 
 use crate::read::likes::Likes;
+use crate::read::lock::lock;
 use crate::read::queries::Change;
 
 /// A product with at least one subscription.
@@ -17,7 +18,7 @@ pub struct LiveProduct {
     /// The poll that changed it last; 0: not read yet.
     changed: AtomicU64,
     newest: Mutex<Newest>,
-    streams: Mutex<Vec<Weak<StreamWaker>>>,
+    streams: Mutex<Vec<Weak<AtomicWaker>>>,
 }
 
 #[derive(Default)]
@@ -29,10 +30,6 @@ struct Newest {
     /// this one instead; otherwise polls for new subscribers could delay that stream without end.
     owed: u64,
 }
-
-/// Wakes the task of a stream.
-#[derive(Default)]
-pub struct StreamWaker(pub AtomicWaker);
 
 impl LiveProduct {
     pub fn new(product: ProductId) -> Self {
@@ -82,7 +79,7 @@ impl LiveProduct {
         (changed <= shown || newest.owed > sent).then(|| (changed, newest.event.clone()))
     }
 
-    pub fn add(&self, stream: &Arc<StreamWaker>) {
+    pub fn add(&self, stream: &Arc<AtomicWaker>) {
         let mut streams = lock(&self.streams);
         // Closed streams are removed when the capacity is used up, which keeps the cost low.
         if streams.len() == streams.capacity() {
@@ -96,7 +93,7 @@ impl LiveProduct {
     pub fn wake(&self) {
         // Not under the lock: there may be thousands of streams, and some run at once.
         let mut streams = std::mem::take(&mut *lock(&self.streams));
-        streams.retain(|stream| stream.upgrade().map(|stream| stream.0.wake()).is_some());
+        streams.retain(|stream| stream.upgrade().map(|stream| stream.wake()).is_some());
         lock(&self.streams).append(&mut streams);
     }
 }
@@ -109,11 +106,6 @@ fn event(product: &ProductId, change: &Change) -> Bytes {
     serde_json::to_writer(&mut event, &likes).expect("texts and numbers");
     event.extend_from_slice(b"\n\n");
     event.into()
-}
-
-/// Locks a mutex that is held for a few instructions that don't panic.
-pub fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]

@@ -10,16 +10,17 @@ use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
+use futures::task::AtomicWaker;
 use like_events::ProductId;
 use tokio::sync::{Notify, oneshot};
 
-use super::product::{LiveProduct, StreamWaker, lock};
+use super::product::LiveProduct;
 use crate::read::error::ReadError;
+use crate::read::lock::lock;
 
 /// Completes when the products' counts were read, or can't be.
 pub type FirstRead = oneshot::Receiver<Result<(), ReadError>>;
 
-/// The subscribed products.
 pub struct Table {
     inner: Mutex<Inner>,
     /// Most distinct products.
@@ -45,7 +46,7 @@ pub struct Subscriber {
 
 /// The products of a stream, in the order of its request, each with the poll of the last event sent.
 pub struct Subscription {
-    pub waker: Arc<StreamWaker>,
+    pub waker: Arc<AtomicWaker>,
     pub products: Box<[(Arc<LiveProduct>, u64)]>,
 }
 
@@ -58,7 +59,7 @@ impl Table {
     /// Adds a stream, which must wait for its [`FirstRead`] before it sends anything. None: there are
     /// too many products, or the table is closed.
     pub fn subscribe(&self, products: Vec<ProductId>) -> Option<(Subscription, FirstRead)> {
-        let waker = Arc::new(StreamWaker::default());
+        let waker = Arc::new(AtomicWaker::new());
         let (sender, read) = oneshot::channel();
         let mut inner = lock(&self.inner);
         if !inner.has_room(&products, self.most) {
@@ -120,7 +121,6 @@ impl Table {
         self.shown.load(Ordering::Acquire)
     }
 
-    /// Ends all streams.
     pub fn close(&self) {
         let products: Vec<_> = {
             let mut inner = lock(&self.inner);
