@@ -39,7 +39,7 @@ const TOPIC: &str = "topic";
 const ACTIVE_CHECK: Duration = Duration::from_secs(2);
 
 /// How long closing the consumer may take, once the batch in flight is done.
-const CLOSE_WAIT: Duration = Duration::from_secs(2);
+const CLOSE_WAIT: Duration = Duration::from_secs(3);
 
 /// The longest time from the signal to the end of the process.
 const SHUTDOWN_WAIT: Duration = Duration::from_secs(8);
