@@ -6,7 +6,7 @@ use like_common::database::SCHEMA;
 use sqlx::{AssertSqlSafe, PgConnection};
 use tracing::{info, warn};
 
-use super::REBUILT;
+use super::live::REBUILT;
 use crate::fold::FOLD_VERSION;
 use crate::schema::roles;
 use crate::schema::shadow;

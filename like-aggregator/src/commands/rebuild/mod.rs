@@ -2,23 +2,22 @@
 //! round folds up to the live offsets and is shorter than the one before; once a round is short, `swap` tries.
 
 mod copy_metadata;
+mod live;
 mod swap;
 
 use std::time::{Duration, Instant};
 
 use anyhow::{anyhow, bail};
 use like_common::database::SCHEMA;
-use sqlx::{AssertSqlSafe, PgConnection};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
+use self::live::{REBUILT, check_live};
 use super::not_done;
 use crate::cli::RebuildSettings;
 use crate::fold::FOLD_VERSION;
 use crate::replay::Replay;
 use crate::schema::shadow::{self, ShadowSchema};
-
-const REBUILT: &str = "likes_rebuild";
 
 /// After a round that took no longer than this, the rest can be folded while the live workers wait.
 const CLOSE: Duration = Duration::from_secs(2);
@@ -90,19 +89,4 @@ async fn fill_and_swap(replay: &Replay, shadow_schema: &mut ShadowSchema) -> any
             tokio::time::sleep(PAUSE).await;
         }
     }
-}
-
-/// Refuses when the live tables are newer than this build, or have a gap that the rebuilt ones would lose.
-async fn check_live(connection: &mut PgConnection) -> anyhow::Result<()> {
-    let found = shadow::live_fold_version(connection).await?;
-    if found > FOLD_VERSION {
-        bail!("the live tables are of fold version {found} and this build folds by {FOLD_VERSION}: use a newer build");
-    }
-    let newer = format!(
-        "SELECT version FROM {SCHEMA}._sqlx_migrations WHERE version NOT IN (SELECT version FROM _sqlx_migrations) LIMIT 1"
-    );
-    if let Some(version) = sqlx::query_scalar::<_, i64>(AssertSqlSafe(newer)).fetch_optional(&mut *connection).await? {
-        bail!("the live tables have migration {version}, which this build doesn't know: use a newer build");
-    }
-    shadow::check_gaps(connection).await
 }

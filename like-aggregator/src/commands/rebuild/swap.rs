@@ -14,7 +14,7 @@ use sqlx::{AssertSqlSafe, Connection, PgConnection};
 use tokio::time::timeout;
 use tracing::info;
 
-use super::{REBUILT, check_live};
+use super::live::{REBUILT, check_live};
 use crate::replay::Replay;
 use crate::schema::shadow::{self, ShadowSchema};
 
