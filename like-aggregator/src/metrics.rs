@@ -8,12 +8,12 @@ use prometheus::{Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, 
 use crate::apply::transaction::Applied;
 use crate::fold::Batch;
 
-/// The outcomes of events, in the order in which [`Metrics::committed`] adds them.
-const OUTCOMES: [&str; 4] = ["applied", "duplicate", "no_change", "dead_letter"];
-
 #[derive(Clone)]
 pub struct Metrics {
-    events: IntCounterVec,
+    applied: IntCounter,
+    duplicate: IntCounter,
+    no_change: IntCounter,
+    dead_letter: IntCounter,
     dead_letters: IntCounterVec,
     below_zero: IntCounter,
     batch_events: Histogram,
@@ -43,14 +43,16 @@ impl Metrics {
             add(registry, Histogram::with_opts(HistogramOpts::new(name, help).buckets(buckets.to_vec())))
         };
         let events = counters("likes_events_total", "Events whose transaction committed, by outcome", "outcome");
-        OUTCOMES.iter().for_each(|outcome| drop(events.with_label_values(&[outcome])));
         let stopped = gauges(
             "likes_stopped_partitions",
             "Owned partitions that aren't read until an operator acts, by reason",
             "reason",
         );
         Self {
-            events,
+            applied: events.with_label_values(&["applied"]),
+            duplicate: events.with_label_values(&["duplicate"]),
+            no_change: events.with_label_values(&["no_change"]),
+            dead_letter: events.with_label_values(&["dead_letter"]),
             dead_letters: counters("likes_dead_letters_total", "Dead letters kept, by the rule they broke", "reason"),
             below_zero: counter(
                 "likes_counts_below_zero_total",
@@ -99,10 +101,10 @@ impl Metrics {
 
     /// A batch committed `took` after its first attempt began.
     pub fn committed(&self, batch: &Batch, applied: Applied, took: Duration) {
-        let events = [applied.applied, applied.duplicates, applied.unchanged, batch.dead_letters().len() as u64];
-        for (outcome, count) in OUTCOMES.iter().zip(events) {
-            self.events.with_label_values(&[outcome]).inc_by(count);
-        }
+        self.applied.inc_by(applied.applied);
+        self.duplicate.inc_by(applied.duplicates);
+        self.no_change.inc_by(applied.unchanged);
+        self.dead_letter.inc_by(batch.dead_letters().len() as u64);
         for letter in batch.dead_letters() {
             self.dead_letters.with_label_values(&[letter.reason.code()]).inc();
         }

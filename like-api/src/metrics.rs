@@ -22,7 +22,10 @@ pub struct Metrics {
 /// The metrics of [`crate::publish::producer::Publisher`]. Every settled event counts under one outcome.
 #[derive(Clone)]
 pub struct Publishing {
-    pub(crate) sent: IntCounterVec,
+    pub(crate) acknowledged: IntCounter,
+    pub(crate) queue_full: IntCounter,
+    pub(crate) rejected: IntCounter,
+    pub(crate) unknown: IntCounter,
     pub(crate) duration: Histogram,
     pub(crate) in_flight: IntGauge,
 }
@@ -43,11 +46,9 @@ impl Metrics {
             "events handed to the producer, by outcome: acknowledged (in the log), queue_full and rejected (certainly \
              not written), unknown (perhaps written)",
         );
-        let sent = IntCounterVec::new(sent.const_label("messaging_system", "kafka"), &["outcome"]);
-        let sent = add(registry, sent);
-        for outcome in ["acknowledged", "queue_full", "rejected", "unknown"] {
-            sent.with_label_values(&[outcome]);
-        }
+        let sent = sent.const_label("messaging_system", "kafka");
+        let outcomes = ["acknowledged", "queue_full", "rejected", "unknown"];
+        let [acknowledged, queue_full, rejected, unknown] = counters(registry, sent, "outcome", outcomes);
         let duration = HistogramOpts::new(
             "messaging_client_operation_duration_seconds",
             "from handing an event to the producer to its acknowledgement or failure",
@@ -62,7 +63,10 @@ impl Metrics {
             requests: add(registry, HistogramVec::new(requests.buckets(SECONDS.to_vec()), &labels)),
             in_progress: add(registry, in_progress),
             publishing: Publishing {
-                sent,
+                acknowledged,
+                queue_full,
+                rejected,
+                unknown,
                 duration: add(registry, Histogram::with_opts(duration.buckets(SECONDS.to_vec()))),
                 in_flight: add(registry, in_flight),
             },
@@ -75,15 +79,10 @@ impl Metrics {
     }
 }
 
-/// Registers counters that differ in one label; each is 0 from the start.
-pub fn counters<const N: usize>(
-    registry: &Registry,
-    name: &str,
-    help: &str,
-    label: &str,
-    values: [&str; N],
-) -> [IntCounter; N] {
-    let counters = add(registry, IntCounterVec::new(Opts::new(name, help), &[label]));
+/// Registers counters that differ in one label; each is 0 from the start. They are resolved once, so that
+/// counting a request needs no look-up.
+pub fn counters<const N: usize>(registry: &Registry, opts: Opts, label: &str, values: [&str; N]) -> [IntCounter; N] {
+    let counters = add(registry, IntCounterVec::new(opts, &[label]));
     values.map(|value| counters.with_label_values(&[value]))
 }
 

@@ -1,10 +1,8 @@
 //! W3C Trace Context in the headers of HTTP requests and Kafka records, read and written by
 //! OpenTelemetry's propagator. A malformed context counts as absent: a new trace begins.
 
-use std::collections::HashMap;
-
 use opentelemetry::Context;
-use opentelemetry::propagation::TextMapPropagator as _;
+use opentelemetry::propagation::{Extractor, Injector, TextMapPropagator as _};
 use opentelemetry::trace::{SpanContext, TraceContextExt as _};
 use opentelemetry_sdk::propagation::TraceContextPropagator;
 use rdkafka::message::{Header, OwnedHeaders};
@@ -19,26 +17,52 @@ const PARENT_MIN: usize = 55;
 /// The longest `tracestate` that the specification requires to be passed on.
 const STATE_MAX: usize = 512;
 
+/// Borrows the two headers: OpenTelemetry's own carrier, a map of strings, would copy them for each like.
+struct Extracted<'h> {
+    parent: &'h str,
+    state: &'h str,
+}
+
+impl Extractor for Extracted<'_> {
+    fn get(&self, key: &str) -> Option<&str> {
+        match key {
+            TRACEPARENT => Some(self.parent),
+            TRACESTATE => Some(self.state),
+            _ => None,
+        }
+    }
+
+    fn keys(&self) -> Vec<&str> {
+        vec![TRACEPARENT, TRACESTATE]
+    }
+}
+
 /// Returns the span that these headers name. An unusable `tracestate` is dropped alone.
 pub fn extract(traceparent: &[u8], tracestate: Option<&[u8]>) -> Option<SpanContext> {
     let parent = str::from_utf8(traceparent).ok().filter(|parent| parent.len() >= PARENT_MIN)?;
     let state = tracestate.filter(|state| state.len() <= STATE_MAX).and_then(|state| str::from_utf8(state).ok());
     let state = state.unwrap_or_default();
-    let headers =
-        HashMap::from([(TRACEPARENT, parent), (TRACESTATE, state)].map(|(k, v)| (k.to_owned(), v.to_owned())));
-    let context = TraceContextPropagator::new().extract_with_context(&Context::new(), &headers);
+    let context = TraceContextPropagator::new().extract_with_context(&Context::new(), &Extracted { parent, state });
     Some(context.span().span_context().clone()).filter(SpanContext::is_valid)
+}
+
+struct Injected(OwnedHeaders);
+
+impl Injector for Injected {
+    fn set(&mut self, key: &str, value: String) {
+        if !value.is_empty() {
+            let headers = std::mem::replace(&mut self.0, OwnedHeaders::new_with_capacity(0));
+            self.0 = headers.insert(Header { key, value: Some(&value) });
+        }
+    }
 }
 
 /// Returns the headers of a record that `span` published.
 pub fn record_headers(span: &SpanContext) -> OwnedHeaders {
-    let mut injected = HashMap::<String, String>::new();
+    let mut injected = Injected(OwnedHeaders::new_with_capacity(2));
     let context = Context::new().with_remote_span_context(span.clone());
     TraceContextPropagator::new().inject_context(&context, &mut injected);
-    [TRACEPARENT, TRACESTATE].iter().fold(OwnedHeaders::new_with_capacity(2), |headers, key| match injected.get(*key) {
-        Some(value) if !value.is_empty() => headers.insert(Header { key, value: Some(value) }),
-        _ => headers,
-    })
+    injected.0
 }
 
 #[cfg(test)]

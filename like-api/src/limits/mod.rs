@@ -10,7 +10,7 @@ use std::time::Instant;
 
 use like_common::metrics::add;
 use like_events::UserId;
-use prometheus::{IntCounter, IntGauge, Registry};
+use prometheus::{IntCounter, IntGauge, Opts, Registry};
 
 use self::client::{Proxies, held_to};
 use self::rate::Rate;
@@ -51,8 +51,9 @@ struct Limited {
 
 impl Limits {
     pub fn new(settings: &LimitSettings, registry: &Registry) -> Self {
-        let help = "requests over the rate of their user or address, answered 429";
-        let [of_user, of_address] = counters(registry, "likes_rate_limited_total", help, "limit", ["user", "address"]);
+        let limited =
+            Opts::new("likes_rate_limited_total", "requests over the rate of their user or address, answered 429");
+        let [of_user, of_address] = counters(registry, limited, "limit", ["user", "address"]);
         let shed = IntCounter::new("likes_shed_total", "likes refused with 503 because too many are in progress");
         let in_progress = IntGauge::new(
             "likes_in_progress_limit",

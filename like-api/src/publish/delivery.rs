@@ -161,8 +161,13 @@ fn certainly_not_written(message: &BorrowedMessage<'_>) -> bool {
 
 impl Publishing {
     pub(super) fn count(&self, settled: Result<(), &PublishError>) {
-        let outcome = settled.map_or_else(PublishError::outcome, |()| "acknowledged");
-        self.sent.with_label_values(&[outcome]).inc();
+        match settled {
+            Ok(()) => &self.acknowledged,
+            Err(PublishError::QueueFull) => &self.queue_full,
+            Err(PublishError::TooLarge | PublishError::NotWritten(_)) => &self.rejected,
+            Err(PublishError::PerhapsWritten(_)) => &self.unknown,
+        }
+        .inc();
     }
 }
 

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use like_events::{ProductId, UserId, pair_key};
 use moka::sync::Cache;
-use prometheus::{IntCounter, Registry};
+use prometheus::{IntCounter, Opts, Registry};
 use sqlx::PgPool;
 
 use crate::metrics::counters;
@@ -46,7 +46,8 @@ impl Counts {
     /// Reads through `pool` and registers its metrics.
     pub fn new(pool: PgPool, registry: &Registry) -> Self {
         let help = "counts of anonymous reads, by result: hit (cached for a second at most), miss (queried)";
-        let [hits, misses] = counters(registry, "likes_count_cache_requests_total", help, "result", ["hit", "miss"]);
+        let requests = Opts::new("likes_count_cache_requests_total", help);
+        let [hits, misses] = counters(registry, requests, "result", ["hit", "miss"]);
         let help = "reads of counts that one query answered; as many observations as queries";
         let reads = reads_per_query(registry, "likes_count_query_reads", help);
         let cache = Cache::builder().max_capacity(CACHE_PRODUCTS).time_to_live(CACHE_AGE).build();

@@ -1,7 +1,7 @@
 //! The metrics of streams.
 
 use like_common::metrics::add;
-use prometheus::{IntCounter, IntGauge, Registry};
+use prometheus::{IntCounter, IntGauge, Opts, Registry};
 
 use crate::metrics::counters;
 
@@ -20,8 +20,8 @@ impl StreamMetrics {
             IntGauge::new("likes_watched_products", "distinct products of all open streams, as of the last interval");
         let help = "queries for the counts of streams, by reason: interval (all products), newcomers (the products of \
                     streams opened since the last query)";
-        let [at_interval, for_subscribers] =
-            counters(registry, "likes_stream_queries_total", help, "reason", ["interval", "newcomers"]);
+        let queries = Opts::new("likes_stream_queries_total", help);
+        let [at_interval, for_subscribers] = counters(registry, queries, "reason", ["interval", "newcomers"]);
         Self { open: add(registry, open), products: add(registry, products), at_interval, for_subscribers }
     }
 }
