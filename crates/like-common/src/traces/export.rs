@@ -103,7 +103,18 @@ impl<E: SpanExporter> SpanExporter for Counted<E> {
         result
     }
 
-    // The OTLP exporter has neither a shutdown nor a flush of its own.
+    fn shutdown_with_timeout(&self, timeout: Duration) -> OTelSdkResult {
+        self.exporter.shutdown_with_timeout(timeout)
+    }
+
+    fn shutdown(&self) -> OTelSdkResult {
+        self.exporter.shutdown()
+    }
+
+    fn force_flush(&self) -> OTelSdkResult {
+        self.exporter.force_flush()
+    }
+
     fn set_resource(&mut self, resource: &Resource) {
         self.exporter.set_resource(resource);
     }
