@@ -15,7 +15,6 @@ use prometheus::Registry;
 use rdkafka::ClientConfig;
 use sqlx::Connection;
 use sqlx::postgres::{PgConnectOptions, PgConnection};
-use tokio::net::TcpListener;
 use tokio::sync::{mpsc as channel, oneshot};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -61,8 +60,7 @@ struct Service {
 pub async fn run(settings: RunSettings, timing: Timing, shutdown: CancellationToken) -> anyhow::Result<()> {
     let client = settings.servers.kafka.client_config("like-aggregator")?;
     let admin_addr = settings.admin.admin_addr;
-    let listener =
-        TcpListener::bind(admin_addr).await.with_context(|| format!("ADMIN_ADDR={admin_addr} can't be bound"))?;
+    let listener = admin::bind("ADMIN_ADDR", admin_addr).await?;
     let registry = Registry::new();
     let metrics = Metrics::new(&registry);
     let traces = Traces::start("like-aggregator", env!("CARGO_PKG_VERSION"), &registry)?;

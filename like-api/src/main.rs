@@ -1,6 +1,5 @@
 //! Wires settings, logs, sockets and signals to [`like_api::server::serve`].
 
-use std::net::SocketAddr;
 use std::num::NonZero;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -12,7 +11,6 @@ use like_api::config::{Cli, Config};
 use like_api::server::{Listeners, serve};
 use like_common::{admin, cli, shutdown, telemetry, traces};
 use rustix::process::{Resource, getrlimit, setrlimit};
-use tokio::net::TcpListener;
 use tokio::runtime::Runtime;
 
 fn main() -> ExitCode {
@@ -89,14 +87,10 @@ async fn run(config: Config) -> anyhow::Result<()> {
     telemetry::init(&config.log);
     let shutdown = shutdown::on_signal().context("signals")?;
     let listeners = Listeners {
-        public: bind("LISTEN_ADDR", config.listen_addr).await?,
-        admin: bind("ADMIN_ADDR", config.admin.admin_addr).await?,
+        public: admin::bind("LISTEN_ADDR", config.listen_addr).await?,
+        admin: admin::bind("ADMIN_ADDR", config.admin.admin_addr).await?,
     };
     serve(config, listeners, shutdown).await
-}
-
-async fn bind(setting: &str, addr: SocketAddr) -> anyhow::Result<TcpListener> {
-    TcpListener::bind(addr).await.with_context(|| format!("{setting}={addr}: can't listen"))
 }
 
 fn failed(error: &anyhow::Error) -> ExitCode {

@@ -25,6 +25,11 @@ struct Admin {
     registry: Registry,
 }
 
+/// Binds a listener of a service. The error names the setting.
+pub async fn bind(setting: &str, addr: SocketAddr) -> anyhow::Result<TcpListener> {
+    TcpListener::bind(addr).await.with_context(|| format!("{setting}={addr} can't be bound"))
+}
+
 /// Serves the admin port until `stop`. It should outlive the public port, so that `/readyz` reports
 /// the shutdown while requests finish.
 pub async fn serve(
