@@ -193,7 +193,7 @@ export function check() {
   if (exec.vu.idInTest === 1) console.log('  reading back what the users like and what is counted');
   settle();
   const good = new Set();
-  // Each VU logs only the first: thousands of lines would help nobody.
+  // Each VU logs only the first of what may be thousands.
   let told = false;
   const say = (what) => {
     lost.add(1);

@@ -19,7 +19,7 @@ const REPEAT_ONE_IN: u32 = 100;
 /// A repeat comes this many events later at most: two to three batches.
 const REPEATED_WITHIN: u64 = 20_000;
 /// 2026-11-22T10:00:00Z: `occurredAt` of the first event.
-const START_MS: u64 = 1_795_341_600_000;
+pub const START_MS: u64 = 1_795_341_600_000;
 /// Events per millisecond, by their ids and `occurredAt`.
 const EVENTS_PER_MS: u64 = 10;
 

@@ -6,7 +6,7 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{bail, ensure};
-use like_testkit::{TestDatabase, TestService, TestSystem};
+use like_testkit::{TestService, TestSystem};
 
 use super::{Bench, Row, checkpoint, floors, medians};
 use crate::backlog::{Backlog, Mode};
@@ -64,9 +64,8 @@ pub async fn fill(bench: &Bench, has_users: bool) -> anyhow::Result<Backlog> {
 
 /// A system on the backlog's topic, after `setup`.
 pub async fn system(backlog: &Backlog) -> TestSystem {
-    let mut system = TestSystem::on(backlog.topic.name.clone(), TestDatabase::create_empty().await);
+    let mut system = TestSystem::set_up_on(&backlog.topic).await;
     system.set("RUST_LOG", "info");
-    system.setup(&["--partitions", &backlog.topic.partitions.to_string()]).await;
     system
 }
 

@@ -6,13 +6,13 @@
 use anyhow::{bail, ensure};
 use like_aggregator::apply::error::ApplyError;
 use like_aggregator::fold::Dedup;
-use like_testkit::TestTopic;
+use like_testkit::{TestSystem, TestTopic};
 use rdkafka::Offset;
 use rdkafka::consumer::{CommitMode, Consumer};
 use sqlx::PgPool;
 use uuid::Uuid;
 
-use super::{Finding, Lab, event, set_up};
+use super::{Finding, Lab, event};
 use crate::backlog::counts;
 use crate::records::{Entry, HISTORY, batches, group, naive_database, next, publish, read_all, reader, store};
 
@@ -79,7 +79,7 @@ async fn count(pool: &PgPool, ids: &[Uuid], history: bool) -> anyhow::Result<()>
 /// The same with the service's transaction: the process that comes after the crash applies the second
 /// batch again.
 async fn services(topic: &TestTopic, dedup: Dedup) -> anyhow::Result<i64> {
-    let system = set_up(topic).await;
+    let system = TestSystem::set_up_on(topic).await;
     let batches = batches(&read_all(&topic.name, 1)?, BATCH)?;
     let mut crashed = store(&topic.name, &system.database, dedup)?;
     for batch in &batches {

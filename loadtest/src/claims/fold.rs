@@ -6,8 +6,9 @@
 use std::time::{Duration, Instant};
 
 use like_events::decode;
+use like_testkit::TestSystem;
 
-use super::{Finding, Lab, set_up};
+use super::{Finding, Lab};
 use crate::backlog::{Backlog, Mode};
 use crate::records::{Entry, apply, batches, naive_database, read_all, store};
 
@@ -65,7 +66,7 @@ async fn naive(log: &[Entry], together: usize) -> anyhow::Result<f64> {
 /// Events per second with the service's own code, decoding included.
 async fn services(backlog: &Backlog, mode: Mode) -> anyhow::Result<f64> {
     let log = read_all(&backlog.topic.name, 1)?;
-    let system = set_up(&backlog.topic).await;
+    let system = TestSystem::set_up_on(&backlog.topic).await;
     let mut store = store(&backlog.topic.name, &system.database, mode.dedup())?;
     store.ping().await?;
     let start = Instant::now();

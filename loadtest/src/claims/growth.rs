@@ -5,13 +5,12 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
-use anyhow::{anyhow, ensure};
-use like_testkit::{TestService, TestTopic, eventually};
-use rdkafka::admin::{AdminClient, AdminOptions, NewPartitions};
-use rdkafka::client::DefaultClientContext;
+use anyhow::ensure;
+use like_testkit::{TestService, TestSystem, TestTopic, eventually};
+use rdkafka::consumer::{BaseConsumer, Consumer};
 
-use super::{Finding, Lab, event, set_up};
-use crate::records::{Entry, PATIENCE, publish, read_all};
+use super::{Finding, Lab, event};
+use crate::records::{Entry, client, publish, read_all};
 
 const BEFORE: i32 = 4;
 const AFTER: i32 = 8;
@@ -21,7 +20,7 @@ const REASON: &str = "has 8 partitions and its layout says 4";
 
 pub async fn growing_remaps_keys(lab: &Lab) -> anyhow::Result<Finding> {
     let topic = TestTopic::create(BEFORE).await;
-    let system = set_up(&topic).await;
+    let system = TestSystem::set_up_on(&topic).await;
     let mut rng = lab.rng();
     let likes: Vec<_> = (0..PRODUCTS).map(|product| Entry::from(&event(&mut rng, product, Some(0), true))).collect();
     publish(&topic.name, &[], likes.clone())?;
@@ -63,13 +62,10 @@ async fn like(api: &TestService) -> anyhow::Result<u16> {
 
 /// Gives the topic more partitions and waits until a new client sees them.
 async fn grow(topic: &TestTopic) -> anyhow::Result<()> {
-    let admin: AdminClient<DefaultClientContext> = crate::records::client(&[]).create()?;
-    let options = AdminOptions::new().operation_timeout(Some(PATIENCE));
-    for grown in admin.create_partitions(&[NewPartitions::new(&topic.name, AFTER as usize)], &options).await? {
-        grown.map_err(|(topic, code)| anyhow!("topic {topic}: {code}"))?;
-    }
+    topic.grow(AFTER as usize).await;
+    let client: BaseConsumer = client(&[]).create()?;
     eventually("the new partitions have leaders", async || {
-        let metadata = admin.inner().fetch_metadata(Some(&topic.name), Duration::from_secs(5)).ok()?;
+        let metadata = client.fetch_metadata(Some(&topic.name), Duration::from_secs(5)).ok()?;
         let partitions = metadata.topics().first()?.partitions();
         let led = partitions.iter().all(|partition| partition.leader() >= 0);
         (partitions.len() == AFTER as usize && led).then_some(())

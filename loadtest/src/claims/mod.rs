@@ -11,12 +11,11 @@ mod reading;
 mod repeats;
 mod spreading;
 
-use like_testkit::{TestDatabase, TestSystem, TestTopic};
-use rand::SeedableRng;
 use rand::rngs::StdRng;
+use rand::{RngExt, SeedableRng};
 
 use crate::backlog::Mode;
-use crate::events::{Event, Shape};
+use crate::events::{Event, START_MS, Shape};
 
 /// What the experiments share.
 #[derive(Debug, Clone)]
@@ -85,13 +84,5 @@ impl Lab {
 
 /// A new like or unlike.
 fn event(rng: &mut StdRng, product: u32, user: Option<u32>, liked: bool) -> Event {
-    use rand::RngExt;
-    Event { id: uuid::Uuid::new_v8(rng.random()), liked, product, user, millis: 1_795_341_600_000, repeat: false }
-}
-
-/// A new database after `setup` for this topic.
-async fn set_up(topic: &TestTopic) -> TestSystem {
-    let system = TestSystem::on(topic.name.clone(), TestDatabase::create_empty().await);
-    system.setup(&["--partitions", &topic.partitions.to_string()]).await;
-    system
+    Event { id: uuid::Uuid::new_v8(rng.random()), liked, product, user, millis: START_MS, repeat: false }
 }

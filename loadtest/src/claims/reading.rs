@@ -5,12 +5,12 @@
 use std::collections::HashSet;
 
 use anyhow::{Context, bail, ensure};
-use like_testkit::TestTopic;
+use like_testkit::{TestSystem, TestTopic};
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::{Offset, TopicPartitionList};
 
-use super::{Finding, Lab, event, set_up};
+use super::{Finding, Lab, event};
 use crate::backlog::counts;
 use crate::records::{Entry, HISTORY, PATIENCE, apply, batches, group, next, publish, read_to_end, reader, store};
 
@@ -39,7 +39,7 @@ pub async fn log_can_be_replayed(lab: &Lab) -> anyhow::Result<Finding> {
 
     let mut counted = Vec::new();
     for log in [&first, &third] {
-        let system = set_up(&topic).await;
+        let system = TestSystem::set_up_on(&topic).await;
         apply(&mut store(&topic.name, &system.database, HISTORY)?, &batches(log, 100)?).await?;
         counted.push(counts(&system.database).await?);
     }

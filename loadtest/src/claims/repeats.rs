@@ -5,8 +5,9 @@
 use std::time::Instant;
 
 use like_aggregator::fold::Batch;
+use like_testkit::TestSystem;
 
-use super::{Finding, Lab, set_up};
+use super::{Finding, Lab};
 use crate::backlog::{Backlog, Mode, counts};
 use crate::events::product_id;
 use crate::expected::Repeats;
@@ -61,7 +62,7 @@ pub async fn history_against_batch(lab: &Lab) -> anyhow::Result<Finding> {
 
 /// Counts the log into a new database; adds the time and replaces the rest.
 async fn count((backlog, batches): &(Backlog, Vec<Batch>), mode: Mode, outcome: &mut Outcome) -> anyhow::Result<()> {
-    let system = set_up(&backlog.topic).await;
+    let system = TestSystem::set_up_on(&backlog.topic).await;
     let mut store = store(&backlog.topic.name, &system.database, mode.dedup())?;
     store.ping().await?;
     let start = Instant::now();

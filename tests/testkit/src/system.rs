@@ -54,9 +54,15 @@ impl TestSystem {
     /// A topic for records of the test itself, and a system after `setup` on it.
     pub async fn with_topic(partitions: i32) -> (TestTopic, Self) {
         let topic = TestTopic::create(partitions).await;
-        let system = Self::on(topic.name.clone(), TestDatabase::create_empty().await);
-        system.setup(&["--partitions", &partitions.to_string()]).await;
+        let system = Self::set_up_on(&topic).await;
         (topic, system)
+    }
+
+    /// A system with a new database, after `setup` on this topic.
+    pub async fn set_up_on(topic: &TestTopic) -> Self {
+        let system = Self::on(topic.name.clone(), TestDatabase::create_empty().await);
+        system.setup(&["--partitions", &topic.partitions.to_string()]).await;
+        system
     }
 
     /// A system for this topic and database.
