@@ -3,10 +3,11 @@
 //! Why not governor's keyed limiter: its map has an entry per key, so a client that makes up addresses
 //! or accounts decides how large it grows. Here every key has [`PLACES`] places in a table of 65,536
 //! numbers (half a MiB), chosen by a hash with a secret seed. A place holds the time up to which its
-//! keys have used their rate; a key's own time is the *least* of its places. A place's time is
-//! never before that of any of its keys, so no key exceeds its rate. A key is delayed by others only if each of its places is shared
-//! with a key over the rate. With a thousand keys at their limit this affects one in 70,000 others; with
-//! ten thousand (which at 10 a second send ten times what a replica can answer) one in 23.
+//! keys have used their rate; a key's own time is the *least* of its places. A place's time is never
+//! before that of any of its keys, so no key exceeds its rate. A key is delayed by others only if each of
+//! its places is shared with a key over the rate. With a thousand keys at their limit this affects one in
+//! 70,000 others; with ten thousand (which at 10 a second send ten times what a replica can answer) one in
+//! 23.
 
 use std::hash::{BuildHasher, Hash, RandomState};
 use std::num::NonZeroU32;

@@ -2,10 +2,9 @@
 //!
 //! If an overloaded service accepts everything, everything waits. All that a like waits for (processors,
 //! the producer's queue, the brokers) shows in its latency, which at a given rate is proportional to
-//! the likes in progress. So the likes in progress are limited, and the limit
-//! follows the latency: it shrinks while likes take longer than the target, and grows while they don't
-//! and likes are being refused. Above it a like is refused before any work is done for it. Only likes
-//! are limited: concurrent reads share their queries, and receipts and streams are meant to wait.
+//! the likes in progress. So the likes in progress are limited, and the limit follows the latency: it
+//! shrinks while likes take longer than the target, and grows while they don't and likes are being refused.
+//! Above it a like is refused before any work is done for it. Only likes are limited: concurrent reads share their queries, and receipts and streams are meant to wait.
 //!
 //! A refusal costs a third to a half of an accepted like, nearly all of it in the kernel. If processors
 //! are scarce, refusing at once would spend them on clients that retry at once. So a refusal is

@@ -164,7 +164,7 @@ mod tests {
 
     #[tokio::test]
     async fn polling_ends_with_the_last_waiter() {
-        let pool = PgPoolOptions::new().connect_lazy("postgres://nobody@127.0.0.1:1/none").unwrap();
+        let pool = PgPoolOptions::new().connect_lazy("postgres://likes@127.0.0.1:1/none").unwrap();
         let receipts = Receipts::new(pool, &Registry::new(), CancellationToken::new());
         let polling = || lock(&receipts.poller.state).polling;
         let receipt = Receipt { sequence: 1, partition: 0, offset: 0 };

@@ -19,7 +19,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use crate::description;
 
 /// Nothing listens there.
-pub const NO_DATABASE: &str = "postgres://nobody@127.0.0.1:1/none";
+pub const NO_DATABASE: &str = "postgres://likes@127.0.0.1:1/none";
 
 /// A running service; shut down when dropped.
 pub struct Api {

@@ -21,7 +21,7 @@ use tokio_util::sync::CancellationToken;
 use tower::ServiceExt;
 
 use crate::common::{NO_DATABASE, config};
-use crate::publisher::{NOBODY, Published, mock, publisher};
+use crate::publisher::{NO_BROKER, Published, mock, publisher};
 
 /// The state of the handlers, with an open write gate.
 fn state(published: &Published, registry: &Registry) -> Arc<AppState> {
@@ -57,7 +57,7 @@ async fn perhaps_written_like_is_504() {
 
 #[tokio::test]
 async fn unwritten_like_is_503() {
-    let published = publisher(NOBODY, "t", &[("queue.buffering.max.messages", "1")]);
+    let published = publisher(NO_BROKER, "t", &[("queue.buffering.max.messages", "1")]);
     let router = router(state(&published, &Registry::new()));
     // The first times out without a broker, the second finds the queue full.
     let answers = tokio::join!(like(&router), like(&router));
@@ -72,7 +72,7 @@ async fn unwritten_like_is_503() {
 
 #[tokio::test]
 async fn failing_brokers_lower_the_limit() {
-    let published = publisher(NOBODY, "t", &[]);
+    let published = publisher(NO_BROKER, "t", &[]);
     let registry = Registry::new();
     let router = router(state(&published, &registry));
     let limit = || {
@@ -87,7 +87,7 @@ async fn failing_brokers_lower_the_limit() {
 
 #[tokio::test]
 async fn panic_is_500_without_details() {
-    let state = state(&publisher(NOBODY, "t", &[]), &Registry::new());
+    let state = state(&publisher(NO_BROKER, "t", &[]), &Registry::new());
     let panics = Router::new().route("/", get(async || -> &'static str { panic!("secret") }));
     let router = panics.layer(from_fn_with_state(state, observe));
     let request = Request::get("/").header("X-Request-Id", "r-1").body(Body::empty()).unwrap();

@@ -17,7 +17,7 @@ use rdkafka::types::{RDKafkaApiKey, RDKafkaRespErr};
 use crate::common::{record_at, until};
 
 /// No broker is there.
-pub const NOBODY: &str = "127.0.0.1:1";
+pub const NO_BROKER: &str = "127.0.0.1:1";
 
 pub struct Published {
     pub publisher: Arc<Publisher>,
@@ -99,7 +99,7 @@ async fn producer_is_warm_once_it_has_its_id() {
 
 #[tokio::test]
 async fn full_queue_refuses_at_once() {
-    let it = publisher(NOBODY, "t", &[("queue.buffering.max.messages", "1")]);
+    let it = publisher(NO_BROKER, "t", &[("queue.buffering.max.messages", "1")]);
     let (first, second) = tokio::join!(it.publisher.publish("p1", b"1", None), it.publisher.publish("p1", b"2", None));
     assert_eq!(second, Err(PublishError::QueueFull));
     assert!(matches!(first, Err(PublishError::NotWritten(_))), "{first:?}");
