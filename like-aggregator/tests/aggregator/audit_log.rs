@@ -1,6 +1,6 @@
 //! `audit --log`: compares the live tables with the folded log while workers count.
 
-use crate::common::{Publishing, has_row};
+use crate::common::{Publishing, has_row, long_log};
 use like_testkit::process::{TestProcess, command};
 use like_testkit::{TestSystem, event, eventually, until};
 use serde_json::json;
@@ -135,15 +135,7 @@ async fn incomplete_log_is_refused() {
 
 #[tokio::test]
 async fn stopped_audit_leaves_no_schema() {
-    let (topic, system) = TestSystem::with_topic(1).await;
-    for n in 0..20_000 {
-        topic.publish_event(&event("p", Some(&format!("u{n}")), true));
-    }
-    topic.flush();
-    let _aggregator = system.aggregator(&[]).await;
-    system.folded(20_000).await;
-    let mut settings = system.settings();
-    settings.push(("BATCH_MAX_EVENTS".to_owned(), "100".to_owned()));
+    let (system, _aggregator, settings) = long_log().await;
     for kill in [false, true] {
         let mut audit = TestProcess::start("audit", command("like-aggregator", &AUDIT, &settings));
         eventually("it folds", async || {

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use crate::common::watch;
+use crate::common::{long_log, watch};
 use like_testkit::process::{TestProcess, command};
 use like_testkit::{TestClient, TestSystem, event, eventually, until};
 use tokio::task::JoinSet;
@@ -185,15 +185,7 @@ async fn harmful_rebuild_is_refused() {
 
 #[tokio::test]
 async fn next_rebuild_drops_a_killed_ones_schema() {
-    let (topic, system) = TestSystem::with_topic(1).await;
-    for n in 0..20_000 {
-        topic.publish_event(&event("p", Some(&format!("u{n}")), true));
-    }
-    topic.flush();
-    let _aggregator = system.aggregator(&[]).await;
-    system.folded(20_000).await;
-    let mut settings = system.settings();
-    settings.push(("BATCH_MAX_EVENTS".to_owned(), "100".to_owned()));
+    let (system, _aggregator, settings) = long_log().await;
     let mut victim = TestProcess::start("rebuild", command("like-aggregator", &REBUILD, &settings));
     eventually("it folds", async || {
         let rows = sqlx::query_scalar::<_, i64>("SELECT like_count FROM likes_rebuild.product_like_count");

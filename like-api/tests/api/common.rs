@@ -6,7 +6,7 @@ use std::time::Duration;
 use clap::Parser;
 use like_api::config::Config;
 use like_api::server::{Listeners, serve};
-use like_testkit::{AdminPort, TestDatabase, TestTopic, eventually};
+use like_testkit::{AdminPort, TestDatabase, TestTopic, until};
 use prometheus::Registry;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::message::{Message, OwnedMessage};
@@ -71,11 +71,6 @@ pub async fn laid_out(partitions: i32) -> (TestTopic, TestDatabase) {
     let (topic, database) = (TestTopic::create(partitions).await, TestDatabase::create().await);
     database.lay_out(&topic.name, partitions).await;
     (topic, database)
-}
-
-/// Waits until `holds` returns true.
-pub async fn until(what: &str, mut holds: impl AsyncFnMut() -> bool) {
-    eventually(what, async || holds().await.then_some(())).await;
 }
 
 /// The settings of a service for tests.

@@ -1,5 +1,6 @@
 //! Connections: their limit, their timeouts, and request bodies, which no route takes.
 
+use like_testkit::until;
 use std::num::NonZeroUsize;
 use std::time::{Duration, Instant};
 
@@ -7,7 +8,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpSocket;
 use tokio::task::spawn_blocking;
 
-use crate::common::{Api, until};
+use crate::common::Api;
 use crate::wire::Wire;
 
 const GET: &str = "GET /nowhere HTTP/1.1\r\nHost: h\r\n\r\n";

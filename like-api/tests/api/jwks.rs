@@ -5,12 +5,12 @@ use std::time::Duration;
 
 use jsonwebtoken::{Algorithm, Header};
 use like_api::config::{JwksTiming, JwtAlgorithm};
-use like_testkit::eventually;
 use like_testkit::tokens::{TestIssuer, TestKey, claims};
+use like_testkit::{eventually, until};
 use reqwest::StatusCode;
 use serde_json::json;
 
-use crate::common::{Answer, Api, until};
+use crate::common::{Answer, Api};
 use crate::tokens::{AUDIENCE, ISSUER, like_by, with_tokens};
 
 /// Longer than any test.

@@ -1,8 +1,9 @@
 //! The metrics of the admin port.
 
+use like_testkit::until;
 use reqwest::Method;
 
-use crate::common::{Api, TestApp, until};
+use crate::common::{Api, TestApp};
 
 #[tokio::test]
 async fn metrics_count_routes_and_outcomes() {

@@ -7,10 +7,10 @@ use std::process::{Command, Output};
 use std::time::{Duration, Instant};
 
 use like_testkit::process::TestProcess;
-use like_testkit::{AdminPort, TestDatabase, TestTopic};
+use like_testkit::{AdminPort, TestDatabase, TestTopic, until};
 use reqwest::StatusCode;
 
-use crate::common::{laid_out, until};
+use crate::common::laid_out;
 use crate::connections::used;
 use crate::wire::Wire;
 

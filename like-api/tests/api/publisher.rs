@@ -7,14 +7,14 @@ use like_api::metrics::Metrics;
 use like_api::publish::outcome::{Position, PublishError};
 use like_api::publish::producer::{PRODUCER_WARM, Publisher};
 use like_common::health::Health;
-use like_testkit::TestTopic;
+use like_testkit::{TestTopic, until};
 use prometheus::Registry;
 use rdkafka::ClientConfig;
 use rdkafka::message::Message;
 use rdkafka::mocking::MockCluster;
 use rdkafka::types::{RDKafkaApiKey, RDKafkaRespErr};
 
-use crate::common::{record_at, until};
+use crate::common::record_at;
 
 /// No broker is there.
 pub const NO_BROKER: &str = "127.0.0.1:1";

@@ -3,14 +3,14 @@
 use std::ops::Deref;
 use std::time::{Duration, Instant};
 
-use like_testkit::{TestDatabase, TestProxy, TestTopic};
+use like_testkit::{TestDatabase, TestProxy, TestTopic, until};
 use rdkafka::ClientConfig;
 use rdkafka::admin::{AdminClient, AdminOptions, NewPartitions};
 use rdkafka::client::DefaultClientContext;
 use reqwest::StatusCode;
 use serde_json::Value;
 
-use crate::common::{Api, TestApp, config, laid_out, until};
+use crate::common::{Api, TestApp, config, laid_out};
 
 #[tokio::test]
 async fn likes_need_the_layout() {

@@ -1,5 +1,6 @@
 //! Tokens (`AUTH_MODE=jwt`): which are accepted, and one test for each known way to forge one.
 
+use like_testkit::until;
 use std::str::FromStr;
 use std::time::Duration;
 
@@ -13,7 +14,7 @@ use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-use crate::common::{Answer, Api, NO_DATABASE, TestApp, config, record_at, until};
+use crate::common::{Answer, Api, NO_DATABASE, TestApp, config, record_at};
 
 pub const ISSUER: &str = "https://issuer.example/";
 pub const AUDIENCE: &str = "likes";

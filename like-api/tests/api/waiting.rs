@@ -9,14 +9,14 @@ use like_api::read::pool;
 use like_api::read::queries::ReceiptState;
 use like_api::read::receipts::{INTERVAL, Receipts, WAITERS_MAX, Waited};
 use like_events::Receipt;
-use like_testkit::{TestDatabase, eventually};
+use like_testkit::{TestDatabase, eventually, until};
 use prometheus::Registry;
 use reqwest::Method;
 use serde_json::json;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use crate::common::{NO_DATABASE, TestApp, config, histogram, until};
+use crate::common::{NO_DATABASE, TestApp, config, histogram};
 use crate::readiness::through_a_proxy;
 use crate::wire::Wire;
 

@@ -51,6 +51,20 @@ pub fn passing_crowd(users: usize, apis: &[TestClient]) -> Clicking {
     Crowd { products: 5, passing: true, pause: Duration::from_millis(10), ..Crowd::new(1, users, 0) }.start(apis)
 }
 
+/// A system with 20,000 folded likes, and settings with which a replay of them takes a while.
+pub async fn long_log() -> (TestSystem, TestService, Vec<(String, String)>) {
+    let (topic, system) = TestSystem::with_topic(1).await;
+    for n in 0..20_000 {
+        topic.publish_event(&event("p", Some(&format!("u{n}")), true));
+    }
+    topic.flush();
+    let aggregator = system.aggregator(&[]).await;
+    system.folded(20_000).await;
+    let mut settings = system.settings();
+    settings.push(("BATCH_MAX_EVENTS".to_owned(), "100".to_owned()));
+    (system, aggregator, settings)
+}
+
 /// An aggregator inside the test's process; it runs until it is dropped.
 pub struct Counting {
     port: AdminPort,

@@ -2,12 +2,11 @@
 
 use std::time::Duration;
 
-use like_testkit::TestDatabase;
+use like_testkit::{TestDatabase, until};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpSocket;
 
 use super::{Events, NEVER, SHORT, count, set_up, start};
-use crate::common::until;
 use crate::readiness::through_a_proxy;
 
 const OPEN: &str = "likes_open_streams";

@@ -3,12 +3,12 @@
 use std::time::{Duration, Instant};
 
 use futures::future::join_all;
-use like_testkit::TestSystem;
+use like_testkit::{TestSystem, until};
 use reqwest::Method;
 use serde_json::json;
 
 use super::{Events, NEVER, SHORT, count, set_up, start};
-use crate::common::{Api, until};
+use crate::common::Api;
 
 /// The number of queries for this reason.
 async fn queries(api: &Api, reason: &str) -> f64 {
