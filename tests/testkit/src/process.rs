@@ -213,7 +213,7 @@ fn build(what: &[&str]) -> PathBuf {
         .arg("--target-dir")
         .arg(folder.parent().expect("target"))
         .current_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/../.."));
-    // Variables that cargo sets for this test's package. Build scripts that watch them (ring's does) would run
+    // Variables that cargo sets for this test's package. Build scripts that watch one of them would run
     // again each time, and everything that depends on them would be built again.
     let of_test =
         |name: &str| name.starts_with("CARGO_PKG_") || name.starts_with("CARGO_MANIFEST_") || name == "OUT_DIR";
