@@ -93,14 +93,16 @@ fn levels(set: Option<String>) -> Result<EnvFilter, String> {
     let set = set.filter(|levels| !levels.trim().is_empty()).unwrap_or_else(|| DEFAULT_LEVELS.to_owned());
     let refused = |why: &str| {
         format!(
-            "RUST_LOG can't be '{set}' ({why}): expected levels such as info or warn,like_api=debug, of off, error, warn, info, debug and trace"
+            "RUST_LOG can't be '{set}' ({why}): expected off, error, warn, info, debug or trace, or a list of levels and \
+             target=level such as warn,like_api=debug"
         )
     };
-    let is_level = |part: &&str| part.contains(['=', '[']) || part.trim().parse::<LevelFilter>().is_ok();
-    if let Some(word) = set.split(',').find(|part| !is_level(part)) {
+    let parts: Vec<_> = set.split(',').map(str::trim).collect();
+    let is_level = |part: &&&str| part.contains(['=', '[']) || part.parse::<LevelFilter>().is_ok();
+    if let Some(word) = parts.iter().find(|part| !is_level(part)) {
         return Err(refused(&format!("'{word}' is not a level")));
     }
-    EnvFilter::try_new(&set).map_err(|error| refused(&error.to_string()))
+    EnvFilter::try_new(parts.join(",")).map_err(|error| refused(&error.to_string()))
 }
 
 /// Logs a panic as one event. The standard hook would write to standard error, and wait for it.
