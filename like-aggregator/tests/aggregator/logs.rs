@@ -74,7 +74,8 @@ async fn successful_request_has_no_line() {
     api.client().click("u1", "p1", true, "k1").await;
     let (status, _) = api.stop().await;
     assert!(status.success());
-    assert!(!api.process.log().contains("answered"), "{}", api.process.log());
+    let log = api.process.log();
+    assert!(!log.contains("answered") && log.ends_with("shut down\n"), "{log}");
 }
 
 fn closed_pipe() -> OwnedFd {
