@@ -27,7 +27,7 @@ start_postgres local
 start_kafka
 set_addresses
 (umask 077 && for name in LIKE_API_URL LIKE_API_ADMIN_URL LIKE_AGGREGATOR_ADMIN_URL KAFKA_BOOTSTRAP_SERVERS DATABASE_URL; do
-  printf '%s=%s\n' "$name" "${!name}"
+  printf 'export %s=%s\n' "$name" "${!name}"
 done >"$LOCAL/env")
 start_services
 say 'trying it'
@@ -43,5 +43,6 @@ The like counter is up.
 Try it:
   curl -X PUT -H 'X-User-Id: me' $LIKE_API_URL/v1/products/p1/like
   curl $LIKE_API_URL/v1/products/p1/likes
+  . .local/env; target/$BUILD/like-aggregator status
 Addresses for scripts: .local/env. Logs: .local/*.log. Stop it: make down.
 DONE

@@ -18,10 +18,9 @@ pub fn main() -> ExitCode {
         return cli::usage_error(&refusal);
     }
     let reports_by_logs = matches!(settings.command, CliCommand::Run(_) | CliCommand::Setup(_));
-    if reports_by_logs {
-        telemetry::init(&settings.log);
-    } else {
-        telemetry::init_beside_output(&settings.log);
+    let init = if reports_by_logs { telemetry::init } else { telemetry::init_beside_output };
+    if let Err(refusal) = init(&settings.log) {
+        return cli::usage_error(&refusal);
     }
     let failed = match settings.command {
         CliCommand::Run(_) | CliCommand::Healthcheck(_) => 1,
@@ -52,6 +51,7 @@ pub fn main() -> ExitCode {
     });
     // Doesn't wait for threads that a lost broker keeps busy: everything is committed.
     runtime.shutdown_background();
+    telemetry::flush();
     match result {
         Ok(Outcome::Clean) => ExitCode::SUCCESS,
         Ok(Outcome::Differences) => ExitCode::from(1),
@@ -59,7 +59,7 @@ pub fn main() -> ExitCode {
             if let Some(usage) = error.downcast_ref::<cli::UsageError>() {
                 return cli::usage_error(&usage.0);
             }
-            eprintln!("error: {error:#}");
+            cli::print_error(&format!("{error:#}"));
             ExitCode::from(failed)
         }
     }

@@ -21,6 +21,9 @@ fn main() -> ExitCode {
         Err(exit) => return exit,
     };
     if let Cli::Serve(config) = &cli {
+        if let Err(refusal) = telemetry::init(&config.log) {
+            return cli::usage_error(&refusal);
+        }
         let usable = Auth::new(config).and(config.kafka.client_config("like-api").map_err(|e| format!("{e:#}")));
         if let Err(refusal) = usable.map(drop).and_then(|()| traces::check()) {
             return cli::usage_error(&refusal);
@@ -39,6 +42,7 @@ fn main() -> ExitCode {
     });
     // All likes are settled, so don't wait for a thread that still calls Kafka.
     runtime.shutdown_timeout(Duration::from_millis(100));
+    telemetry::flush();
     result.map_or_else(|error| failed(&error), |()| ExitCode::SUCCESS)
 }
 
@@ -84,7 +88,6 @@ fn open_many_files() {
 }
 
 async fn run(config: Config) -> anyhow::Result<()> {
-    telemetry::init(&config.log);
     let shutdown = shutdown::on_signal().context("signals")?;
     let listeners = Listeners {
         public: admin::bind("LISTEN_ADDR", config.listen_addr).await?,
@@ -94,6 +97,6 @@ async fn run(config: Config) -> anyhow::Result<()> {
 }
 
 fn failed(error: &anyhow::Error) -> ExitCode {
-    eprintln!("error: {}", format!("{error:#}").replace('\n', " "));
+    cli::print_error(&format!("{error:#}").replace('\n', " "));
     ExitCode::FAILURE
 }

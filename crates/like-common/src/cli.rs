@@ -1,16 +1,22 @@
 //! Settings from flags and environment, parsed by clap. A setting that can't be used ends the
 //! process with status 2 and one line that names the setting and what it expects.
 
+use std::io::{self, Write};
 use std::process::ExitCode;
+use std::sync::mpsc;
+use std::thread;
 use std::time::Duration;
 
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{Command, Parser};
 
-use crate::secrets;
+use crate::{secrets, telemetry};
 
 /// Exit status after unusable settings.
 pub const EXIT_USAGE: u8 = 2;
+
+/// How long the end of a process may wait for a reader of its error.
+const PRINT_LIMIT: Duration = Duration::from_millis(500);
 
 /// Parses flags, environment, and the files that hold secrets. If that fails, prints the message and returns the exit
 /// status (0 for `--help` and `--version`).
@@ -38,8 +44,18 @@ pub struct UsageError(pub String);
 
 /// Prints one line and returns the exit status for unusable settings.
 pub fn usage_error(message: &str) -> ExitCode {
-    eprintln!("error: {}", message.replace('\n', " "));
+    print_error(&message.replace('\n', " "));
     ExitCode::from(EXIT_USAGE)
+}
+
+/// Prints an error, after the log lines before it. Unlike `eprintln!`, it doesn't panic if standard error is closed, and
+/// doesn't wait long if nothing reads it.
+pub fn print_error(message: &str) {
+    telemetry::flush();
+    let line = format!("error: {message}\n");
+    let (printed, done) = mpsc::channel();
+    thread::spawn(move || printed.send(io::stderr().write_all(line.as_bytes())));
+    let _ = done.recv_timeout(PRINT_LIMIT);
 }
 
 /// A clap `value_parser` for a duration such as `48h`, `100ms`, `2days`.

@@ -17,3 +17,4 @@ pub mod telemetry;
 pub mod topic_check;
 pub mod trace_context;
 pub mod traces;
+pub mod transport;

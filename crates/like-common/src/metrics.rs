@@ -1,11 +1,13 @@
-//! Metrics: their registration, and those that every process has: its build, its use of CPU and memory, and how busy its
-//! runtime is. The last are read at each scrape.
+//! Metrics: their registration, and those that every process has: its build, its logs, its use of CPU and memory, and how
+//! busy its runtime is. The last are read at each scrape.
 
 use prometheus::core::{Collector, Desc};
 use prometheus::process_collector::ProcessCollector;
 use prometheus::proto::MetricFamily;
 use prometheus::{Counter, IntGauge, IntGaugeVec, Opts, Registry};
 use tokio::runtime::Handle;
+
+use crate::telemetry;
 
 /// Registers a new metric and returns it. It panics if the name is invalid or taken, which no input can cause.
 pub fn add<M: Collector + Clone + 'static>(registry: &Registry, metric: prometheus::Result<M>) -> M {
@@ -14,12 +16,13 @@ pub fn add<M: Collector + Clone + 'static>(registry: &Registry, metric: promethe
     metric
 }
 
-/// Registers the metrics of the process, and within a runtime those of the runtime.
+/// Registers the metrics of the process and its logs, and within a runtime those of the runtime.
 pub fn add_process(registry: &Registry, service: &str, version: &str) {
     let help = "always 1; the labels name the service and its version";
     let build = add(registry, IntGaugeVec::new(Opts::new("likes_build_info", help), &["service", "version"]));
     build.with_label_values(&[service, version]).set(1);
     registry.register(Box::new(ProcessCollector::for_self())).expect("a name of its own");
+    registry.register(Box::new(telemetry::DROPPED.clone())).expect("a name of its own");
     if let Ok(handle) = Handle::try_current() {
         let runtime = Runtime::new(handle).expect("valid metrics");
         registry.register(Box::new(runtime)).expect("names of their own");

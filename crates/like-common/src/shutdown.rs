@@ -1,18 +1,15 @@
 //! Signals: the first SIGTERM or SIGINT starts the shutdown, the second ends the process at once.
 
 use std::io;
-use std::sync::mpsc;
-use std::time::Duration;
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
+use crate::telemetry;
+
 /// Exit status after a second signal (128 + SIGINT, as a shell reports it).
 const EXIT_SECOND_SIGNAL: i32 = 130;
-
-/// Logging blocks if stdout isn't drained; the signal thread waits no longer than this for a line.
-const LOG_WAIT: Duration = Duration::from_millis(100);
 
 /// Returns a token that the first signal cancels. Signals are handled on their own thread, so that
 /// the second one ends the process even if all other threads block.
@@ -38,17 +35,9 @@ async fn handle(mut terminate: Signal, mut interrupt: Signal, shutdown: &Cancell
     };
     let first = next().await;
     shutdown.cancel();
-    log(move || info!(signal = first, "shutting down"));
+    info!(signal = first, "shutting down");
     let second = next().await;
-    log(move || warn!(signal = second, "second signal: ending at once"));
+    warn!(signal = second, "second signal: ending at once");
+    telemetry::flush();
     std::process::exit(EXIT_SECOND_SIGNAL);
-}
-
-fn log(line: impl FnOnce() + Send + 'static) {
-    let (logged, done) = mpsc::channel();
-    std::thread::spawn(move || {
-        line();
-        logged.send(())
-    });
-    let _ = done.recv_timeout(LOG_WAIT);
 }

@@ -9,7 +9,11 @@ use serde::Serialize;
 
 /// Prints a command's result: one pretty-printed JSON object, or text. A closed pipe (`| head`) is no error.
 pub fn answer<T: Serialize>(json: bool, found: &T, text: impl FnOnce(&T) -> String) -> anyhow::Result<()> {
-    let text = if json { serde_json::to_string_pretty(found)? } else { text(found) };
+    print(&if json { serde_json::to_string_pretty(found)? } else { text(found) })
+}
+
+/// Prints lines to standard output. A closed pipe is no error.
+pub fn print(text: &str) -> anyhow::Result<()> {
     let mut out = io::stdout().lock();
     match writeln!(out, "{}", text.trim_end_matches('\n')).and_then(|()| out.flush()) {
         Err(error) if error.kind() != ErrorKind::BrokenPipe => Err(error).context("standard output"),

@@ -34,7 +34,7 @@ pub async fn topics(settings: &TopicsSettings) -> anyhow::Result<Outcome> {
             "sequence": sequence, "topic": topic, "partitions": partitions, "closed": closed, "endOffsets": end_offsets
         }));
     }
-    answer(settings.report.json, &topics, |_| table.text())?;
+    answer(settings.report.json, &json!({ "topics": topics }), |_| table.text())?;
     Ok(Outcome::Clean)
 }
 

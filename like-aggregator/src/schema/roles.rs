@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 
 use anyhow::{Context, bail};
 use sqlx::{AssertSqlSafe, Connection, PgConnection};
+use tracing::warn;
 
 /// like-api's rights. Of a dead letter it needs the position only.
 const READS: [(&str, &str); 6] = [
@@ -45,6 +46,10 @@ impl Roles {
         self.all().next().is_none()
     }
 
+    fn without(&self, others: &BTreeSet<String>) -> Self {
+        Self { api: &self.api - others, aggregator: &self.aggregator - others }
+    }
+
     /// Adds those of `others` that have neither kind of rights yet.
     #[must_use]
     pub fn and(mut self, others: Self) -> Self {
@@ -83,6 +88,15 @@ pub async fn grant(connection: &mut PgConnection, schema: &str, roles: &Roles) -
     // Two of these transactions at once would fail: both change the same rows of the catalogue.
     sqlx::query("SELECT pg_advisory_xact_lock(hashtextextended('like roles', 0))").execute(&mut *transaction).await?;
     let schema_name = quoted(schema);
+    // An owner has all rights; what an earlier release took from it comes back.
+    let owners = owners(&mut transaction, schema).await?;
+    for owner in roles.all().filter(|role| owners.contains(*role)) {
+        warn!(role = owner, "this role owns the tables, so it keeps all rights; a service's role should own none");
+        let owner = quoted(owner);
+        execute(&mut transaction, format!("GRANT ALL ON ALL TABLES IN SCHEMA {schema_name} TO {owner}")).await?;
+        execute(&mut transaction, format!("GRANT ALL ON SCHEMA {schema_name} TO {owner}")).await?;
+    }
+    let roles = &roles.without(&owners);
     for role in roles.all().map(|role| quoted(role)) {
         execute(&mut transaction, format!("REVOKE ALL ON ALL TABLES IN SCHEMA {schema_name} FROM {role}")).await?;
         execute(&mut transaction, format!("REVOKE ALL ON SCHEMA {schema_name} FROM {role}")).await?;
@@ -112,6 +126,16 @@ pub async fn grant(connection: &mut PgConnection, schema: &str, roles: &Roles) -
     }
     transaction.commit().await?;
     Ok(())
+}
+
+/// Returns the owners of the schema and its tables.
+async fn owners(connection: &mut PgConnection, schema: &str) -> anyhow::Result<BTreeSet<String>> {
+    let sql = "SELECT pg_get_userbyid(nspowner)::text FROM pg_namespace WHERE nspname = $1
+               UNION
+               SELECT pg_get_userbyid(relowner)::text FROM pg_class
+               WHERE relnamespace = (SELECT oid FROM pg_namespace WHERE nspname = $1)";
+    let owners: Vec<String> = sqlx::query_scalar(sql).bind(schema).fetch_all(connection).await?;
+    Ok(owners.into_iter().collect())
 }
 
 /// Returns the roles that have rights on the schema, which another schema in its place needs too.

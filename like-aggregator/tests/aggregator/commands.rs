@@ -267,3 +267,16 @@ async fn partition_without_row_stops_alone() {
     system.folded(3).await;
     assert_eq!(system.number("SELECT count(*) FROM product_like_count").await, 3);
 }
+
+#[tokio::test]
+async fn database_of_another_encoding_is_refused() {
+    let mut system = TestSystem::new().await;
+    let (server, name) =
+        system.database.url.rsplit_once('/').map(|(s, n)| (s.to_owned(), format!("{n}_latin1"))).unwrap();
+    let create = format!("CREATE DATABASE {name} ENCODING 'LATIN1' LOCALE 'C' TEMPLATE template0");
+    system.database.execute(create).await;
+    system.set("DATABASE_URL", &format!("{server}/{name}"));
+    system.refused(&["setup"], &["the database's encoding is LATIN1 and must be UTF8; nothing was made"]).await;
+    system.refused(&["topics"], &["topic_layout", "does not exist"]).await;
+    system.database.execute(format!("DROP DATABASE {name}")).await;
+}

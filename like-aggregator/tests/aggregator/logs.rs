@@ -1,7 +1,14 @@
-//! Logs as a log store reads them: one JSON object per line, and its fields.
+//! Logs as a log store reads them: one JSON object per line, and its fields. Outputs that take no lines.
 
+use std::fs::File;
+use std::io;
+use std::os::fd::OwnedFd;
+
+use like_testkit::process::{TestProcess, command};
 use like_testkit::{TestService, TestSystem, eventually, until};
 use serde_json::Value;
+
+use crate::common::full_socket;
 
 const TRACE: &str = "0af7651916cd43dd8448eb211c80319c";
 
@@ -67,5 +74,70 @@ async fn successful_request_has_no_line() {
     api.client().click("u1", "p1", true, "k1").await;
     let (status, _) = api.stop().await;
     assert!(status.success());
-    assert!(!api.process.log().contains("answered"), "{}", api.process.log());
+    let log = api.process.log();
+    assert!(!log.contains("answered") && log.ends_with("shut down\n"), "{log}");
+}
+
+fn closed_pipe() -> OwnedFd {
+    let (_, writer) = io::pipe().unwrap();
+    writer.into()
+}
+
+fn full_disk() -> OwnedFd {
+    File::options().write(true).open("/dev/full").unwrap().into()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn unwritable_logs_stop_no_service() {
+    let mut system = TestSystem::set_up(1).await;
+    system.set("RUST_LOG", "trace");
+    let (stalled, _unread) = full_socket();
+    for (name, output, fails) in
+        [("closed", closed_pipe(), true), ("full", full_disk(), true), ("stalled", stalled, false)]
+    {
+        let mut api = system.start_saying_to(&output, "like-api", &[]);
+        let mut aggregator = system.start_saying_to(&output, "like-aggregator", &["run"]);
+        for service in [&mut api, &mut aggregator] {
+            service.wait_until_ready().await;
+        }
+        let liked = api.client().click("u", name, true, name).await;
+        api.client().wait_until_counted(&liked.receipt).await;
+        for service in [&mut api, &mut aggregator] {
+            let dropped = async || service.metric("likes_log_lines_dropped_total", "").await > 0.0;
+            if fails {
+                until(&format!("{name}: lines are counted"), dropped).await;
+            }
+            let (status, _) = service.stop().await;
+            assert!(status.success(), "{name}: {status}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn closed_output_ends_commands_quietly() {
+    let system = TestSystem::set_up(1).await;
+    let status_of = async |output: OwnedFd, args: &[&str]| {
+        let command = command("like-aggregator", args, &system.settings());
+        TestProcess::start_saying_to(&output, args[0], command).ended().await.code()
+    };
+    for (args, code) in [
+        (&["status"][..], 0),
+        (&["rebuild", "--yes"], 0),
+        (&["setup"], 0),
+        (&["status", "--help"], 0),
+        (&["status", "--topic", "another"], 2),
+        (&["status", "--colour"], 2),
+    ] {
+        assert_eq!(status_of(closed_pipe(), args).await, Some(code), "{args:?}");
+    }
+    assert_eq!(status_of(full_disk(), &["status"]).await, Some(2), "the result is lost");
+}
+
+#[tokio::test]
+async fn malformed_level_is_refused() {
+    let mut system = TestSystem::new().await;
+    system.set("RUST_LOG", "info,like_api=loud");
+    system.refused(&["status"], &["error: RUST_LOG can't be 'info,like_api=loud'", "debug"]).await;
+    let api = system.command_of("like-api", &[]).await;
+    assert_eq!(api.status.code(), Some(2), "{api:?}");
 }

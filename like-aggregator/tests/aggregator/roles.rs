@@ -204,6 +204,26 @@ async fn repeated_setup_restores_the_rights() {
 }
 
 #[tokio::test]
+async fn owner_keeps_its_rights() {
+    let roles = TestRoles::new();
+    let mut system = TestSystem::new().await;
+    let owner =
+        format!("CREATE ROLE {0} LOGIN PASSWORD 'secret'; GRANT CREATE ON DATABASE {1} TO {0}", roles.aggregator, {
+            system.database.url.rsplit_once('/').unwrap().1
+        });
+    system.database.execute(owner).await;
+    system.set("DATABASE_URL", &url(&system, &roles.aggregator));
+    for _ in 0..2 {
+        let named =
+            ["setup", "--partitions", "1", "--aggregator-role", &roles.aggregator, "--api-role", &roles.aggregator];
+        let printed = system.succeeds(&named[..5]).await;
+        assert!(printed.contains("owns the tables"), "{printed}");
+        system.succeeds(&named).await;
+        system.succeeds(&["rebuild", "--yes", "--drop-old"]).await;
+    }
+}
+
+#[tokio::test]
 async fn rebuild_keeps_the_rights() {
     let roles = TestRoles::new();
     let (topic, mut system) = TestSystem::with_topic(1).await;

@@ -1,5 +1,5 @@
 //! A Kafka that requires TLS and a password: both services connect with the properties of
-//! KAFKA_CONFIG_FILE, and a wrong password is reported.
+//! KAFKA_CONFIG_FILE, and a wrong password is reported. TLS to other hosts is a choice.
 
 use like_testkit::{Scram, TestBroker, TestSystem};
 
@@ -35,4 +35,21 @@ async fn like_passes_tls_and_scram() {
     let acknowledged = api.client().click("u1", "p1", true, "click").await;
     api.client().wait_until_counted(&acknowledged.receipt).await;
     assert_eq!(api.client().likes("u1", &["p1".to_owned()]).await, [(1, true)]);
+}
+
+#[tokio::test]
+async fn tls_to_other_hosts_is_a_choice() {
+    let mut system = TestSystem::new().await;
+    system.set("KAFKA_BOOTSTRAP_SERVERS", "192.0.2.1:9092");
+    system.refused(&["status"], &["KAFKA_BOOTSTRAP_SERVERS names 192.0.2.1", "KAFKA_SECURITY_PROTOCOL"]).await;
+    system.set("KAFKA_SECURITY_PROTOCOL", "PLAINTEXT");
+    system.set("DATABASE_URL", "postgres://u:canary@192.0.2.1/d?sslmode=verify_full");
+    system.refused(&["status"], &["DATABASE_URL", "sslmode='verify_full' is none of disable"]).await;
+    system.set("DATABASE_URL", "postgres://u:canary@192.0.2.1/d?sslmode=require");
+    for service in [system.start_api(&[]), system.start_aggregator(&[])] {
+        service.process.says("WARN").await;
+        service.process.says("PostgreSQL is not verified").await;
+        service.process.says("Kafka is not verified").await;
+        assert!(!service.process.log().contains("canary"), "{}", service.process.log());
+    }
 }

@@ -1,12 +1,9 @@
 //! How both services end: the first signal finishes accepted work within ten seconds, whatever is gone,
 //! frozen or locked; the second one ends the process at once.
 
-use std::io::Write;
-use std::os::fd::OwnedFd;
-use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
-use crate::common::{kafka_properties, publish, set_up, users};
+use crate::common::{full_socket, kafka_properties, publish, set_up, users};
 use like_testkit::process::{TestProcess, command, free_addr};
 use like_testkit::{AdminPort, Scram, TestBroker, TestProxy, TestService, TestSystem, TestTopic, until};
 use rdkafka::ClientConfig;
@@ -151,19 +148,15 @@ async fn ask_for_likes(api: &TestService) -> JoinSet<reqwest::Result<reqwest::Re
     asked
 }
 
-/// Standard output is a full socket, so writing a log line blocks.
+/// Writing a log line blocks.
 #[tokio::test(flavor = "multi_thread")]
 async fn second_signal_ends_with_blocked_logs() {
     let mut system = TestSystem::new().await;
     for (name, args) in [("like-aggregator", &["run"][..]), ("like-api", &[])] {
         system.set("ADMIN_ADDR", &free_addr().to_string());
         system.set("LISTEN_ADDR", &free_addr().to_string());
-        let (mut full, _unread) = UnixStream::pair().unwrap();
-        full.set_nonblocking(true).unwrap();
-        while full.write(&[b'x'; 1024]).is_ok() {}
-        full.set_nonblocking(false).unwrap();
-        let output = OwnedFd::from(full).into();
-        let mut process = TestProcess::start_saying_to(output, name, command(name, args, &system.settings()));
+        let (full, _unread) = full_socket();
+        let mut process = TestProcess::start_saying_to(&full, name, command(name, args, &system.settings()));
         until("it listens for both signals", async || {
             let status = std::fs::read_to_string(format!("/proc/{}/status", process.id())).unwrap();
             let caught = status.lines().find_map(|line| line.strip_prefix("SigCgt:")).unwrap();

@@ -75,7 +75,7 @@ async fn likes_move_to_more_partitions_in_order() {
     assert_eq!(record.compare_tables(&system).await, Differences::default());
     let list: Vec<_> = list.iter().map(String::as_str).collect();
     let (_, topics) = system.json(&list).await;
-    let states: Vec<_> = topics.as_array().unwrap().iter().map(|t| (&t["topic"], &t["closed"])).collect();
+    let states: Vec<_> = topics["topics"].as_array().unwrap().iter().map(|t| (&t["topic"], &t["closed"])).collect();
     assert_eq!(states, [(&json!(first), &json!(true)), (&json!(second), &json!(false))]);
 }
 

@@ -7,7 +7,7 @@
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
 use axum::http::{HeaderMap, HeaderName, header};
-use ipnet::IpNet;
+use ipnet::{IpNet, Ipv4Net};
 
 use crate::config::{LimitSettings, ProxyHeader};
 
@@ -20,7 +20,8 @@ pub struct Proxies {
 
 impl Proxies {
     pub fn new(settings: &LimitSettings) -> Self {
-        Self { trusted: settings.trusted_proxies.clone(), header: settings.trusted_proxies_header }
+        let trusted = settings.trusted_proxies.iter().map(canonical).collect();
+        Self { trusted, header: settings.trusted_proxies_header }
     }
 
     /// Returns the client's address: the last trustworthy one.
@@ -52,6 +53,16 @@ impl Proxies {
     fn trusts(&self, address: IpAddr) -> bool {
         self.trusted.iter().any(|network| network.contains(&address))
     }
+}
+
+/// A network of IPv4-mapped addresses as one of IPv4: addresses are compared in that form.
+fn canonical(network: &IpNet) -> IpNet {
+    let mapped = match network.addr() {
+        IpAddr::V6(v6) if network.prefix_len() >= 96 => v6.to_ipv4_mapped(),
+        _ => None,
+    };
+    let v4 = mapped.and_then(|v4| Ipv4Net::new(v4, network.prefix_len() - 96).ok());
+    v4.map_or(*network, IpNet::V4)
 }
 
 /// Returns the address that a limit applies to: an IPv4 address, or the /64 of an IPv6 client, which has
@@ -86,7 +97,8 @@ mod tests {
     use super::*;
 
     fn client(header: ProxyHeader, peer: &str, headers: &[(&'static str, &str)]) -> String {
-        let trusted = ["10.0.0.0/8", "fd00::/8", "127.0.0.1/32"].map(|network| network.parse().unwrap()).to_vec();
+        let trusted = ["10.0.0.0/8", "fd00::/8", "::ffff:127.0.0.1/128", "::ffff:172.16.0.0/108"];
+        let trusted = trusted.iter().map(|network| canonical(&network.parse().unwrap())).collect();
         let headers = headers
             .iter()
             .map(|(name, value)| (HeaderName::from_static(name), HeaderValue::from_bytes(value.as_bytes()).unwrap()));
@@ -117,6 +129,8 @@ mod tests {
         assert_eq!(by_xff("10.0.0.1", &["198.51.100.1, fd00::2, 10.9.9.9"]), "198.51.100.1");
         assert_eq!(by_xff("10.0.0.1", &["198.51.100.1", "fd00::2"]), "198.51.100.1");
         assert_eq!(by_xff("::ffff:10.0.0.1", &["::ffff:198.51.100.1"]), "198.51.100.1");
+        assert_eq!(by_xff("127.0.0.1", &["198.51.100.1, ::ffff:172.31.0.1"]), "198.51.100.1");
+        assert_eq!(by_xff("127.0.0.2", &["198.51.100.1"]), "127.0.0.2");
         // All are trusted: an internal request.
         assert_eq!(by_xff("10.0.0.1", &["10.0.0.3, 10.0.0.2"]), "10.0.0.3");
         assert_eq!(by_xff("10.0.0.1", &[]), "10.0.0.1");

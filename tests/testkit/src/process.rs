@@ -5,6 +5,7 @@ use std::fmt::Write as _;
 use std::fs::File;
 use std::io::Read;
 use std::net::{SocketAddr, TcpListener};
+use std::os::fd::AsFd;
 use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::sync::OnceLock;
@@ -103,23 +104,13 @@ impl TestProcess {
     /// Starts a command; `name` is the heading of its log.
     pub fn start(name: &str, command: Command) -> Self {
         let log = tempfile();
-        let output = log.reopen().expect("log").into();
-        Self::with_output(name, command, log, output)
-    }
-
-    /// Starts a command with its standard output elsewhere.
-    pub fn start_saying_to(output: Stdio, name: &str, command: Command) -> Self {
-        Self::with_output(name, command, tempfile(), output)
-    }
-
-    fn with_output(name: &str, mut command: Command, log: NamedTempFile, output: Stdio) -> Self {
-        let child = command
-            .stdin(Stdio::null())
-            .stderr(log.reopen().expect("log"))
-            .stdout(output)
-            .spawn()
-            .unwrap_or_else(|e| panic!("{name}: {e}"));
+        let child = spawn(name, command, log.as_file());
         Self { name: name.to_owned(), child, log }
+    }
+
+    /// Starts a command with its standard output and error elsewhere; its log stays empty.
+    pub fn start_saying_to(output: &impl AsFd, name: &str, command: Command) -> Self {
+        Self { name: name.to_owned(), child: spawn(name, command, output), log: tempfile() }
     }
 
     pub fn terminate(&self) {
@@ -194,6 +185,12 @@ impl Drop for TestProcess {
             eprintln!("--- {}: {status:?}\n{}---", self.name, &log[from..]);
         }
     }
+}
+
+fn spawn(name: &str, mut command: Command, output: &impl AsFd) -> Child {
+    let output = || output.as_fd().try_clone_to_owned().expect("a descriptor");
+    let child = command.stdin(Stdio::null()).stdout(output()).stderr(output()).spawn();
+    child.unwrap_or_else(|e| panic!("{name}: {e}"))
 }
 
 /// Runs `cargo build` with these arguments for the profile of this test and returns the folder.

@@ -2,7 +2,8 @@
 //! see: HTTP, rows, logs, exit statuses.
 
 use std::ops::Deref;
-use std::process::{ExitStatus, Output};
+use std::os::fd::AsFd;
+use std::process::{Command, ExitStatus, Output};
 use std::time::Duration;
 
 use serde_json::Value;
@@ -190,7 +191,22 @@ impl TestSystem {
         service
     }
 
+    /// Starts a service with its standard output and error elsewhere.
+    pub fn start_saying_to(&self, output: &impl AsFd, name: &str, args: &[&str]) -> TestService {
+        self.start_by(|name, command| TestProcess::start_saying_to(output, name, command), name, args, &[])
+    }
+
     fn start(&self, name: &str, args: &[&str], own: &[(&str, &str)]) -> TestService {
+        self.start_by(TestProcess::start, name, args, own)
+    }
+
+    fn start_by(
+        &self,
+        start: impl FnOnce(&str, Command) -> TestProcess,
+        name: &str,
+        args: &[&str],
+        own: &[(&str, &str)],
+    ) -> TestService {
         let address = |setting| match own.iter().find(|(name, _)| *name == setting) {
             Some((_, addr)) => (*addr).to_owned(),
             None => free_addr().to_string(),
@@ -202,7 +218,7 @@ impl TestSystem {
             settings.retain(|(known, _)| known != name);
             settings.push(((*name).to_owned(), (*value).to_owned()));
         }
-        let process = TestProcess::start(&format!("{name} ({admin})"), command(name, args, &settings));
+        let process = start(&format!("{name} ({admin})"), command(name, args, &settings));
         let port = AdminPort::new(format!("http://{admin}"));
         TestService { process, url: format!("http://{listen}"), http: port.http.clone(), port }
     }

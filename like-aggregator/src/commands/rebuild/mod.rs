@@ -15,6 +15,7 @@ use tracing::{info, warn};
 use self::live::{REBUILT, check_live};
 use super::not_done;
 use crate::cli::RebuildSettings;
+use crate::commands::output::print;
 use crate::fold::FOLD_VERSION;
 use crate::replay::Replay;
 use crate::schema::shadow::{self, ShadowSchema};
@@ -54,11 +55,11 @@ pub async fn rebuild(settings: &RebuildSettings, shutdown: CancellationToken) ->
         }
     };
     let (folded, took) = (replay.folded(), start.elapsed().as_secs_f64());
-    println!("rebuilt: {folded} records folded in {took:.1} s, by fold version {FOLD_VERSION}");
+    print(&format!("rebuilt: {folded} records folded in {took:.1} s, by fold version {FOLD_VERSION}"))?;
     if settings.drop_old {
         shadow::drop_schema(shadow_schema.connection().await?, &old).await?;
     } else {
-        println!("the old tables are in schema {old}: once they aren't needed, DROP SCHEMA {old} CASCADE");
+        print(&format!("the old tables are in schema {old}: once they aren't needed, DROP SCHEMA {old} CASCADE"))?;
     }
     // The swap is committed, so this is no failure.
     if let Err(error) = shadow_schema.release().await {

@@ -28,6 +28,7 @@ pub async fn setup(settings: &SetupSettings) -> anyhow::Result<()> {
     let options = database.database_url.connect_options(SCHEMA, "like-aggregator-setup");
     let mut connection =
         until(deadline, "PostgreSQL", async || PgConnection::connect_with(&options).await.map_err(Into::into)).await?;
+    check_encoding(&mut connection).await?;
     migrate(&mut connection, SCHEMA).await?;
     grant(&mut connection, settings).await?;
     // Before the topic is created: a layout that can't take it must not leave an unused topic behind.
@@ -56,6 +57,18 @@ pub async fn setup(settings: &SetupSettings) -> anyhow::Result<()> {
     let ends = until(deadline, "the log's offsets", async || log_ends::of(&client, topic, partitions).await).await?;
     record(&mut connection, topic, sequence, partitions, &ends).await?;
     info!(topic, partitions, replicas = live.replicas, fold_version = FOLD_VERSION, "set up");
+    Ok(())
+}
+
+/// Payloads of dead letters are UTF-8, and no other encoding has all of their characters.
+async fn check_encoding(connection: &mut PgConnection) -> anyhow::Result<()> {
+    let encoding: String = sqlx::query_scalar("SHOW server_encoding").fetch_one(connection).await?;
+    if encoding != "UTF8" {
+        bail!(
+            "the database's encoding is {encoding} and must be UTF8; nothing was made. Create the database with \
+             ENCODING 'UTF8' TEMPLATE template0"
+        );
+    }
     Ok(())
 }
 

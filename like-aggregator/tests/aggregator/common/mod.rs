@@ -5,7 +5,10 @@ pub mod drill;
 pub mod sources;
 
 use std::collections::BTreeMap;
+use std::io::Write;
 use std::ops::Deref;
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
 use std::str::FromStr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -49,6 +52,15 @@ pub const LOCK_OFFSETS: &str = "LOCK TABLE kafka_offset IN EXCLUSIVE MODE";
 /// The traffic of a drill: some products again and again, some that their user leaves for good.
 pub fn passing_crowd(users: usize, apis: &[TestClient]) -> Clicking {
     Crowd { products: 5, passing: true, pause: Duration::from_millis(10), ..Crowd::new(1, users, 0) }.start(apis)
+}
+
+/// An output that takes no byte: a writer blocks as long as the second value exists.
+pub fn full_socket() -> (OwnedFd, UnixStream) {
+    let (mut full, unread) = UnixStream::pair().unwrap();
+    full.set_nonblocking(true).unwrap();
+    while full.write(&[b'x'; 1024]).is_ok() {}
+    full.set_nonblocking(false).unwrap();
+    (full.into(), unread)
 }
 
 /// A system with 20,000 folded likes, and settings with which a replay of them takes a while.
