@@ -9,12 +9,11 @@ use like_common::backoff::Backoff;
 use like_common::database::SCHEMA;
 use like_common::health::Health;
 use like_common::layout::{self, Layout};
+use like_common::session::Session;
 use like_common::traces::Traces;
 use like_common::{admin, topic_check};
 use prometheus::Registry;
 use rdkafka::ClientConfig;
-use sqlx::Connection;
-use sqlx::postgres::{PgConnectOptions, PgConnection};
 use tokio::sync::{mpsc as channel, oneshot};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -133,7 +132,7 @@ impl Service {
 
     async fn read_active(&self) -> anyhow::Result<Layout> {
         let topic = &self.settings.servers.kafka.kafka_topic;
-        let mut connection = PgConnection::connect_with(&self.connect_options()).await.context("PostgreSQL")?;
+        let mut connection = self.session().connect().await.context("PostgreSQL")?;
         let own =
             layout::read(&mut connection, topic).await.context("topic_layout (made by `like-aggregator setup`)")?;
         if own.is_none() {
@@ -144,8 +143,8 @@ impl Service {
         layout.context("every topic is closed: `like-aggregator setup --after` adds the next one")
     }
 
-    fn connect_options(&self) -> PgConnectOptions {
-        self.settings.servers.database.database_url.connect_options(SCHEMA, "like-aggregator")
+    fn session(&self) -> Session {
+        self.settings.servers.database.database_url.session(SCHEMA, "like-aggregator")
     }
 
     /// Folds a topic until shutdown, or until another topic is the active one.
@@ -237,14 +236,14 @@ impl Service {
 
     /// Returns once the topic is no longer the active one. While the database is unreachable, it counts as active.
     async fn watch_active(&self, layout: &Layout) {
-        let options = self.connect_options();
+        let session = self.session();
         let mut connection = None;
         loop {
             tokio::time::sleep(ACTIVE_CHECK).await;
             let read = async {
                 let mut connected = match connection.take() {
                     Some(connected) => connected,
-                    None => PgConnection::connect_with(&options).await?,
+                    None => session.connect().await?,
                 };
                 let current = active::current(&mut connected).await?;
                 Ok::<_, sqlx::Error>((current, connected))
@@ -264,7 +263,7 @@ impl Service {
         let mut logged = Vec::new();
         loop {
             let find = async {
-                let mut connection = PgConnection::connect_with(&self.connect_options()).await?;
+                let mut connection = self.session().connect().await?;
                 past_end::find(&self.client, &layout::read_all(&mut connection).await?).await
             };
             if let Ok(Ok(found)) = tokio::time::timeout(HEARTBEAT_LIMIT, find).await {

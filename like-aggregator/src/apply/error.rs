@@ -27,6 +27,12 @@ pub enum ApplyError {
     /// end.
     #[error("topic {topic} is not the active one: topic_layout has changed")]
     NotActive { topic: String },
+    /// There is no connection. While the worker runs, a refusal (28P01, 3D000, 55000) is an outage like any other.
+    #[error("connecting to PostgreSQL: {0}")]
+    Connect(sqlx::Error),
+    /// The plan of a statement that was prepared earlier no longer fits its table; a new connection plans it again.
+    #[error(transparent)]
+    StalePlan(sqlx::Error),
     #[error(transparent)]
     Sql(#[from] sqlx::Error),
     /// A row of `product_like` changed during this batch, though the batch has locked its partition: a producer sends one
@@ -41,7 +47,9 @@ impl ApplyError {
     /// Whether the same batch may succeed on a new connection.
     pub fn is_transient(&self) -> bool {
         match self {
-            Self::Deadline | Self::Raced => true,
+            Self::Deadline | Self::Raced | Self::StalePlan(_) => true,
+            // A pooler that keeps no settings won't keep them next time.
+            Self::Connect(e) => !matches!(e, sqlx::Error::Configuration(_)),
             // 23505: another worker wrote one of the rows meanwhile; the next look-up finds it.
             // 23514: there is no window for a record's time; the next attempt makes it.
             Self::Sql(e) => {
@@ -62,6 +70,8 @@ impl ApplyError {
             Self::Fenced { .. } => "fenced",
             Self::FoldVersion { .. } => "fold_version",
             Self::NotActive { .. } => "not_active",
+            Self::Connect(_) => "connect",
+            Self::StalePlan(_) => "stale_plan",
             Self::Sql(_) => "sql",
             Self::Raced => "raced",
             Self::Deadline => "deadline",

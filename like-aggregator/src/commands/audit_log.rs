@@ -101,7 +101,7 @@ async fn fold_and_compare(replay: &Replay, shadow_schema: &mut ShadowSchema) -> 
     let fold_version = shadow::live_fold_version(connection).await?;
     let (at, ends) = copy_live(connection).await?;
     replay.check_log(&ends).await?;
-    replay.fold(&ends).await?;
+    shadow_schema.held_while(replay.fold(&ends)).await?;
     let connection = shadow_schema.connection().await?;
     for compare in COMPARE {
         sqlx::query(compare).execute(&mut *connection).await.context("comparing")?;

@@ -2,6 +2,7 @@
 
 use anyhow::{Context, bail};
 use like_common::database::{DatabaseSettings, SCHEMA, sqlstate};
+use like_common::session::BEGIN;
 use sqlx::{Connection, PgConnection, Postgres, Transaction};
 
 use crate::fold::FOLD_VERSION;
@@ -9,9 +10,7 @@ use crate::fold::FOLD_VERSION;
 /// Connects for the command `name`. Workers wait behind a command that waits for a lock, so the server ends that wait
 /// after ten seconds.
 pub async fn connect(settings: &DatabaseSettings, name: &str) -> anyhow::Result<PgConnection> {
-    let options = settings.database_url.connect_options(SCHEMA, &format!("like-aggregator-{name}")).options([
-        ("lock_timeout", "10s"),
-        ("idle_in_transaction_session_timeout", "10s"),
+    let session = settings.database_url.session(SCHEMA, &format!("like-aggregator-{name}")).with([
         // Every statement finds its rows by key: see `Store::new`.
         ("enable_seqscan", "off"),
         ("enable_hashjoin", "off"),
@@ -19,14 +18,14 @@ pub async fn connect(settings: &DatabaseSettings, name: &str) -> anyhow::Result<
         ("max_parallel_workers_per_gather", "0"),
         ("jit", "off"),
     ]);
-    PgConnection::connect_with(&options).await.context("PostgreSQL")
+    session.connect().await.context("PostgreSQL")
 }
 
 /// Begins a transaction that overlaps with no worker's. Workers wait between two batches until it ends, so it has to be
 /// short. It locks the table and not its rows: if `rebuild` swaps while this waits, the lock is on the new table. Only
 /// statements after the lock see what was committed before it.
 pub async fn between_batches(connection: &mut PgConnection) -> anyhow::Result<Transaction<'_, Postgres>> {
-    let mut transaction = connection.begin().await?;
+    let mut transaction = connection.begin_with(BEGIN).await?;
     let locked = sqlx::query("LOCK TABLE kafka_offset IN EXCLUSIVE MODE").execute(&mut *transaction).await;
     if let Err(error) = locked {
         let busy = sqlstate(&error).as_deref() == Some("55P03");

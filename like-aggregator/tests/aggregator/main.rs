@@ -26,6 +26,7 @@ mod restore;
 mod roles;
 mod second_group;
 mod secure_kafka;
+mod sessions;
 mod shutdown;
 mod statements;
 mod store;

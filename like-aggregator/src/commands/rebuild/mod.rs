@@ -76,7 +76,7 @@ async fn fill_and_swap(replay: &Replay, shadow_schema: &mut ShadowSchema) -> any
         let ends = shadow::live_ends(shadow_schema.connection().await?).await?;
         replay.check_log(&ends).await?;
         let round = Instant::now();
-        replay.fold(&ends).await?;
+        shadow_schema.held_while(replay.fold(&ends)).await?;
         let close = round.elapsed() <= CLOSE;
         info!(records = replay.folded(), took = ?round.elapsed(), "folded up to the offsets of the live tables");
         if !copied {
