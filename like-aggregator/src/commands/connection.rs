@@ -21,12 +21,22 @@ pub async fn connect(settings: &DatabaseSettings, name: &str) -> anyhow::Result<
     session.connect().await.context("PostgreSQL")
 }
 
+/// Begins a transaction beside the workers', which doesn't block them. All its statements see the same tables: the lock
+/// conflicts only with the swap of a `rebuild`, and with [`between_batches`].
+pub async fn beside_batches(connection: &mut PgConnection) -> anyhow::Result<Transaction<'_, Postgres>> {
+    begin(connection, "LOCK TABLE kafka_offset IN ROW SHARE MODE").await
+}
+
 /// Begins a transaction that overlaps with no worker's. Workers wait between two batches until it ends, so it has to be
 /// short. It locks the table and not its rows: if `rebuild` swaps while this waits, the lock is on the new table. Only
 /// statements after the lock see what was committed before it.
 pub async fn between_batches(connection: &mut PgConnection) -> anyhow::Result<Transaction<'_, Postgres>> {
+    begin(connection, "LOCK TABLE kafka_offset IN EXCLUSIVE MODE").await
+}
+
+async fn begin<'c>(connection: &'c mut PgConnection, lock: &'static str) -> anyhow::Result<Transaction<'c, Postgres>> {
     let mut transaction = connection.begin_with(BEGIN).await?;
-    let locked = sqlx::query("LOCK TABLE kafka_offset IN EXCLUSIVE MODE").execute(&mut *transaction).await;
+    let locked = sqlx::query(lock).execute(&mut *transaction).await;
     if let Err(error) = locked {
         let busy = sqlstate(&error).as_deref() == Some("55P03");
         let hint = if busy { "kafka_offset stayed locked for 10 s: try again" } else { "locking kafka_offset" };
