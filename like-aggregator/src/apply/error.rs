@@ -2,7 +2,8 @@
 
 use like_common::database;
 
-use crate::fold::FOLD_VERSION;
+use crate::fold::{Dedup, FOLD_VERSION};
+use crate::schema::fold_rules::FoldRules;
 
 /// Why a batch was not applied. Nothing of it was written, unless the answer to COMMIT was lost: then the next attempt is
 /// fenced.
@@ -22,6 +23,15 @@ pub enum ApplyError {
     FoldVersion {
         /// The version in the table; -1: the table is empty.
         found: i32,
+    },
+    #[error(
+        "{}, and this process folds by {own:?}: restart it without DEDUP and DEDUP_WINDOW, so that it takes the recorded ones",
+        found.map_or_else(|| "the database has no fold settings".to_owned(), |found| format!("the database holds {found}"))
+    )]
+    FoldRules {
+        /// None: `setup` has recorded none.
+        found: Option<FoldRules>,
+        own: Dedup,
     },
     /// The topic isn't the active one: its recorded end lies before the batch's, or a topic before it isn't folded to its
     /// end.
@@ -60,7 +70,7 @@ impl ApplyError {
                         _ => false,
                     }
             }
-            Self::Fenced { .. } | Self::FoldVersion { .. } | Self::NotActive { .. } => false,
+            Self::Fenced { .. } | Self::FoldVersion { .. } | Self::FoldRules { .. } | Self::NotActive { .. } => false,
         }
     }
 
@@ -69,6 +79,7 @@ impl ApplyError {
         match self {
             Self::Fenced { .. } => "fenced",
             Self::FoldVersion { .. } => "fold_version",
+            Self::FoldRules { .. } => "fold_settings",
             Self::NotActive { .. } => "not_active",
             Self::Connect(_) => "connect",
             Self::StalePlan(_) => "stale_plan",

@@ -120,11 +120,11 @@ impl Store {
     /// Records that the offsets from `from` up to `to` were gone from the log before they were folded, and moves the stored
     /// offset past them, in one transaction that is fenced like a batch.
     pub async fn skip(&mut self, partition: i32, from: i64, to: i64) -> Result<(), ApplyError> {
-        let topic = self.topic.clone();
+        let (topic, dedup) = (self.topic.clone(), self.dedup);
         let skip = async {
             let mut transaction = self.connected().await?.begin_with(BEGIN).await?;
             let mut sql = Statements { connection: &mut transaction, topic: &topic, sent: 0 };
-            sql.fence(&[(partition, from, to)]).await?;
+            sql.fence(&[(partition, from, to)], dedup).await?;
             sql.skip(partition, from, to).await?;
             Ok(transaction.commit().await?)
         };
@@ -165,7 +165,7 @@ impl Store {
         fault::reached(Point::AfterBegin);
         let mut sql = Statements { connection: &mut transaction, topic: &topic, sent: 2 };
         let moves: Vec<_> = batch.spans().iter().map(|(&p, span)| (p, span.believed, span.next)).collect();
-        sql.fence(&moves).await?;
+        sql.fence(&moves, dedup).await?;
         let handled = match dedup {
             Dedup::History(window) => sql.handled(batch, window).await?,
             Dedup::Batch => HashMap::new(),

@@ -78,9 +78,12 @@ impl Upkeep {
             }
         }
         let window = PgInterval { months: 0, days: 0, microseconds: self.dedup_window.as_micros() as i64 };
+        // The recorded window may have grown since this process read it.
         let mut attempts = 0;
         loop {
-            let drop = sqlx::query_scalar("SELECT drop_event_window($1, $2, $3, $4)");
+            let drop = sqlx::query_scalar(
+                "SELECT drop_event_window((SELECT greatest($1, dedup_window) FROM fold), $2, $3, $4)",
+            );
             let dropped: Result<Option<String>, _> =
                 drop.bind(window).bind(&topics).bind(&partitions).bind(&ends).fetch_one(&mut *connection).await;
             match dropped {

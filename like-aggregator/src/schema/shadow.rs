@@ -10,7 +10,9 @@ use like_common::session::Session;
 use sqlx::{AssertSqlSafe, Connection, PgConnection};
 use tokio::time::timeout;
 
+use super::fold_rules::{self, FoldRules};
 use super::migrate::migrate;
+use crate::cli::DedupSettings;
 
 const REMOVE_WAIT: Duration = Duration::from_secs(5);
 
@@ -80,6 +82,17 @@ impl ShadowSchema {
                 return not_ours;
             }
         }
+    }
+
+    /// Copies the live fold settings, which the command must not be given otherwise.
+    pub async fn copy_fold_rules(&mut self, given: &DedupSettings) -> anyhow::Result<FoldRules> {
+        let schema = self.schema;
+        let connection = self.connection().await?;
+        let live = fold_rules::read(connection, SCHEMA).await.context("fold (recorded by `like-aggregator setup`)")?;
+        let live = live.context("the fold settings are not recorded: run `like-aggregator setup`")?;
+        let rules = given.check(live)?;
+        fold_rules::write(connection, schema, &rules).await.context("fold")?;
+        Ok(rules)
     }
 
     /// Copies the live layout, and adds offset rows at 0 for its new partitions.

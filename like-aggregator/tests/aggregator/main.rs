@@ -10,6 +10,8 @@ mod dead_letters;
 mod erase_user;
 mod fault_points;
 mod fold;
+mod fold_settings;
+mod golden_log;
 mod import;
 mod java_producer;
 mod large_batches;

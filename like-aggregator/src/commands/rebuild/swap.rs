@@ -15,7 +15,7 @@ use sqlx::{AssertSqlSafe, Connection, PgConnection};
 use tokio::time::timeout;
 use tracing::info;
 
-use super::live::{REBUILT, check_live};
+use super::live::{REBUILT, check_fold_rules, check_live};
 use crate::replay::Replay;
 use crate::schema::shadow::{self, ShadowSchema};
 
@@ -71,6 +71,7 @@ async fn try_it(replay: &Replay, connection: &mut PgConnection) -> anyhow::Resul
     }
     // Another rebuild may have swapped in a newer fold version meanwhile.
     check_live(&mut swap).await?;
+    check_fold_rules(&mut swap).await?;
     let old = format!("{SCHEMA}_old_{}", Utc::now().format("%Y%m%d_%H%M%S_%3f"));
     for rename in
         [format!("ALTER SCHEMA {SCHEMA} RENAME TO {old}"), format!("ALTER SCHEMA {REBUILT} RENAME TO {SCHEMA}")]

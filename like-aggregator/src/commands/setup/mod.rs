@@ -1,6 +1,7 @@
 //! `setup`: creates tables, topic, layout and offset rows where they are missing and checks those
 //! that exist. Each step can be repeated, so a `setup` that was interrupted is simply run again.
 
+mod fold;
 mod topic;
 
 use std::collections::HashMap;
@@ -33,6 +34,8 @@ pub async fn setup(settings: &SetupSettings) -> anyhow::Result<()> {
     grant(&mut connection, settings).await?;
     // Before the topic is created: a layout that can't take it must not leave an unused topic behind.
     let layouts = layout::read_all(&mut connection).await?;
+    fold::check_version(&mut connection, settings, &layouts, &client).await?;
+    fold::record_rules(&mut connection, settings).await?;
     let known = layouts.iter().find(|layout| layout.topic == topic);
     let sequence = place(topic, settings.after.as_deref(), &layouts)?;
 
