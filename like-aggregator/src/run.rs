@@ -9,12 +9,11 @@ use like_common::backoff::Backoff;
 use like_common::database::SCHEMA;
 use like_common::health::Health;
 use like_common::layout::{self, Layout};
+use like_common::session::Session;
 use like_common::traces::Traces;
 use like_common::{admin, topic_check};
 use prometheus::Registry;
 use rdkafka::ClientConfig;
-use sqlx::Connection;
-use sqlx::postgres::{PgConnectOptions, PgConnection};
 use tokio::sync::{mpsc as channel, oneshot};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -26,6 +25,7 @@ use crate::apply::worker::{DATABASE, HEARTBEAT_LIMIT, Worker};
 use crate::cli::RunSettings;
 use crate::consume::{BatchLimits, ConsumerThread, GROUP, GroupContext, consumer_config};
 use crate::metrics::Metrics;
+use crate::schema::fold_rules::{self, FoldRules};
 use crate::schema::maintenance::Upkeep;
 use crate::timing::Timing;
 use crate::topic::{active, past_end};
@@ -67,7 +67,7 @@ pub async fn run(settings: RunSettings, timing: Timing, shutdown: CancellationTo
     let health = Health::waiting_for(&[TOPIC, GROUP, DATABASE]);
     let admin_stop = CancellationToken::new();
     let admin = tokio::spawn(admin::serve(listener, health.clone(), registry, admin_stop.clone()));
-    info!(%admin_addr, topic = settings.servers.kafka.kafka_topic, group = settings.fold.kafka_group_id, dedup = ?settings.fold.dedup(), "starting");
+    info!(%admin_addr, topic = settings.servers.kafka.kafka_topic, group = settings.fold.kafka_group_id, "starting");
 
     let service = Arc::new(Service { settings, timing, client, metrics, traces, health, shutdown });
     let ends_watch = tokio::spawn(Arc::clone(&service).watch_ends());
@@ -83,11 +83,11 @@ pub async fn run(settings: RunSettings, timing: Timing, shutdown: CancellationTo
 impl Service {
     async fn fold_topics(&self) -> anyhow::Result<()> {
         loop {
-            let layout = tokio::select! {
+            let (layout, rules) = tokio::select! {
                 ready = self.wait_for_topic() => ready?,
                 () = self.shutdown.cancelled() => return Ok(()),
             };
-            match self.fold_topic(&layout).await {
+            match self.fold_topic(&layout, rules).await {
                 Ok(()) if !self.shutdown.is_cancelled() => {
                     info!(topic = layout.topic, "the topic is folded to its end");
                 }
@@ -99,18 +99,20 @@ impl Service {
     }
 
     /// Waits until there is an active topic that the broker has and that agrees with its layout.
-    async fn wait_for_topic(&self) -> anyhow::Result<Layout> {
+    async fn wait_for_topic(&self) -> anyhow::Result<(Layout, FoldRules)> {
         let topic = &self.settings.servers.kafka.kafka_topic;
         let mut backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(5));
         loop {
             match self.find_topic().await {
-                Ok((layout, findings)) => {
+                Ok((layout, recorded, findings)) => {
                     findings.warnings.iter().for_each(|warning| warn!("{warning}"));
                     if let Some(fatal) = findings.fatal {
                         bail!(fatal);
                     }
+                    let rules = self.settings.fold.dedup.check(recorded)?;
+                    info!(topic = layout.topic, %rules, "topic and fold settings read");
                     self.health.met(TOPIC);
-                    return Ok(layout);
+                    return Ok((layout, rules));
                 }
                 Err(error) => {
                     let waiting_for = format!("{error:#}");
@@ -123,17 +125,17 @@ impl Service {
         }
     }
 
-    async fn find_topic(&self) -> anyhow::Result<(Layout, topic_check::Findings)> {
+    async fn find_topic(&self) -> anyhow::Result<(Layout, FoldRules, topic_check::Findings)> {
         let layout = tokio::time::timeout(LAYOUT_TIMEOUT, self.read_active()).await;
-        let layout = layout.context("PostgreSQL: no answer")??;
+        let (layout, rules) = layout.context("PostgreSQL: no answer")??;
         let live = topic_check::describe(&self.client, &layout.topic).await.context("Kafka")?;
         let findings = topic_check::compare(live.as_ref(), &layout.topic, layout.partitions);
-        Ok((layout, findings))
+        Ok((layout, rules, findings))
     }
 
-    async fn read_active(&self) -> anyhow::Result<Layout> {
+    async fn read_active(&self) -> anyhow::Result<(Layout, FoldRules)> {
         let topic = &self.settings.servers.kafka.kafka_topic;
-        let mut connection = PgConnection::connect_with(&self.connect_options()).await.context("PostgreSQL")?;
+        let mut connection = self.session().connect().await.context("PostgreSQL")?;
         let own =
             layout::read(&mut connection, topic).await.context("topic_layout (made by `like-aggregator setup`)")?;
         if own.is_none() {
@@ -141,25 +143,28 @@ impl Service {
         }
         // The configured topic is one of several, which are folded in their order.
         let layout = active::current(&mut connection).await.context("topic_layout")?;
-        layout.context("every topic is closed: `like-aggregator setup --after` adds the next one")
+        let layout = layout.context("every topic is closed: `like-aggregator setup --after` adds the next one")?;
+        let rules =
+            fold_rules::read(&mut connection, SCHEMA).await.context("fold (recorded by `like-aggregator setup`)")?;
+        Ok((layout, rules.context("the fold settings are not recorded: `like-aggregator setup` has to be run")?))
     }
 
-    fn connect_options(&self) -> PgConnectOptions {
-        self.settings.servers.database.database_url.connect_options(SCHEMA, "like-aggregator")
+    fn session(&self) -> Session {
+        self.settings.servers.database.database_url.session(SCHEMA, "like-aggregator")
     }
 
     /// Folds a topic until shutdown, or until another topic is the active one.
-    async fn fold_topic(&self, layout: &Layout) -> anyhow::Result<()> {
+    async fn fold_topic(&self, layout: &Layout, rules: FoldRules) -> anyhow::Result<()> {
         let Self { settings, timing, client, metrics, traces, health, .. } = self;
         let (url, fold) = (&settings.servers.database.database_url, &settings.fold);
         let (commands, worker_commands) = channel::unbounded_channel();
         let (worker_events, events) = mpsc::channel();
-        let store = Store::new(url, SCHEMA, &layout.topic, fold.dedup());
+        let store = Store::new(url, SCHEMA, &layout.topic, rules.dedup());
         let mut worker = Worker::new(store, metrics.clone(), health.clone(), worker_events);
         let (topic, group) = (layout.topic.clone(), fold.kafka_group_id.clone());
         worker.traces = BatchTraces { traces: traces.clone(), topic, group };
         tokio::spawn(worker.run(worker_commands));
-        let upkeep = Upkeep::new(url, SCHEMA, client.clone(), fold.dedup(), fold.dedup_window);
+        let upkeep = Upkeep::new(url, SCHEMA, client.clone(), rules.dedup(), rules.window);
         // Aborted when this function returns.
         let mut tasks = JoinSet::new();
         tasks.spawn(upkeep.run(timing.upkeep));
@@ -237,14 +242,14 @@ impl Service {
 
     /// Returns once the topic is no longer the active one. While the database is unreachable, it counts as active.
     async fn watch_active(&self, layout: &Layout) {
-        let options = self.connect_options();
+        let session = self.session();
         let mut connection = None;
         loop {
             tokio::time::sleep(ACTIVE_CHECK).await;
             let read = async {
                 let mut connected = match connection.take() {
                     Some(connected) => connected,
-                    None => PgConnection::connect_with(&options).await?,
+                    None => session.connect().await?,
                 };
                 let current = active::current(&mut connected).await?;
                 Ok::<_, sqlx::Error>((current, connected))
@@ -264,7 +269,7 @@ impl Service {
         let mut logged = Vec::new();
         loop {
             let find = async {
-                let mut connection = PgConnection::connect_with(&self.connect_options()).await?;
+                let mut connection = self.session().connect().await?;
                 past_end::find(&self.client, &layout::read_all(&mut connection).await?).await
             };
             if let Ok(Ok(found)) = tokio::time::timeout(HEARTBEAT_LIMIT, find).await {

@@ -176,8 +176,11 @@ pub fn batches(records: &[Entry], size: usize) -> anyhow::Result<Vec<Batch>> {
 }
 
 /// The service's own transaction, for this topic and database.
-pub fn store(topic: &str, database: &TestDatabase, dedup: Dedup) -> anyhow::Result<Store> {
+pub async fn store(topic: &str, database: &TestDatabase, dedup: Dedup) -> anyhow::Result<Store> {
     let url = DatabaseUrl::from_str(&database.url).map_err(|error| anyhow!(error))?;
+    // As `setup --change-dedup` does.
+    let mode = if matches!(dedup, Dedup::Batch) { "batch" } else { "history" };
+    sqlx::query("UPDATE fold SET dedup = $1").bind(mode).execute(&database.pool).await?;
     Ok(Store::new(&url, SCHEMA, topic, dedup))
 }
 

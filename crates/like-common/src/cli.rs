@@ -63,6 +63,11 @@ pub fn duration(text: &str) -> Result<Duration, String> {
     humantime::parse_duration(text).map_err(|e| format!("expected a duration such as 100ms, 30s, 48h ({e})"))
 }
 
+/// Returns a duration as settings write it.
+pub fn shown(duration: Duration) -> String {
+    humantime::format_duration(duration).to_string()
+}
+
 /// Returns clap's error as one line, with the setting's environment variable, which clap omits.
 fn one_line(command: &Command, error: &clap::Error) -> String {
     let text = |kind| match error.get(kind) {

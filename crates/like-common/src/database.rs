@@ -13,6 +13,9 @@ pub use self::url::DatabaseUrl;
 /// The schema that holds all tables.
 pub const SCHEMA: &str = "likes";
 
+/// The SQLSTATE of "cached plan must not change result type", after a change of a column's type.
+pub const STALE_PLAN: &str = "0A000";
+
 #[derive(Args, Debug, Clone)]
 pub struct DatabaseSettings {
     /// the database's URL, postgres://user:password@host:port/name?sslmode=verify-full
@@ -41,7 +44,7 @@ pub fn is_transient(error: &sqlx::Error) -> bool {
     match error {
         sqlx::Error::Database(_) => sqlstate(error).is_some_and(|code| {
             ["08", "53", "57"].iter().any(|class| code.starts_with(class))
-                || ["25P03", "25006", "40001", "40P01", "55P03"].contains(&code.as_str())
+                || ["25P03", "25P04", "25006", "40001", "40P01", "55P03"].contains(&code.as_str())
         }),
         sqlx::Error::Io(_)
         | sqlx::Error::Tls(_)

@@ -12,6 +12,7 @@ pub mod layout;
 pub mod metrics;
 pub mod migrations;
 pub mod secrets;
+pub mod session;
 pub mod shutdown;
 pub mod telemetry;
 pub mod topic_check;

@@ -44,6 +44,9 @@ pub struct Findings {
     pub warnings: Vec<String>,
 }
 
+/// What outlasts an outage of the aggregators: a day, and 100 MiB per partition.
+const LEAST_RETENTION: [(&str, i64); 2] = [("retention.ms", 86_400_000), ("retention.bytes", 100 << 20)];
+
 /// Describes a topic; None if it does not exist.
 pub async fn describe(config: &ClientConfig, topic: &str) -> anyhow::Result<Option<LiveTopic>> {
     // Dropping a client blocks too: it joins threads that may be waiting for a name server.
@@ -106,9 +109,18 @@ pub fn compare(live: Option<&LiveTopic>, topic: &str, partitions: i32) -> Findin
         let found = live.setting(name);
         let enough = name == "min.insync.replicas"
             && found.parse::<i32>().is_ok_and(|n| n >= min_insync_replicas(live.replicas));
-        // The operator chooses the retention.
+        // The operator chooses the retention: see below.
         if found != want && !enough && !name.starts_with("retention.") {
             findings.warnings.push(format!("topic {topic} has {name}={found}, expected {want}"));
+        }
+    }
+    for (name, least) in LEAST_RETENTION {
+        if let Ok(kept @ 0..) = live.setting(name).parse::<i64>()
+            && kept < least
+        {
+            findings.warnings.push(format!(
+                "topic {topic} has {name}={kept}, less than {least}: likes may be removed before they are counted"
+            ));
         }
     }
     findings
@@ -148,7 +160,9 @@ mod tests {
         let changed = live(32, 3, &[("min.insync.replicas", "1"), ("message.timestamp.type", "CreateTime")]);
         let findings = compare(Some(&changed), "t", 32);
         assert_eq!((findings.fatal, findings.warnings.len()), (None, 2));
-        let chosen = live(32, 1, &[("min.insync.replicas", "2"), ("retention.ms", "1")]);
+        let chosen = live(32, 1, &[("min.insync.replicas", "2"), ("retention.ms", "86400000")]);
         assert_eq!(compare(Some(&chosen), "t", 32), Findings::default());
+        let short = compare(Some(&live(32, 1, &[("retention.ms", "1000")])), "t", 32);
+        assert!(short.fatal.is_none() && short.warnings[0].contains("retention.ms=1000"), "{short:?}");
     }
 }

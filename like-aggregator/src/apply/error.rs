@@ -2,7 +2,8 @@
 
 use like_common::database;
 
-use crate::fold::FOLD_VERSION;
+use crate::fold::{Dedup, FOLD_VERSION};
+use crate::schema::fold_rules::FoldRules;
 
 /// Why a batch was not applied. Nothing of it was written, unless the answer to COMMIT was lost: then the next attempt is
 /// fenced.
@@ -23,10 +24,25 @@ pub enum ApplyError {
         /// The version in the table; -1: the table is empty.
         found: i32,
     },
+    #[error(
+        "{}, and this process folds by {own:?}: restart it without DEDUP and DEDUP_WINDOW, so that it takes the recorded ones",
+        found.map_or_else(|| "the database has no fold settings".to_owned(), |found| format!("the database holds {found}"))
+    )]
+    FoldRules {
+        /// None: `setup` has recorded none.
+        found: Option<FoldRules>,
+        own: Dedup,
+    },
     /// The topic isn't the active one: its recorded end lies before the batch's, or a topic before it isn't folded to its
     /// end.
     #[error("topic {topic} is not the active one: topic_layout has changed")]
     NotActive { topic: String },
+    /// There is no connection. While the worker runs, a refusal (28P01, 3D000, 55000) is an outage like any other.
+    #[error("connecting to PostgreSQL: {0}")]
+    Connect(sqlx::Error),
+    /// The plan of a statement that was prepared earlier no longer fits its table; a new connection plans it again.
+    #[error(transparent)]
+    StalePlan(sqlx::Error),
     #[error(transparent)]
     Sql(#[from] sqlx::Error),
     /// A row of `product_like` changed during this batch, though the batch has locked its partition: a producer sends one
@@ -41,7 +57,9 @@ impl ApplyError {
     /// Whether the same batch may succeed on a new connection.
     pub fn is_transient(&self) -> bool {
         match self {
-            Self::Deadline | Self::Raced => true,
+            Self::Deadline | Self::Raced | Self::StalePlan(_) => true,
+            // A pooler that keeps no settings won't keep them next time.
+            Self::Connect(e) => !matches!(e, sqlx::Error::Configuration(_)),
             // 23505: another worker wrote one of the rows meanwhile; the next look-up finds it.
             // 23514: there is no window for a record's time; the next attempt makes it.
             Self::Sql(e) => {
@@ -52,7 +70,7 @@ impl ApplyError {
                         _ => false,
                     }
             }
-            Self::Fenced { .. } | Self::FoldVersion { .. } | Self::NotActive { .. } => false,
+            Self::Fenced { .. } | Self::FoldVersion { .. } | Self::FoldRules { .. } | Self::NotActive { .. } => false,
         }
     }
 
@@ -61,7 +79,10 @@ impl ApplyError {
         match self {
             Self::Fenced { .. } => "fenced",
             Self::FoldVersion { .. } => "fold_version",
+            Self::FoldRules { .. } => "fold_settings",
             Self::NotActive { .. } => "not_active",
+            Self::Connect(_) => "connect",
+            Self::StalePlan(_) => "stale_plan",
             Self::Sql(_) => "sql",
             Self::Raced => "raced",
             Self::Deadline => "deadline",

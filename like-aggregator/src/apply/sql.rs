@@ -10,7 +10,8 @@ use sqlx::{PgConnection, Postgres};
 use uuid::Uuid;
 
 use super::error::ApplyError;
-use crate::fold::{Batch, Changes, DeadLetter, FOLD_VERSION, Fold, Millis};
+use crate::fold::{Batch, Changes, DeadLetter, Dedup, FOLD_VERSION, Fold, Millis};
+use crate::schema::fold_rules::FoldRules;
 use crate::topic::active;
 
 pub(super) struct Statements<'a> {
@@ -20,9 +21,10 @@ pub(super) struct Statements<'a> {
 }
 
 impl Statements<'_> {
-    /// Locks the offsets of `moves` (partition, expected offset, next offset) and compares them. Then reads the fold version
-    /// and the active topic by a second statement, since a statement that waits for a lock sees the state before its wait.
-    pub(super) async fn fence(&mut self, moves: &[(i32, i64, i64)]) -> Result<(), ApplyError> {
+    /// Locks the offsets of `moves` (partition, expected offset, next offset) and compares them. Then reads the fold version,
+    /// the fold settings and the active topic by a second statement, since a statement that waits for a lock sees the state
+    /// before its wait.
+    pub(super) async fn fence(&mut self, moves: &[(i32, i64, i64)], own: Dedup) -> Result<(), ApplyError> {
         let partitions: Vec<i32> = moves.iter().map(|(partition, ..)| *partition).collect();
         let lock = "SELECT partition, next_offset FROM kafka_offset
                     WHERE topic = $1 AND partition = ANY($2) ORDER BY partition FOR UPDATE";
@@ -35,12 +37,16 @@ impl Statements<'_> {
                 return Err(ApplyError::Fenced { partition, believed, found });
             }
         }
-        let active: Option<(i32, Option<Vec<i64>>, bool)> =
+        let active: Option<(i32, Option<String>, Option<i64>, Option<Vec<i64>>, bool)> =
             sqlx::query_as(active::FOLD_AND_ACTIVE).bind(self.topic).fetch_optional(&mut *self.connection).await?;
         self.sent += 2;
-        let (found, ends, is_early) = active.unwrap_or((-1, None, false));
+        let (found, dedup, window, ends, is_early) = active.unwrap_or((-1, None, None, None, false));
         if found != FOLD_VERSION {
             return Err(ApplyError::FoldVersion { found });
+        }
+        let rules = dedup.zip(window).map(|(dedup, window)| FoldRules::stored(&dedup, window));
+        if rules.as_ref().map(FoldRules::dedup) != Some(own) {
+            return Err(ApplyError::FoldRules { found: rules, own });
         }
         let beyond = |&(partition, _, next): &(i32, i64, i64)| {
             ends.as_ref().is_some_and(|ends| ends.get(partition as usize).is_none_or(|&end| next > end))

@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use hashbrown::HashMap;
-use like_common::database::{self, DatabaseUrl};
-use sqlx::postgres::PgConnectOptions;
+use like_common::database::{self, DatabaseUrl, STALE_PLAN};
+use like_common::session::{BEGIN, Session};
 use sqlx::{Connection, PgConnection};
 use tokio::time::error::Elapsed;
 use tracing::info;
@@ -23,18 +23,15 @@ const DEADLINE: Duration = Duration::from_secs(30);
 
 const PING_DEADLINE: Duration = Duration::from_secs(3);
 
-/// How long the server waits for a lock, and for a client that is idle in a transaction.
-const SERVER_TIMEOUT: &str = "10s";
-
-const BEGIN: &str = "BEGIN ISOLATION LEVEL READ COMMITTED";
-
 /// Seconds of an `event_handled` window, as in `make_event_window` of the migrations.
 const WINDOW_SECONDS: i64 = 2 * 86_400;
 
 /// Applies batches in one database schema.
 pub struct Store {
-    options: PgConnectOptions,
+    session: Session,
     connection: Option<PgConnection>,
+    /// Whether the connection has answered before, so that its prepared statements may be stale.
+    used: bool,
     connects: u64,
     topic: String,
     dedup: Dedup,
@@ -64,11 +61,10 @@ pub struct StoredOffset {
 impl Store {
     /// Returns a store for `topic` in the tables of `schema`. It connects when first used.
     pub fn new(url: &DatabaseUrl, schema: &str, topic: &str, dedup: Dedup) -> Self {
-        let options = url.connect_options(schema, "like-aggregator").options([
-            ("lock_timeout", SERVER_TIMEOUT),
-            ("idle_in_transaction_session_timeout", SERVER_TIMEOUT),
+        let session = url.session(schema, "like-aggregator").with([
             // A client that has closed its connection (see DEADLINE) must not keep its locks.
             ("statement_timeout", "25s"),
+            ("transaction_timeout", "28s"),
             ("client_connection_check_interval", "1s"),
             // Every statement of a batch finds its rows by key. A plan that was chosen for a small table would scan all of it
             // when it is large.
@@ -78,7 +74,8 @@ impl Store {
             ("plan_cache_mode", "force_generic_plan"),
             ("jit", "off"),
         ]);
-        Self { options, connection: None, connects: 0, topic: topic.to_owned(), dedup, windows: HashSet::new() }
+        let topic = topic.to_owned();
+        Self { session, connection: None, used: false, connects: 0, topic, dedup, windows: HashSet::new() }
     }
 
     /// Returns the stored offsets of those `partitions` that have a row, in partition order.
@@ -123,11 +120,11 @@ impl Store {
     /// Records that the offsets from `from` up to `to` were gone from the log before they were folded, and moves the stored
     /// offset past them, in one transaction that is fenced like a batch.
     pub async fn skip(&mut self, partition: i32, from: i64, to: i64) -> Result<(), ApplyError> {
-        let topic = self.topic.clone();
+        let (topic, dedup) = (self.topic.clone(), self.dedup);
         let skip = async {
             let mut transaction = self.connected().await?.begin_with(BEGIN).await?;
             let mut sql = Statements { connection: &mut transaction, topic: &topic, sent: 0 };
-            sql.fence(&[(partition, from, to)]).await?;
+            sql.fence(&[(partition, from, to)], dedup).await?;
             sql.skip(partition, from, to).await?;
             Ok(transaction.commit().await?)
         };
@@ -141,12 +138,18 @@ impl Store {
         if result.is_err() {
             self.connection = None;
         }
-        result
+        let used = std::mem::replace(&mut self.used, result.is_ok());
+        match result {
+            Err(ApplyError::Sql(error)) if used && database::sqlstate(&error).as_deref() == Some(STALE_PLAN) => {
+                Err(ApplyError::StalePlan(error))
+            }
+            result => result,
+        }
     }
 
-    async fn connected(&mut self) -> Result<&mut PgConnection, sqlx::Error> {
+    async fn connected(&mut self) -> Result<&mut PgConnection, ApplyError> {
         if self.connection.is_none() {
-            self.connection = Some(PgConnection::connect_with(&self.options).await?);
+            self.connection = Some(self.session.connect().await.map_err(ApplyError::Connect)?);
             self.connects += 1;
         }
         Ok(self.connection.as_mut().expect("connected above"))
@@ -162,7 +165,7 @@ impl Store {
         fault::reached(Point::AfterBegin);
         let mut sql = Statements { connection: &mut transaction, topic: &topic, sent: 2 };
         let moves: Vec<_> = batch.spans().iter().map(|(&p, span)| (p, span.believed, span.next)).collect();
-        sql.fence(&moves).await?;
+        sql.fence(&moves, dedup).await?;
         let handled = match dedup {
             Dedup::History(window) => sql.handled(batch, window).await?,
             Dedup::Batch => HashMap::new(),
@@ -184,7 +187,7 @@ impl Store {
     }
 
     /// Makes the windows of `event_handled` that the batch needs, each in a transaction of its own.
-    async fn make_windows(&mut self, batch: &Batch) -> Result<(), sqlx::Error> {
+    async fn make_windows(&mut self, batch: &Batch) -> Result<(), ApplyError> {
         let windows = batch.times().map(|time| time.div_euclid(WINDOW_SECONDS * 1000));
         let missing: BTreeSet<i64> = windows.filter(|window| !self.windows.contains(window)).collect();
         for window in missing {

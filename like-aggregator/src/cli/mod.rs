@@ -10,6 +10,7 @@ mod setup;
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use anyhow::bail;
 use clap::builder::NonEmptyStringValueParser;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use like_common::cli::duration;
@@ -17,7 +18,7 @@ use like_common::database::DatabaseSettings;
 use like_common::kafka::KafkaSettings;
 use like_common::telemetry::LogSettings;
 
-use crate::fold::Dedup;
+use crate::schema::fold_rules::FoldRules;
 
 pub use self::audit::*;
 pub use self::dead_letters::*;
@@ -98,6 +99,40 @@ pub struct AdminSettings {
     pub admin_addr: SocketAddr,
 }
 
+/// Where repeats are dropped. `setup` records it; a process that is given something else refuses to work.
+#[derive(Args, Debug, Clone, Default)]
+pub struct DedupSettings {
+    /// how repeats are recognised: history (against all that was folded) or batch (inside a batch only: faster, and a repeat in a later batch can restore an older state); default: what setup recorded, at first history
+    #[arg(long, env = "DEDUP", value_enum)]
+    pub dedup: Option<DedupMode>,
+
+    /// how long an event id is remembered, by record time: a duration such as 48h; default: what setup recorded, at first 48h
+    #[arg(long, env = "DEDUP_WINDOW", value_name = "DURATION", value_parser = dedup_window)]
+    pub dedup_window: Option<Duration>,
+}
+
+impl DedupSettings {
+    /// Returns `rules` with what is set here in their place.
+    pub fn over(&self, rules: FoldRules) -> FoldRules {
+        FoldRules {
+            is_history: self.dedup.map_or(rules.is_history, |mode| mode == DedupMode::History),
+            window: self.dedup_window.unwrap_or(rules.window),
+        }
+    }
+
+    /// Refuses what differs from the recorded rules.
+    pub fn check(&self, recorded: FoldRules) -> anyhow::Result<FoldRules> {
+        let own = self.over(recorded);
+        if own != recorded {
+            bail!(
+                "the database holds {recorded}, and this process is given {own}: unset DEDUP and DEDUP_WINDOW, or change \
+                 the recorded ones by `setup --change-dedup`"
+            );
+        }
+        Ok(recorded)
+    }
+}
+
 /// How a log is folded: by `run`, and by the commands that fold it again.
 #[derive(Args, Debug, Clone)]
 pub struct FoldSettings {
@@ -105,26 +140,12 @@ pub struct FoldSettings {
     #[arg(long, env = "KAFKA_GROUP_ID", value_name = "GROUP", default_value = "like-aggregator", value_parser = NonEmptyStringValueParser::new())]
     pub kafka_group_id: String,
 
-    /// how repeats are recognised: history (against all that was folded) or batch (inside a batch only: faster, and a repeat in a later batch can restore an older state)
-    #[arg(long, env = "DEDUP", value_enum, default_value = "history")]
-    pub dedup: DedupMode,
-
-    /// how long an event id is remembered, by record time: a duration such as 48h
-    #[arg(long, env = "DEDUP_WINDOW", value_name = "DURATION", default_value = "48h", value_parser = dedup_window)]
-    pub dedup_window: Duration,
+    #[command(flatten)]
+    pub dedup: DedupSettings,
 
     /// records per batch at most, 1 to 100000: larger is faster and takes more memory
     #[arg(long, env = "BATCH_MAX_EVENTS", value_name = "N", default_value_t = 10_000, value_parser = clap::value_parser!(u32).range(1..=100_000))]
     pub batch_max_events: u32,
-}
-
-impl FoldSettings {
-    pub fn dedup(&self) -> Dedup {
-        match self.dedup {
-            DedupMode::History => Dedup::History(self.dedup_window),
-            DedupMode::Batch => Dedup::Batch,
-        }
-    }
 }
 
 #[derive(Args, Debug, Clone)]

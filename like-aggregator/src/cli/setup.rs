@@ -7,7 +7,7 @@ use clap::{Args, Subcommand};
 use like_common::cli::duration;
 use like_events::topic::DEFAULT_PARTITIONS;
 
-use super::{FoldSettings, ReportSettings, Servers};
+use super::{DedupSettings, FoldSettings, ReportSettings, Servers};
 
 #[derive(Args, Debug, Clone)]
 pub struct SetupSettings {
@@ -29,6 +29,17 @@ pub struct SetupSettings {
     /// how long a new topic keeps its records, a duration; default: for ever, since the log is the source of truth
     #[arg(long, value_name = "DURATION", value_parser = duration)]
     pub retention: Option<Duration>,
+
+    #[command(flatten)]
+    pub dedup: DedupSettings,
+
+    /// record another DEDUP or `DEDUP_WINDOW`: repeats of what was folded before are judged by the new ones, and running aggregators end until they are restarted
+    #[arg(long)]
+    pub change_dedup: bool,
+
+    /// fold on by this build's fold version on a log whose start is gone: counts made by the old version stay as they are
+    #[arg(long)]
+    pub adopt_fold_version: bool,
 
     /// the database role of like-api: created without login if it doesn't exist, and allowed to read; default: none
     #[arg(long, value_name = "ROLE", value_parser = NonEmptyStringValueParser::new())]

@@ -1,15 +1,16 @@
-//! `audit`: compares every count with the number of its likers plus its delta events. `audit --repair` sets those that
-//! differ. Both run beside aggregators: each chunk is one statement, so it sees likes and counts of one moment, and a
-//! repair blocks the workers for one chunk.
+//! `audit`: compares every count with the number of its likers plus its delta events. `audit --repair` adds what is missing
+//! from those that differ. Both run beside aggregators: each chunk is one statement, so it sees likes and counts of one
+//! moment. A repair adds the difference to whatever the count is by then, since each batch changes likes and count alike.
 //!
 //! Memory is bounded by a chunk of [`LIKES`] likes (and the rest of its last product's, which the server counts without
 //! keeping them) or [`COUNTS`] counts, and by the [`LISTED`] products named.
 
 use std::fmt::Write as _;
 
+use anyhow::Context;
 use like_events::ProductPrefix;
 use serde::Serialize;
-use sqlx::{Connection, PgConnection};
+use sqlx::{AssertSqlSafe, Connection, PgConnection};
 use uuid::Uuid;
 
 use super::{Outcome, not_done};
@@ -97,32 +98,50 @@ async fn counts(settings: &AuditSettings, repair: bool) -> anyhow::Result<CountA
     Ok(report)
 }
 
-/// Returns the products of a chunk whose counts differ or are below zero, by one statement.
-async fn compare(connection: &mut PgConnection, chunk: &Chunk) -> sqlx::Result<Vec<AuditedCount>> {
-    let query = match chunk {
-        Chunk::Likes(first, last) => sqlx::query_as(
-            "SELECT product_id, likers, coalesce(c.delta_count, 0) AS deltas, c.like_count AS found
-             FROM (SELECT product_id, count(*) FILTER (WHERE liked) AS likers
-                   FROM product_like WHERE pair_key BETWEEN $1 AND $2 GROUP BY product_id) l
-             LEFT JOIN product_like_count c USING (product_id)
-             WHERE coalesce(c.like_count, 0) <> likers + coalesce(c.delta_count, 0)
-                OR likers + coalesce(c.delta_count, 0) < 0
-             ORDER BY product_id",
+/// Selects the products of a [`Chunk::Likes`] whose counts differ or are below zero.
+const OF_LIKES: &str = "
+    SELECT product_id, likers, coalesce(c.delta_count, 0) AS deltas, c.like_count AS found
+    FROM (SELECT product_id, count(*) FILTER (WHERE liked) AS likers
+          FROM product_like WHERE pair_key BETWEEN $1 AND $2 GROUP BY product_id) l
+    LEFT JOIN product_like_count c USING (product_id)
+    WHERE coalesce(c.like_count, 0) <> likers + coalesce(c.delta_count, 0) OR likers + coalesce(c.delta_count, 0) < 0
+    ORDER BY product_id";
+
+/// The same for a [`Chunk::Counts`].
+const OF_COUNTS: &str = "
+    SELECT product_id, 0::bigint AS likers, c.delta_count AS deltas, c.like_count AS found
+    FROM unnest($1::text[], $2::uuid[], $3::uuid[]) AS asked (product_id, first_key, last_key)
+    JOIN product_like_count c USING (product_id)
+    LEFT JOIN LATERAL (SELECT true AS found FROM product_like l
+                       WHERE l.pair_key BETWEEN asked.first_key AND asked.last_key
+                         AND l.product_id = asked.product_id
+                       ORDER BY l.pair_key LIMIT 1) AS like_of ON true
+    WHERE (c.like_count <> c.delta_count OR c.delta_count < 0) AND like_of.found IS NULL
+    ORDER BY product_id";
+
+/// Returns the products of a chunk whose counts differ or are below zero, by one statement. With `repair` the same statement
+/// adds the differences, in product order like a batch.
+async fn compare(connection: &mut PgConnection, chunk: &Chunk, repair: bool) -> sqlx::Result<Vec<AuditedCount>> {
+    let of_chunk = if matches!(chunk, Chunk::Likes(..)) { OF_LIKES } else { OF_COUNTS };
+    let sql = if repair {
+        format!(
+            "WITH compared AS ({of_chunk}), repaired AS (
+                 INSERT INTO product_like_count AS old (product_id, like_count, delta_count, updated_at)
+                 SELECT product_id, likers + deltas - coalesce(found, 0), deltas, now()
+                 FROM compared WHERE likers + deltas <> coalesce(found, 0) ORDER BY product_id
+                 ON CONFLICT (product_id) DO UPDATE
+                 SET like_count = old.like_count + excluded.like_count, updated_at = excluded.updated_at)
+             SELECT * FROM compared"
         )
-        .bind(first)
-        .bind(last),
+    } else {
+        of_chunk.to_owned()
+    };
+    let query = sqlx::query_as(AssertSqlSafe(sql));
+    let query = match chunk {
+        Chunk::Likes(first, last) => query.bind(first).bind(last),
         Chunk::Counts(products) => {
             let (first, last): (Vec<_>, Vec<_>) = products.iter().map(|p| ProductPrefix::of(p).keys()).unzip();
-            let sql = "SELECT product_id, 0::bigint AS likers, c.delta_count AS deltas, c.like_count AS found
-                 FROM unnest($1::text[], $2::uuid[], $3::uuid[]) AS asked (product_id, first_key, last_key)
-                 JOIN product_like_count c USING (product_id)
-                 LEFT JOIN LATERAL (SELECT true AS found FROM product_like l
-                                    WHERE l.pair_key BETWEEN asked.first_key AND asked.last_key
-                                      AND l.product_id = asked.product_id
-                                    ORDER BY l.pair_key LIMIT 1) AS like_of ON true
-                 WHERE (c.like_count <> c.delta_count OR c.delta_count < 0) AND like_of.found IS NULL
-                 ORDER BY product_id";
-            sqlx::query_as(sql).bind(products).bind(first).bind(last)
+            query.bind(products).bind(first).bind(last)
         }
     };
     let count = |(product_id, likers, deltas, found): (String, i64, i64, Option<i64>)| AuditedCount {
@@ -135,21 +154,13 @@ async fn compare(connection: &mut PgConnection, chunk: &Chunk) -> sqlx::Result<V
     Ok(query.fetch_all(connection).await?.into_iter().map(count).collect())
 }
 
-/// Compares the chunk once more while no worker writes, and sets the counts that differ. Returns what differed.
+/// Compares the chunk once more and adds the differences. Returns what differed.
 async fn repair(connection: &mut PgConnection, chunk: &Chunk) -> anyhow::Result<Vec<AuditedCount>> {
-    let mut transaction = connection::between_batches(connection).await?;
-    let found = compare(&mut transaction, chunk).await?;
-    let wrong = || found.iter().filter(|product| product.differs());
-    let sql = "INSERT INTO product_like_count AS old (product_id, like_count, delta_count, updated_at)
-               SELECT product_id, expected, deltas, now()
-               FROM unnest($1::text[], $2::bigint[], $3::bigint[]) AS new (product_id, expected, deltas)
-               ON CONFLICT (product_id) DO UPDATE SET like_count = excluded.like_count, updated_at = now()";
-    sqlx::query(sql)
-        .bind(wrong().map(|product| product.product_id.as_str()).collect::<Vec<_>>())
-        .bind(wrong().map(|product| product.expected).collect::<Vec<_>>())
-        .bind(wrong().map(|product| product.deltas).collect::<Vec<_>>())
-        .execute(&mut *transaction)
-        .await?;
+    let mut transaction = connection::beside_batches(connection).await?;
+    // Two repairs would add the same difference twice.
+    let one = "SELECT pg_advisory_xact_lock(hashtextextended('audit --repair', 0))";
+    sqlx::query(one).execute(&mut *transaction).await.context("another audit repairs counts")?;
+    let found = compare(&mut transaction, chunk, true).await?;
     transaction.commit().await?;
     Ok(found)
 }
@@ -162,7 +173,7 @@ impl AuditedCount {
 
 impl CountAudit {
     async fn take(&mut self, connection: &mut PgConnection, chunk: &Chunk, wanted: bool) -> anyhow::Result<()> {
-        let mut found = compare(connection, chunk).await?;
+        let mut found = compare(connection, chunk, false).await?;
         if wanted && found.iter().any(AuditedCount::differs) {
             found = repair(connection, chunk).await?;
             self.repaired += found.iter().filter(|product| product.differs()).count() as u64;

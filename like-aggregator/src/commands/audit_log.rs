@@ -9,6 +9,7 @@ use anyhow::{Context, anyhow, bail};
 use chrono::{DateTime, Utc};
 use like_common::cli::UsageError;
 use like_common::database::SCHEMA;
+use rdkafka::ClientConfig;
 use serde::Serialize;
 use sqlx::postgres::PgRow;
 use sqlx::{AssertSqlSafe, Connection, FromRow, PgConnection};
@@ -18,7 +19,7 @@ use tracing::warn;
 use super::Outcome;
 use crate::cli::AuditSettings;
 use crate::commands::output::{Table, answer, time};
-use crate::fold::{Dedup, FOLD_VERSION};
+use crate::fold::FOLD_VERSION;
 use crate::replay::Replay;
 use crate::schema::shadow::{self, Ends, ShadowSchema};
 
@@ -77,31 +78,38 @@ pub async fn audit_log(settings: &AuditSettings, shutdown: CancellationToken) ->
     };
     let url = &settings.report.database.database_url;
     let client = kafka.client_config("like-aggregator-audit")?;
-    let replay = Replay::new(client, url, settings.fold.clone(), AUDITED);
     let mut shadow_schema = tokio::select! {
         made = ShadowSchema::create(url, AUDITED) => made?,
         () = shutdown.cancelled() => bail!("stopped"),
     };
     let audited = tokio::select! {
-        audited = fold_and_compare(&replay, &mut shadow_schema) => audited,
+        audited = fold_and_compare(settings, client, &mut shadow_schema) => audited,
         () = shutdown.cancelled() => Err(anyhow!("stopped")),
     };
     if let Err(error) = shadow_schema.remove().await {
         warn!("schema {AUDITED} is left behind, the next audit drops it: {error:#}");
     }
-    let report = LogAudit { replay_may_differ: settings.fold.dedup() == Dedup::Batch, ..audited? };
+    let report = audited?;
     answer(settings.report.json, &report, LogAudit::text)?;
     Ok(Outcome::unless(report.products.differing + report.likes.differing > 0))
 }
 
-async fn fold_and_compare(replay: &Replay, shadow_schema: &mut ShadowSchema) -> anyhow::Result<LogAudit> {
+async fn fold_and_compare(
+    settings: &AuditSettings,
+    client: ClientConfig,
+    shadow_schema: &mut ShadowSchema,
+) -> anyhow::Result<LogAudit> {
     shadow_schema.copy_layout().await?;
     let connection = shadow_schema.connection().await?;
     shadow::check_gaps(connection).await?;
     let fold_version = shadow::live_fold_version(connection).await?;
+    let rules = shadow_schema.copy_fold_rules(&settings.fold.dedup).await?;
+    let url = &settings.report.database.database_url;
+    let replay = Replay::new(client, url, settings.fold.clone(), rules, AUDITED);
+    let connection = shadow_schema.connection().await?;
     let (at, ends) = copy_live(connection).await?;
     replay.check_log(&ends).await?;
-    replay.fold(&ends).await?;
+    shadow_schema.held_while(replay.fold(&ends)).await?;
     let connection = shadow_schema.connection().await?;
     for compare in COMPARE {
         sqlx::query(compare).execute(&mut *connection).await.context("comparing")?;
@@ -116,7 +124,7 @@ async fn fold_and_compare(replay: &Replay, shadow_schema: &mut ShadowSchema) -> 
         records: ends.iter().flat_map(|(_, ends)| ends).sum(),
         fold_version,
         build_fold_version: FOLD_VERSION,
-        replay_may_differ: false,
+        replay_may_differ: !rules.is_history,
         products: differences(connection, "differing_product", "product_id", product).await?,
         likes: differences(connection, "differing_like", "product_id, user_id", like).await?,
     })

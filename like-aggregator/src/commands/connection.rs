@@ -2,6 +2,7 @@
 
 use anyhow::{Context, bail};
 use like_common::database::{DatabaseSettings, SCHEMA, sqlstate};
+use like_common::session::BEGIN;
 use sqlx::{Connection, PgConnection, Postgres, Transaction};
 
 use crate::fold::FOLD_VERSION;
@@ -9,9 +10,7 @@ use crate::fold::FOLD_VERSION;
 /// Connects for the command `name`. Workers wait behind a command that waits for a lock, so the server ends that wait
 /// after ten seconds.
 pub async fn connect(settings: &DatabaseSettings, name: &str) -> anyhow::Result<PgConnection> {
-    let options = settings.database_url.connect_options(SCHEMA, &format!("like-aggregator-{name}")).options([
-        ("lock_timeout", "10s"),
-        ("idle_in_transaction_session_timeout", "10s"),
+    let session = settings.database_url.session(SCHEMA, &format!("like-aggregator-{name}")).with([
         // Every statement finds its rows by key: see `Store::new`.
         ("enable_seqscan", "off"),
         ("enable_hashjoin", "off"),
@@ -19,15 +18,25 @@ pub async fn connect(settings: &DatabaseSettings, name: &str) -> anyhow::Result<
         ("max_parallel_workers_per_gather", "0"),
         ("jit", "off"),
     ]);
-    PgConnection::connect_with(&options).await.context("PostgreSQL")
+    session.connect().await.context("PostgreSQL")
+}
+
+/// Begins a transaction beside the workers', which doesn't block them. All its statements see the same tables: the lock
+/// conflicts only with the swap of a `rebuild`, and with [`between_batches`].
+pub async fn beside_batches(connection: &mut PgConnection) -> anyhow::Result<Transaction<'_, Postgres>> {
+    begin(connection, "LOCK TABLE kafka_offset IN ROW SHARE MODE").await
 }
 
 /// Begins a transaction that overlaps with no worker's. Workers wait between two batches until it ends, so it has to be
 /// short. It locks the table and not its rows: if `rebuild` swaps while this waits, the lock is on the new table. Only
 /// statements after the lock see what was committed before it.
 pub async fn between_batches(connection: &mut PgConnection) -> anyhow::Result<Transaction<'_, Postgres>> {
-    let mut transaction = connection.begin().await?;
-    let locked = sqlx::query("LOCK TABLE kafka_offset IN EXCLUSIVE MODE").execute(&mut *transaction).await;
+    begin(connection, "LOCK TABLE kafka_offset IN EXCLUSIVE MODE").await
+}
+
+async fn begin<'c>(connection: &'c mut PgConnection, lock: &'static str) -> anyhow::Result<Transaction<'c, Postgres>> {
+    let mut transaction = connection.begin_with(BEGIN).await?;
+    let locked = sqlx::query(lock).execute(&mut *transaction).await;
     if let Err(error) = locked {
         let busy = sqlstate(&error).as_deref() == Some("55P03");
         let hint = if busy { "kafka_offset stayed locked for 10 s: try again" } else { "locking kafka_offset" };

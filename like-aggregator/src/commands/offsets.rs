@@ -6,6 +6,7 @@ use std::collections::HashMap;
 use anyhow::bail;
 use chrono::{DateTime, SecondsFormat, Utc};
 use like_common::cli::UsageError;
+use like_common::session::BEGIN;
 use serde::Serialize;
 use sqlx::{Connection, PgConnection};
 
@@ -119,8 +120,11 @@ async fn reset(settings: &OffsetsResetSettings) -> anyhow::Result<Outcome> {
     };
     // Between two batches, so that the offsets shown are those that are moved. The log's ends are read within it too, or
     // a worker could advance past them.
-    let mut transaction =
-        if settings.yes { connection::between_batches(&mut connection).await? } else { connection.begin().await? };
+    let mut transaction = if settings.yes {
+        connection::between_batches(&mut connection).await?
+    } else {
+        connection.begin_with(BEGIN).await?
+    };
     let ends = log_ends::of(&topic.client, &topic.layout.topic, topic.layout.partitions).await?;
     let mut plan = plan(&mut transaction, &topic.layout.topic, &partitions, &ends, settings.to).await?;
     if settings.yes {

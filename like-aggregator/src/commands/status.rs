@@ -10,7 +10,6 @@ use like_common::database::SCHEMA;
 use like_common::layout;
 use rdkafka::ClientConfig;
 use serde::Serialize;
-use sqlx::{Connection, PgConnection};
 
 use crate::cli::ReportSettings;
 use crate::commands::gaps::{self, LogGap};
@@ -58,8 +57,8 @@ async fn read(settings: &ReportSettings) -> anyhow::Result<Status> {
     let (kafka, database) = (&settings.servers.kafka, &settings.servers.database);
     let topic = kafka.kafka_topic.as_str();
     let client = kafka.client_config("like-aggregator-status")?;
-    let options = database.database_url.connect_options(SCHEMA, "like-aggregator-status");
-    let mut connection = PgConnection::connect_with(&options).await.context("PostgreSQL")?;
+    let session = database.database_url.session(SCHEMA, "like-aggregator-status");
+    let mut connection = session.connect().await.context("PostgreSQL")?;
     let layouts = layout::read_all(&mut connection).await.context("topic_layout (made by `like-aggregator setup`)")?;
     let Some(layout) = layouts.iter().find(|layout| layout.topic == topic) else {
         bail!("topic_layout has no {topic}: `like-aggregator setup` has to be run");

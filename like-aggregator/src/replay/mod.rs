@@ -25,6 +25,7 @@ use crate::cli::FoldSettings;
 use crate::consume::consumer_config;
 use crate::metrics::Metrics;
 use crate::progress::Progress;
+use crate::schema::fold_rules::FoldRules;
 use crate::schema::maintenance::Upkeep;
 use crate::schema::shadow::Ends;
 use crate::topic::log_ends;
@@ -36,8 +37,9 @@ pub struct Replay {
     client: ClientConfig,
     database: DatabaseUrl,
     schema: &'static str,
-    /// Those of the aggregators of the live tables.
     fold: FoldSettings,
+    /// Those of the live tables.
+    rules: FoldRules,
     metrics: Metrics,
     health: Health,
     folded: Arc<AtomicU64>,
@@ -45,10 +47,16 @@ pub struct Replay {
 
 impl Replay {
     /// Folds the log that `client` reads into `schema`.
-    pub fn new(client: ClientConfig, database: &DatabaseUrl, fold: FoldSettings, schema: &'static str) -> Self {
+    pub fn new(
+        client: ClientConfig,
+        database: &DatabaseUrl,
+        fold: FoldSettings,
+        rules: FoldRules,
+        schema: &'static str,
+    ) -> Self {
         // Neither metrics nor health are read: a replay ends by itself and shows its progress.
         let (metrics, health) = (Metrics::new(&Registry::new()), Health::default());
-        Self { client, database: database.clone(), schema, fold, metrics, health, folded: Arc::default() }
+        Self { client, database: database.clone(), schema, fold, rules, metrics, health, folded: Arc::default() }
     }
 
     /// Refuses a log whose start is lost.
@@ -80,11 +88,11 @@ impl Replay {
     /// Folds each topic up to its ends and no further. When it returns, everything is committed and no batch is in flight.
     /// If it is dropped before, it stops after the batch in flight.
     pub async fn fold(&self, ends: &Ends) -> anyhow::Result<()> {
-        let (dedup, dedup_window) = (self.fold.dedup(), self.fold.dedup_window);
         let total: i64 = ends.iter().flat_map(|(_, ends)| ends).sum();
         let progress = Arc::new(Progress::new("events folded", Some(total.cast_unsigned())));
         // A long replay drops windows that are too old to matter, as `run` does.
-        let upkeep = Upkeep::new(&self.database, self.schema, self.client.clone(), dedup, dedup_window);
+        let upkeep =
+            Upkeep::new(&self.database, self.schema, self.client.clone(), self.rules.dedup(), self.rules.window);
         let mut tasks = JoinSet::new();
         tasks.spawn(async {
             tokio::time::sleep(UPKEEP).await;
@@ -100,7 +108,7 @@ impl Replay {
     async fn fold_topic(&self, topic: &str, ends: &[i64], progress: &Arc<Progress>) -> anyhow::Result<()> {
         let (commands, worker_commands) = channel::unbounded_channel();
         let (worker_events, events) = mpsc::channel();
-        let store = Store::new(&self.database, self.schema, topic, self.fold.dedup());
+        let store = Store::new(&self.database, self.schema, topic, self.rules.dedup());
         let worker = Worker::new(store, self.metrics.clone(), self.health.clone(), worker_events);
         tokio::spawn(worker.run(worker_commands));
         let stop = CancellationToken::new();

@@ -7,8 +7,8 @@ use std::time::Duration;
 use anyhow::{Context, anyhow};
 use like_common::database::{self, DatabaseUrl};
 use like_common::layout;
+use like_common::session::Session;
 use rdkafka::ClientConfig;
-use sqlx::postgres::PgConnectOptions;
 use sqlx::postgres::types::PgInterval;
 use sqlx::{Connection, PgConnection};
 use tracing::{debug, info};
@@ -25,7 +25,7 @@ const CHUNK: i64 = 1_000;
 const ATTEMPTS: u32 = 5;
 
 pub struct Upkeep {
-    options: PgConnectOptions,
+    session: Session,
     client: ClientConfig,
     dedup: Dedup,
     dedup_window: Duration,
@@ -34,8 +34,8 @@ pub struct Upkeep {
 impl Upkeep {
     /// Maintains the tables in `schema`, and keeps windows for `dedup_window`.
     pub fn new(url: &DatabaseUrl, schema: &str, client: ClientConfig, dedup: Dedup, dedup_window: Duration) -> Self {
-        let options = url.connect_options(schema, "like-aggregator-upkeep").options([("lock_timeout", "10s")]);
-        Self { options, client, dedup, dedup_window }
+        let session = url.session(schema, "like-aggregator-upkeep");
+        Self { session, client, dedup, dedup_window }
     }
 
     /// Runs a round at once, then one per `interval`, for ever.
@@ -51,7 +51,7 @@ impl Upkeep {
     }
 
     async fn round(&self) -> anyhow::Result<()> {
-        let mut connection = PgConnection::connect_with(&self.options).await?;
+        let mut connection = self.session.connect().await?;
         if matches!(self.dedup, Dedup::History(_)) {
             let ahead = "SELECT make_event_window(now()), make_event_window(now() + interval '48 hours')";
             sqlx::query(ahead).execute(&mut connection).await.context("making windows of event_handled")?;
@@ -78,9 +78,12 @@ impl Upkeep {
             }
         }
         let window = PgInterval { months: 0, days: 0, microseconds: self.dedup_window.as_micros() as i64 };
+        // The recorded window may have grown since this process read it.
         let mut attempts = 0;
         loop {
-            let drop = sqlx::query_scalar("SELECT drop_event_window($1, $2, $3, $4)");
+            let drop = sqlx::query_scalar(
+                "SELECT drop_event_window((SELECT greatest($1, dedup_window) FROM fold), $2, $3, $4)",
+            );
             let dropped: Result<Option<String>, _> =
                 drop.bind(window).bind(&topics).bind(&partitions).bind(&ends).fetch_one(&mut *connection).await;
             match dropped {

@@ -1,7 +1,7 @@
 //! Creates a schema and its tables, or brings them up to date: the live one (`setup`) and the shadow
 //! ones that a replay fills.
 
-use anyhow::{Context, bail};
+use anyhow::Context;
 use sqlx::{AssertSqlSafe, PgConnection};
 
 use crate::fold::FOLD_VERSION;
@@ -29,9 +29,5 @@ pub async fn migrate(connection: &mut PgConnection, schema: &'static str) -> any
     migrations.set_ignore_missing(true).run(&mut *connection).await.context("migrations")?;
     let insert = "INSERT INTO fold (fold_version) VALUES ($1) ON CONFLICT DO NOTHING";
     sqlx::query(insert).bind(FOLD_VERSION).execute(&mut *connection).await?;
-    let found: i32 = sqlx::query_scalar("SELECT fold_version FROM fold").fetch_one(&mut *connection).await?;
-    if found != FOLD_VERSION {
-        bail!("the database holds fold version {found} and this build folds by {FOLD_VERSION}");
-    }
     Ok(())
 }

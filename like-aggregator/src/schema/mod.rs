@@ -1,5 +1,6 @@
-//! The tables: roles, the shadow schema, maintenance of the event history.
+//! The tables: recorded fold settings, roles, the shadow schema, maintenance of the event history.
 
+pub mod fold_rules;
 pub mod maintenance;
 pub mod migrate;
 pub mod roles;

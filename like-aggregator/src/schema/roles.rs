@@ -4,6 +4,7 @@
 use std::collections::BTreeSet;
 
 use anyhow::{Context, bail};
+use like_common::session::BEGIN;
 use sqlx::{AssertSqlSafe, Connection, PgConnection};
 use tracing::warn;
 
@@ -84,7 +85,7 @@ pub async fn grant(connection: &mut PgConnection, schema: &str, roles: &Roles) -
     if !may_grant(connection, schema).await? {
         bail!("roles are granted their rights by the owner of schema {schema}: run it as that user");
     }
-    let mut transaction = connection.begin().await?;
+    let mut transaction = connection.begin_with(BEGIN).await?;
     // Two of these transactions at once would fail: both change the same rows of the catalogue.
     sqlx::query("SELECT pg_advisory_xact_lock(hashtextextended('like roles', 0))").execute(&mut *transaction).await?;
     let schema_name = quoted(schema);

@@ -1,17 +1,23 @@
 //! The shadow schema: a second schema with the same tables beside the live one, which a replay fills. Creating it drops
-//! one that a killed process has left.
+//! one that a killed process has left. It belongs to the process whose connection holds its lock; a connection that was
+//! lost is replaced only if the schema is still the same one.
 
 use std::time::Duration;
 
 use anyhow::{Context, bail};
 use like_common::database::{DatabaseUrl, SCHEMA, sqlstate};
-use sqlx::postgres::PgConnectOptions;
+use like_common::session::Session;
 use sqlx::{AssertSqlSafe, Connection, PgConnection};
 use tokio::time::timeout;
 
+use super::fold_rules::{self, FoldRules};
 use super::migrate::migrate;
+use crate::cli::DedupSettings;
 
 const REMOVE_WAIT: Duration = Duration::from_secs(5);
+
+/// How often the lock is checked during a fold, which uses other connections.
+const HELD_CHECK: Duration = Duration::from_secs(2);
 
 /// Per topic, in the order of folding, the offset of each partition up to which it is folded.
 pub type Ends = Vec<(String, Vec<i64>)>;
@@ -19,28 +25,74 @@ pub type Ends = Vec<(String, Vec<i64>)>;
 /// A schema that no other process uses while the connection holds its lock.
 pub struct ShadowSchema {
     pub schema: &'static str,
-    options: PgConnectOptions,
+    session: Session,
     connection: PgConnection,
+    /// The schema's number, by which one that another process has made in its place is told apart.
+    oid: i64,
+}
+
+#[derive(Debug, thiserror::Error)]
+enum NotOurs {
+    #[error("schema {0} is in use: another process runs the same command")]
+    InUse(&'static str),
+    #[error("the connection that held the lock of schema {0} was lost, and another process has taken the schema")]
+    Taken(&'static str),
 }
 
 impl ShadowSchema {
     /// Creates the schema with all tables, in place of an old one. Fails while another process uses it.
     pub async fn create(url: &DatabaseUrl, schema: &'static str) -> anyhow::Result<Self> {
         // A process that was killed while it waited for a table must not keep the schema's lock.
-        let options = url.connect_options(schema, "like-aggregator-replay");
-        let options = options.options([("client_connection_check_interval", "1s")]);
-        let mut connection = connect(&options, schema).await?;
+        let session = url.session(schema, "like-aggregator-replay");
+        let session = session.with([("client_connection_check_interval", "1s")]);
+        let mut connection = connect(&session, schema).await?;
         drop_schema(&mut connection, schema).await?;
         migrate(&mut connection, schema).await?;
-        Ok(Self { schema, options, connection })
+        let oid = oid(&mut connection, schema).await?.context("the schema is gone")?;
+        Ok(Self { schema, session, connection, oid })
     }
 
-    /// Returns the connection that holds the lock, or a new one if it was lost.
+    /// Returns the connection that holds the lock, or a new one if it was lost and no other process has taken the schema.
     pub async fn connection(&mut self) -> anyhow::Result<&mut PgConnection> {
         if self.connection.ping().await.is_err() {
-            self.connection = connect(&self.options, self.schema).await?;
+            let mut connection = connect(&self.session, self.schema).await?;
+            if oid(&mut connection, self.schema).await? != Some(self.oid) {
+                return Err(NotOurs::Taken(self.schema).into());
+            }
+            self.connection = connection;
         }
         Ok(&mut self.connection)
+    }
+
+    /// Runs a fold into the schema, and ends it once another process has taken the schema.
+    pub async fn held_while<T>(&mut self, fold: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
+        tokio::select! {
+            folded = fold => folded,
+            taken = self.taken() => Err(taken.into()),
+        }
+    }
+
+    /// Returns once the lock is lost to another process. An unreachable database is no loss: the fold waits for it too.
+    async fn taken(&mut self) -> NotOurs {
+        loop {
+            tokio::time::sleep(HELD_CHECK).await;
+            if let Err(error) = self.connection().await
+                && let Ok(not_ours) = error.downcast::<NotOurs>()
+            {
+                return not_ours;
+            }
+        }
+    }
+
+    /// Copies the live fold settings, which the command must not be given otherwise.
+    pub async fn copy_fold_rules(&mut self, given: &DedupSettings) -> anyhow::Result<FoldRules> {
+        let schema = self.schema;
+        let connection = self.connection().await?;
+        let live = fold_rules::read(connection, SCHEMA).await.context("fold (recorded by `like-aggregator setup`)")?;
+        let live = live.context("the fold settings are not recorded: run `like-aggregator setup`")?;
+        let rules = given.check(live)?;
+        fold_rules::write(connection, schema, &rules).await.context("fold")?;
+        Ok(rules)
     }
 
     /// Copies the live layout, and adds offset rows at 0 for its new partitions.
@@ -82,14 +134,19 @@ impl ShadowSchema {
 }
 
 /// Connects and takes the schema's lock, which ends with the connection.
-async fn connect(options: &PgConnectOptions, schema: &str) -> anyhow::Result<PgConnection> {
-    let mut connection = PgConnection::connect_with(options).await.context("PostgreSQL")?;
+async fn connect(session: &Session, schema: &'static str) -> anyhow::Result<PgConnection> {
+    let mut connection = session.connect().await.context("PostgreSQL")?;
     let lock = "SELECT pg_try_advisory_lock(hashtextextended($1, 0))";
     let locked: bool = sqlx::query_scalar(lock).bind(schema).fetch_one(&mut connection).await?;
     if !locked {
-        bail!("schema {schema} is in use: another process runs the same command");
+        return Err(NotOurs::InUse(schema).into());
     }
     Ok(connection)
+}
+
+async fn oid(connection: &mut PgConnection, schema: &str) -> sqlx::Result<Option<i64>> {
+    let sql = "SELECT oid::bigint FROM pg_namespace WHERE nspname = $1";
+    sqlx::query_scalar(sql).bind(schema).fetch_optional(connection).await
 }
 
 /// Drops a schema with everything in it, if it exists. A batch in flight takes its locks in another order, so the two can

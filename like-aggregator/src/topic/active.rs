@@ -18,9 +18,9 @@ macro_rules! unfinished {
     };
 }
 
-/// Returns the fold version, the recorded ends of topic $1, and whether a topic before it is unfinished.
+/// Returns the fold version, the fold settings, the recorded ends of topic $1, and whether a topic before it is unfinished.
 pub const FOLD_AND_ACTIVE: &str = concat!(
-    "SELECT fold_version, own.end_offsets, EXISTS (
+    "SELECT fold_version, dedup, (extract(epoch FROM dedup_window) * 1000)::bigint, own.end_offsets, EXISTS (
          SELECT FROM topic_layout t WHERE t.sequence < own.sequence AND (",
     unfinished!(),
     ")) FROM fold LEFT JOIN topic_layout own ON own.topic = $1"

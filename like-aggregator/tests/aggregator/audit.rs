@@ -92,10 +92,10 @@ async fn each_wrong_count_is_repaired() {
 }
 
 #[tokio::test]
-async fn repair_waits_for_batch_in_progress() {
+async fn repair_adds_to_a_batch_in_progress() {
     let (_topic, system) = with_counts().await;
     system.database.execute(SPOIL).await;
-    // The statements of a batch, up to its commit.
+    // The statements of a batch, up to its commit: the repair takes likes and count from before it, and adds to its count.
     let mut batch = system.database.lock("SELECT FROM kafka_offset ORDER BY partition FOR UPDATE").await;
     for sql in [
         "INSERT INTO product_like VALUES (gen_random_uuid(), now(), true, 'unseen', 'u')",
@@ -105,13 +105,16 @@ async fn repair_waits_for_batch_in_progress() {
         sqlx::query(sql).execute(&mut *batch).await.unwrap();
     }
     let commit = async {
-        system.database.waiting_for_lock("like-aggregator-audit", 1).await;
+        system.database.waiting_for_lock("like-aggregator-audit", 2).await;
         batch.commit().await.unwrap();
     };
-    let ((status, _), ()) = tokio::join!(audit(&system, &["--repair", "--yes"]), commit);
-    assert_eq!(status, 1);
+    // Another repair meanwhile adds nothing a second time.
+    let repair = || audit(&system, &["--repair", "--yes"]);
+    let ((status, _), (other, _), ()) = tokio::join!(repair(), repair(), commit);
+    assert_eq!(status.max(other), 1);
     let high = "SELECT like_count FROM product_like_count WHERE product_id = 'high'";
     assert_eq!(system.number(high).await, 1);
+    assert_eq!(audit(&system, &[]).await.0, 1, "only the batch's row without a count is left");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -174,4 +177,15 @@ async fn all_chunks_are_compared() {
 #[tokio::test]
 async fn audit_without_tables_is_refused() {
     TestSystem::new().await.refused(&["audit"], &["product_like"]).await;
+}
+
+#[tokio::test]
+async fn repair_blocks_no_worker() {
+    let (_topic, system) = with_counts().await;
+    system.database.execute(SPOIL).await;
+    // A worker in the middle of its batch, which the repair doesn't wait for.
+    let batch = system.database.lock("SELECT FROM kafka_offset FOR UPDATE").await;
+    assert_eq!(audit(&system, &["--repair", "--yes"]).await.0, 1);
+    assert_eq!(audit(&system, &[]).await.0, 0);
+    batch.rollback().await.unwrap();
 }

@@ -117,7 +117,7 @@ async fn incomplete_log_is_refused() {
     let aggregator = system.aggregator(&[]).await;
     system.folded(10).await;
     drop(aggregator);
-    system.set("DEDUP", "batch");
+    system.setup(&["--dedup", "batch", "--change-dedup"]).await;
     let printed = system.succeeds(&AUDIT).await;
     assert!(printed.contains("a replay may differ"), "{printed}");
 

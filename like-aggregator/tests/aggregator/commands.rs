@@ -116,8 +116,13 @@ async fn repeated_setup_keeps_its_topic() {
     topic.flush();
     system.folded(20).await;
 
-    // Also while an aggregator runs.
-    system.setup(&["--partitions", "4"]).await;
+    // Also while an aggregator runs. What it is asked to change and doesn't is named.
+    let output =
+        system.command(&["setup", "--partitions", "5", "--retention", "1s", "--replication-factor", "2"]).await;
+    let named = stderr(&output) + &String::from_utf8_lossy(&output.stdout);
+    for text in ["--partitions is", "retention.ms=1000 changes", "--replication-factor 2 is"] {
+        assert!(output.status.success() && named.contains(text), "{text}: {named}");
+    }
     system.setup(&[]).await;
     system.folded(20).await;
     assert_eq!(system.number("SELECT partitions::bigint FROM topic_layout").await, 4);
@@ -229,7 +234,8 @@ async fn dedup_batch_keeps_no_history() {
     }
     topic.flush();
     // One batch: the last record fills it.
-    let settings = [("DEDUP", "batch"), ("BATCH_MAX_EVENTS", "6"), ("BATCH_MAX_WAIT", "1h")];
+    system.setup(&["--dedup", "batch", "--change-dedup"]).await;
+    let settings = [("BATCH_MAX_EVENTS", "6"), ("BATCH_MAX_WAIT", "1h")];
     let aggregator = system.aggregator(&settings).await;
     system.folded(6).await;
     assert_eq!(system.number("SELECT like_count FROM product_like_count").await, 3);

@@ -3,9 +3,9 @@
 use std::sync::mpsc;
 use std::time::Duration;
 
-use crate::common::{DEDUP_WINDOW, NOON, store};
+use crate::common::{DEDUP_WINDOW, NOON, RECORD_FOLD, store};
 use like_aggregator::apply::worker::{Command, Event, Worker};
-use like_aggregator::fold::{Batch, Dedup, FOLD_VERSION, Record};
+use like_aggregator::fold::{Batch, Dedup, Record};
 use like_aggregator::metrics::Metrics;
 use like_aggregator::traces::Links;
 use like_common::health::Health;
@@ -52,7 +52,7 @@ async fn large_batch_is_applied_in_parts() {
     for sqlstate in ["57014", "53200"] {
         let database = TestDatabase::create().await;
         database.lay_out("t", 2).await;
-        database.execute(format!("INSERT INTO fold VALUES ({FOLD_VERSION})")).await;
+        database.execute(RECORD_FOLD).await;
         add_triggers(&database, sqlstate).await;
 
         let registry = Registry::new();

@@ -1,7 +1,7 @@
 //! A batch takes as many statements for a hundred events as for five thousand, counted by PostgreSQL.
 
-use crate::common::{DEDUP_WINDOW, NOON, store};
-use like_aggregator::fold::{Batch, Dedup, FOLD_VERSION, Record};
+use crate::common::{DEDUP_WINDOW, NOON, RECORD_FOLD, store};
+use like_aggregator::fold::{Batch, Dedup, Record};
 use like_testkit::{TestDatabase, event};
 
 /// First likes, changes, clicks that change nothing, deltas, repeats and dead letters, in the
@@ -40,7 +40,7 @@ async fn statements(database: &TestDatabase) -> i64 {
 async fn statements_are_independent_of_size() {
     let database = TestDatabase::create().await;
     database.execute("CREATE EXTENSION pg_stat_statements SCHEMA public").await;
-    database.execute(format!("INSERT INTO fold VALUES ({FOLD_VERSION})")).await;
+    database.execute(RECORD_FOLD).await;
     database.lay_out("t", 1).await;
     let mut store = store(&database, "t", Dedup::History(DEDUP_WINDOW));
 

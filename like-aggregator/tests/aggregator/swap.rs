@@ -24,7 +24,7 @@ async fn set_up(shadow: i64) -> TestDatabase {
     like_common::migrations::migrator().run(&mut connection).await.unwrap();
     for (schema, offset) in [("likes", 10), ("likes_rebuild", shadow)] {
         let fill = format!(
-            "INSERT INTO {schema}.fold VALUES ({FOLD_VERSION});
+            "INSERT INTO {schema}.fold VALUES ({FOLD_VERSION}, true, 'history', '48h');
              INSERT INTO {schema}.topic_layout VALUES (1, 't', 1);
              INSERT INTO {schema}.kafka_offset VALUES ('t', 0, {offset}, now(), now());
              INSERT INTO {schema}.product_like_count VALUES ('p', {offset}, {offset}, now())"

@@ -1,9 +1,9 @@
 //! More partitions by a new topic: topics are folded one after the other, and each to its end before the
 //! next one, by every worker.
 
-use crate::common::{DEDUP_WINDOW, NOON, drill, has_row, passing_crowd, store};
+use crate::common::{DEDUP_WINDOW, NOON, RECORD_FOLD, drill, has_row, passing_crowd, store};
 use like_aggregator::apply::error::ApplyError;
-use like_aggregator::fold::{Batch, Dedup, FOLD_VERSION, Record};
+use like_aggregator::fold::{Batch, Dedup, Record};
 use like_testkit::{Click, Differences, TestDatabase, TestSystem, event, until};
 use serde_json::json;
 
@@ -163,7 +163,7 @@ async fn record_past_the_end_is_reported() {
 async fn batch_of_inactive_topic_is_refused() {
     let database = TestDatabase::create().await;
     let fill = format!(
-        "INSERT INTO fold VALUES ({FOLD_VERSION});
+        "{RECORD_FOLD};
          INSERT INTO topic_layout VALUES (1, 'first', 2), (2, 'second', 1), (3, 'third', 1);
          INSERT INTO kafka_offset SELECT topic, p, 0, NULL, now() FROM topic_layout, generate_series(0, partitions - 1) p"
     );

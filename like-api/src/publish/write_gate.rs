@@ -105,7 +105,10 @@ impl TopicMonitor {
     async fn read(&self) -> Result<Layout, LayoutError> {
         let read = async {
             let mut connection = acquire(&self.pool).await?;
-            let layouts = layout::read_all(&mut *connection).await;
+            let mut layouts = layout::read_all(&mut *connection).await;
+            if connection.recovers(&layouts).await {
+                layouts = layout::read_all(&mut *connection).await;
+            }
             connection.release();
             layouts
         };

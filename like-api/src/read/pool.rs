@@ -4,7 +4,7 @@ use std::ops::{Deref, DerefMut};
 use std::sync::LazyLock;
 use std::time::Duration;
 
-use like_common::database::{DatabaseSettings, SCHEMA};
+use like_common::database::{DatabaseSettings, SCHEMA, STALE_PLAN, sqlstate};
 use like_common::metrics::add;
 use prometheus::core::{Collector, Desc};
 use prometheus::proto::MetricFamily;
@@ -43,8 +43,8 @@ fn pool_opts(name: &str, help: &str) -> Opts {
 pub fn open(settings: &DatabaseSettings) -> PgPool {
     // The server's timeout matches ours, or an abandoned query would keep its connection busy.
     let limit = READ_TIMEOUT.as_millis().to_string();
-    let options = settings.database_url.connect_options(SCHEMA, "like-api").options([("statement_timeout", limit)]);
-    PgPoolOptions::new()
+    let limits = ["statement_timeout", "lock_timeout"].map(|name| (name, limit.as_str()));
+    let pool = PgPoolOptions::new()
         .max_connections(CONNECTIONS)
         .acquire_timeout(CONNECT_TIMEOUT)
         .test_before_acquire(false)
@@ -55,8 +55,8 @@ pub fn open(settings: &DatabaseSettings) -> PgPool {
                 }
                 Ok(true)
             })
-        })
-        .connect_lazy_with(options)
+        });
+    settings.database_url.session(SCHEMA, "like-api").with(limits).pool(pool)
 }
 
 /// Registers the pool's metrics.
@@ -88,6 +88,13 @@ pub async fn acquire(pool: &PgPool) -> sqlx::Result<PooledConnection> {
 pub struct PooledConnection(Option<PoolConnection<Postgres>>);
 
 impl PooledConnection {
+    /// Forgets the prepared statements if `result` says that the plan of one no longer fits its table (0A000), which
+    /// otherwise lasts as long as the connection. Returns whether the statement may be tried once more.
+    pub async fn recovers<T>(&mut self, result: &sqlx::Result<T>) -> bool {
+        let stale = result.as_ref().is_err_and(|error| sqlstate(error).as_deref() == Some(STALE_PLAN));
+        stale && self.clear_cached_statements().await.is_ok()
+    }
+
     /// Returns the connection to the pool. No answer may be outstanding.
     pub fn release(mut self) {
         self.0 = None;

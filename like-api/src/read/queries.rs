@@ -61,14 +61,12 @@ pub async fn counts(pool: &PgPool, keys: &[CountKey]) -> Result<Vec<Count>, Read
     let ids: Vec<&str> = keys.iter().map(|key| key.product.as_str()).collect();
     let pairs: Vec<Option<Uuid>> = keys.iter().map(|key| key.pair).collect();
     // greatest() skips null: a product without a row has 0.
-    let query = sqlx::query_as(
-        "SELECT greatest(c.like_count, 0), c.updated_at, coalesce(l.liked, false)
+    let sql = "SELECT greatest(c.like_count, 0), c.updated_at, coalesce(l.liked, false)
          FROM unnest($1::text[], $2::uuid[]) WITH ORDINALITY AS asked (product_id, pair_key, place)
          LEFT JOIN product_like_count c ON c.product_id = asked.product_id
          LEFT JOIN product_like l ON l.pair_key = asked.pair_key
-         ORDER BY asked.place",
-    );
-    let rows = rows(pool, query.bind(ids).bind(pairs)).await?;
+         ORDER BY asked.place";
+    let rows = rows(pool, || sqlx::query_as(sql).bind(&ids[..]).bind(&pairs[..])).await?;
     Ok(rows.into_iter().map(|(count, updated_at, liked)| Count { count, updated_at, liked }).collect())
 }
 
@@ -80,15 +78,13 @@ pub async fn changes(
     counts: Vec<Option<i64>>,
     times: Vec<Option<DateTime<Utc>>>,
 ) -> Result<Vec<Change>, ReadError> {
-    let query = sqlx::query_as(
-        "SELECT place, count, updated_at
+    let sql = "SELECT place, count, updated_at
          FROM (SELECT place, known_count, known_time, updated_at, greatest(like_count, 0) AS count
                FROM unnest($1::text[], $2::bigint[], $3::timestamptz[])
                     WITH ORDINALITY AS asked (product_id, known_count, known_time, place)
                LEFT JOIN product_like_count USING (product_id)) compared
-         WHERE count IS DISTINCT FROM known_count OR updated_at IS DISTINCT FROM known_time",
-    );
-    let rows = rows(pool, query.bind(products).bind(counts).bind(times)).await?;
+         WHERE count IS DISTINCT FROM known_count OR updated_at IS DISTINCT FROM known_time";
+    let rows = rows(pool, || sqlx::query_as(sql).bind(&products[..]).bind(&counts[..]).bind(&times[..])).await?;
     let change = |(place, count, updated_at): (i64, _, _)| Change { place: place as usize - 1, count, updated_at };
     Ok(rows.into_iter().map(change).collect())
 }
@@ -99,8 +95,7 @@ pub async fn receipt_statuses(pool: &PgPool, receipts: &[Receipt]) -> Result<Vec
     let partitions: Vec<i32> = receipts.iter().map(|receipt| receipt.partition).collect();
     let offsets: Vec<i64> = receipts.iter().map(|receipt| receipt.offset).collect();
     // Most receipts are pending: dead letters and gaps are looked up for the others only.
-    let query = sqlx::query_as(
-        "SELECT topic, partition < partitions, end_offsets IS NULL,
+    let sql = "SELECT topic, partition < partitions, end_offsets IS NULL,
                 end_offsets[least(partition, partitions - 1) + 1], folded,
                 CASE WHEN folded THEN EXISTS (
                     SELECT FROM dead_letter d
@@ -116,9 +111,8 @@ pub async fn receipt_statuses(pool: &PgPool, receipts: &[Receipt]) -> Result<Vec
                FROM unnest($1::integer[], $2::integer[], $3::bigint[]) WITH ORDINALITY AS a (sequence, partition, at, place)
                LEFT JOIN topic_layout t ON t.sequence = a.sequence
                LEFT JOIN kafka_offset o ON o.topic = t.topic AND o.partition = a.partition) asked
-         ORDER BY place",
-    );
-    let rows = rows(pool, query.bind(sequences).bind(partitions).bind(offsets)).await?;
+         ORDER BY place";
+    let rows = rows(pool, || sqlx::query_as(sql).bind(&sequences[..]).bind(&partitions[..]).bind(&offsets[..])).await?;
     Ok(rows.into_iter().zip(receipts).map(|(row, receipt)| receipt_status(row, receipt.offset)).collect())
 }
 
@@ -139,18 +133,25 @@ fn receipt_status(row: ReceiptRow, offset: i64) -> ReceiptState {
 }
 
 /// Runs a query. Every read goes through here, which counts its wait and bounds its time.
-async fn rows<R>(pool: &PgPool, query: QueryAs<'_, Postgres, R, PgArguments>) -> Result<Vec<R>, ReadError>
+async fn rows<'q, R>(
+    pool: &PgPool,
+    query: impl Fn() -> QueryAs<'q, Postgres, R, PgArguments>,
+) -> Result<Vec<R>, ReadError>
 where
     R: for<'r> FromRow<'r, PgRow> + Send + Unpin,
 {
     let read = async {
-        let mut connection = acquire(pool).await?;
-        let rows = query.fetch_all(&mut *connection).await;
+        // Whatever keeps us from connecting is an outage: a server that starts, a changed password, a database gone.
+        let mut connection = acquire(pool).await.map_err(|error| ReadError::Unavailable(error.to_string()))?;
+        let mut rows = query().fetch_all(&mut *connection).await;
+        if connection.recovers(&rows).await {
+            rows = query().fetch_all(&mut *connection).await;
+        }
         connection.release();
-        rows
+        rows.map_err(|error| unavailable(&error))
     };
     match tokio::time::timeout(READ_TIMEOUT, read).await {
-        Ok(result) => result.map_err(|error| unavailable(&error)),
+        Ok(result) => result,
         Err(_) => Err(ReadError::Unavailable(format!("no answer within {READ_TIMEOUT:?}"))),
     }
 }

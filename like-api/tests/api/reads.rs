@@ -138,3 +138,34 @@ async fn refusal_has_no_etag() {
     answer.assert_problem(400, "invalid-request");
     assert!(!answer.headers.contains_key("etag"));
 }
+
+#[tokio::test]
+async fn altered_column_fails_no_read() {
+    let api = set_up().await;
+    let products = async || {
+        let paths: Vec<_> = (0..20).map(|n| format!("/v1/likes?ids=p1,n{n}")).collect();
+        for answer in futures::future::join_all(paths.iter().map(|path| api.get(path))).await {
+            assert_eq!(answer.status, 200, "{:?}", answer.json);
+        }
+    };
+    products().await;
+    api.database.execute("ALTER TABLE product_like_count ALTER COLUMN updated_at TYPE timestamptz(3)").await;
+    api.database.execute("ALTER TABLE topic_layout ALTER COLUMN topic TYPE varchar(250)").await;
+    products().await;
+    // The check of the topic has its plan too: it notices that the topic is closed.
+    api.database.execute("UPDATE topic_layout SET end_offsets = ARRAY[0]").await;
+    let closed = async || api.waiting_for("topic_layout").await.is_some_and(|why| why.contains("is closed"));
+    like_testkit::until("it notices that the topic is closed", closed).await;
+}
+
+#[tokio::test]
+async fn refused_connection_is_an_outage() {
+    let api = set_up().await;
+    api.database.allow_connections(false).await;
+    // The first ones use connections that were ended.
+    for n in 0..10 {
+        api.get(&format!("/v1/likes?ids=p1,n{n}")).await.assert_unavailable("reads-unavailable", "database");
+    }
+    api.database.allow_connections(true).await;
+    assert_eq!(api.get("/v1/likes?ids=p1").await.status, 200);
+}

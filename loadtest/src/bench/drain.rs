@@ -71,6 +71,7 @@ pub async fn system(backlog: &Backlog) -> TestSystem {
 
 async fn one(bench: &Bench, backlog: &Backlog, mode: Mode) -> anyhow::Result<Row> {
     let system = system(backlog).await;
+    system.setup(&["--dedup", mode.setting(), "--change-dedup"]).await;
     let pool = &system.database.pool;
     checkpoint(pool).await?;
     let workers = bench.backlog.workers;
@@ -80,7 +81,7 @@ async fn one(bench: &Bench, backlog: &Backlog, mode: Mode) -> anyhow::Result<Row
         sqlx::query("SELECT FROM kafka_offset FOR UPDATE").execute(&mut *transaction).await?;
         held = Some(transaction);
     }
-    let start = || system.start_aggregator(&[("DEDUP", mode.setting())]);
+    let start = || system.start_aggregator(&[]);
     let mut services: Vec<TestService> = std::iter::repeat_with(start).take(workers).collect();
     let before = if let Some(transaction) = held {
         let waiting = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()

@@ -26,7 +26,7 @@ pub async fn from_memory(backlog: &Backlog, mode: Mode) -> anyhow::Result<f64> {
     let mut batches = Vec::new();
     read(backlog, |batch| batches.push(batch))?;
     let system = drain::system(backlog).await;
-    let mut store = records::store(&backlog.topic.name, &system.database, mode.dedup())?;
+    let mut store = records::store(&backlog.topic.name, &system.database, mode.dedup()).await?;
     store.ping().await?;
     checkpoint(&system.database.pool).await?;
     let start = Instant::now();

@@ -81,12 +81,12 @@ async fn count(pool: &PgPool, ids: &[Uuid], history: bool) -> anyhow::Result<()>
 async fn services(topic: &TestTopic, dedup: Dedup) -> anyhow::Result<i64> {
     let system = TestSystem::set_up_on(topic).await;
     let batches = batches(&read_all(&topic.name, 1)?, BATCH)?;
-    let mut crashed = store(&topic.name, &system.database, dedup)?;
+    let mut crashed = store(&topic.name, &system.database, dedup).await?;
     for batch in &batches {
         crashed.apply(batch).await?;
     }
     drop(crashed);
-    match store(&topic.name, &system.database, dedup)?.apply(&batches[1]).await {
+    match store(&topic.name, &system.database, dedup).await?.apply(&batches[1]).await {
         Err(ApplyError::Fenced { .. }) => {}
         Err(error) => bail!(error),
         Ok(_) => bail!("a stale batch was applied"),

@@ -67,7 +67,7 @@ async fn naive(log: &[Entry], together: usize) -> anyhow::Result<f64> {
 async fn services(backlog: &Backlog, mode: Mode) -> anyhow::Result<f64> {
     let log = read_all(&backlog.topic.name, 1)?;
     let system = TestSystem::set_up_on(&backlog.topic).await;
-    let mut store = store(&backlog.topic.name, &system.database, mode.dedup())?;
+    let mut store = store(&backlog.topic.name, &system.database, mode.dedup()).await?;
     store.ping().await?;
     let start = Instant::now();
     apply(&mut store, &batches(&log, BATCH)?).await?;

@@ -40,7 +40,7 @@ pub async fn log_can_be_replayed(lab: &Lab) -> anyhow::Result<Finding> {
     let mut counted = Vec::new();
     for log in [&first, &third] {
         let system = TestSystem::set_up_on(&topic).await;
-        apply(&mut store(&topic.name, &system.database, HISTORY)?, &batches(log, 100)?).await?;
+        apply(&mut store(&topic.name, &system.database, HISTORY).await?, &batches(log, 100)?).await?;
         counted.push(counts(&system.database).await?);
     }
     let same = first == third && counted[0] == counted[1] && !counted[0].is_empty();

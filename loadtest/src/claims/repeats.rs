@@ -63,7 +63,7 @@ pub async fn history_against_batch(lab: &Lab) -> anyhow::Result<Finding> {
 /// Counts the log into a new database; adds the time and replaces the rest.
 async fn count((backlog, batches): &(Backlog, Vec<Batch>), mode: Mode, outcome: &mut Outcome) -> anyhow::Result<()> {
     let system = TestSystem::set_up_on(&backlog.topic).await;
-    let mut store = store(&backlog.topic.name, &system.database, mode.dedup())?;
+    let mut store = store(&backlog.topic.name, &system.database, mode.dedup()).await?;
     store.ping().await?;
     let start = Instant::now();
     outcome.dropped = apply(&mut store, batches).await?;

@@ -91,6 +91,16 @@ impl TestDatabase {
         lock
     }
 
+    /// Lets the server refuse connections to the database (55000), and ends those that there are; or accept them again.
+    pub async fn allow_connections(&self, allowed: bool) {
+        let Self { server, name, .. } = self;
+        execute(server, format!("ALTER DATABASE {name} ALLOW_CONNECTIONS {allowed}")).await;
+        if !allowed {
+            let end = format!("SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity WHERE datname = '{name}'");
+            execute(server, end).await;
+        }
+    }
+
     /// Waits until `connections` of this application wait for a lock.
     pub async fn waiting_for_lock(&self, application: &str, connections: i64) {
         let sql = format!(

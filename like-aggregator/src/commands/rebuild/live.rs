@@ -5,10 +5,19 @@ use like_common::database::SCHEMA;
 use sqlx::{AssertSqlSafe, PgConnection};
 
 use crate::fold::FOLD_VERSION;
-use crate::schema::shadow;
+use crate::schema::{fold_rules, shadow};
 
 /// The shadow schema of a rebuild.
 pub(super) const REBUILT: &str = "likes_rebuild";
+
+/// Refuses when the fold settings have changed since they were copied.
+pub(super) async fn check_fold_rules(connection: &mut PgConnection) -> anyhow::Result<()> {
+    let (live, own) = (fold_rules::read(connection, SCHEMA).await?, fold_rules::read(connection, REBUILT).await?);
+    if live != own {
+        bail!("DEDUP or DEDUP_WINDOW were changed by `setup` meanwhile: run it again");
+    }
+    Ok(())
+}
 
 /// Refuses when the live tables are newer than this build, or have a gap that the rebuilt ones would lose.
 pub(super) async fn check_live(connection: &mut PgConnection) -> anyhow::Result<()> {

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{anyhow, bail};
 use like_common::database::SCHEMA;
+use rdkafka::ClientConfig;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
@@ -32,21 +33,20 @@ pub async fn rebuild(settings: &RebuildSettings, shutdown: CancellationToken) ->
     if !settings.yes {
         return Err(not_done("replace the live tables by what the log folds to"));
     }
-    let replay = Replay::new(client, url, settings.fold.clone(), REBUILT);
     let mut shadow_schema = tokio::select! {
         made = ShadowSchema::create(url, REBUILT) => made?,
         () = shutdown.cancelled() => bail!("stopped: the live tables have not changed"),
     };
     let start = Instant::now();
     let swapped = tokio::select! {
-        swapped = fill_and_swap(&replay, &mut shadow_schema) => swapped,
+        swapped = fill_and_swap(settings, client, &mut shadow_schema) => swapped,
         () = shutdown.cancelled() => Err(anyhow!(
             "stopped: the live tables have not changed, unless there is a new schema {SCHEMA}_old_…: then they were \
              just swapped"
         )),
     };
-    let old = match swapped {
-        Ok(old) => old,
+    let (folded, old) = match swapped {
+        Ok(swapped) => swapped,
         Err(error) => {
             if let Err(error) = shadow_schema.remove().await {
                 warn!("schema {REBUILT} is left behind, the next rebuild drops it: {error:#}");
@@ -54,7 +54,7 @@ pub async fn rebuild(settings: &RebuildSettings, shutdown: CancellationToken) ->
             return Err(error);
         }
     };
-    let (folded, took) = (replay.folded(), start.elapsed().as_secs_f64());
+    let took = start.elapsed().as_secs_f64();
     print(&format!("rebuilt: {folded} records folded in {took:.1} s, by fold version {FOLD_VERSION}"))?;
     if settings.drop_old {
         shadow::drop_schema(shadow_schema.connection().await?, &old).await?;
@@ -68,24 +68,31 @@ pub async fn rebuild(settings: &RebuildSettings, shutdown: CancellationToken) ->
     Ok(())
 }
 
-/// Returns the new name of the old schema.
-async fn fill_and_swap(replay: &Replay, shadow_schema: &mut ShadowSchema) -> anyhow::Result<String> {
+/// Returns how many records were folded, and the new name of the old schema.
+async fn fill_and_swap(
+    settings: &RebuildSettings,
+    client: ClientConfig,
+    shadow_schema: &mut ShadowSchema,
+) -> anyhow::Result<(u64, String)> {
     check_live(shadow_schema.connection().await?).await?;
+    let rules = shadow_schema.copy_fold_rules(&settings.fold.dedup).await?;
+    let url = &settings.servers.database.database_url;
+    let replay = Replay::new(client, url, settings.fold.clone(), rules, REBUILT);
     let mut copied = false;
     loop {
         shadow_schema.copy_layout().await?;
         let ends = shadow::live_ends(shadow_schema.connection().await?).await?;
         replay.check_log(&ends).await?;
         let round = Instant::now();
-        replay.fold(&ends).await?;
+        shadow_schema.held_while(replay.fold(&ends)).await?;
         let close = round.elapsed() <= CLOSE;
         info!(records = replay.folded(), took = ?round.elapsed(), "folded up to the offsets of the live tables");
         if !copied {
             copy_metadata::copy(shadow_schema.connection().await?).await?;
             copied = true;
         } else if close {
-            if let Some(old) = swap::attempt(replay, shadow_schema).await? {
-                return Ok(old);
+            if let Some(old) = swap::attempt(&replay, shadow_schema).await? {
+                return Ok((replay.folded(), old));
             }
             tokio::time::sleep(PAUSE).await;
         }

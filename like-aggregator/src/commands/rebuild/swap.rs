@@ -10,11 +10,12 @@ use std::time::Duration;
 use anyhow::Context;
 use chrono::Utc;
 use like_common::database::{self, SCHEMA};
+use like_common::session::BEGIN;
 use sqlx::{AssertSqlSafe, Connection, PgConnection};
 use tokio::time::timeout;
 use tracing::info;
 
-use super::live::{REBUILT, check_live};
+use super::live::{REBUILT, check_fold_rules, check_live};
 use crate::replay::Replay;
 use crate::schema::shadow::{self, ShadowSchema};
 
@@ -40,7 +41,7 @@ pub(super) async fn attempt(replay: &Replay, shadow_schema: &mut ShadowSchema) -
 /// If this returns early, the next use of the connection rolls the transaction back. That follows at once: the next
 /// round, or dropping the shadow schema.
 async fn try_it(replay: &Replay, connection: &mut PgConnection) -> anyhow::Result<Option<String>> {
-    let mut swap = connection.begin().await?;
+    let mut swap = connection.begin_with(BEGIN).await?;
     sqlx::raw_sql(TIMEOUTS).execute(&mut *swap).await?;
     // The live tables first: their offsets are final from here on. A change of topic_layout locks kafka_offset before it.
     lock(&mut swap, SCHEMA).await?;
@@ -70,6 +71,7 @@ async fn try_it(replay: &Replay, connection: &mut PgConnection) -> anyhow::Resul
     }
     // Another rebuild may have swapped in a newer fold version meanwhile.
     check_live(&mut swap).await?;
+    check_fold_rules(&mut swap).await?;
     let old = format!("{SCHEMA}_old_{}", Utc::now().format("%Y%m%d_%H%M%S_%3f"));
     for rename in
         [format!("ALTER SCHEMA {SCHEMA} RENAME TO {old}"), format!("ALTER SCHEMA {REBUILT} RENAME TO {SCHEMA}")]

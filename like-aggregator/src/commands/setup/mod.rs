@@ -1,6 +1,7 @@
 //! `setup`: creates tables, topic, layout and offset rows where they are missing and checks those
 //! that exist. Each step can be repeated, so a `setup` that was interrupted is simply run again.
 
+mod fold;
 mod topic;
 
 use std::collections::HashMap;
@@ -10,6 +11,7 @@ use anyhow::{Context, anyhow, bail};
 use like_common::backoff::Backoff;
 use like_common::database::SCHEMA;
 use like_common::layout::{self, Layout};
+use like_common::session::BEGIN;
 use like_common::topic_check;
 use sqlx::{Connection, PgConnection};
 use tracing::{info, warn};
@@ -25,14 +27,16 @@ pub async fn setup(settings: &SetupSettings) -> anyhow::Result<()> {
     let topic = kafka.kafka_topic.as_str();
     let client = kafka.client_config("like-aggregator-setup")?;
     let deadline = Instant::now() + settings.timeout;
-    let options = database.database_url.connect_options(SCHEMA, "like-aggregator-setup");
-    let mut connection =
-        until(deadline, "PostgreSQL", async || PgConnection::connect_with(&options).await.map_err(Into::into)).await?;
+    // Another `setup` may migrate for a while; but workers wait behind one that waits for their tables.
+    let session = database.database_url.session(SCHEMA, "like-aggregator-setup").with([("lock_timeout", "30s")]);
+    let mut connection = until(deadline, "PostgreSQL", async || session.connect().await.map_err(Into::into)).await?;
     check_encoding(&mut connection).await?;
     migrate(&mut connection, SCHEMA).await?;
     grant(&mut connection, settings).await?;
     // Before the topic is created: a layout that can't take it must not leave an unused topic behind.
     let layouts = layout::read_all(&mut connection).await?;
+    fold::check_version(&mut connection, settings, &layouts, &client).await?;
+    fold::record_rules(&mut connection, settings).await?;
     let known = layouts.iter().find(|layout| layout.topic == topic);
     let sequence = place(topic, settings.after.as_deref(), &layouts)?;
 
@@ -123,7 +127,7 @@ async fn record(
     partitions: i32,
     ends: &LogEnds,
 ) -> anyhow::Result<()> {
-    let mut transaction = connection.begin().await?;
+    let mut transaction = connection.begin_with(BEGIN).await?;
     // Before the other statements, so that a `rebuild` swaps before or after all of them.
     sqlx::query("LOCK TABLE kafka_offset IN ROW EXCLUSIVE MODE").execute(&mut *transaction).await?;
     let layout = "INSERT INTO topic_layout (sequence, topic, partitions) VALUES ($3, $1, $2) ON CONFLICT DO NOTHING";

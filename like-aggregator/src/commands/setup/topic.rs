@@ -61,5 +61,25 @@ pub(super) fn check(live: &LiveTopic, partitions: i32, settings: &SetupSettings)
     if live.partitions != settings.partitions {
         warn!("topic {} has {} partitions and keeps them; --partitions is for a new topic", live.name, live.partitions);
     }
+    // Neither is changed here: the client library can set one setting only by replacing all others, and replicas are moved
+    // by Kafka's own tool.
+    if let Some(wanted) = settings.replication_factor.filter(|wanted| *wanted != live.replicas) {
+        warn!(
+            "topic {} has {} replicas and keeps them; --replication-factor {wanted} is for a new topic: \
+             kafka-reassign-partitions.sh changes this one",
+            live.name, live.replicas
+        );
+    }
+    if let Some(wanted) = settings.retention.map(|time| time.as_millis().to_string())
+        && live.setting("retention.ms") != wanted
+    {
+        warn!(
+            "topic {} has retention.ms={} and keeps it; --retention is for a new topic: kafka-configs.sh --alter \
+             --entity-type topics --entity-name {} --add-config retention.ms={wanted} changes this one",
+            live.name,
+            live.setting("retention.ms"),
+            live.name
+        );
+    }
     Ok(())
 }

@@ -2,9 +2,10 @@
 //! another one has overtaken, leaves nothing.
 
 use super::{Fixture, HISTORY, Sent, batch, garbage, like};
-use crate::common::NOON;
+use crate::common::{DEDUP_WINDOW, NOON};
 use like_aggregator::apply::error::ApplyError;
 use like_aggregator::apply::transaction::Applied;
+use like_aggregator::fold::Dedup;
 use uuid::Uuid;
 
 #[tokio::test]
@@ -101,6 +102,19 @@ async fn other_fold_version_stops_the_worker() {
     let error = store.apply(&batch(1, &[like(1, 2, "u2")])).await.unwrap_err();
     assert!(matches!(error, ApplyError::FoldVersion { found: 2 }) && !error.is_transient());
     assert_eq!(db.counts().await, ["p=1/0"]);
+}
+
+#[tokio::test]
+async fn other_fold_settings_stop_the_worker() {
+    let db = Fixture::new().await;
+    for other in [Dedup::Batch, Dedup::History(DEDUP_WINDOW * 2)] {
+        let error = db.store(other).apply(&batch(0, &[like(0, 1, "u1")])).await.unwrap_err();
+        assert!(matches!(error, ApplyError::FoldRules { found: Some(_), .. }) && !error.is_transient(), "{error}");
+    }
+    db.database.execute("UPDATE fold SET (dedup, dedup_window) = (NULL, NULL)").await;
+    let error = db.store(HISTORY).apply(&batch(0, &[like(0, 1, "u1")])).await.unwrap_err();
+    assert!(matches!(error, ApplyError::FoldRules { found: None, .. }), "{error}");
+    assert_eq!((db.offsets().await[0], db.rows("product_like").await), (0, 0));
 }
 
 #[tokio::test]

@@ -4,7 +4,7 @@
 mod fencing;
 mod writes;
 
-use crate::common::{DEDUP_WINDOW, NOON, store};
+use crate::common::{DEDUP_WINDOW, NOON, RECORD_FOLD, store};
 use like_aggregator::apply::transaction::Store;
 use like_aggregator::fold::{Batch, Dedup, Record};
 use like_events::{EventId, LikeEvent, ProductId, UserId};
@@ -22,7 +22,7 @@ impl Fixture {
     async fn new() -> Self {
         let database = TestDatabase::create().await;
         database.lay_out(TOPIC, 3).await;
-        database.execute("INSERT INTO fold VALUES (1)").await;
+        database.execute(RECORD_FOLD).await;
         Self { database }
     }
 

@@ -135,6 +135,7 @@ async fn deltas_may_go_below_zero() {
 #[tokio::test]
 async fn dedup_batch_ignores_other_batches() {
     let db = Fixture::new().await;
+    db.database.execute("UPDATE fold SET dedup = 'batch'").await;
     let mut store = db.store(Dedup::Batch);
     let delta = |offset, id| Sent { user: None, ..like(offset, id, "") };
     let applied = store.apply(&batch(0, &[delta(0, 1), delta(1, 1), delta(2, 2)])).await.unwrap();

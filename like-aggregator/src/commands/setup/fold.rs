@@ -1,0 +1,94 @@
+//! What `setup` records about the fold: its version, and where repeats are dropped.
+
+use anyhow::{Context, bail};
+use like_common::database::SCHEMA;
+use like_common::layout::Layout;
+use like_common::session::BEGIN;
+use rdkafka::ClientConfig;
+use sqlx::{Connection, PgConnection};
+use tracing::{info, warn};
+
+use crate::cli::SetupSettings;
+use crate::fold::FOLD_VERSION;
+use crate::schema::fold_rules::{self, FoldRules};
+use crate::schema::shadow;
+use crate::topic::log_ends;
+
+/// No batch is applied while this is held, and each later one sees what was changed.
+const LOCK: &str = "LOCK TABLE kafka_offset IN EXCLUSIVE MODE";
+
+/// Records the fold settings at the first `setup`; later they change by `--change-dedup` only.
+pub(super) async fn record_rules(connection: &mut PgConnection, settings: &SetupSettings) -> anyhow::Result<()> {
+    if fold_rules::read(connection, SCHEMA).await?.is_none() {
+        let rules = settings.dedup.over(FoldRules::DEFAULT);
+        let sql = "UPDATE fold SET dedup = $1, dedup_window = $2 WHERE dedup IS NULL";
+        let update = sqlx::query(sql).bind(rules.mode()).bind(rules.interval());
+        if update.execute(&mut *connection).await.context("recording the fold settings")?.rows_affected() > 0 {
+            info!(%rules, "fold settings recorded: aggregators that are given others refuse to run");
+        }
+    }
+    let recorded = fold_rules::read(connection, SCHEMA).await?.context("table fold is empty")?;
+    let rules = settings.dedup.over(recorded);
+    if rules == recorded {
+        return Ok(());
+    }
+    if !settings.change_dedup {
+        bail!(
+            "the database holds {recorded}, and setup is given {rules}: add --change-dedup to record these. Running \
+             aggregators then end until they are restarted, repeats of what was folded before are judged by the new \
+             settings, and `audit --log` may differ until a `rebuild`"
+        );
+    }
+    let mut transaction = connection.begin_with(BEGIN).await?;
+    sqlx::query(LOCK).execute(&mut *transaction).await.context("locking kafka_offset")?;
+    fold_rules::write(&mut transaction, SCHEMA, &rules).await.context("recording the fold settings")?;
+    transaction.commit().await?;
+    warn!(before = %recorded, now = %rules, "fold settings changed: restart the aggregators; `audit --log` may differ until a `rebuild`");
+    Ok(())
+}
+
+/// Refuses tables of another fold version, unless it is to be adopted on a log whose start is gone.
+pub(super) async fn check_version(
+    connection: &mut PgConnection,
+    settings: &SetupSettings,
+    layouts: &[Layout],
+    client: &ClientConfig,
+) -> anyhow::Result<()> {
+    let found = shadow::live_fold_version(connection).await?;
+    if found == FOLD_VERSION {
+        return Ok(());
+    }
+    let differ = format!("the database holds fold version {found} and this build folds by {FOLD_VERSION}");
+    if found > FOLD_VERSION {
+        bail!("{differ}: use a build of that version");
+    }
+    if !settings.adopt_fold_version {
+        bail!(
+            "{differ}: fold the log again by `rebuild`; where the log no longer starts at 0, `setup --adopt-fold-version` \
+             keeps what the old version has counted and folds later records by the new one"
+        );
+    }
+    let mut is_whole = shadow::check_gaps(connection).await.is_ok();
+    for Layout { topic, partitions, .. } in layouts {
+        let ends = log_ends::of(client, topic, *partitions).await.context("Kafka")?;
+        is_whole &= ends.iter().all(|(start, _)| *start == 0);
+    }
+    if is_whole {
+        bail!("{differ}, and the log still starts at 0: `rebuild` folds it again, and every count follows one version");
+    }
+    let mut transaction = connection.begin_with(BEGIN).await?;
+    sqlx::query(LOCK).execute(&mut *transaction).await.context("locking kafka_offset")?;
+    let sql = "UPDATE fold SET fold_version = $1 WHERE fold_version = $2";
+    let adopted = sqlx::query(sql).bind(FOLD_VERSION).bind(found).execute(&mut *transaction).await?;
+    if adopted.rows_affected() != 1 {
+        bail!("the fold version has changed meanwhile: run it again");
+    }
+    transaction.commit().await?;
+    warn!(
+        before = found,
+        now = FOLD_VERSION,
+        "fold version adopted: counts made by the old version stay as they are, aggregators of it end, and only a backup \
+         brings it back"
+    );
+    Ok(())
+}
