@@ -21,6 +21,7 @@ pub struct Metrics {
     statements: IntCounter,
     commit_age: Histogram,
     lag: IntGaugeVec,
+    held_back: IntGaugeVec,
     pub fences: IntCounter,
     pub behind_end: IntGauge,
     pub retries: IntCounter,
@@ -79,7 +80,12 @@ impl Metrics {
             ),
             lag: gauges(
                 "likes_consumer_lag_records",
-                "Offsets between the last folded record and the log's end, per owned partition",
+                "Offsets between the last folded record and the end of the records that can be folded, per owned partition",
+                "partition",
+            ),
+            held_back: gauges(
+                "likes_held_back_records",
+                "Offsets that another producer's open transaction holds back, per owned partition",
                 "partition",
             ),
             behind_end: gauge(
@@ -139,8 +145,15 @@ impl Metrics {
         self.lag.with_label_values(&[partition.to_string().as_str()]).set(records);
     }
 
-    /// Removes the lag of a partition that another worker may own now.
-    pub fn forget_lag(&self, partition: i32) {
-        let _ = self.lag.remove_label_values(&[partition.to_string().as_str()]);
+    /// Sets the number of offsets of a partition that can't be folded yet.
+    pub fn held_back(&self, partition: i32, records: i64) {
+        self.held_back.with_label_values(&[partition.to_string().as_str()]).set(records);
+    }
+
+    /// Removes the series of a partition that another worker may own now.
+    pub fn forget_partition(&self, partition: i32) {
+        for gauges in [&self.lag, &self.held_back] {
+            let _ = gauges.remove_label_values(&[partition.to_string().as_str()]);
+        }
     }
 }

@@ -26,7 +26,10 @@ struct Status {
     sequence: i32,
     fold_version: Option<i32>,
     build_fold_version: i32,
+    /// Records that can be folded now.
     lag: i64,
+    /// Records that another producer's open transaction holds back.
+    held_back: i64,
     dead_letters: i64,
     log_gaps: i64,
     /// Records past the ends of closed topics.
@@ -41,8 +44,10 @@ struct PartitionStatus {
     partition: i32,
     next_offset: Option<i64>,
     log_start: i64,
+    /// The written end: records that are held back included.
     log_end: i64,
     lag: Option<i64>,
+    held_back: i64,
     /// Why it can't be folded further as it is.
     problem: Option<String>,
     last_record_time: Option<DateTime<Utc>>,
@@ -74,16 +79,18 @@ async fn read(settings: &ReportSettings) -> anyhow::Result<Status> {
     let rows: Vec<PartitionRow> =
         sqlx::query_as(sql).bind(topic).bind(layout.partitions).fetch_all(&mut connection).await?;
     // Read after the offsets, so that records folded meanwhile don't make a lag negative.
-    let ends = log_ends::of(&client, topic, layout.partitions).await.context("Kafka")?;
+    let next: Vec<i64> = rows.iter().map(|(next, ..)| next.unwrap_or(0)).collect();
+    let ends = log_ends::unfolded(&client, topic, &next).await.context("Kafka")?;
     let behind_ends = past_end::find(&client, &layouts).await.context("Kafka")?;
-    let partitions = (0..).zip(rows).zip(ends).map(|((partition, row), (log_start, log_end))| {
+    let partitions = (0..).zip(rows).zip(ends).map(|((partition, row), ends)| {
         let (next_offset, last_record_time, log_gaps, dead_letters) = row;
         PartitionStatus {
             partition,
             next_offset,
-            log_start,
-            log_end,
-            lag: next_offset.map(|next| (log_end - next).max(0)),
+            log_start: ends.start,
+            log_end: ends.written,
+            lag: next_offset.map(|next| (ends.after_last - next).max(0)),
+            held_back: ends.held_back,
             problem: None,
             last_record_time,
             log_gaps,
@@ -98,6 +105,7 @@ async fn read(settings: &ReportSettings) -> anyhow::Result<Status> {
         fold_version,
         build_fold_version: FOLD_VERSION,
         lag: partitions.iter().filter_map(|p| p.lag).sum(),
+        held_back: partitions.iter().map(|p| p.held_back).sum(),
         dead_letters: partitions.iter().map(|p| p.dead_letters).sum(),
         log_gaps: partitions.iter().map(|p| p.log_gaps).sum(),
         behind_ends,
@@ -145,6 +153,10 @@ impl Status {
              lag           {lag} records\ndead letters  {dead_letters}\nlog gaps      {log_gaps}\n",
             partitions.len()
         );
+        if self.held_back > 0 {
+            let held_back = self.held_back;
+            let _ = writeln!(text, "HELD BACK     {held_back} records, by another producer's open transaction");
+        }
         for past in &self.behind_ends {
             let PastEnd { topic, partition, end_offset, first_offset, .. } = past;
             let _ = writeln!(
@@ -153,12 +165,13 @@ impl Status {
                 past.records()
             );
         }
-        let mut table = Table::new(&["partition", "next offset", "log start", "log end", "lag", "last record", ""]);
+        let mut table =
+            Table::new(&["partition", "next offset", "log start", "log end", "lag", "held back", "last record", ""]);
         for p in partitions {
             let last = or_dash(p.last_record_time.map(|t| t.to_rfc3339_opts(SecondsFormat::Millis, true)));
             let problem = p.problem.as_deref().unwrap_or_default();
             let (next, lag) = (or_dash(p.next_offset), or_dash(p.lag));
-            table.row(&[&p.partition, &next, &p.log_start, &p.log_end, &lag, &last, &problem]);
+            table.row(&[&p.partition, &next, &p.log_start, &p.log_end, &lag, &p.held_back, &last, &problem]);
         }
         text.extend(["\n", &table.text()]);
         if !self.gaps.is_empty() {

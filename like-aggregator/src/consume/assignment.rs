@@ -174,7 +174,7 @@ impl ConsumerThread {
             if state.partitions.remove(number).is_some_and(|partition| partition.is_fetched()) {
                 unfetched.push(*number);
             }
-            self.metrics.forget_lag(*number);
+            self.metrics.forget_partition(*number);
         }
         self.report_unread(state);
         self.unfetch(state, &unfetched)

@@ -26,11 +26,21 @@ pub enum Rebalanced {
 /// The last of librdkafka's periodic statistics.
 #[derive(Debug)]
 pub struct LogReport {
-    /// Per partition that is being fetched, the log's end.
-    pub log_ends: HashMap<i32, i64>,
+    /// Per partition that is being fetched, the log's ends.
+    pub log_ends: HashMap<i32, ReportedEnds>,
     /// Partitions that it doesn't fetch: they aren't assigned, or their offset lies outside the log.
     pub not_fetched: HashSet<i32>,
     pub brokers_up: bool,
+}
+
+/// The ends of a log (see `topic::log_ends`).
+#[derive(Debug, Clone, Copy)]
+pub struct ReportedEnds {
+    pub stable: i64,
+    /// None: not known.
+    pub written: Option<i64>,
+    /// Whether `poll` has returned all records up to `stable`.
+    pub all_polled: bool,
 }
 
 /// The part of librdkafka's log line about a topic that it sees for the first time: an id of zeros, in base64.
@@ -87,8 +97,12 @@ impl ClientContext for GroupContext {
         let brokers_up = statistics.brokers.values().any(|broker| broker.state == "UP");
         let mut report = LogReport { brokers_up, log_ends: HashMap::new(), not_fetched: HashSet::new() };
         for (id, partition) in statistics.topics.into_values().flat_map(|topic| topic.partitions) {
-            if partition.ls_offset >= 0 {
-                report.log_ends.insert(id, partition.ls_offset);
+            let stable = partition.ls_offset;
+            if stable >= 0 {
+                // The queue is that of all partitions. Markers are fetched, too, and not passed on.
+                let all_polled = partition.next_offset >= stable && partition.fetchq_cnt == 0;
+                let written = Some(partition.hi_offset).filter(|written| *written >= 0);
+                report.log_ends.insert(id, ReportedEnds { stable, written, all_polled });
             }
             if partition.fetch_state == "none" {
                 report.not_fetched.insert(id);

@@ -68,8 +68,12 @@ impl Upkeep {
             let log_ends = if let Some(ends) = layout.end_offsets {
                 ends
             } else {
-                let ends = log_ends::of(&self.client, &layout.topic, layout.partitions).await?;
-                ends.into_iter().map(|(_, end)| end).collect()
+                let sql = "SELECT coalesce(next_offset, 0) FROM generate_series(0, $2 - 1) AS p (number)
+                           LEFT JOIN kafka_offset ON topic = $1 AND partition = p.number ORDER BY p.number";
+                let next = sqlx::query_scalar(sql).bind(&layout.topic).bind(layout.partitions);
+                let next: Vec<i64> = next.fetch_all(&mut *connection).await?;
+                let ends = log_ends::unfolded(&self.client, &layout.topic, &next).await?;
+                ends.iter().map(log_ends::Unfolded::end).collect()
             };
             for (partition, end) in (0i32..).zip(log_ends) {
                 topics.push(layout.topic.clone());

@@ -9,8 +9,9 @@ use like_aggregator::fold::Dedup;
 use like_aggregator::schema::maintenance::Upkeep;
 use like_aggregator::timing::Timing;
 use like_common::database::{DatabaseUrl, SCHEMA, sqlstate};
-use like_testkit::{TestDatabase, TestSystem, until};
+use like_testkit::{TestDatabase, TestSystem, event, until};
 use rdkafka::ClientConfig;
+use tokio::task::JoinHandle;
 
 /// The number of windows of `event_handled`.
 async fn windows(database: &TestDatabase) -> i64 {
@@ -26,6 +27,15 @@ async fn drop_window(database: &TestDatabase, ends: &[i64]) -> Result<Option<Str
     let partitions: Vec<i32> = (0..ends.len() as i32).collect();
     let sql = "SELECT drop_event_window('48 hours', array_fill('t'::text, ARRAY[cardinality($1)]), $1, $2)";
     sqlx::query_scalar(sql).bind(partitions).bind(ends).fetch_one(&database.pool).await
+}
+
+/// Maintenance alone, without an aggregator. A round ends with the deletion of dead letters.
+fn upkeep(system: &TestSystem) -> JoinHandle<()> {
+    let url = DatabaseUrl::from_str(&system.database.url).unwrap();
+    let mut client = ClientConfig::new();
+    client.set("bootstrap.servers", like_testkit::kafka());
+    let upkeep = Upkeep::new(&url, SCHEMA, client, Dedup::Batch, DEDUP_WINDOW);
+    tokio::spawn(upkeep.run(QUICK.upkeep))
 }
 
 /// Two partitions, each folded up to 5, with last records of this age.
@@ -129,19 +139,38 @@ async fn unread_records_keep_their_window() {
     };
     set_offset(2).await;
     make_window(database, 20).await;
-    // Maintenance alone, without an aggregator.
-    let url = DatabaseUrl::from_str(&system.database.url).unwrap();
-    let mut client = ClientConfig::new();
-    client.set("bootstrap.servers", like_testkit::kafka());
-    let upkeep = Upkeep::new(&url, SCHEMA, client, Dedup::Batch, DEDUP_WINDOW);
-    let upkeep = tokio::spawn(upkeep.run(QUICK.upkeep));
+    let upkeep = upkeep(&system);
     for _ in 0..2 {
-        // A round ends with the deletion of dead letters.
         dead_letters(&system, 31, 5).await;
         system.number_becomes("SELECT count(*) FROM dead_letter", 0).await;
     }
     assert_eq!(windows(database).await, 1);
     set_offset(3).await;
+    until("it is dropped", async || windows(database).await == 0).await;
+    upkeep.abort();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn open_transaction_keeps_its_window() {
+    let (topic, system) = set_up(2).await;
+    let database = &system.database;
+    let transactions = topic.transactions();
+    let like = || [event("p0", Some("u"), true).to_json()];
+    transactions.begin("p0", &like());
+    transactions.commit();
+    publish(&topic, 1, users("u", 1));
+    until("the marker is in the log", async || topic.end_offsets() == [2, 1]).await;
+    // Partition 0 is quiet since 20 days, with a marker at its end; the other one is not.
+    database.execute("UPDATE kafka_offset SET next_offset = 1, last_record_time = now() - make_interval(days => 20 - 20 * partition)").await;
+    make_window(database, 20).await;
+    transactions.begin("p0", &like());
+    let upkeep = upkeep(&system);
+    for _ in 0..2 {
+        dead_letters(&system, 31, 5).await;
+        system.number_becomes("SELECT count(*) FROM dead_letter", 0).await;
+    }
+    assert_eq!(windows(database).await, 1, "what is held back may need it");
+    transactions.abort();
     until("it is dropped", async || windows(database).await == 0).await;
     upkeep.abort();
 }
