@@ -24,7 +24,7 @@ use crate::apply::error::ApplyError;
 use crate::apply::transaction::Store;
 use crate::apply::worker::{DATABASE, HEARTBEAT_LIMIT, Worker};
 use crate::cli::RunSettings;
-use crate::consume::{BatchLimits, ConsumerThread, GROUP, GroupContext, consumer_config};
+use crate::consume::{BatchLimits, ConsumerThread, GROUP, GroupContext, NotAMember, consumer_config};
 use crate::metrics::Metrics;
 use crate::schema::maintenance::Upkeep;
 use crate::timing::Timing;
@@ -92,6 +92,11 @@ impl Service {
                     info!(topic = layout.topic, "the topic is folded to its end");
                 }
                 Err(error) if ApplyError::ends_topic(&error) => info!(topic = layout.topic, "the topic was closed"),
+                Err(error) if error.is::<NotAMember>() => {
+                    warn!("{error}: the consumer is closed and made anew");
+                    self.health.unmet(GROUP, error.to_string());
+                    continue;
+                }
                 ended => return ended,
             }
             self.health.unmet(GROUP, "waiting for the next topic");
@@ -185,8 +190,10 @@ impl Service {
         let thread_stop = stop.clone();
         std::thread::Builder::new().name("kafka-consumer".to_owned()).spawn(move || {
             let _ = ended.send(thread.run(&thread_stop));
-            // Leaves the group. It can hang, so this thread isn't joined; its result is sent before.
-            drop(thread);
+            // Leaves the group. It can hang, so this thread isn't joined; its result is sent before, and the loop has ended.
+            let ConsumerThread { consumer, heartbeat, commands, .. } = thread;
+            drop((heartbeat, commands));
+            drop(consumer);
             drop(closed);
         })?;
 

@@ -20,7 +20,11 @@ const STATISTICS_MS: &str = "2000";
 #[derive(Debug)]
 pub enum Rebalanced {
     Assigned(Vec<i32>),
-    Revoked(Vec<i32>),
+    Revoked {
+        partitions: Vec<i32>,
+        /// The group has expelled this member, or can't be reached any more.
+        lost: bool,
+    },
 }
 
 /// The last of librdkafka's periodic statistics.
@@ -31,6 +35,8 @@ pub struct LogReport {
     /// Partitions that it doesn't fetch: they aren't assigned, or their offset lies outside the log.
     pub not_fetched: HashSet<i32>,
     pub brokers_up: bool,
+    /// Why this consumer is not a member of its group now; None: it is.
+    pub not_joined: Option<String>,
 }
 
 /// The ends of a log (see `topic::log_ends`).
@@ -95,7 +101,11 @@ impl ClientContext for GroupContext {
 
     fn stats(&self, statistics: Statistics) {
         let brokers_up = statistics.brokers.values().any(|broker| broker.state == "UP");
-        let mut report = LogReport { brokers_up, log_ends: HashMap::new(), not_fetched: HashSet::new() };
+        let not_joined = statistics.cgrp.filter(|group| group.join_state != "steady").map(|group| {
+            let reason = if group.rebalance_reason.is_empty() { "not answered yet" } else { &group.rebalance_reason };
+            format!("{} ({})", reason, group.join_state)
+        });
+        let mut report = LogReport { brokers_up, not_joined, log_ends: HashMap::new(), not_fetched: HashSet::new() };
         for (id, partition) in statistics.topics.into_values().flat_map(|topic| topic.partitions) {
             let stable = partition.ls_offset;
             if stable >= 0 {
@@ -122,7 +132,11 @@ impl ConsumerContext for GroupContext {
             debug!(?answered, assigned, "rebalance while closing");
             return;
         }
-        let event = if assigned { Rebalanced::Assigned(partitions) } else { Rebalanced::Revoked(partitions) };
+        let event = if assigned {
+            Rebalanced::Assigned(partitions)
+        } else {
+            Rebalanced::Revoked { partitions, lost: consumer.assignment_lost() }
+        };
         self.rebalances.lock().unwrap_or_else(PoisonError::into_inner).push_back(event);
     }
 

@@ -60,6 +60,7 @@ impl ConsumerThread {
         } else if self.health.unmet(BROKERS, "no broker can be reached") {
             warn!("no broker can be reached: waiting");
         }
+        self.check_membership(state, &report)?;
         self.verify_reported(state, &report)?;
         self.ask_ends(state, &mut report.log_ends);
         for (number, partition) in &mut state.partitions {

@@ -76,6 +76,10 @@ pub(super) struct State {
     pub(super) comparing: bool,
     /// When offsets were copied to Kafka last.
     pub(super) copied: Option<Instant>,
+    /// Since when this consumer is not a member of its group, though brokers are up.
+    pub(super) outside: Option<Instant>,
+    /// The last error of the Kafka client since then.
+    pub(super) kafka_error: Option<String>,
 }
 
 /// The batch that is being filled.
