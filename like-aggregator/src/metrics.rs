@@ -24,6 +24,10 @@ pub struct Metrics {
     held_back: IntGaugeVec,
     pub fences: IntCounter,
     pub behind_end: IntGauge,
+    /// Windows of `event_handled`, and the age of the oldest one's start in seconds.
+    pub windows: IntGauge,
+    pub oldest_window: IntGauge,
+    pub upkeep_failures: IntGauge,
     pub retries: IntCounter,
     gaps: IntCounter,
     gap_records: IntCounter,
@@ -91,6 +95,15 @@ impl Metrics {
             behind_end: gauge(
                 "likes_records_behind_end",
                 "Records past the recorded end of a closed topic, which are not folded",
+            ),
+            windows: gauge(
+                "likes_event_windows",
+                "Windows of event_handled: each look-up of event ids asks all of them",
+            ),
+            oldest_window: gauge("likes_oldest_event_window_seconds", "Age of the start of the oldest window"),
+            upkeep_failures: gauge(
+                "likes_upkeep_failures",
+                "Rounds of maintenance (windows, old dead letters) that have failed one after the other",
             ),
             fences: counter("likes_fences_total", "Batches refused because another worker had moved the offset"),
             retries: counter("likes_retries_total", "Attempts at a batch that failed and were repeated"),

@@ -164,7 +164,7 @@ impl Service {
         let (topic, group) = (layout.topic.clone(), fold.kafka_group_id.clone());
         worker.traces = BatchTraces { traces: traces.clone(), topic, group };
         tokio::spawn(worker.run(worker_commands));
-        let upkeep = Upkeep::new(url, SCHEMA, client.clone(), fold.dedup(), fold.dedup_window);
+        let upkeep = Upkeep::new(url, SCHEMA, client.clone(), fold.dedup(), fold.dedup_window, metrics.clone());
         // Aborted when this function returns.
         let mut tasks = JoinSet::new();
         tasks.spawn(upkeep.run(timing.upkeep));

@@ -31,6 +31,8 @@ struct Status {
     /// Records that another producer's open transaction holds back.
     held_back: i64,
     dead_letters: i64,
+    /// Those of them of which only the offsets are kept.
+    dead_letters_beyond: i64,
     log_gaps: i64,
     /// Records past the ends of closed topics.
     behind_ends: Vec<PastEnd>,
@@ -53,6 +55,7 @@ struct PartitionStatus {
     last_record_time: Option<DateTime<Utc>>,
     log_gaps: i64,
     dead_letters: i64,
+    dead_letters_beyond: i64,
 }
 
 pub async fn status(settings: &ReportSettings) -> anyhow::Result<()> {
@@ -72,7 +75,9 @@ async fn read(settings: &ReportSettings) -> anyhow::Result<Status> {
     let fold_version = sqlx::query_scalar("SELECT fold_version FROM fold").fetch_optional(&mut connection).await?;
     let sql = "SELECT o.next_offset, o.last_record_time,
                       (SELECT count(*) FROM log_gap g WHERE g.topic = $1 AND g.partition = p.partition) AS log_gaps,
-                      (SELECT count(*) FROM dead_letter d WHERE d.topic = $1 AND d.partition = p.partition) AS dead_letters
+                      (SELECT count(*) FROM dead_letter d WHERE d.topic = $1 AND d.partition = p.partition) AS dead_letters,
+                      (SELECT coalesce(sum(upper(r) - lower(r)), 0)::bigint FROM dead_letter_range d, unnest(d.offsets) r
+                       WHERE d.topic = $1 AND d.partition = p.partition) AS beyond
                FROM generate_series(0, $2 - 1) AS p (partition)
                LEFT JOIN kafka_offset o ON o.topic = $1 AND o.partition = p.partition
                ORDER BY p.partition";
@@ -83,7 +88,7 @@ async fn read(settings: &ReportSettings) -> anyhow::Result<Status> {
     let ends = log_ends::unfolded(&client, topic, &next).await.context("Kafka")?;
     let behind_ends = past_end::find(&client, &layouts).await.context("Kafka")?;
     let partitions = (0..).zip(rows).zip(ends).map(|((partition, row), ends)| {
-        let (next_offset, last_record_time, log_gaps, dead_letters) = row;
+        let (next_offset, last_record_time, log_gaps, letters, beyond) = row;
         PartitionStatus {
             partition,
             next_offset,
@@ -94,7 +99,8 @@ async fn read(settings: &ReportSettings) -> anyhow::Result<Status> {
             problem: None,
             last_record_time,
             log_gaps,
-            dead_letters,
+            dead_letters: letters + beyond,
+            dead_letters_beyond: beyond,
         }
     });
     let mut partitions: Vec<_> = partitions.collect();
@@ -107,6 +113,7 @@ async fn read(settings: &ReportSettings) -> anyhow::Result<Status> {
         lag: partitions.iter().filter_map(|p| p.lag).sum(),
         held_back: partitions.iter().map(|p| p.held_back).sum(),
         dead_letters: partitions.iter().map(|p| p.dead_letters).sum(),
+        dead_letters_beyond: partitions.iter().map(|p| p.dead_letters_beyond).sum(),
         log_gaps: partitions.iter().map(|p| p.log_gaps).sum(),
         behind_ends,
         partitions,
@@ -114,7 +121,7 @@ async fn read(settings: &ReportSettings) -> anyhow::Result<Status> {
     })
 }
 
-type PartitionRow = (Option<i64>, Option<DateTime<Utc>>, i64, i64);
+type PartitionRow = (Option<i64>, Option<DateTime<Utc>>, i64, i64, i64);
 
 /// Finds what stops `run`: a log that was cut, or a topic that was created again.
 async fn find_problems(client: &ClientConfig, topic: &str, partitions: &mut [PartitionStatus]) -> anyhow::Result<()> {
@@ -153,6 +160,10 @@ impl Status {
              lag           {lag} records\ndead letters  {dead_letters}\nlog gaps      {log_gaps}\n",
             partitions.len()
         );
+        if self.dead_letters_beyond > 0 {
+            let beyond = self.dead_letters_beyond;
+            let _ = writeln!(text, "              {beyond} of the dead letters are only in the log: dead_letter_range");
+        }
         if self.held_back > 0 {
             let held_back = self.held_back;
             let _ = writeln!(text, "HELD BACK     {held_back} records, by another producer's open transaction");

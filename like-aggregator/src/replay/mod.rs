@@ -84,7 +84,8 @@ impl Replay {
         let total: i64 = ends.iter().flat_map(|(_, ends)| ends).sum();
         let progress = Arc::new(Progress::new("events folded", Some(total.cast_unsigned())));
         // A long replay drops windows that are too old to matter, as `run` does.
-        let upkeep = Upkeep::new(&self.database, self.schema, self.client.clone(), dedup, dedup_window);
+        let (client, metrics) = (self.client.clone(), self.metrics.clone());
+        let upkeep = Upkeep::new(&self.database, self.schema, client, dedup, dedup_window, metrics);
         let mut tasks = JoinSet::new();
         tasks.spawn(async {
             tokio::time::sleep(UPKEEP).await;
