@@ -164,11 +164,16 @@ pub fn consumer_config(mut config: ClientConfig, group: &str) -> ClientConfig {
     let tuned = [
         // Default 1000: a full queue would stop fetching for a second, four times slower.
         ("fetch.queue.backoff.ms", "5"),
-        // Defaults 64 MiB and 50 MiB: records fetched ahead (each takes some 400 bytes in addition to its own), and a
-        // compressed response of the broker, which stays in memory until its last record is read. One to two batches
-        // ahead are enough: more is no faster, and takes 70 to 90 MiB instead of 45.
+        // Default 64 MiB: records fetched ahead (each takes some 400 bytes in addition to its own). One to two batches ahead
+        // are enough: more is no faster, and takes 70 to 90 MiB instead of 45.
         ("queued.max.messages.kbytes", "3072"),
-        ("fetch.max.bytes", "1048576"),
+        // Defaults 50 MiB, and 1 MiB of a partition. They count compressed bytes: a whole response is decompressed at once,
+        // to a thousand times its size if someone wants it. One batch of a topic made by `setup` fits in; larger ones are
+        // fetched one by one. In twelve paired rounds 1 MiB was no faster (docs/PERFORMANCE.md).
+        ("fetch.max.bytes", "131072"),
+        ("fetch.message.max.bytes", "65536"),
+        // A consumer's `fetch.max.bytes` is raised to this.
+        ("message.max.bytes", "65536"),
         // Default 45 s: how long a killed worker's partitions stay uncounted.
         ("session.timeout.ms", "10000"),
         ("heartbeat.interval.ms", "2000"),
