@@ -21,8 +21,13 @@ pub struct Metrics {
     statements: IntCounter,
     commit_age: Histogram,
     lag: IntGaugeVec,
+    held_back: IntGaugeVec,
     pub fences: IntCounter,
     pub behind_end: IntGauge,
+    /// Windows of `event_handled`, and the age of the oldest one's start in seconds.
+    pub windows: IntGauge,
+    pub oldest_window: IntGauge,
+    pub upkeep_failures: IntGauge,
     pub retries: IntCounter,
     gaps: IntCounter,
     gap_records: IntCounter,
@@ -79,12 +84,26 @@ impl Metrics {
             ),
             lag: gauges(
                 "likes_consumer_lag_records",
-                "Offsets between the last folded record and the log's end, per owned partition",
+                "Offsets between the last folded record and the end of the records that can be folded, per owned partition",
+                "partition",
+            ),
+            held_back: gauges(
+                "likes_held_back_records",
+                "Offsets that another producer's open transaction holds back, per owned partition",
                 "partition",
             ),
             behind_end: gauge(
                 "likes_records_behind_end",
                 "Records past the recorded end of a closed topic, which are not folded",
+            ),
+            windows: gauge(
+                "likes_event_windows",
+                "Windows of event_handled: each look-up of event ids asks all of them",
+            ),
+            oldest_window: gauge("likes_oldest_event_window_seconds", "Age of the start of the oldest window"),
+            upkeep_failures: gauge(
+                "likes_upkeep_failures",
+                "Rounds of maintenance (windows, old dead letters) that have failed one after the other",
             ),
             fences: counter("likes_fences_total", "Batches refused because another worker had moved the offset"),
             retries: counter("likes_retries_total", "Attempts at a batch that failed and were repeated"),
@@ -139,8 +158,15 @@ impl Metrics {
         self.lag.with_label_values(&[partition.to_string().as_str()]).set(records);
     }
 
-    /// Removes the lag of a partition that another worker may own now.
-    pub fn forget_lag(&self, partition: i32) {
-        let _ = self.lag.remove_label_values(&[partition.to_string().as_str()]);
+    /// Sets the number of offsets of a partition that can't be folded yet.
+    pub fn held_back(&self, partition: i32, records: i64) {
+        self.held_back.with_label_values(&[partition.to_string().as_str()]).set(records);
+    }
+
+    /// Removes the series of a partition that another worker may own now.
+    pub fn forget_partition(&self, partition: i32) {
+        for gauges in [&self.lag, &self.held_back] {
+            let _ = gauges.remove_label_values(&[partition.to_string().as_str()]);
+        }
     }
 }

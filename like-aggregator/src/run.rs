@@ -23,7 +23,7 @@ use crate::apply::error::ApplyError;
 use crate::apply::transaction::Store;
 use crate::apply::worker::{DATABASE, HEARTBEAT_LIMIT, Worker};
 use crate::cli::RunSettings;
-use crate::consume::{BatchLimits, ConsumerThread, GROUP, GroupContext, consumer_config};
+use crate::consume::{BatchLimits, ConsumerThread, GROUP, GroupContext, NotAMember, consumer_config};
 use crate::metrics::Metrics;
 use crate::schema::fold_rules::{self, FoldRules};
 use crate::schema::maintenance::Upkeep;
@@ -92,6 +92,11 @@ impl Service {
                     info!(topic = layout.topic, "the topic is folded to its end");
                 }
                 Err(error) if ApplyError::ends_topic(&error) => info!(topic = layout.topic, "the topic was closed"),
+                Err(error) if error.is::<NotAMember>() => {
+                    warn!("{error}: the consumer is closed and made anew");
+                    self.health.unmet(GROUP, error.to_string());
+                    continue;
+                }
                 ended => return ended,
             }
             self.health.unmet(GROUP, "waiting for the next topic");
@@ -164,7 +169,7 @@ impl Service {
         let (topic, group) = (layout.topic.clone(), fold.kafka_group_id.clone());
         worker.traces = BatchTraces { traces: traces.clone(), topic, group };
         tokio::spawn(worker.run(worker_commands));
-        let upkeep = Upkeep::new(url, SCHEMA, client.clone(), rules.dedup(), rules.window);
+        let upkeep = Upkeep::new(url, SCHEMA, client.clone(), rules.dedup(), rules.window, metrics.clone());
         // Aborted when this function returns.
         let mut tasks = JoinSet::new();
         tasks.spawn(upkeep.run(timing.upkeep));
@@ -190,8 +195,10 @@ impl Service {
         let thread_stop = stop.clone();
         std::thread::Builder::new().name("kafka-consumer".to_owned()).spawn(move || {
             let _ = ended.send(thread.run(&thread_stop));
-            // Leaves the group. It can hang, so this thread isn't joined; its result is sent before.
-            drop(thread);
+            // Leaves the group. It can hang, so this thread isn't joined; its result is sent before, and the loop has ended.
+            let ConsumerThread { consumer, heartbeat, commands, .. } = thread;
+            drop((heartbeat, commands));
+            drop(consumer);
             drop(closed);
         })?;
 

@@ -11,6 +11,8 @@ pub struct Timing {
     /// How long a log may end before the stored offset: a new leader may not have all of it yet.
     pub beyond_end: Duration,
     pub compare_offsets: Duration,
+    /// How long a consumer may be outside its group before it is closed and made anew.
+    pub rejoin: Duration,
     /// How often windows of `event_handled` and old dead letters are maintained.
     pub upkeep: Duration,
     pub topic_check: Duration,
@@ -22,6 +24,7 @@ impl Default for Timing {
             refused_retry: Duration::from_secs(30),
             beyond_end: Duration::from_secs(30),
             compare_offsets: Duration::from_secs(60),
+            rejoin: Duration::from_secs(60),
             upkeep: Duration::from_secs(600),
             topic_check: topic_check::INTERVAL,
         }

@@ -14,6 +14,9 @@ use crate::fold::{Batch, Changes, DeadLetter, Dedup, FOLD_VERSION, Fold, Millis}
 use crate::schema::fold_rules::FoldRules;
 use crate::topic::active;
 
+/// Dead letters of a partition and reason that are kept whole. With 64 KiB each they take 64 MiB at most.
+const DEAD_LETTERS_KEPT: i64 = 1_000;
+
 pub(super) struct Statements<'a> {
     pub(super) connection: &'a mut PgConnection,
     pub(super) topic: &'a str,
@@ -160,22 +163,41 @@ impl Statements<'_> {
         Ok(below as u64)
     }
 
+    /// Keeps the first [`DEAD_LETTERS_KEPT`] of a partition and reason, and of the others their offsets.
     pub(super) async fn keep_dead_letters(&mut self, letters: &[DeadLetter]) -> sqlx::Result<()> {
         if letters.is_empty() {
             return Ok(());
         }
-        let sql = "INSERT INTO dead_letter (topic, partition, record_offset, key, payload, reason, rejected_at)
-                   SELECT $1, partition, record_offset, key, payload, reason, now()
-                   FROM unnest($2::int[], $3::bigint[], $4::bytea[], $5::bytea[], $6::text[])
-                        AS new (partition, record_offset, key, payload, reason)
-                   ON CONFLICT DO NOTHING";
+        let sql = "WITH new AS (
+                       SELECT *, row_number() OVER (PARTITION BY partition, code ORDER BY record_offset) AS place
+                       FROM (SELECT *, split_part(reason, ':', 1) AS code
+                             FROM unnest($2::int[], $3::bigint[], $4::bytea[], $5::bytea[], $6::text[])
+                                  AS u (partition, record_offset, key, payload, reason)) coded),
+                   room AS (
+                       SELECT partition, code, $7 - (SELECT count(*) FROM (
+                           SELECT FROM dead_letter d
+                           WHERE d.topic = $1 AND d.partition = g.partition AND split_part(d.reason, ':', 1) = g.code
+                           LIMIT $7) full_rows) AS left_over
+                       FROM (SELECT DISTINCT partition, code FROM new) g),
+                   judged AS (SELECT new.*, place > left_over AS beyond FROM new JOIN room USING (partition, code)),
+                   letters AS (
+                       INSERT INTO dead_letter (topic, partition, record_offset, key, payload, reason, rejected_at)
+                       SELECT $1, partition, record_offset, key, payload, reason, now() FROM judged WHERE NOT beyond
+                       ON CONFLICT DO NOTHING)
+                   INSERT INTO dead_letter_range AS old (topic, partition, bucket, reason, offsets, rejected_at)
+                   SELECT $1, partition, record_offset / 10000, code,
+                          range_agg(int8range(record_offset, record_offset + 1)), now()
+                   FROM judged WHERE beyond GROUP BY partition, record_offset / 10000, code
+                   ON CONFLICT (topic, partition, bucket, reason) DO UPDATE SET
+                       offsets = old.offsets + excluded.offsets, rejected_at = excluded.rejected_at";
         let query = sqlx::query(sql)
             .bind(self.topic)
             .bind(letters.iter().map(|letter| letter.partition).collect::<Vec<_>>())
             .bind(letters.iter().map(|letter| letter.offset).collect::<Vec<_>>())
             .bind(letters.iter().map(|letter| letter.key.as_deref()).collect::<Vec<_>>())
             .bind(letters.iter().map(|letter| letter.payload.as_deref()).collect::<Vec<_>>())
-            .bind(letters.iter().map(|letter| letter.reason.to_string()).collect::<Vec<_>>());
+            .bind(letters.iter().map(|letter| letter.reason.to_string()).collect::<Vec<_>>())
+            .bind(DEAD_LETTERS_KEPT);
         self.execute(query).await.map(drop)
     }
 

@@ -8,6 +8,7 @@ use chrono::{DateTime, Utc};
 use hashbrown::HashMap;
 use like_common::database::{self, DatabaseUrl, STALE_PLAN};
 use like_common::session::{BEGIN, Session};
+use sqlx::postgres::types::PgInterval;
 use sqlx::{Connection, PgConnection};
 use tokio::time::error::Elapsed;
 use tracing::info;
@@ -23,8 +24,9 @@ const DEADLINE: Duration = Duration::from_secs(30);
 
 const PING_DEADLINE: Duration = Duration::from_secs(3);
 
-/// Seconds of an `event_handled` window, as in `make_event_window` of the migrations.
-const WINDOW_SECONDS: i64 = 2 * 86_400;
+/// Seconds of a slot, of which a window of `event_handled` has one or more whole ones (`make_event_window` in the
+/// migrations).
+const SLOT_SECONDS: i64 = 2 * 86_400;
 
 /// Applies batches in one database schema.
 pub struct Store {
@@ -35,8 +37,8 @@ pub struct Store {
     connects: u64,
     topic: String,
     dedup: Dedup,
-    /// The numbers of the `event_handled` windows that are known to exist.
-    windows: HashSet<i64>,
+    /// The numbers of the slots of `event_handled` that are known to have a window.
+    slots: HashSet<i64>,
 }
 
 /// What a committed batch did.
@@ -75,7 +77,7 @@ impl Store {
             ("jit", "off"),
         ]);
         let topic = topic.to_owned();
-        Self { session, connection: None, used: false, connects: 0, topic, dedup, windows: HashSet::new() }
+        Self { session, connection: None, used: false, connects: 0, topic, dedup, slots: HashSet::new() }
     }
 
     /// Returns the stored offsets of those `partitions` that have a row, in partition order.
@@ -112,7 +114,7 @@ impl Store {
         if let Ok(Err(ApplyError::Sql(error))) = &result
             && database::sqlstate(error).as_deref() == Some("23514")
         {
-            self.windows.clear();
+            self.slots.clear();
         }
         self.settle(result)
     }
@@ -156,8 +158,8 @@ impl Store {
     }
 
     async fn try_apply(&mut self, batch: &Batch) -> Result<Applied, ApplyError> {
-        if matches!(self.dedup, Dedup::History(_)) {
-            self.make_windows(batch).await?;
+        if let Dedup::History(window) = self.dedup {
+            self.make_windows(batch, window).await?;
         }
         let (topic, dedup) = (self.topic.clone(), self.dedup);
         let connection = self.connected().await?;
@@ -187,16 +189,24 @@ impl Store {
     }
 
     /// Makes the windows of `event_handled` that the batch needs, each in a transaction of its own.
-    async fn make_windows(&mut self, batch: &Batch) -> Result<(), ApplyError> {
-        let windows = batch.times().map(|time| time.div_euclid(WINDOW_SECONDS * 1000));
-        let missing: BTreeSet<i64> = windows.filter(|window| !self.windows.contains(window)).collect();
-        for window in missing {
-            let start = DateTime::from_timestamp(window * WINDOW_SECONDS, 0).expect("within the year 9999");
+    async fn make_windows(&mut self, batch: &Batch, window: Duration) -> Result<(), ApplyError> {
+        let slots = batch.times().map(|time| time.div_euclid(SLOT_SECONDS * 1000));
+        let missing: BTreeSet<i64> = slots.filter(|slot| !self.slots.contains(slot)).collect();
+        let start = |slot| DateTime::from_timestamp(slot * SLOT_SECONDS, 0).expect("within the year 9999");
+        for &slot in &missing {
             let connection = self.connected().await?;
-            sqlx::query("SELECT make_event_window($1)").bind(start).execute(connection).await?;
-            info!(from = %start, "window of event_handled made");
-            self.windows.insert(window);
+            let make = sqlx::query("SELECT make_event_window($1, $2)").bind(start(slot)).bind(interval(window));
+            make.execute(connection).await?;
+            self.slots.insert(slot);
+        }
+        if let (Some(&first), Some(&last)) = (missing.first(), missing.last()) {
+            info!(slots = missing.len(), first = %start(first), last = %start(last), "windows of event_handled made");
         }
         Ok(())
     }
+}
+
+/// Returns a duration for SQL.
+pub fn interval(duration: Duration) -> PgInterval {
+    PgInterval { months: 0, days: 0, microseconds: duration.as_micros() as i64 }
 }

@@ -259,7 +259,8 @@ impl Worker {
     }
 
     async fn wait(&self, error: &ApplyError, pause: Duration) {
-        if self.health.unmet(DATABASE, "the last attempt failed and will be repeated") {
+        // Another error is another reason: the first one may be over.
+        if self.health.unmet(DATABASE, format!("the last attempt failed and will be repeated: {error}")) {
             warn!(%error, "PostgreSQL can't do this now: waiting for it and trying again");
         } else {
             debug!(%error, ?pause, "trying again");

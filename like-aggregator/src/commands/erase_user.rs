@@ -18,12 +18,14 @@ use crate::commands::connection;
 use crate::commands::output::answer;
 use crate::commands::publisher::{self, Publisher};
 use crate::progress::Progress;
-use crate::topic::log_ends;
+use crate::topic::log_ends::{self, LogEnds};
 use crate::topic::open_topic::OpenTopic;
 
 /// Rows deleted between two batches of the workers.
 const CHUNK: usize = 1_000;
 const INTERVAL: Duration = Duration::from_millis(100);
+/// How often the broker is asked whether a transaction has ended.
+const SETTLE_INTERVAL: Duration = Duration::from_millis(500);
 
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
@@ -63,8 +65,8 @@ pub async fn erase_user(settings: &EraseUserSettings) -> anyhow::Result<Outcome>
     }
 
     // A like that is in the log and not counted yet has no row.
-    let (name, partitions) = (topic.layout.topic.as_str(), topic.layout.partitions);
-    let ends = log_ends::of(&topic.client, name, partitions).await?;
+    let name = topic.layout.topic.as_str();
+    let ends = settled(&topic, deadline).await?;
     let ends = log_ends::after_last_records(&topic.client, name, ends).await?;
     let ends: Vec<_> = (0..).zip(ends).collect();
     folded(&mut connection, name, &ends, deadline).await?;
@@ -81,6 +83,25 @@ pub async fn erase_user(settings: &EraseUserSettings) -> anyhow::Result<Outcome>
     erased.rows_since = sqlx::query_scalar(sql).bind(settings.user.as_str()).fetch_one(&mut connection).await?;
     answer(settings.report.json, &erased, Erased::text)?;
     Ok(Outcome::unless(erased.rows_since > 0))
+}
+
+/// Returns the log's written ends, once no transaction holds back a record before them.
+async fn settled(topic: &OpenTopic, deadline: Instant) -> anyhow::Result<LogEnds> {
+    let (name, partitions) = (&topic.layout.topic, topic.layout.partitions);
+    let written = log_ends::written(&topic.client, name, partitions).await?;
+    loop {
+        let stable = log_ends::of(&topic.client, name, partitions).await?;
+        let mut ends = (0..).zip(written.iter().zip(stable));
+        let held_back = ends.find_map(|(n, ((_, written), (_, stable)))| (stable < *written).then_some((n, stable)));
+        let Some((partition, from)) = held_back else { return Ok(written) };
+        if Instant::now() > deadline {
+            bail!(
+                "partition {partition}: another producer's open transaction holds back the records from {from} on, and \
+                 they may be likes of the user: end it (kafka-transactions.sh), then run this again (--timeout)"
+            );
+        }
+        tokio::time::sleep(SETTLE_INTERVAL).await;
+    }
 }
 
 async fn folded(

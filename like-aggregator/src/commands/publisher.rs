@@ -6,7 +6,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context, bail};
-use like_events::topic::PARTITIONER;
+use like_events::topic::{MAX_BATCH_BYTES, PARTITIONER};
 use rdkafka::ClientContext;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::Message;
@@ -74,6 +74,7 @@ impl Publisher {
             config.set("compression.type", "lz4");
         }
         config
+            .set("batch.size", MAX_BATCH_BYTES.to_string())
             .set("enable.idempotence", "true")
             .set("acks", "all")
             .set("partitioner", PARTITIONER)

@@ -25,8 +25,13 @@ struct Status {
     sequence: i32,
     fold_version: Option<i32>,
     build_fold_version: i32,
+    /// Records that can be folded now.
     lag: i64,
+    /// Records that another producer's open transaction holds back.
+    held_back: i64,
     dead_letters: i64,
+    /// Those of them of which only the offsets are kept.
+    dead_letters_beyond: i64,
     log_gaps: i64,
     /// Records past the ends of closed topics.
     behind_ends: Vec<PastEnd>,
@@ -40,13 +45,16 @@ struct PartitionStatus {
     partition: i32,
     next_offset: Option<i64>,
     log_start: i64,
+    /// The written end: records that are held back included.
     log_end: i64,
     lag: Option<i64>,
+    held_back: i64,
     /// Why it can't be folded further as it is.
     problem: Option<String>,
     last_record_time: Option<DateTime<Utc>>,
     log_gaps: i64,
     dead_letters: i64,
+    dead_letters_beyond: i64,
 }
 
 pub async fn status(settings: &ReportSettings) -> anyhow::Result<()> {
@@ -66,27 +74,32 @@ async fn read(settings: &ReportSettings) -> anyhow::Result<Status> {
     let fold_version = sqlx::query_scalar("SELECT fold_version FROM fold").fetch_optional(&mut connection).await?;
     let sql = "SELECT o.next_offset, o.last_record_time,
                       (SELECT count(*) FROM log_gap g WHERE g.topic = $1 AND g.partition = p.partition) AS log_gaps,
-                      (SELECT count(*) FROM dead_letter d WHERE d.topic = $1 AND d.partition = p.partition) AS dead_letters
+                      (SELECT count(*) FROM dead_letter d WHERE d.topic = $1 AND d.partition = p.partition) AS dead_letters,
+                      (SELECT coalesce(sum(upper(r) - lower(r)), 0)::bigint FROM dead_letter_range d, unnest(d.offsets) r
+                       WHERE d.topic = $1 AND d.partition = p.partition) AS beyond
                FROM generate_series(0, $2 - 1) AS p (partition)
                LEFT JOIN kafka_offset o ON o.topic = $1 AND o.partition = p.partition
                ORDER BY p.partition";
     let rows: Vec<PartitionRow> =
         sqlx::query_as(sql).bind(topic).bind(layout.partitions).fetch_all(&mut connection).await?;
     // Read after the offsets, so that records folded meanwhile don't make a lag negative.
-    let ends = log_ends::of(&client, topic, layout.partitions).await.context("Kafka")?;
+    let next: Vec<i64> = rows.iter().map(|(next, ..)| next.unwrap_or(0)).collect();
+    let ends = log_ends::unfolded(&client, topic, &next).await.context("Kafka")?;
     let behind_ends = past_end::find(&client, &layouts).await.context("Kafka")?;
-    let partitions = (0..).zip(rows).zip(ends).map(|((partition, row), (log_start, log_end))| {
-        let (next_offset, last_record_time, log_gaps, dead_letters) = row;
+    let partitions = (0..).zip(rows).zip(ends).map(|((partition, row), ends)| {
+        let (next_offset, last_record_time, log_gaps, letters, beyond) = row;
         PartitionStatus {
             partition,
             next_offset,
-            log_start,
-            log_end,
-            lag: next_offset.map(|next| (log_end - next).max(0)),
+            log_start: ends.start,
+            log_end: ends.written,
+            lag: next_offset.map(|next| (ends.after_last - next).max(0)),
+            held_back: ends.held_back,
             problem: None,
             last_record_time,
             log_gaps,
-            dead_letters,
+            dead_letters: letters + beyond,
+            dead_letters_beyond: beyond,
         }
     });
     let mut partitions: Vec<_> = partitions.collect();
@@ -97,7 +110,9 @@ async fn read(settings: &ReportSettings) -> anyhow::Result<Status> {
         fold_version,
         build_fold_version: FOLD_VERSION,
         lag: partitions.iter().filter_map(|p| p.lag).sum(),
+        held_back: partitions.iter().map(|p| p.held_back).sum(),
         dead_letters: partitions.iter().map(|p| p.dead_letters).sum(),
+        dead_letters_beyond: partitions.iter().map(|p| p.dead_letters_beyond).sum(),
         log_gaps: partitions.iter().map(|p| p.log_gaps).sum(),
         behind_ends,
         partitions,
@@ -105,7 +120,7 @@ async fn read(settings: &ReportSettings) -> anyhow::Result<Status> {
     })
 }
 
-type PartitionRow = (Option<i64>, Option<DateTime<Utc>>, i64, i64);
+type PartitionRow = (Option<i64>, Option<DateTime<Utc>>, i64, i64, i64);
 
 /// Finds what stops `run`: a log that was cut, or a topic that was created again.
 async fn find_problems(client: &ClientConfig, topic: &str, partitions: &mut [PartitionStatus]) -> anyhow::Result<()> {
@@ -144,6 +159,14 @@ impl Status {
              lag           {lag} records\ndead letters  {dead_letters}\nlog gaps      {log_gaps}\n",
             partitions.len()
         );
+        if self.dead_letters_beyond > 0 {
+            let beyond = self.dead_letters_beyond;
+            let _ = writeln!(text, "              {beyond} of the dead letters are only in the log: dead_letter_range");
+        }
+        if self.held_back > 0 {
+            let held_back = self.held_back;
+            let _ = writeln!(text, "HELD BACK     {held_back} records, by another producer's open transaction");
+        }
         for past in &self.behind_ends {
             let PastEnd { topic, partition, end_offset, first_offset, .. } = past;
             let _ = writeln!(
@@ -152,12 +175,13 @@ impl Status {
                 past.records()
             );
         }
-        let mut table = Table::new(&["partition", "next offset", "log start", "log end", "lag", "last record", ""]);
+        let mut table =
+            Table::new(&["partition", "next offset", "log start", "log end", "lag", "held back", "last record", ""]);
         for p in partitions {
             let last = or_dash(p.last_record_time.map(|t| t.to_rfc3339_opts(SecondsFormat::Millis, true)));
             let problem = p.problem.as_deref().unwrap_or_default();
             let (next, lag) = (or_dash(p.next_offset), or_dash(p.lag));
-            table.row(&[&p.partition, &next, &p.log_start, &p.log_end, &lag, &last, &problem]);
+            table.row(&[&p.partition, &next, &p.log_start, &p.log_end, &lag, &p.held_back, &last, &problem]);
         }
         text.extend(["\n", &table.text()]);
         if !self.gaps.is_empty() {

@@ -32,6 +32,7 @@ impl ConsumerThread {
                 Rebalanced::Assigned(partitions) => {
                     self.health.met(GROUP);
                     info!(?partitions, "partitions assigned");
+                    state.outside = None;
                     if partitions.is_empty() {
                         // librdkafka waits for this call before it joins again.
                         self.fetch(state, Vec::new())?;
@@ -41,8 +42,11 @@ impl ConsumerThread {
                     }
                     self.rewind(state, partitions)?;
                 }
-                Rebalanced::Revoked(partitions) => {
+                Rebalanced::Revoked { partitions, lost } => {
                     info!(?partitions, "partitions revoked");
+                    if lost {
+                        self.outside(state, "membership lost");
+                    }
                     self.give_back(state, &partitions)?;
                 }
             }
@@ -174,7 +178,7 @@ impl ConsumerThread {
             if state.partitions.remove(number).is_some_and(|partition| partition.is_fetched()) {
                 unfetched.push(*number);
             }
-            self.metrics.forget_lag(*number);
+            self.metrics.forget_partition(*number);
         }
         self.report_unread(state);
         self.unfetch(state, &unfetched)

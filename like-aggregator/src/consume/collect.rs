@@ -103,7 +103,10 @@ impl ConsumerThread {
         match failure {
             KafkaError::MessageConsumptionFatal(code) => bail!("the Kafka consumer can't continue: {code}"),
             KafkaError::MessageConsumption(RDKafkaErrorCode::AutoOffsetReset) => state.look_for_outside = REPORTS,
-            _ => warn!(error = %failure, "Kafka"),
+            _ => {
+                warn!(error = %failure, "Kafka");
+                state.kafka_error = Some(failure.to_string());
+            }
         }
         Ok(())
     }

@@ -20,17 +20,33 @@ const STATISTICS_MS: &str = "2000";
 #[derive(Debug)]
 pub enum Rebalanced {
     Assigned(Vec<i32>),
-    Revoked(Vec<i32>),
+    Revoked {
+        partitions: Vec<i32>,
+        /// The group has expelled this member, or can't be reached any more.
+        lost: bool,
+    },
 }
 
 /// The last of librdkafka's periodic statistics.
 #[derive(Debug)]
 pub struct LogReport {
-    /// Per partition that is being fetched, the log's end.
-    pub log_ends: HashMap<i32, i64>,
+    /// Per partition that is being fetched, the log's ends.
+    pub log_ends: HashMap<i32, ReportedEnds>,
     /// Partitions that it doesn't fetch: they aren't assigned, or their offset lies outside the log.
     pub not_fetched: HashSet<i32>,
     pub brokers_up: bool,
+    /// Why this consumer is not a member of its group now; None: it is.
+    pub not_joined: Option<String>,
+}
+
+/// The ends of a log (see `topic::log_ends`).
+#[derive(Debug, Clone, Copy)]
+pub struct ReportedEnds {
+    pub stable: i64,
+    /// None: not known.
+    pub written: Option<i64>,
+    /// Whether `poll` has returned all records up to `stable`.
+    pub all_polled: bool,
 }
 
 /// The part of librdkafka's log line about a topic that it sees for the first time: an id of zeros, in base64.
@@ -85,10 +101,18 @@ impl ClientContext for GroupContext {
 
     fn stats(&self, statistics: Statistics) {
         let brokers_up = statistics.brokers.values().any(|broker| broker.state == "UP");
-        let mut report = LogReport { brokers_up, log_ends: HashMap::new(), not_fetched: HashSet::new() };
+        let not_joined = statistics.cgrp.filter(|group| group.join_state != "steady").map(|group| {
+            let reason = if group.rebalance_reason.is_empty() { "not answered yet" } else { &group.rebalance_reason };
+            format!("{} ({})", reason, group.join_state)
+        });
+        let mut report = LogReport { brokers_up, not_joined, log_ends: HashMap::new(), not_fetched: HashSet::new() };
         for (id, partition) in statistics.topics.into_values().flat_map(|topic| topic.partitions) {
-            if partition.ls_offset >= 0 {
-                report.log_ends.insert(id, partition.ls_offset);
+            let stable = partition.ls_offset;
+            if stable >= 0 {
+                // The queue is that of all partitions. Markers are fetched, too, and not passed on.
+                let all_polled = partition.next_offset >= stable && partition.fetchq_cnt == 0;
+                let written = Some(partition.hi_offset).filter(|written| *written >= 0);
+                report.log_ends.insert(id, ReportedEnds { stable, written, all_polled });
             }
             if partition.fetch_state == "none" {
                 report.not_fetched.insert(id);
@@ -108,7 +132,11 @@ impl ConsumerContext for GroupContext {
             debug!(?answered, assigned, "rebalance while closing");
             return;
         }
-        let event = if assigned { Rebalanced::Assigned(partitions) } else { Rebalanced::Revoked(partitions) };
+        let event = if assigned {
+            Rebalanced::Assigned(partitions)
+        } else {
+            Rebalanced::Revoked { partitions, lost: consumer.assignment_lost() }
+        };
         self.rebalances.lock().unwrap_or_else(PoisonError::into_inner).push_back(event);
     }
 
@@ -136,11 +164,16 @@ pub fn consumer_config(mut config: ClientConfig, group: &str) -> ClientConfig {
     let tuned = [
         // Default 1000: a full queue would stop fetching for a second, four times slower.
         ("fetch.queue.backoff.ms", "5"),
-        // Defaults 64 MiB and 50 MiB: records fetched ahead (each takes some 400 bytes in addition to its own), and a
-        // compressed response of the broker, which stays in memory until its last record is read. One to two batches
-        // ahead are enough: more is no faster, and takes 70 to 90 MiB instead of 45.
+        // Default 64 MiB: records fetched ahead (each takes some 400 bytes in addition to its own). One to two batches ahead
+        // are enough: more is no faster, and takes 70 to 90 MiB instead of 45.
         ("queued.max.messages.kbytes", "3072"),
-        ("fetch.max.bytes", "1048576"),
+        // Defaults 50 MiB, and 1 MiB of a partition. They count compressed bytes: a whole response is decompressed at once,
+        // to a thousand times its size if someone wants it. One batch of a topic made by `setup` fits in; larger ones are
+        // fetched one by one. In twelve paired rounds 1 MiB was no faster (docs/PERFORMANCE.md).
+        ("fetch.max.bytes", "131072"),
+        ("fetch.message.max.bytes", "65536"),
+        // A consumer's `fetch.max.bytes` is raised to this.
+        ("message.max.bytes", "65536"),
         // Default 45 s: how long a killed worker's partitions stay uncounted.
         ("session.timeout.ms", "10000"),
         ("heartbeat.interval.ms", "2000"),

@@ -48,7 +48,7 @@ impl ConsumerThread {
             let not_fetched = stopped_fetching && partition.is_fetched() && report.not_fetched.contains(number);
             // If the log ends before the record to compare, there is neither a record nor an error.
             let ends_early = partition.fetching().is_some_and(|position| {
-                position.is_unproven() && report.log_ends.get(number).is_some_and(|end| *end < position.next)
+                position.is_unproven() && report.log_ends.get(number).is_some_and(|ends| ends.stable < position.next)
             });
             if not_fetched || ends_early {
                 found.push(*number);

@@ -2,14 +2,15 @@
 //! `fold` computes what a batch changes.
 //!
 //! `thread` is the loop; `partition` holds the phases of a partition; `assignment` follows the group and starts fetching;
-//! `log_check` verifies stored offsets against the log, by the rules of `verification`; `collect` takes records;
-//! `offset_report` copies offsets to Kafka and reports the lag; `position` judges single offsets; `group` holds the
-//! callbacks and properties of the Kafka client.
+//! `membership` notices that this consumer is outside its group; `log_check` verifies stored offsets against the log, by
+//! the rules of `verification`; `collect` takes records; `offset_report` copies offsets to Kafka and reports the lag;
+//! `position` judges single offsets; `group` holds the callbacks and properties of the Kafka client.
 
 mod assignment;
 mod collect;
 mod group;
 mod log_check;
+mod membership;
 mod offset_report;
 mod partition;
 pub(crate) mod position;
@@ -18,4 +19,5 @@ mod verification;
 
 pub(crate) use self::collect::record;
 pub use self::group::{GroupContext, consumer_config};
+pub use self::membership::NotAMember;
 pub use self::thread::{BatchLimits, ConsumerThread, GROUP};

@@ -7,6 +7,7 @@ use rdkafka::consumer::{CommitMode, Consumer};
 use rdkafka::{Offset, TopicPartitionList};
 use tracing::{debug, info, warn};
 
+use super::group::ReportedEnds;
 use super::log_check::ASK_TIMEOUT;
 use super::thread::{ConsumerThread, State, numbers};
 use crate::apply::worker::Command;
@@ -59,18 +60,23 @@ impl ConsumerThread {
         } else if self.health.unmet(BROKERS, "no broker can be reached") {
             warn!("no broker can be reached: waiting");
         }
+        self.check_membership(state, &report)?;
         self.verify_reported(state, &report)?;
         self.ask_ends(state, &mut report.log_ends);
-        for (number, partition) in &state.partitions {
-            if let (Some(next), Some(end)) = (partition.committed, report.log_ends.get(number)) {
-                self.metrics.lag(*number, (end - next).max(0));
+        for (number, partition) in &mut state.partitions {
+            let Some(ends) = report.log_ends.get(number) else { continue };
+            if let Some(lag) = partition.lag(*ends) {
+                self.metrics.lag(*number, lag);
+            }
+            if let Some(written) = ends.written {
+                self.metrics.held_back(*number, (written - ends.stable).max(0));
             }
         }
         Ok(())
     }
 
-    /// Requests, all at once, the log ends of partitions that aren't fetched: librdkafka doesn't report them.
-    fn ask_ends(&self, state: &State, ends: &mut HashMap<i32, i64>) {
+    /// Requests, all at once, the stable ends of partitions that aren't fetched: librdkafka doesn't report them.
+    fn ask_ends(&self, state: &State, ends: &mut HashMap<i32, ReportedEnds>) {
         let mut list = TopicPartitionList::new();
         let paused = state.in_flight.iter().flat_map(|flight| flight.paused.iter().copied());
         let stopped: Vec<_> = numbers(&state.partitions, |partition| partition.stop_reason().is_some());
@@ -83,7 +89,9 @@ impl ConsumerThread {
         }
         match self.consumer.offsets_for_times(list, ASK_TIMEOUT) {
             Ok(list) => ends.extend(list.elements().iter().filter_map(|element| match element.offset() {
-                Offset::Offset(end) => Some((element.partition(), end)),
+                Offset::Offset(stable) => {
+                    Some((element.partition(), ReportedEnds { stable, written: None, all_polled: false }))
+                }
                 _ => None,
             })),
             Err(error) => debug!(%error, "the logs' ends are not known"),

@@ -4,6 +4,7 @@
 //! Pausing is no phase: all fetched partitions are paused together while one batch is in flight, so `thread::InFlight`
 //! holds what is paused.
 
+use super::group::ReportedEnds;
 use super::position::Position;
 use super::verification::{StopReason, Verification};
 use crate::apply::transaction::StoredOffset;
@@ -16,6 +17,8 @@ pub(super) struct Partition {
     pub(super) committed: Option<i64>,
     /// Whether `committed` is still to be copied to Kafka.
     pub(super) uncopied: bool,
+    /// (next, end): from the position `next` up to `end` there is no record, only markers of transactions.
+    only_markers: (i64, i64),
 }
 
 #[derive(Debug)]
@@ -40,7 +43,7 @@ enum Phase {
 impl Partition {
     pub(super) fn assigned() -> Self {
         let phase = Phase::AwaitingOffset { fetched: false, verification: None };
-        Self { phase, committed: None, uncopied: false }
+        Self { phase, committed: None, uncopied: false, only_markers: (0, 0) }
     }
 
     pub(super) fn is_fetched(&self) -> bool {
@@ -181,6 +184,21 @@ impl Partition {
         self.phase = Phase::Revoked { fetched: self.is_fetched() };
     }
 
+    /// Returns the number of offsets to be folded, without markers at the log's end: no batch ever moves past those.
+    pub(super) fn lag(&mut self, ends: ReportedEnds) -> Option<i64> {
+        let committed = self.committed?;
+        let mut end = ends.stable;
+        if let Some((next, settled)) = self.fetching().map(|position| (position.next, position.is_settled())) {
+            if ends.all_polled && settled {
+                self.only_markers = (next, end);
+            }
+            if self.only_markers == (next, end) {
+                end = next;
+            }
+        }
+        Some((end - committed).max(0))
+    }
+
     /// Whether the stored offset differs from the committed one, or an operator has settled what stopped the partition.
     pub(super) fn has_moved(&self, stored: Option<&StoredOffset>) -> bool {
         if matches!(self.phase, Phase::Revoked { .. } | Phase::WithoutOffsetRow { .. }) {
@@ -202,6 +220,7 @@ mod tests {
     use std::collections::BTreeSet;
     use std::time::Instant;
 
+    use super::super::position::Step;
     use super::*;
 
     const STORED: StoredOffset = StoredOffset { partition: 0, next_offset: 5, last_record_time: None };
@@ -261,6 +280,20 @@ mod tests {
         assert_eq!(partition.offset_known(&STORED), None);
         assert!(partition.verifying().unwrap().1.past_end.is_some());
         assert_eq!(partition.take_position(), Some(Position::at(5)));
+    }
+
+    #[test]
+    fn markers_at_the_end_are_no_lag() {
+        let mut partition = fetching();
+        let ends = |stable, all_polled| ReportedEnds { stable, written: None, all_polled };
+        assert_eq!(partition.lag(ends(7, false)), Some(2), "perhaps records");
+        assert_eq!((partition.lag(ends(7, true)), partition.lag(ends(7, false))), (Some(0), Some(0)));
+        assert_eq!(partition.lag(ends(8, false)), Some(3), "the log has grown");
+        let position = partition.fetching().unwrap();
+        assert_eq!(position.judge(6, 0), Step::Reread);
+        assert_eq!(partition.lag(ends(8, true)), Some(3), "a record was polled and not taken");
+        partition.fetching().unwrap().taken(6);
+        assert_eq!(partition.lag(ends(9, true)), Some(2), "two are to be committed, and two are markers");
     }
 
     #[test]

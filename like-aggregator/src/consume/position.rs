@@ -18,6 +18,8 @@ pub struct Position {
     seen: VecDeque<i64>,
     /// Whether the first reading continues.
     first_reading: bool,
+    /// Whether a record past `next` was seen and not taken since the last one that was.
+    untaken: bool,
 }
 
 /// What to do with a record.
@@ -39,7 +41,7 @@ pub enum Step {
 impl Position {
     /// The next record is `next`; the record before it is not to be compared.
     pub fn at(next: i64) -> Self {
-        Self { next, before: None, seen: VecDeque::new(), first_reading: false }
+        Self { next, before: None, seen: VecDeque::new(), first_reading: false, untaken: false }
     }
 
     /// The next record is `next`; the record before it is to be compared, if its timestamp `before` is known.
@@ -49,6 +51,11 @@ impl Position {
 
     pub fn read_from(&self) -> i64 {
         self.next - i64::from(self.before.is_some())
+    }
+
+    /// Whether every record that was seen is taken.
+    pub fn is_settled(&self) -> bool {
+        !self.untaken
     }
 
     /// Whether the record before it is still to be compared.
@@ -66,6 +73,7 @@ impl Position {
             return Step::Skip;
         }
         if offset > expected {
+            self.untaken = true;
             if self.first_reading {
                 if self.seen.len() < SEEN_MAX && self.seen.back().is_some_and(|&last| last < offset) {
                     self.seen.push_back(offset);
@@ -91,7 +99,7 @@ impl Position {
 
     /// The record at `offset` is in the batch.
     pub fn taken(&mut self, offset: i64) {
-        self.next = offset + 1;
+        (self.next, self.untaken) = (offset + 1, false);
     }
 
     /// Ends the first reading. Returns the offset to read again from, if a hole was seen.

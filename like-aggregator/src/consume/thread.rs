@@ -76,6 +76,10 @@ pub(super) struct State {
     pub(super) comparing: bool,
     /// When offsets were copied to Kafka last.
     pub(super) copied: Option<Instant>,
+    /// Since when this consumer is not a member of its group, though brokers are up.
+    pub(super) outside: Option<Instant>,
+    /// The last error of the Kafka client since then.
+    pub(super) kafka_error: Option<String>,
 }
 
 /// The batch that is being filled.
@@ -174,8 +178,13 @@ impl ConsumerThread {
             };
         }
         let fetched: BTreeSet<i32> = numbers(&state.partitions, Partition::is_fetched);
-        // Not right after a partition was assigned: librdkafka may lose one of the two requests.
-        if state.fetched.is_none_or(|at| at.elapsed() >= PAUSE_AFTER) && flight.paused.len() < fetched.len() {
+        if flight.paused.len() < fetched.len() {
+            // Not right after a partition was assigned: librdkafka may lose one of the two requests. Until then nothing is
+            // polled: a record for which there is no place would be read again only once another one comes.
+            if state.fetched.is_some_and(|at| at.elapsed() < PAUSE_AFTER) {
+                std::thread::sleep(BUSY_POLL);
+                return Ok(());
+            }
             info!("the database is behind: fetching paused");
             self.consumer.pause(&self.list(&fetched)).context("pausing")?;
             flight.paused = fetched;

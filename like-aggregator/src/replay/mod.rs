@@ -91,8 +91,9 @@ impl Replay {
         let total: i64 = ends.iter().flat_map(|(_, ends)| ends).sum();
         let progress = Arc::new(Progress::new("events folded", Some(total.cast_unsigned())));
         // A long replay drops windows that are too old to matter, as `run` does.
-        let upkeep =
-            Upkeep::new(&self.database, self.schema, self.client.clone(), self.rules.dedup(), self.rules.window);
+        let (client, metrics) = (self.client.clone(), self.metrics.clone());
+        let FoldRules { window, .. } = self.rules;
+        let upkeep = Upkeep::new(&self.database, self.schema, client, self.rules.dedup(), window, metrics);
         let mut tasks = JoinSet::new();
         tasks.spawn(async {
             tokio::time::sleep(UPKEEP).await;

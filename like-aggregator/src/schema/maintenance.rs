@@ -9,17 +9,21 @@ use like_common::database::{self, DatabaseUrl};
 use like_common::layout;
 use like_common::session::Session;
 use rdkafka::ClientConfig;
-use sqlx::postgres::types::PgInterval;
 use sqlx::{Connection, PgConnection};
-use tracing::{debug, info};
+use tracing::{debug, info, warn};
 
+use crate::apply::transaction::interval;
 use crate::fold::Dedup;
+use crate::metrics::Metrics;
 use crate::topic::log_ends;
 
 /// After this time a round counts as failed: its server is lost.
 const DEADLINE: Duration = Duration::from_secs(60);
 
 const CHUNK: i64 = 1_000;
+
+/// After so many failed rounds an operator should look. One or two may be an outage, which others report.
+const WARN_AFTER: i64 = 3;
 
 /// How often a window's lock is tried for in one round.
 const ATTEMPTS: u32 = 5;
@@ -29,23 +33,44 @@ pub struct Upkeep {
     client: ClientConfig,
     dedup: Dedup,
     dedup_window: Duration,
+    metrics: Metrics,
 }
 
 impl Upkeep {
     /// Maintains the tables in `schema`, and keeps windows for `dedup_window`.
-    pub fn new(url: &DatabaseUrl, schema: &str, client: ClientConfig, dedup: Dedup, dedup_window: Duration) -> Self {
+    pub fn new(
+        url: &DatabaseUrl,
+        schema: &str,
+        client: ClientConfig,
+        dedup: Dedup,
+        dedup_window: Duration,
+        metrics: Metrics,
+    ) -> Self {
         let session = url.session(schema, "like-aggregator-upkeep");
-        Self { session, client, dedup, dedup_window }
+        Self { session, client, dedup, dedup_window, metrics }
     }
 
     /// Runs a round at once, then one per `interval`, for ever.
     pub async fn run(self, interval: Duration) {
+        let (mut failures, mut warned) = (0, None);
         loop {
             let round = tokio::time::timeout(DEADLINE, self.round()).await;
             if let Err(error) = round.unwrap_or_else(|_| Err(anyhow!("not done within {DEADLINE:?}"))) {
-                // The worker and the consumer thread report lost servers.
-                debug!(error = format!("{error:#}"), "upkeep: trying again later");
+                failures += 1;
+                let error = Some(format!("{error:#}"));
+                if failures >= WARN_AFTER && warned != error {
+                    warn!(failures, error, "maintenance of the tables keeps failing: trying again");
+                    warned = error;
+                } else {
+                    debug!(failures, error, "upkeep: trying again later");
+                }
+            } else {
+                failures = 0;
+                if warned.take().is_some() {
+                    info!("maintenance of the tables works again");
+                }
             }
+            self.metrics.upkeep_failures.set(failures);
             tokio::time::sleep(interval).await;
         }
     }
@@ -53,12 +78,24 @@ impl Upkeep {
     async fn round(&self) -> anyhow::Result<()> {
         let mut connection = self.session.connect().await?;
         if matches!(self.dedup, Dedup::History(_)) {
-            let ahead = "SELECT make_event_window(now()), make_event_window(now() + interval '48 hours')";
-            sqlx::query(ahead).execute(&mut connection).await.context("making windows of event_handled")?;
+            let ahead = "SELECT make_event_window(now(), $1), make_event_window(now() + interval '48 hours', $1)";
+            let ahead = sqlx::query(ahead).bind(interval(self.dedup_window));
+            ahead.execute(&mut connection).await.context("making windows of event_handled")?;
         }
-        self.drop_windows(&mut connection).await.context("dropping windows of event_handled")?;
+        let dropped = self.drop_windows(&mut connection).await;
+        self.report_windows(&mut connection).await.context("counting windows of event_handled")?;
+        dropped.context("dropping windows of event_handled")?;
         delete_dead_letters(&mut connection).await.context("deleting old dead letters")?;
         connection.close().await?;
+        Ok(())
+    }
+
+    async fn report_windows(&self, connection: &mut PgConnection) -> sqlx::Result<()> {
+        let sql = "SELECT (SELECT count(*) FROM pg_inherits WHERE inhparent = 'event_handled'::regclass),
+                          coalesce(extract(epoch FROM now() - min(from_at))::bigint, 0) FROM event_windows()";
+        let (windows, oldest): (i64, i64) = sqlx::query_as(sql).fetch_one(connection).await?;
+        self.metrics.windows.set(windows);
+        self.metrics.oldest_window.set(oldest.max(0));
         Ok(())
     }
 
@@ -68,8 +105,12 @@ impl Upkeep {
             let log_ends = if let Some(ends) = layout.end_offsets {
                 ends
             } else {
-                let ends = log_ends::of(&self.client, &layout.topic, layout.partitions).await?;
-                ends.into_iter().map(|(_, end)| end).collect()
+                let sql = "SELECT coalesce(next_offset, 0) FROM generate_series(0, $2 - 1) AS p (number)
+                           LEFT JOIN kafka_offset ON topic = $1 AND partition = p.number ORDER BY p.number";
+                let next = sqlx::query_scalar(sql).bind(&layout.topic).bind(layout.partitions);
+                let next: Vec<i64> = next.fetch_all(&mut *connection).await?;
+                let ends = log_ends::unfolded(&self.client, &layout.topic, &next).await?;
+                ends.iter().map(log_ends::Unfolded::end).collect()
             };
             for (partition, end) in (0i32..).zip(log_ends) {
                 topics.push(layout.topic.clone());
@@ -77,7 +118,7 @@ impl Upkeep {
                 ends.push(end);
             }
         }
-        let window = PgInterval { months: 0, days: 0, microseconds: self.dedup_window.as_micros() as i64 };
+        let window = interval(self.dedup_window);
         // The recorded window may have grown since this process read it.
         let mut attempts = 0;
         loop {
@@ -103,6 +144,8 @@ async fn delete_dead_letters(connection: &mut PgConnection) -> anyhow::Result<()
     let delete = "DELETE FROM dead_letter WHERE ctid = ANY (ARRAY(
                       SELECT ctid FROM dead_letter WHERE rejected_at < now() - interval '30 days'
                       ORDER BY rejected_at LIMIT $1))";
+    let ranges = "DELETE FROM dead_letter_range WHERE rejected_at < now() - interval '30 days'";
+    sqlx::query(ranges).execute(&mut *connection).await?;
     loop {
         let deleted = sqlx::query(delete).bind(CHUNK).execute(&mut *connection).await?.rows_affected();
         if deleted > 0 {

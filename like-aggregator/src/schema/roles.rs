@@ -9,18 +9,19 @@ use sqlx::{AssertSqlSafe, Connection, PgConnection};
 use tracing::warn;
 
 /// like-api's rights. Of a dead letter it needs the position only.
-const READS: [(&str, &str); 6] = [
+const READS: [(&str, &str); 7] = [
     ("product_like_count", "SELECT"),
     ("product_like", "SELECT"),
     ("kafka_offset", "SELECT"),
     ("topic_layout", "SELECT"),
     ("log_gap", "SELECT"),
     ("dead_letter", "SELECT (topic, partition, record_offset)"),
+    ("dead_letter_range", "SELECT"),
 ];
 
 /// like-aggregator's rights, which suffice for most commands too. Counts are never deleted, and only the owner changes the
 /// layout and the fold version.
-const COUNTS: [(&str, &str); 8] = [
+const COUNTS: [(&str, &str); 9] = [
     ("product_like_count", "SELECT, INSERT, UPDATE"),
     ("product_like", "SELECT, INSERT, UPDATE, DELETE"),
     ("event_handled", "SELECT, INSERT"),
@@ -29,6 +30,7 @@ const COUNTS: [(&str, &str); 8] = [
     ("fold", "SELECT"),
     ("log_gap", "SELECT, INSERT, UPDATE, DELETE"),
     ("dead_letter", "SELECT, INSERT, DELETE"),
+    ("dead_letter_range", "SELECT, INSERT, UPDATE, DELETE"),
 ];
 
 /// The roles of the two services, by name; there may be several of each.

@@ -1,4 +1,11 @@
 //! The start and end offsets of each partition's log, and single records near them, read from the broker.
+//!
+//! A log has three ends. Each caller says which one it needs:
+//! - the *written* end, Kafka's high watermark: what producers have got acknowledged;
+//! - the *stable* end, Kafka's last stable offset: up to where a consumer reads. An open transaction holds back everything
+//!   from its first record on, records of other producers included;
+//! - the *last record*: the markers of transactions take offsets and are no records, so no fold ever reaches an end that
+//!   lies after one.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -9,23 +16,65 @@ use crate::fold::Millis;
 
 pub use super::log_reader::LogEnds;
 
+/// Returns the start and the stable end of each partition.
 pub async fn of(client: &ClientConfig, topic: &str, partitions: i32) -> anyhow::Result<LogEnds> {
     LogReader::run(client, topic, move |log| log.ends(partitions)).await
+}
+
+/// Returns the start and the written end of each partition.
+pub async fn written(client: &ClientConfig, topic: &str, partitions: i32) -> anyhow::Result<LogEnds> {
+    let mut all = client.clone();
+    all.set("isolation.level", "read_uncommitted");
+    of(&all, topic, partitions).await
+}
+
+/// The ends of a partition that is folded up to some offset.
+#[derive(Debug, Clone, Copy)]
+pub struct Unfolded {
+    pub start: i64,
+    pub written: i64,
+    /// The offset after the last record that can be folded; the offset up to which it is folded if there is none.
+    pub after_last: i64,
+    /// Offsets that an open transaction holds back: it isn't known yet whether consumers will ever read them.
+    pub held_back: i64,
+}
+
+impl Unfolded {
+    /// Returns the offset below which records may come that aren't folded.
+    pub fn end(&self) -> i64 {
+        if self.held_back > 0 { self.written } else { self.after_last }
+    }
+}
+
+/// Returns the ends of all partitions; `next` has the offset up to which each is folded.
+pub async fn unfolded(client: &ClientConfig, topic: &str, next: &[i64]) -> anyhow::Result<Vec<Unfolded>> {
+    let partitions = next.len() as i32;
+    // In this order, so that records written in between aren't taken for held back.
+    let written = written(client, topic, partitions).await?;
+    let stable = of(client, topic, partitions).await?;
+    let unread = stable.iter().zip(next).map(|((start, end), next)| (*start.max(next), *end)).collect();
+    let after_last = after_last_records(client, topic, unread).await?;
+    let ends = written.into_iter().zip(stable).zip(after_last);
+    let unfolded = |(((_, written), (start, stable)), after_last): (((i64, i64), (i64, i64)), i64)| Unfolded {
+        start,
+        written,
+        after_last,
+        held_back: (written - stable).max(0),
+    };
+    Ok(ends.map(unfolded).collect())
 }
 
 /// Returns whether another producer's transaction is open on a partition: its records are in the log, and it isn't known
 /// yet whether consumers will ever read them.
 pub async fn transaction_open(client: &ClientConfig, topic: &str, partitions: i32) -> anyhow::Result<bool> {
-    let mut all = client.clone();
-    all.set("isolation.level", "read_uncommitted");
     // In this order, so that records written in between aren't taken for an open transaction.
-    let written = of(&all, topic, partitions).await?;
+    let written = written(client, topic, partitions).await?;
     let stable = of(client, topic, partitions).await?;
     Ok(written.iter().zip(stable).any(|((_, written), (_, stable))| stable < *written))
 }
 
-/// Returns, per partition, the offset after the last record before the given end that a consumer can read. The end may be
-/// larger: the marker of another producer's transaction takes an offset and is no record, so no fold ever reaches it.
+/// Returns, per partition, the offset after the last record between the given start and end that a consumer can read; the
+/// start if there is none.
 pub async fn after_last_records(client: &ClientConfig, topic: &str, ends: LogEnds) -> anyhow::Result<Vec<i64>> {
     let after_last = move |log: &LogReader| {
         let mut after: Vec<i64> = ends.iter().map(|(start, _)| *start).collect();
@@ -51,7 +100,8 @@ pub async fn after_last_records(client: &ClientConfig, topic: &str, ends: LogEnd
     LogReader::run(client, topic, after_last).await
 }
 
-/// Returns, per partition with a record at or after its offset in `from`, that record's offset and the log's end.
+/// Returns, per partition with a record at or after its offset in `from` that a consumer can read, that record's offset and
+/// the stable end.
 pub async fn first_records(
     client: &ClientConfig,
     topic: &str,

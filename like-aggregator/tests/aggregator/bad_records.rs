@@ -128,6 +128,41 @@ async fn bad_record_becomes_a_dead_letter() {
     assert_eq!(aggregator.metric("likes_events_total", "").await as u32, 1);
 }
 
+#[tokio::test]
+async fn dead_letters_beyond_bound_keep_offsets() {
+    let (topic, system) = set_up(1).await;
+    // Every tenth record is a like, and in the second half every other one has another fault.
+    let (mut garbage, mut tombstones) = (0, 0);
+    for n in 0..2_000 {
+        let key = Some(&b"p"[..]);
+        if n % 10 == 0 {
+            topic.publish_event(&event("p", Some(&format!("u{n}")), true));
+        } else if n > 1_000 && n % 2 == 0 {
+            topic.publish(Some(0), key, None);
+            tombstones += 1;
+        } else {
+            topic.publish(Some(0), key, Some(b"garbage"));
+            garbage += 1;
+        }
+    }
+    topic.flush();
+    let _aggregator = system.aggregator(&[("BATCH_MAX_EVENTS", "300")]).await;
+    system.folded(2_000).await;
+    let kept = |reason: &str| format!("SELECT count(*) FROM dead_letter WHERE reason LIKE '{reason}%'");
+    assert_eq!(system.number(&kept("not_json")).await, 1_000);
+    assert_eq!(system.number(&kept("tombstone")).await, tombstones);
+    assert_eq!(system.likes().await, 200);
+    let status = system.json(&["status"]).await.1;
+    assert_eq!(status["deadLetters"], garbage + tombstones);
+    assert_eq!(status["deadLettersBeyond"], garbage - 1_000);
+    // Exactly the records that are neither likes nor kept.
+    let ranges = "SELECT count(*) FROM generate_series(0::bigint, 1999) AS o (at)
+                  LEFT JOIN dead_letter d ON d.record_offset = o.at
+                  WHERE (d.topic IS NULL AND o.at % 10 <> 0)
+                     <> EXISTS (SELECT FROM dead_letter_range r WHERE r.bucket = 0 AND r.offsets @> o.at)";
+    assert_eq!(system.number(ranges).await, 0);
+}
+
 // Transactions block: not on the one thread of a plain runtime.
 #[tokio::test(flavor = "multi_thread")]
 async fn aborted_transaction_is_not_counted() {

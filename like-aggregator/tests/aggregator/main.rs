@@ -18,6 +18,7 @@ mod large_batches;
 mod log_changes;
 mod logs;
 mod lost_tail;
+mod memory;
 mod metrics_page;
 mod offsets;
 mod operations_page;

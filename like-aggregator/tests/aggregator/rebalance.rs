@@ -3,8 +3,9 @@
 
 use std::time::Duration;
 
-use crate::common::{LOCK_OFFSETS, owned, owns, publish, set_up, users};
-use like_testkit::{TestService, TestSystem, until};
+use crate::common::{Counting, LOCK_OFFSETS, QUICK, owned, owns, publish, set_up, users};
+use like_aggregator::timing::Timing;
+use like_testkit::{TestServers, TestService, TestSystem, until};
 use rdkafka::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 
@@ -14,17 +15,22 @@ const HOLD: [(&str, &str); 2] = [("BATCH_MAX_WAIT", "1h"), ("BATCH_MAX_EVENTS", 
 
 /// A member of the group that reads nothing: partitions go to it and come back when it leaves.
 async fn visit(system: &TestSystem, meanwhile: impl AsyncFn()) {
+    visit_by("cooperative-sticky", system, PARTITIONS / 2, meanwhile).await;
+}
+
+/// The same with this assignor; the visitor's share is so many partitions.
+async fn visit_by(assignor: &str, system: &TestSystem, share: i32, meanwhile: impl AsyncFn()) {
     let visitor: BaseConsumer = ClientConfig::new()
         .set("bootstrap.servers", like_testkit::kafka())
         .set("group.id", system.setting("KAFKA_GROUP_ID"))
-        .set("partition.assignment.strategy", "cooperative-sticky")
+        .set("partition.assignment.strategy", assignor)
         .set("enable.auto.commit", "false")
         .create()
         .unwrap();
     visitor.subscribe(&[&system.topic]).unwrap();
     until("the visitor has its share", async || {
         let _ = visitor.poll(Duration::from_millis(10));
-        visitor.assignment().unwrap().count() == PARTITIONS as usize / 2
+        visitor.assignment().unwrap().count() == share as usize
     })
     .await;
     meanwhile().await;
@@ -101,4 +107,45 @@ async fn batch_in_flight_at_revocation_counts_once() {
     until("each record was counted by one of them", async || counted(&first).await + counted(&second).await == 40)
         .await;
     assert_eq!(system.wrong_counts().await, 0);
+}
+
+/// So that a lost member is noticed soon.
+const SHORT_SESSION: &str = "session.timeout.ms=2000\nheartbeat.interval.ms=500\n";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn expelled_member_is_not_ready() {
+    let (topic, mut system) = set_up(1).await;
+    let _file = system.kafka_properties(SHORT_SESSION);
+    let mut aggregator = system.aggregator(&[]).await;
+    owns(&aggregator, 1).await;
+    aggregator.process.freeze();
+    // Another program joins its group, by an assignor that it doesn't have.
+    visit_by("range", &system, 1, async || {
+        aggregator.process.thaw();
+        aggregator.waits_for("consumer group", "InconsistentGroupProtocol").await;
+    })
+    .await;
+    aggregator.wait_until_ready().await;
+    publish(&topic, 0, users("u", 3));
+    system.folded(3).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn coordinator_on_another_port_is_found() {
+    let mut servers = TestServers::start().await;
+    let proxy = servers.kafka_proxy().await;
+    let mut system = servers.system().await;
+    system.setup(&["--partitions", "1"]).await;
+    system.set("KAFKA_BOOTSTRAP_SERVERS", &servers.proxied_listener());
+    let _file = system.kafka_properties(SHORT_SESSION);
+    let counting = Counting::ready(&system, Timing { rejoin: Duration::from_secs(3), ..QUICK }).await;
+    drop(proxy);
+    servers.restart_kafka_elsewhere().await;
+    let _proxy = servers.kafka_proxy().await;
+    counting.waits_for("consumer group", "not a member").await;
+    let api = system.api(&[]).await;
+    api.client().click("u", "p", true, "k").await;
+    system.likes_become(1).await;
+    until("ready", async || counting.is_ready().await).await;
+    counting.stop().await.unwrap();
 }

@@ -5,7 +5,7 @@ use crate::common::{drill, passing_crowd};
 use like_common::database::sqlstate;
 use like_testkit::{TestSystem, until};
 
-const TABLES: [&str; 8] = [
+const TABLES: [&str; 9] = [
     "product_like_count",
     "product_like",
     "event_handled",
@@ -13,6 +13,7 @@ const TABLES: [&str; 8] = [
     "topic_layout",
     "fold",
     "dead_letter",
+    "dead_letter_range",
     "log_gap",
 ];
 

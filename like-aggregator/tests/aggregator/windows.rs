@@ -4,13 +4,16 @@
 use std::str::FromStr;
 use std::time::{Duration, Instant};
 
-use crate::common::{Counting, DEDUP_WINDOW, NEVER, QUICK, publish, set_up, users};
-use like_aggregator::fold::Dedup;
+use crate::common::{Counting, DEDUP_WINDOW, NEVER, NOON, QUICK, publish, set_up, store, users};
+use like_aggregator::fold::{Batch, Dedup, FOLD_VERSION, Record};
+use like_aggregator::metrics::Metrics;
 use like_aggregator::schema::maintenance::Upkeep;
 use like_aggregator::timing::Timing;
 use like_common::database::{DatabaseUrl, SCHEMA, sqlstate};
-use like_testkit::{TestDatabase, TestSystem, until};
+use like_testkit::{TestDatabase, TestSystem, event, until};
+use prometheus::Registry;
 use rdkafka::ClientConfig;
+use tokio::task::JoinHandle;
 
 /// The number of windows of `event_handled`.
 async fn windows(database: &TestDatabase) -> i64 {
@@ -26,6 +29,16 @@ async fn drop_window(database: &TestDatabase, ends: &[i64]) -> Result<Option<Str
     let partitions: Vec<i32> = (0..ends.len() as i32).collect();
     let sql = "SELECT drop_event_window('48 hours', array_fill('t'::text, ARRAY[cardinality($1)]), $1, $2)";
     sqlx::query_scalar(sql).bind(partitions).bind(ends).fetch_one(&database.pool).await
+}
+
+/// Maintenance alone, without an aggregator. A round ends with the deletion of dead letters.
+fn upkeep(system: &TestSystem) -> JoinHandle<()> {
+    let url = DatabaseUrl::from_str(&system.database.url).unwrap();
+    let mut client = ClientConfig::new();
+    client.set("bootstrap.servers", like_testkit::kafka());
+    let metrics = Metrics::new(&Registry::new());
+    let upkeep = Upkeep::new(&url, SCHEMA, client, Dedup::Batch, DEDUP_WINDOW, metrics);
+    tokio::spawn(upkeep.run(QUICK.upkeep))
 }
 
 /// Two partitions, each folded up to 5, with last records of this age.
@@ -46,8 +59,9 @@ async fn folded(days_ago: [Option<i32>; 2]) -> TestDatabase {
 #[tokio::test]
 async fn needed_window_is_kept() {
     type Case<'a> = (&'a str, [Option<i32>; 2], &'a [i64], i64);
-    let cases: [Case<'_>; 7] = [
-        ("nothing is unread, whatever was folded last", [Some(20), None], &[5, 5], 0),
+    let cases: [Case<'_>; 8] = [
+        ("nothing is unread, and something new was folded", [Some(1), None], &[5, 5], 0),
+        ("by the log's clock it is new", [Some(20), None], &[5, 5], 1),
         ("what is unread comes after a recent record", [Some(1), Some(20)], &[9, 5], 0),
         ("what is unread comes after an old record", [Some(20), Some(1)], &[9, 5], 1),
         ("what is unread may be of any age", [None, Some(1)], &[9, 5], 1),
@@ -100,18 +114,19 @@ async fn windows_are_maintained_while_counting() {
     let (topic, system) = set_up(2).await;
     make_window(&system.database, 20).await;
     let counting = Counting::ready(&system, QUICK).await;
-    // No record is folded: the old window is dropped, and the next two exist before the first like.
+    // The next two windows exist before the first like.
     let names = "SELECT count(*) FROM pg_class
                  WHERE relname IN (SELECT 'event_handled_' || to_char(to_timestamp(floor(extract(epoch FROM now()) / 172800) * 172800 + w) AT TIME ZONE 'UTC', 'YYYYMMDD')
                                    FROM (VALUES (0), (172800)) AS windows (w))";
-    until("two windows, of now and the next", async || {
-        system.number(names).await == 2 && windows(&system.database).await == 2
-    })
-    .await;
+    until("two windows, of now and the next", async || system.number(names).await == 2).await;
+    let gauge = async |name: &str| counting.metric(name, "").await as i64;
+    until("three windows", async || gauge("likes_event_windows").await == 3).await;
+    assert!(gauge("likes_oldest_event_window_seconds").await >= 18 * 86_400);
+    // By the log's clock the old one isn't old before the first record.
     publish(&topic, 0, users("u", 3));
     system.folded(3).await;
-    make_window(&system.database, 20).await;
-    until("it is dropped", async || windows(&system.database).await == 2).await;
+    until("it is dropped", async || windows(&system.database).await == 2 && gauge("likes_event_windows").await == 2)
+        .await;
     publish(&topic, 1, users("u", 3));
     system.folded(6).await;
     assert_eq!(system.number("SELECT count(*) FROM event_handled").await, 6);
@@ -123,25 +138,44 @@ async fn unread_records_keep_their_window() {
     let (topic, system) = set_up(1).await;
     let database = &system.database;
     publish(&topic, 0, users("u", 3));
-    let set_offset = async |next: i64| {
-        let time = "now() - interval '20 days'";
+    let set_offset = async |next: i64, days: i32| {
+        let time = format!("now() - make_interval(days => {days})");
         database.execute(format!("UPDATE kafka_offset SET next_offset = {next}, last_record_time = {time}")).await;
     };
-    set_offset(2).await;
+    set_offset(2, 20).await;
     make_window(database, 20).await;
-    // Maintenance alone, without an aggregator.
-    let url = DatabaseUrl::from_str(&system.database.url).unwrap();
-    let mut client = ClientConfig::new();
-    client.set("bootstrap.servers", like_testkit::kafka());
-    let upkeep = Upkeep::new(&url, SCHEMA, client, Dedup::Batch, DEDUP_WINDOW);
-    let upkeep = tokio::spawn(upkeep.run(QUICK.upkeep));
+    let upkeep = upkeep(&system);
     for _ in 0..2 {
-        // A round ends with the deletion of dead letters.
         dead_letters(&system, 31, 5).await;
         system.number_becomes("SELECT count(*) FROM dead_letter", 0).await;
     }
     assert_eq!(windows(database).await, 1);
-    set_offset(3).await;
+    set_offset(3, 0).await;
+    until("it is dropped", async || windows(database).await == 0).await;
+    upkeep.abort();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn open_transaction_keeps_its_window() {
+    let (topic, system) = set_up(2).await;
+    let database = &system.database;
+    let transactions = topic.transactions();
+    let like = || [event("p0", Some("u"), true).to_json()];
+    transactions.begin("p0", &like());
+    transactions.commit();
+    publish(&topic, 1, users("u", 1));
+    until("the marker is in the log", async || topic.end_offsets() == [2, 1]).await;
+    // Partition 0 is quiet since 20 days, with a marker at its end; the other one is not.
+    database.execute("UPDATE kafka_offset SET next_offset = 1, last_record_time = now() - make_interval(days => 20 - 20 * partition)").await;
+    make_window(database, 20).await;
+    transactions.begin("p0", &like());
+    let upkeep = upkeep(&system);
+    for _ in 0..2 {
+        dead_letters(&system, 31, 5).await;
+        system.number_becomes("SELECT count(*) FROM dead_letter", 0).await;
+    }
+    assert_eq!(windows(database).await, 1, "what is held back may need it");
+    transactions.abort();
     until("it is dropped", async || windows(database).await == 0).await;
     upkeep.abort();
 }
@@ -151,6 +185,7 @@ async fn blocked_drop_delays_no_batch() {
     let (topic, system) = set_up(1).await;
     let database = &system.database;
     make_window(database, 20).await;
+    database.execute("UPDATE kafka_offset SET last_record_time = now()").await;
     let reader = database.lock("SELECT count(*) FROM event_handled").await;
     let start = Instant::now();
     let error = sqlx::query("SELECT drop_event_window('48 hours', $1, '{0}', '{0}')")
@@ -211,5 +246,76 @@ async fn dead_letters_are_kept_for_30_days() {
     // One round deletes all of them.
     let counting = Counting::ready(&system, Timing { upkeep: NEVER, ..QUICK }).await;
     system.number_becomes("SELECT count(*) FROM dead_letter", 7).await;
+    counting.stop().await.unwrap();
+}
+
+/// So many likes, two days apart.
+fn scattered(number: i64, believed: i64, ids: &[Vec<u8>]) -> Batch {
+    let mut batch = Batch::default();
+    for n in 0..number {
+        let (offset, time) = (believed + n, NOON - n * 2 * 86_400_000);
+        let value = Some(ids[n as usize].as_slice());
+        batch.push(&Record { partition: 0, offset, time, key: Some(b"p"), value }, offset);
+    }
+    batch
+}
+
+#[tokio::test]
+async fn scattered_timestamps_make_few_windows() {
+    const NUMBER: i64 = 500;
+    let database = TestDatabase::create().await;
+    database.lay_out("t", 1).await;
+    database.execute(format!("INSERT INTO fold VALUES ({FOLD_VERSION})")).await;
+    let values: Vec<_> = users("u", NUMBER as usize).map(|user| event("p", Some(&user), true).to_json()).collect();
+    // The second batch repeats the first, with a new process's knowledge of the windows.
+    for (believed, applied, duplicates) in [(0, 500, 0), (NUMBER, 0, 500)] {
+        let mut store = store(&database, "t", Dedup::History(DEDUP_WINDOW));
+        let done = store.apply(&scattered(NUMBER, believed, &values)).await.unwrap();
+        assert_eq!((done.applied, done.duplicates), (applied, duplicates));
+    }
+    assert!(windows(&database).await <= 40, "{}", windows(&database).await);
+    // Those of now are made all the same, and the shared one goes with the newest id in it.
+    make_window(&database, 0).await;
+    let of_now = "SELECT count(*) FROM event_windows() WHERE now() BETWEEN from_at AND to_at";
+    assert_eq!(database.number(of_now).await, 1);
+    database.execute("UPDATE kafka_offset SET last_record_time = now()").await;
+    while drop_window(&database, &[2 * NUMBER]).await.unwrap().is_some() {}
+    assert_eq!(
+        database.number("SELECT count(*) FROM event_windows() WHERE to_at < now() - interval '49 hours'").await,
+        0
+    );
+    assert_eq!(database.number("SELECT count(*) FROM pg_class WHERE relname = 'event_handled_other'").await, 0);
+}
+
+#[tokio::test]
+async fn window_is_as_wide_as_ids_are_kept() {
+    let database = TestDatabase::create().await;
+    make_window(&database, 3).await;
+    // As this build asks, and one before it: a window for each two days.
+    for day in 0..366 {
+        database.execute(format!("SELECT make_event_window(now() - make_interval(days => {day}), '366 days')")).await;
+    }
+    for slot in 0..183 {
+        make_window(&database, 2 * slot).await;
+    }
+    assert!(windows(&database).await <= 4, "{}", windows(&database).await);
+    let uncovered = "SELECT count(*) FROM generate_series(now() - interval '365 days', now(), '1 hour') AS t (at)
+                     WHERE (SELECT count(*) FROM event_windows() WHERE from_at <= at AND at < to_at) <> 1";
+    assert_eq!(database.number(uncovered).await, 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn failing_upkeep_is_counted() {
+    let (_topic, system) = set_up(1).await;
+    let rename = async |from: &str, to: &str| {
+        let kind = "interval, text[], integer[], bigint[]";
+        system.database.execute(format!("ALTER FUNCTION {from}({kind}) RENAME TO {to}")).await;
+    };
+    rename("drop_event_window", "missing").await;
+    let counting = Counting::ready(&system, QUICK).await;
+    let failures = async || counting.metric("likes_upkeep_failures", "").await as i64;
+    until("three failed rounds", async || failures().await >= 3).await;
+    rename("missing", "drop_event_window").await;
+    until("it works again", async || failures().await == 0).await;
     counting.stop().await.unwrap();
 }

@@ -10,11 +10,13 @@ use rdkafka::ClientConfig;
 /// - queue: holds what a broker accepts in well under a second. Requests that would wait longer are
 ///   better refused at once.
 /// - reconnect: after an outage likes are accepted at once, not up to ten seconds later.
-const DEFAULTS: [(&str, &str, &[&str]); 4] = [
+/// - batch: as large as a topic made by `setup` takes, `MAX_BATCH_BYTES`.
+const DEFAULTS: [(&str, &str, &[&str]); 5] = [
     ("linger.ms", "10", &["linger.ms", "queue.buffering.max.ms"]),
     ("compression.type", "lz4", &["compression.type", "compression.codec"]),
     ("queue.buffering.max.messages", "20000", &["queue.buffering.max.messages"]),
     ("reconnect.backoff.max.ms", "1000", &["reconnect.backoff.max.ms"]),
+    ("batch.size", "131072", &["batch.size"]),
 ];
 
 /// Properties that the contract fixes. Every event gets its report within `message.timeout.ms` and the

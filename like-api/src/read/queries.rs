@@ -100,6 +100,10 @@ pub async fn receipt_statuses(pool: &PgPool, receipts: &[Receipt]) -> Result<Vec
                 CASE WHEN folded THEN EXISTS (
                     SELECT FROM dead_letter d
                     WHERE d.topic = asked.topic AND d.partition = asked.partition AND d.record_offset = asked.at)
+                  OR EXISTS (
+                    SELECT FROM dead_letter_range d
+                    WHERE d.topic = asked.topic AND d.partition = asked.partition AND d.bucket = asked.at / 10000
+                      AND d.offsets @> asked.at)
                 ELSE false END,
                 CASE WHEN folded THEN EXISTS (
                     SELECT FROM log_gap g

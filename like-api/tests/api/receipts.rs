@@ -18,8 +18,9 @@ async fn receipt_tells_its_events_status() {
     for sql in [
         "INSERT INTO topic_layout VALUES (1, 'earlier', 1, '{5}')".to_owned(),
         format!("INSERT INTO topic_layout VALUES (2, '{t}', 2, NULL)"),
-        format!("INSERT INTO kafka_offset VALUES ('earlier', 0, 3, NULL, now()), ('{t}', 0, 4, NULL, now())"),
+        format!("INSERT INTO kafka_offset VALUES ('earlier', 0, 3, NULL, now()), ('{t}', 0, 5, NULL, now())"),
         format!("INSERT INTO dead_letter VALUES ('{t}', 0, 2, NULL, NULL, 'tombstone', now())"),
+        format!("INSERT INTO dead_letter_range VALUES ('{t}', 0, 0, 'not_json', '{{[3,4)}}', now())"),
         format!("INSERT INTO log_gap VALUES ('{t}', 0, 0, 2, now()), ('{t}', 1, 0, 9, now())"),
     ] {
         sqlx::query(sqlx::AssertSqlSafe(sql)).execute(&database.pool).await.unwrap();
@@ -33,8 +34,8 @@ async fn receipt_tells_its_events_status() {
         ("2-0-0", "lost"),
         ("2-0-1", "lost"),
         ("2-0-2", "dead_letter"),
-        ("2-0-3", "counted"),
-        ("2-0-4", "pending"),
+        ("2-0-3", "dead_letter"),
+        ("2-0-4", "counted"),
         ("2-0-5", "pending"),
         ("1-0-2", "counted"),
         ("1-0-3", "pending"),

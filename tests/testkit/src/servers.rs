@@ -63,6 +63,18 @@ impl TestServers {
         TestProxy::start_on(proxy, &format!("127.0.0.1:{listener}")).await
     }
 
+    /// host:port of the broker's listener that advertises the proxy.
+    pub fn proxied_listener(&self) -> String {
+        format!("127.0.0.1:{}", self.proxied.0)
+    }
+
+    /// Kills the broker and starts it again; it then advertises another port, of the next proxy.
+    pub async fn restart_kafka_elsewhere(&mut self) {
+        self.kill(Server::Kafka).await;
+        self.proxied.1 = free_addr().port();
+        self.restart(Server::Kafka).await;
+    }
+
     /// A system on these servers, without `setup`.
     pub async fn system(&self) -> TestSystem {
         let database = TestDatabase::create_empty_on(&self.postgres).await;

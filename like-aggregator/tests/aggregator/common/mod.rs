@@ -33,6 +33,7 @@ pub const QUICK: Timing = Timing {
     refused_retry: Duration::from_millis(200),
     beyond_end: Duration::from_secs(3),
     compare_offsets: Duration::from_millis(200),
+    rejoin: Duration::from_secs(60),
     upkeep: Duration::from_millis(200),
     topic_check: Duration::from_millis(200),
 };
