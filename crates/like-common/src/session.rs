@@ -49,12 +49,11 @@ impl Session {
     #[must_use]
     pub fn with<'a>(mut self, settings: impl IntoIterator<Item = (&'static str, &'a str)>) -> Self {
         for (name, value) in settings {
-            match self.names.iter().position(|known| *known == name) {
-                Some(known) => self.values[known] = value.to_owned(),
-                None => {
-                    self.names.push(name);
-                    self.values.push(value.to_owned());
-                }
+            if let Some(known) = self.names.iter().position(|known| *known == name) {
+                value.clone_into(&mut self.values[known]);
+            } else {
+                self.names.push(name);
+                self.values.push(value.to_owned());
             }
         }
         self

@@ -14,6 +14,9 @@ use crate::fold::{Batch, Changes, DeadLetter, Dedup, FOLD_VERSION, Fold, Millis}
 use crate::schema::fold_rules::FoldRules;
 use crate::topic::active;
 
+/// A row of [`active::FOLD_AND_ACTIVE`].
+type FoldAndActive = (i32, Option<String>, Option<i64>, Option<Vec<i64>>, bool);
+
 pub(super) struct Statements<'a> {
     pub(super) connection: &'a mut PgConnection,
     pub(super) topic: &'a str,
@@ -37,7 +40,7 @@ impl Statements<'_> {
                 return Err(ApplyError::Fenced { partition, believed, found });
             }
         }
-        let active: Option<(i32, Option<String>, Option<i64>, Option<Vec<i64>>, bool)> =
+        let active: Option<FoldAndActive> =
             sqlx::query_as(active::FOLD_AND_ACTIVE).bind(self.topic).fetch_optional(&mut *self.connection).await?;
         self.sent += 2;
         let (found, dedup, window, ends, is_early) = active.unwrap_or((-1, None, None, None, false));
