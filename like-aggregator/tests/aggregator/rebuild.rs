@@ -276,7 +276,8 @@ async fn failed_swap_frees_workers_at_once() {
     let settings = system.settings();
     let rebuild = TestProcess::start("rebuild", command("like-aggregator", &REBUILD, &settings));
     let paused = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND state = 'idle'
-                  AND application_name = 'like-aggregator-replay' AND query = 'ROLLBACK'";
+                  AND application_name = 'like-aggregator-replay' AND query = 'ROLLBACK'
+                  AND state_change < now() - interval '300 ms'";
     system.number_becomes(paused, 1).await;
     rebuild.kill();
 }
