@@ -17,6 +17,9 @@ use crate::topic::active;
 /// Dead letters of a partition and reason that are kept whole. With 64 KiB each they take 64 MiB at most.
 const DEAD_LETTERS_KEPT: i64 = 1_000;
 
+/// A row of [`active::FOLD_AND_ACTIVE`].
+type FoldAndActive = (i32, Option<String>, Option<i64>, Option<Vec<i64>>, bool);
+
 pub(super) struct Statements<'a> {
     pub(super) connection: &'a mut PgConnection,
     pub(super) topic: &'a str,
@@ -40,7 +43,7 @@ impl Statements<'_> {
                 return Err(ApplyError::Fenced { partition, believed, found });
             }
         }
-        let active: Option<(i32, Option<String>, Option<i64>, Option<Vec<i64>>, bool)> =
+        let active: Option<FoldAndActive> =
             sqlx::query_as(active::FOLD_AND_ACTIVE).bind(self.topic).fetch_optional(&mut *self.connection).await?;
         self.sent += 2;
         let (found, dedup, window, ends, is_early) = active.unwrap_or((-1, None, None, None, false));

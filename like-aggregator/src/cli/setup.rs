@@ -65,6 +65,10 @@ pub struct RebuildSettings {
     #[arg(long)]
     pub yes: bool,
 
+    /// go on although views, indexes, triggers or other objects that aren't ours would stay with the old tables
+    #[arg(long)]
+    pub leave_behind: bool,
+
     /// drop the old tables after the swap instead of keeping them beside the new ones
     #[arg(long)]
     pub drop_old: bool,

@@ -56,7 +56,7 @@ impl Reader {
         let left: i64 = open.iter().map(|(p, position)| self.ends[*p as usize] - position.next).sum();
         self.progress.found((all - left).cast_unsigned());
         while !open.is_empty() && !self.read(open)? {
-            // A batch was rewound: the answer to its COMMIT was lost, so it may be committed.
+            // A batch was rewound, and may be committed if the answer to its COMMIT was lost; or a new consumer is needed.
             open = self.positions()?;
         }
         Ok(())
@@ -79,7 +79,8 @@ impl Reader {
         Ok(open.map(|s| (s.partition, Position::at(s.next_offset))).collect())
     }
 
-    /// Reads the `open` partitions. Returns false when a batch was fenced: then all of them are rewound.
+    /// Reads the `open` partitions. Returns false when they have to be read again from their stored offsets: a batch was
+    /// fenced, or the consumer is of no use any more.
     fn read(&self, mut open: Open) -> anyhow::Result<bool> {
         let consumer: Consumed = self.config.create_with_context(GroupContext::default()).context("Kafka consumer")?;
         let starts = open.iter().map(|(&partition, position)| (partition, position.next));
@@ -109,8 +110,15 @@ impl Reader {
                 heard = Instant::now();
             }
             for (&partition, position) in &mut open {
-                if let Some(from) = position.reread_from() {
-                    consumer.seek(&self.topic, partition, Offset::Offset(from), KAFKA_TIMEOUT).context("seeking")?;
+                let Some(from) = position.reread_from() else { continue };
+                let sought = consumer.seek(&self.topic, partition, Offset::Offset(from), KAFKA_TIMEOUT);
+                if let Err(error) = sought {
+                    // As after a change of leaders. A new consumer reads from the stored offsets.
+                    warn!(%error, partition, from, "Kafka: reading again by a new consumer");
+                    if in_flight {
+                        self.applied()?;
+                    }
+                    return Ok(false);
                 }
             }
         }

@@ -1,5 +1,5 @@
 //! The shadow schema: a second schema with the same tables beside the live one, which a replay fills. Creating it drops
-//! one that a killed process has left. It belongs to the process whose connection holds its lock; a connection that was
+//! one that a killed process has left, unless it can be continued. It belongs to the process whose connection holds its lock; a connection that was
 //! lost is replaced only if the schema is still the same one.
 
 use std::time::Duration;
@@ -42,12 +42,23 @@ enum NotOurs {
 impl ShadowSchema {
     /// Creates the schema with all tables, in place of an old one. Fails while another process uses it.
     pub async fn create(url: &DatabaseUrl, schema: &'static str) -> anyhow::Result<Self> {
+        Self::resume(url, schema, async |_| Ok(false)).await
+    }
+
+    /// Takes the schema as a stopped process has left it if it `is_valid`, and creates it otherwise.
+    pub async fn resume(
+        url: &DatabaseUrl,
+        schema: &'static str,
+        is_valid: impl AsyncFnOnce(&mut PgConnection) -> anyhow::Result<bool>,
+    ) -> anyhow::Result<Self> {
         // A process that was killed while it waited for a table must not keep the schema's lock.
         let session = url.session(schema, "like-aggregator-replay");
         let session = session.with([("client_connection_check_interval", "1s")]);
         let mut connection = connect(&session, schema).await?;
-        drop_schema(&mut connection, schema).await?;
-        migrate(&mut connection, schema).await?;
+        if oid(&mut connection, schema).await?.is_none() || !is_valid(&mut connection).await? {
+            drop_schema(&mut connection, schema).await?;
+            migrate(&mut connection, schema).await?;
+        }
         let oid = oid(&mut connection, schema).await?.context("the schema is gone")?;
         Ok(Self { schema, session, connection, oid })
     }

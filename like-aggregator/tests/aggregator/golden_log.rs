@@ -48,12 +48,15 @@ fn log() -> Vec<(i64, &'static str, String)> {
         (51, "p", format!("{}{}", " ".repeat(16 * 1024), of(15, "LIKED", "u10"))),
         (52, "p", of(16, "LIKED", "u2")),
         (-1, "p", of(17, "LIKED", "before 1970")),
+        // The last moment at which an id is remembered.
+        (60, "q", with(18, "LIKED", "q", "")),
+        (108, "q", with(18, "LIKED", "q", "")),
     ]
 }
 
 const FOLDED: (i32, &str) = (
     1,
-    "likers p/nil p/u1 p/u2 q/u1; counts and deltas p=2/-1 q=1/0; 3 repeats; \
+    "likers p/nil p/u1 p/u2 q/u1; counts and deltas p=2/-1 q=2/1; 4 repeats; \
      dead letters at [10, 13, 14, 15, 16, 18, 19, 20, 22]",
 );
 

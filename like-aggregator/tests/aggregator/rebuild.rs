@@ -183,25 +183,101 @@ async fn harmful_rebuild_is_refused() {
     refused(&system, "partition 1 of").await;
 }
 
-#[tokio::test]
-async fn next_rebuild_drops_a_killed_ones_schema() {
-    let (system, _aggregator, settings) = long_log().await;
-    let mut victim = TestProcess::start("rebuild", command("like-aggregator", &REBUILD, &settings));
+/// Starts a rebuild and waits until it has folded something.
+async fn folding(system: &TestSystem, settings: &[(String, String)]) -> TestProcess {
+    let rebuild = TestProcess::start("rebuild", command("like-aggregator", &REBUILD, settings));
     eventually("it folds", async || {
         let rows = sqlx::query_scalar::<_, i64>("SELECT like_count FROM likes_rebuild.product_like_count");
         rows.fetch_optional(&system.database.pool).await.ok().flatten()
     })
     .await;
+    rebuild
+}
+
+/// Rebuilds as soon as a killed rebuild's connection is gone; returns its log.
+async fn rebuilt_after_kill(system: &TestSystem) -> String {
+    let log = eventually("its connection is gone", async || {
+        let output = system.command(&[&REBUILD[..], &["--drop-old"]].concat()).await;
+        output.status.success().then(|| String::from_utf8_lossy(&output.stderr).into_owned())
+    })
+    .await;
+    assert_eq!(schemas(system).await, ["likes"]);
+    assert_eq!(system.number("SELECT like_count FROM product_like_count").await, 20_000);
+    log
+}
+
+#[tokio::test]
+async fn stopped_rebuild_is_continued() {
+    let (system, _aggregator, settings) = long_log().await;
+    let mut victim = folding(&system, &settings).await;
     victim.freeze();
     system.refused(&REBUILD, &["in use"]).await;
-
     victim.kill();
     victim.ended().await;
     assert_eq!(schemas(&system).await, ["likes", "likes_rebuild"]);
-    until("its connection is gone", async || {
-        system.command(&[&REBUILD[..], &["--drop-old"]].concat()).await.status.success()
-    })
-    .await;
-    assert_eq!(schemas(&system).await, ["likes"]);
-    assert_eq!(system.number("SELECT like_count FROM product_like_count").await, 20_000);
+    let log = rebuilt_after_kill(&system).await;
+    assert!(log.contains("a rebuild that was stopped kept=true"), "{log}");
+
+    // What was filled from another log, or by other settings, is filled anew.
+    for change in [
+        "UPDATE likes_rebuild.kafka_offset SET last_record_time = now()",
+        "UPDATE likes_rebuild.fold SET dedup_window = '47h'",
+    ] {
+        let mut stopped = folding(&system, &settings).await;
+        stopped.terminate();
+        assert_eq!(stopped.ended().await.code(), Some(2));
+        assert!(stopped.log().contains("the next rebuild continues"), "{}", stopped.log());
+        system.database.execute(change).await;
+        let log = rebuilt_after_kill(&system).await;
+        assert!(log.contains("a rebuild that was stopped kept=false"), "{change}: {log}");
+    }
+}
+
+#[tokio::test]
+async fn dependents_are_carried_or_named() {
+    let system = TestSystem::set_up(1).await;
+    for sql in [
+        "CREATE VIEW public.top AS SELECT * FROM product_like_count",
+        "CREATE INDEX mine ON product_like (user_id)",
+        "CREATE TABLE likes.theirs (n int)",
+        "CREATE PUBLICATION counts FOR TABLE product_like_count",
+        "GRANT SELECT ON product_like TO PUBLIC",
+        "GRANT SELECT (topic) ON dead_letter TO PUBLIC",
+        "ALTER TABLE product_like SET (fillfactor = 80, autovacuum_vacuum_threshold = 7)",
+        "ALTER TABLE log_gap REPLICA IDENTITY FULL",
+    ] {
+        system.database.execute(sql).await;
+    }
+    refused(&system, "old tables: index likes.mine, table likes.theirs, view public.top; drop them").await;
+    let printed = system.succeeds(&[&REBUILD[..], &["--leave-behind"]].concat()).await;
+    assert!(printed.contains("keep the rows of users who are erased"), "{printed}");
+    for (kept, sql) in [
+        ("publication", "pg_publication_tables WHERE (pubname, schemaname) = ('counts', 'likes')"),
+        (
+            "rights",
+            "pg_class WHERE oid = 'product_like'::regclass AND '=r/' = ANY (SELECT split_part(a::text, '/', 1) || '/' FROM unnest(relacl) a)",
+        ),
+        ("rights on a column", "pg_attribute WHERE attrelid = 'dead_letter'::regclass AND attacl IS NOT NULL"),
+        (
+            "parameters",
+            "pg_class WHERE oid = 'product_like'::regclass AND reloptions @> '{fillfactor=80,autovacuum_vacuum_threshold=7}'",
+        ),
+        ("replica identity", "pg_class WHERE oid = 'log_gap'::regclass AND relreplident = 'f'"),
+    ] {
+        assert_eq!(system.number(&format!("SELECT count(*) FROM {sql}")).await, 1, "{kept}");
+    }
+}
+
+#[tokio::test]
+async fn failed_swap_frees_workers_at_once() {
+    let system = TestSystem::set_up(1).await;
+    // The shadow tables have no such row, so no swap is tried to its end.
+    system.database.execute("INSERT INTO kafka_offset VALUES ('other', 0, 1, now(), now())").await;
+    let settings = system.settings();
+    let rebuild = TestProcess::start("rebuild", command("like-aggregator", &REBUILD, &settings));
+    let paused = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND state = 'idle'
+                  AND application_name = 'like-aggregator-replay' AND query = 'ROLLBACK'
+                  AND state_change < now() - interval '300 ms'";
+    system.number_becomes(paused, 1).await;
+    rebuild.kill();
 }

@@ -1,11 +1,12 @@
 //! Copies to the rebuilt tables what isn't in the log: rights of roles, erased users, dates of dead letters, and which
-//! dead letters were removed.
+//! dead letters were removed. `dependents` carries what others have added.
 
 use anyhow::Context;
 use like_common::database::SCHEMA;
 use sqlx::{AssertSqlSafe, PgConnection};
 use tracing::{info, warn};
 
+use super::dependents;
 use super::live::REBUILT;
 use crate::fold::FOLD_VERSION;
 use crate::schema::roles;
@@ -17,13 +18,15 @@ pub(super) async fn copy(connection: &mut PgConnection) -> anyhow::Result<()> {
     if !roles.is_empty() {
         roles::grant(connection, REBUILT, &roles).await?;
     }
+    dependents::carry(connection).await?;
     // Rows that `erase-user` has deleted come back with the log, as unliked. An unliked row counts the same as no row, so
-    // deleting it changes no count.
+    // deleting it changes no count. Others among them are of users whose like and unlike were in one batch of the live
+    // workers; the tables can't tell the two apart.
     let erase = format!(
         "DELETE FROM {REBUILT}.product_like own WHERE NOT liked
          AND NOT EXISTS (SELECT FROM {SCHEMA}.product_like live WHERE live.pair_key = own.pair_key)"
     );
-    let erased = run(connection, erase).await.context("rows of erased users")?;
+    let unliked = run(connection, erase).await.context("unliked rows")?;
     // Dead letters are kept for 30 days from their first rejection.
     let date = format!(
         "UPDATE {REBUILT}.dead_letter own SET rejected_at = live.rejected_at FROM {SCHEMA}.dead_letter live
@@ -39,7 +42,11 @@ pub(super) async fn copy(connection: &mut PgConnection) -> anyhow::Result<()> {
     // version may have rejected it for the first time.
     if shadow::live_fold_version(connection).await? == FOLD_VERSION {
         let dropped = run(connection, format!("DELETE {removed}")).await.context("dead letters")?;
-        info!(erased, dropped, "rows of erased users and removed dead letters left out");
+        info!(
+            unliked,
+            dropped,
+            "unliked rows (erased users' among them) and dead letters left out: the live tables don't hold them"
+        );
     } else {
         let count = AssertSqlSafe(format!("SELECT count(*) {removed}"));
         let again: i64 = sqlx::query_scalar(count).fetch_one(connection).await.context("dead letters")?;

@@ -2,9 +2,12 @@
 //! round folds up to the live offsets and is shorter than the one before; once a round is short, `swap` tries.
 
 mod copy_metadata;
+mod dependents;
 mod live;
+mod resume;
 mod swap;
 
+use std::cell::Cell;
 use std::time::{Duration, Instant};
 
 use anyhow::{anyhow, bail};
@@ -27,6 +30,9 @@ const CLOSE: Duration = Duration::from_secs(2);
 /// The pause between two attempts at the swap, during which the live workers aren't blocked.
 const PAUSE: Duration = Duration::from_secs(1);
 
+/// How long releasing the lock may take at the end of a rebuild that was stopped.
+const RELEASE_WAIT: Duration = Duration::from_secs(5);
+
 pub async fn rebuild(settings: &RebuildSettings, shutdown: CancellationToken) -> anyhow::Result<()> {
     let (url, servers) = (&settings.servers.database.database_url, &settings.servers);
     let client = servers.kafka.client_config("like-aggregator-rebuild")?;
@@ -34,12 +40,12 @@ pub async fn rebuild(settings: &RebuildSettings, shutdown: CancellationToken) ->
         return Err(not_done("replace the live tables by what the log folds to"));
     }
     let mut shadow_schema = tokio::select! {
-        made = ShadowSchema::create(url, REBUILT) => made?,
+        made = ShadowSchema::resume(url, REBUILT, async |connection| resume::is_valid(connection, &client).await) => made?,
         () = shutdown.cancelled() => bail!("stopped: the live tables have not changed"),
     };
-    let start = Instant::now();
+    let (start, folding) = (Instant::now(), Cell::new(false));
     let swapped = tokio::select! {
-        swapped = fill_and_swap(settings, client, &mut shadow_schema) => swapped,
+        swapped = fill_and_swap(settings, client.clone(), &mut shadow_schema, &folding) => swapped,
         () = shutdown.cancelled() => Err(anyhow!(
             "stopped: the live tables have not changed, unless there is a new schema {SCHEMA}_old_…: then they were \
              just swapped"
@@ -48,7 +54,13 @@ pub async fn rebuild(settings: &RebuildSettings, shutdown: CancellationToken) ->
     let (folded, old) = match swapped {
         Ok(swapped) => swapped,
         Err(error) => {
-            if let Err(error) = shadow_schema.remove().await {
+            if folding.get() {
+                let released = tokio::time::timeout(RELEASE_WAIT, shadow_schema.release()).await;
+                if !matches!(released, Ok(Ok(()))) {
+                    warn!("the lock of schema {REBUILT} ends once PostgreSQL notices that this process has gone");
+                }
+                warn!("the next rebuild continues in schema {REBUILT}; DROP SCHEMA {REBUILT} CASCADE gives it up");
+            } else if let Err(error) = shadow_schema.remove().await {
                 warn!("schema {REBUILT} is left behind, the next rebuild drops it: {error:#}");
             }
             return Err(error);
@@ -60,6 +72,7 @@ pub async fn rebuild(settings: &RebuildSettings, shutdown: CancellationToken) ->
         shadow::drop_schema(shadow_schema.connection().await?, &old).await?;
     } else {
         print(&format!("the old tables are in schema {old}: once they aren't needed, DROP SCHEMA {old} CASCADE"))?;
+        print("they keep the rows of users who are erased from now on: `erase-user` deletes from the live tables only")?;
     }
     // The swap is committed, so this is no failure.
     if let Err(error) = shadow_schema.release().await {
@@ -73,8 +86,10 @@ async fn fill_and_swap(
     settings: &RebuildSettings,
     client: ClientConfig,
     shadow_schema: &mut ShadowSchema,
+    folding: &Cell<bool>,
 ) -> anyhow::Result<(u64, String)> {
     check_live(shadow_schema.connection().await?).await?;
+    dependents::check(shadow_schema.connection().await?, settings.leave_behind).await?;
     let rules = shadow_schema.copy_fold_rules(&settings.fold.dedup).await?;
     let url = &settings.servers.database.database_url;
     let replay = Replay::new(client, url, settings.fold.clone(), rules, REBUILT);
@@ -83,6 +98,7 @@ async fn fill_and_swap(
         shadow_schema.copy_layout().await?;
         let ends = shadow::live_ends(shadow_schema.connection().await?).await?;
         replay.check_log(&ends).await?;
+        folding.set(true);
         let round = Instant::now();
         shadow_schema.held_while(replay.fold(&ends)).await?;
         let close = round.elapsed() <= CLOSE;

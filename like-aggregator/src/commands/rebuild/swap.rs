@@ -15,6 +15,7 @@ use sqlx::{AssertSqlSafe, Connection, PgConnection};
 use tokio::time::timeout;
 use tracing::info;
 
+use super::dependents;
 use super::live::{REBUILT, check_fold_rules, check_live};
 use crate::replay::Replay;
 use crate::schema::shadow::{self, ShadowSchema};
@@ -29,7 +30,19 @@ const TIMEOUTS: &str = "SET LOCAL lock_timeout = '2s'; SET LOCAL idle_in_transac
 /// Tries the swap once. Returns the old schema's new name, or None when too much was left to fold or a lock was not
 /// granted in time.
 pub(super) async fn attempt(replay: &Replay, shadow_schema: &mut ShadowSchema) -> anyhow::Result<Option<String>> {
-    match try_it(replay, shadow_schema.connection().await?).await {
+    let mut swap = shadow_schema.connection().await?.begin_with(BEGIN).await?;
+    let renamed = match try_it(replay, &mut swap).await {
+        Ok(Some(old)) => {
+            let unknown = || format!("the answer to the swap was lost: it is committed if there is a schema {old}");
+            swap.commit().await.map_err(|error| anyhow::Error::msg(error).context(unknown()))?;
+            return Ok(Some(old));
+        }
+        not_renamed => not_renamed,
+    };
+    // At once: the workers wait for the lock, and dropping the transaction sends nothing before its connection's next use.
+    // If that fails, the connection is lost, and the lock with it.
+    let _ = swap.rollback().await;
+    match renamed {
         Err(error) if error.downcast_ref::<sqlx::Error>().is_some_and(database::is_transient) => {
             info!("not swapped yet: {error:#}");
             Ok(None)
@@ -38,13 +51,11 @@ pub(super) async fn attempt(replay: &Replay, shadow_schema: &mut ShadowSchema) -
     }
 }
 
-/// If this returns early, the next use of the connection rolls the transaction back. That follows at once: the next
-/// round, or dropping the shadow schema.
-async fn try_it(replay: &Replay, connection: &mut PgConnection) -> anyhow::Result<Option<String>> {
-    let mut swap = connection.begin_with(BEGIN).await?;
+/// Returns the old schema's new name, to be committed; None: not now.
+async fn try_it(replay: &Replay, swap: &mut PgConnection) -> anyhow::Result<Option<String>> {
     sqlx::raw_sql(TIMEOUTS).execute(&mut *swap).await?;
     // The live tables first: their offsets are final from here on. A change of topic_layout locks kafka_offset before it.
-    lock(&mut swap, SCHEMA).await?;
+    lock(swap, SCHEMA).await?;
     let changed = format!(
         "SELECT EXISTS (SELECT sequence, topic, partitions, end_offsets FROM {SCHEMA}.topic_layout
                         EXCEPT SELECT sequence, topic, partitions, end_offsets FROM {REBUILT}.topic_layout)"
@@ -52,14 +63,14 @@ async fn try_it(replay: &Replay, connection: &mut PgConnection) -> anyhow::Resul
     if sqlx::query_scalar(AssertSqlSafe(changed)).fetch_one(&mut *swap).await? {
         return Ok(None);
     }
-    let ends = shadow::live_ends(&mut swap).await?;
+    let ends = shadow::live_ends(swap).await?;
     let Ok(folded) = timeout(HOLD, replay.fold(&ends)).await else {
         info!("not swapped yet: what was left took too long");
         return Ok(None);
     };
     folded?;
     // No batch is in flight here; this waits for a transaction whose connection was lost.
-    lock(&mut swap, REBUILT).await?;
+    lock(swap, REBUILT).await?;
     let behind = format!(
         "SELECT EXISTS (SELECT FROM {SCHEMA}.kafka_offset live
                         LEFT JOIN {REBUILT}.kafka_offset own USING (topic, partition)
@@ -70,16 +81,15 @@ async fn try_it(replay: &Replay, connection: &mut PgConnection) -> anyhow::Resul
         return Ok(None);
     }
     // Another rebuild may have swapped in a newer fold version meanwhile.
-    check_live(&mut swap).await?;
-    check_fold_rules(&mut swap).await?;
+    check_live(swap).await?;
+    check_fold_rules(swap).await?;
     let old = format!("{SCHEMA}_old_{}", Utc::now().format("%Y%m%d_%H%M%S_%3f"));
     for rename in
         [format!("ALTER SCHEMA {SCHEMA} RENAME TO {old}"), format!("ALTER SCHEMA {REBUILT} RENAME TO {SCHEMA}")]
     {
         sqlx::query(AssertSqlSafe(rename)).execute(&mut *swap).await.context("renaming")?;
     }
-    let unknown = || format!("the answer to the swap was lost: it is committed if there is a schema {old}");
-    swap.commit().await.map_err(|error| anyhow::Error::msg(error).context(unknown()))?;
+    dependents::publish(swap, &old).await?;
     Ok(Some(old))
 }
 
