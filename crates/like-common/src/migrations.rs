@@ -10,12 +10,13 @@ macro_rules! files {
     ($($name:literal)*) => { [$(($name, include_str!(concat!("../../../migrations/", $name, ".sql")))),*] };
 }
 
-const FILES: [(&str, &str); 5] = files! {
+const FILES: [(&str, &str); 6] = files! {
     "0001_counts_and_likes"
     "0002_event_handled"
     "0003_log_position"
     "0004_upkeep"
     "0005_windows_by_their_owner"
+    "0009_redrive_and_close"
 };
 
 /// Returns the migrations, to be run on a connection whose `search_path` names the schema.

@@ -158,10 +158,11 @@ impl Statements<'_> {
         if letters.is_empty() {
             return Ok(());
         }
-        let sql = "INSERT INTO dead_letter (topic, partition, record_offset, key, payload, reason, rejected_at)
-                   SELECT $1, partition, record_offset, key, payload, reason, now()
-                   FROM unnest($2::int[], $3::bigint[], $4::bytea[], $5::bytea[], $6::text[])
-                        AS new (partition, record_offset, key, payload, reason)
+        let sql =
+            "INSERT INTO dead_letter (topic, partition, record_offset, key, payload, reason, rejected_at, record_time)
+                   SELECT $1, partition, record_offset, key, payload, reason, now(), record_time
+                   FROM unnest($2::int[], $3::bigint[], $4::bytea[], $5::bytea[], $6::text[], $7::timestamptz[])
+                        AS new (partition, record_offset, key, payload, reason, record_time)
                    ON CONFLICT DO NOTHING";
         let query = sqlx::query(sql)
             .bind(self.topic)
@@ -169,7 +170,8 @@ impl Statements<'_> {
             .bind(letters.iter().map(|letter| letter.offset).collect::<Vec<_>>())
             .bind(letters.iter().map(|letter| letter.key.as_deref()).collect::<Vec<_>>())
             .bind(letters.iter().map(|letter| letter.payload.as_deref()).collect::<Vec<_>>())
-            .bind(letters.iter().map(|letter| letter.reason.to_string()).collect::<Vec<_>>());
+            .bind(letters.iter().map(|letter| letter.reason.to_string()).collect::<Vec<_>>())
+            .bind(letters.iter().map(|letter| letter.time.map(timestamp)).collect::<Vec<_>>());
         self.execute(query).await.map(drop)
     }
 

@@ -1,6 +1,8 @@
-//! The topic: its log ends and records, the active topic of several, records past a recorded end.
+//! The topic: its log ends and records, the active topic of several, records past a recorded end, later events of a
+//! user and product.
 
 pub mod active;
+pub mod later_events;
 pub mod log_ends;
 mod log_reader;
 pub mod open_topic;
