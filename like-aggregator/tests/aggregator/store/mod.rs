@@ -22,7 +22,7 @@ impl Fixture {
     async fn new() -> Self {
         let database = TestDatabase::create().await;
         database.lay_out(TOPIC, 3).await;
-        database.execute("INSERT INTO fold VALUES (1)").await;
+        database.execute("INSERT INTO fold VALUES (2)").await;
         Self { database }
     }
 
