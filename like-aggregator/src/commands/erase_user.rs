@@ -3,6 +3,7 @@
 //! and the command reports them.
 
 use std::collections::HashMap;
+use std::fmt::Write as _;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
@@ -159,7 +160,7 @@ impl Erased {
         }
         let mut text = format!("{likes} likes of {user} taken back and counted, {rows} rows deleted");
         if *dead_letters > 0 {
-            text.push_str(&format!("\n{dead_letters} dead letters deleted"));
+            let _ = write!(text, "\n{dead_letters} dead letters deleted");
         }
         if *rows_since > 0 {
             let more =

@@ -151,9 +151,10 @@ impl Search {
         let Some(user) = &event.user_id else { return };
         let Some(&number) = self.by_pair.get(&pair_key(&event.product_id, user)) else { return };
         let own = &self.events[number];
-        let later = match (layout.sequence, partition) == (own.sequence, own.partition) {
-            true => offset > own.offset,
-            false => layout.sequence >= own.sequence && time >= own.time,
+        let later = if (layout.sequence, partition) == (own.sequence, own.partition) {
+            offset > own.offset
+        } else {
+            layout.sequence >= own.sequence && time >= own.time
         };
         if later && !matches!(self.found.get(&number), Some(Later::Same(_))) {
             self.found.insert(number, Later::Overtaken(position()));

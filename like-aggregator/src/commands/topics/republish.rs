@@ -48,7 +48,7 @@ pub(super) async fn republish(
 
     let (from, sequence, partitions) = (past_end::from(closed), closed.sequence, closed.partitions);
     let starts = from.clone();
-    let find = move |log: &LogReader| find(log, sequence, partitions, starts);
+    let find = move |log: &LogReader| find(log, sequence, partitions, &starts);
     let Found { events, of_records, not_events, to } = LogReader::run(&open.client, &closed.topic, find).await?;
     let mut result = Republished {
         topic: open.layout.topic.clone(),
@@ -90,11 +90,11 @@ struct Found {
     to: Vec<i64>,
 }
 
-fn find(log: &LogReader, sequence: i32, partitions: i32, from: Vec<i64>) -> anyhow::Result<Found> {
-    let to: Vec<i64> = log.ends(partitions)?.iter().zip(&from).map(|((_, end), from)| *end.max(from)).collect();
+fn find(log: &LogReader, sequence: i32, partitions: i32, from: &[i64]) -> anyhow::Result<Found> {
+    let to: Vec<i64> = log.ends(partitions)?.iter().zip(from).map(|((_, end), from)| *end.max(from)).collect();
     let mut newest: HashMap<Uuid, Earlier> = HashMap::new();
     let (mut of_records, mut not_events) = (0, 0);
-    log.read(&parts(&from, &to), |record| {
+    log.read(&parts(from, &to), |record| {
         let (partition, offset) = (record.partition(), record.offset());
         if offset < to[partition as usize] {
             match decode(record.key(), record.payload()) {
