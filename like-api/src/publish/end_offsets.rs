@@ -11,8 +11,11 @@ use tokio::sync::Mutex;
 /// When the last request began, and its answer; None: the broker gave none.
 type Last = Option<(Instant, Option<i64>)>;
 
+/// By topic and partition.
+type LastOf = HashMap<(String, i32), Arc<Mutex<Last>>>;
+
 #[derive(Default)]
-pub(super) struct EndOffsets(SyncMutex<HashMap<(String, i32), Arc<Mutex<Last>>>>);
+pub(super) struct EndOffsets(SyncMutex<LastOf>);
 
 impl EndOffsets {
     /// Returns the answer of a request for this partition that begins after this call.
