@@ -51,6 +51,7 @@ pub async fn serve(config: Config, listeners: Listeners, shutdown: CancellationT
         health: health.clone(),
         pool: state.pool.clone(),
         kafka,
+        publisher: Arc::clone(&publisher),
         topic: topic.clone(),
         interval: config.topic_check_interval,
     };

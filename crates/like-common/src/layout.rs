@@ -9,15 +9,29 @@ pub struct Layout {
     pub topic: String,
     /// The number of partitions with which the topic was created.
     pub partitions: i32,
+    /// Whether `topics close` has fenced the topic's producers.
+    pub closing: bool,
     /// The recorded end of each partition; None while producers may write to the topic.
     pub end_offsets: Option<Vec<i64>>,
+    /// Per partition, up to where records past the recorded end were published again.
+    pub republished_to: Option<Vec<i64>>,
 }
+
+type Row = (i32, String, i32, bool, Option<Vec<i64>>, Option<Vec<i64>>);
 
 /// Returns all topics, first to last.
 pub async fn read_all(executor: impl PgExecutor<'_>) -> sqlx::Result<Vec<Layout>> {
-    let sql = "SELECT sequence, topic, partitions, end_offsets FROM topic_layout ORDER BY sequence";
-    let rows: Vec<(i32, String, i32, Option<Vec<i64>>)> = sqlx::query_as(sql).fetch_all(executor).await?;
-    let layout = |(sequence, topic, partitions, end_offsets)| Layout { sequence, topic, partitions, end_offsets };
+    let sql = "SELECT sequence, topic, partitions, closing, end_offsets, republished_to FROM topic_layout
+               ORDER BY sequence";
+    let rows: Vec<Row> = sqlx::query_as(sql).fetch_all(executor).await?;
+    let layout = |(sequence, topic, partitions, closing, end_offsets, republished_to)| Layout {
+        sequence,
+        topic,
+        partitions,
+        closing,
+        end_offsets,
+        republished_to,
+    };
     Ok(rows.into_iter().map(layout).collect())
 }
 

@@ -2,8 +2,10 @@
 //! that keeps every rule, or a [`Reject`] that names the rule it breaks.
 
 use std::borrow::Cow;
+use std::fmt;
 
 use chrono::{DateTime, SecondsFormat, Utc};
+use serde::de::{DeserializeSeed, IgnoredAny, MapAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::Value;
 
@@ -172,10 +174,14 @@ pub fn decode<'a>(key: Option<&[u8]>, value: Option<&'a [u8]>) -> Result<EventRe
         return Err(Reject::TooLarge(value.len()));
     }
     let key = key.ok_or(Reject::KeyMissing)?;
+    // Before the check for UTF-8, which the rest of such a value mostly isn't.
+    if value.first() == Some(&0) {
+        return Err(not_an_object("a zero byte (the format of a schema registry?)"));
+    }
     let text = std::str::from_utf8(value).map_err(|e| Reject::NotUtf8(e.valid_up_to()))?;
     // serde would read a struct from an array as well: ["0197…","LIKED",…] is no event.
     if !text.trim_start().starts_with('{') {
-        return Err(Reject::NotJson("expected an object".to_owned()));
+        return Err(not_an_object(begins_with(text)));
     }
     let fields: Fields<'a> = serde_json::from_str(text).map_err(|e| explain(text, &e))?;
 
@@ -200,26 +206,76 @@ pub fn decode<'a>(key: Option<&[u8]>, value: Option<&'a [u8]>) -> Result<EventRe
     Ok(EventRef { event_id, liked, product_id, user_id })
 }
 
+fn not_an_object(found: &str) -> Reject {
+    Reject::NotJson(format!("expected an object, found {found}"))
+}
+
 fn invalid(field: &'static str, rule: impl Into<String>) -> Reject {
     Reject::FieldInvalid { field, rule: rule.into() }
 }
 
 /// Finds the field at fault after parsing has failed; serde's error doesn't name it.
 fn explain(text: &str, error: &serde_json::Error) -> Reject {
-    let Ok(Value::Object(object)) = serde_json::from_str(text) else {
-        return Reject::NotJson(error.to_string());
-    };
     for (field, required) in
         [("eventId", true), ("type", true), ("productId", true), ("userId", false), ("occurredAt", true)]
     {
-        match object.get(field) {
-            Some(Value::String(_)) => {}
-            None if !required => {}
-            None => return Reject::FieldMissing(field),
-            Some(other) => return Reject::FieldType { field, found: json_type(other) },
+        match Finder(field).deserialize(&mut serde_json::Deserializer::from_str(text)) {
+            Ok(Some(Value::String(_))) => {}
+            Ok(None) if !required => {}
+            Ok(None) => return Reject::FieldMissing(field),
+            Ok(Some(other)) => return Reject::FieldType { field, found: json_type(&other) },
+            Err(error) if error.to_string().starts_with("number out of range") => {
+                return Reject::FieldType { field, found: "a number" };
+            }
+            Err(_) => break,
         }
     }
     Reject::NotJson(error.to_string())
+}
+
+/// Finds the last value of one field and skips the others, of which numbers like 1e999 can't be read.
+struct Finder(&'static str);
+
+impl<'de> DeserializeSeed<'de> for Finder {
+    type Value = Option<Value>;
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Option<Value>, D::Error> {
+        deserializer.deserialize_map(self)
+    }
+}
+
+impl<'de> Visitor<'de> for Finder {
+    type Value = Option<Value>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an object")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Option<Value>, A::Error> {
+        let mut found = None;
+        while let Some(name) = map.next_key::<String>()? {
+            if name == self.0 {
+                found = Some(map.next_value()?);
+            } else {
+                map.next_value::<IgnoredAny>()?;
+            }
+        }
+        Ok(found)
+    }
+}
+
+/// Names what a value holds that doesn't begin like an object.
+fn begins_with(text: &str) -> &'static str {
+    match text.trim_start().bytes().next() {
+        None => "nothing",
+        Some(b'[') => "an array",
+        Some(b'"') => "a string (an event that was encoded twice?)",
+        Some(b'-' | b'0'..=b'9') => "a number",
+        Some(b't' | b'f') if matches!(text.trim(), "true" | "false") => "a boolean",
+        Some(b'n') if text.trim() == "null" => "null",
+        Some(_) if text.starts_with('\u{feff}') => "a byte order mark",
+        Some(_) => "text that is not JSON",
+    }
 }
 
 fn json_type(value: &Value) -> &'static str {
@@ -319,6 +375,39 @@ mod tests {
         let at = value.windows(2).position(|w| w == b"??").unwrap();
         value[at] = 0xff;
         assert_eq!(rejected(&value), format!("not_utf8: the value is not UTF-8 from byte {at} on"));
+    }
+
+    #[test]
+    fn value_that_is_no_object_is_named() {
+        let encoded_twice = serde_json::to_vec(&String::from_utf8(json(|_| {})).unwrap()).unwrap();
+        let with_mark = [b"\xef\xbb\xbf", &*json(|_| {})].concat();
+        let of_registry = [b"\0\0\0\0\x07\xff", &*json(|_| {})].concat();
+        let cases: [(&[u8], &str); 9] = [
+            (&encoded_twice, "a string"),
+            (&with_mark, "a byte order mark"),
+            (&of_registry, "a zero byte"),
+            (b" [{}]", "an array"),
+            (b"-1", "a number"),
+            (b"true", "a boolean"),
+            (b"null", "null"),
+            (b"nonsense", "text that is not JSON"),
+            (b" ", "nothing"),
+        ];
+        for (value, found) in cases {
+            let reason = rejected(value);
+            assert!(reason.starts_with(&format!("not_json: expected an object, found {found}")), "{reason}");
+        }
+    }
+
+    #[test]
+    fn unreadable_number_hides_no_fault() {
+        let with_number = |change: fn(&mut serde_json::Map<String, Value>)| {
+            String::from_utf8(json(change)).unwrap().replacen('{', r#"{"x":[1e999],"#, 1).into_bytes()
+        };
+        assert!(decode(Some(b"p1"), Some(&with_number(|_| {}))).is_ok());
+        assert_eq!(rejected(&with_number(|o| drop(o.remove("type")))), "field_missing: type is missing");
+        let number = String::from_utf8(json(|o| drop(o.remove("type")))).unwrap().replacen('{', r#"{"type":1e999,"#, 1);
+        assert_eq!(rejected(number.as_bytes()), "field_type: type must be a string, not a number");
     }
 
     #[test]

@@ -28,7 +28,7 @@ pub enum InvalidId {
     #[error("must be 1 to 255 visible ASCII characters (0x21 to 0x7E)")]
     User,
     /// See [`EventId`].
-    #[error("must be a UUID in its 36-character form (RFC 9562)")]
+    #[error("must be a UUID in its 36-character form (RFC 9562), neither the nil nor the max UUID")]
     Event,
 }
 
@@ -110,12 +110,14 @@ impl EventId {
     }
 
     /// Parses the 36-character form only: other consumers of the topic may compare ids as text, so
-    /// braces, `urn:` and bare hex are refused.
+    /// braces, `urn:` and bare hex are refused. So are the nil and the max UUID: they stand for "none", and all events with
+    /// one of them would be one event.
     pub fn parse(text: &str) -> Result<Self, InvalidId> {
         if text.len() != 36 {
             return Err(InvalidId::Event);
         }
-        Uuid::try_parse(text).map(Self).map_err(|_| InvalidId::Event)
+        let uuid = Uuid::try_parse(text).map_err(|_| InvalidId::Event)?;
+        if uuid.is_nil() || uuid.is_max() { Err(InvalidId::Event) } else { Ok(Self(uuid)) }
     }
 
     /// The id as a UUID.
@@ -247,6 +249,9 @@ mod tests {
         assert!(EventId::parse(&id.to_uppercase()).is_ok(), "RFC 9562: input is case-insensitive");
         for bad in ["", "x", "{0197aaaa-bbbb-7ccc-8ddd-eeeeeeeeeeee}", "0197aaaabbbb7ccc8dddeeeeeeeeeeee"] {
             assert_eq!(EventId::parse(bad), Err(InvalidId::Event), "{bad}");
+        }
+        for reserved in [Uuid::nil(), Uuid::max()] {
+            assert_eq!(EventId::parse(&reserved.to_string()), Err(InvalidId::Event));
         }
     }
 

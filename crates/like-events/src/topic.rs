@@ -31,6 +31,14 @@ pub const TOPIC_SETTINGS: [(&str, &str); 5] = [
 /// The one topic setting whose change stops both services.
 pub const CLEANUP_POLICY: &str = "cleanup.policy";
 
+/// The topic setting that limits a batch of records.
+pub const MAX_MESSAGE_BYTES: &str = "max.message.bytes";
+
+/// The value of [`MAX_MESSAGE_BYTES`] that fences every producer of a topic that is being closed. The broker still takes the
+/// marker that ends a transaction (78 bytes), and no event: a batch has 61 bytes of head, and the event's id alone makes up
+/// for the rest.
+pub const FENCE_BYTES: usize = 100;
+
 /// `min.insync.replicas` for a topic of this many replicas: 2 where losing one leaves two.
 pub const fn min_insync_replicas(replicas: i32) -> i32 {
     if replicas >= 3 { 2 } else { 1 }

@@ -174,8 +174,9 @@ impl Statements<'_> {
         let sql = "WITH new AS (
                        SELECT *, row_number() OVER (PARTITION BY partition, code ORDER BY record_offset) AS place
                        FROM (SELECT *, split_part(reason, ':', 1) AS code
-                             FROM unnest($2::int[], $3::bigint[], $4::bytea[], $5::bytea[], $6::text[])
-                                  AS u (partition, record_offset, key, payload, reason)) coded),
+                             FROM unnest($2::int[], $3::bigint[], $4::bytea[], $5::bytea[], $6::text[],
+                                         $8::timestamptz[])
+                                  AS u (partition, record_offset, key, payload, reason, record_time)) coded),
                    room AS (
                        SELECT partition, code, $7 - (SELECT count(*) FROM (
                            SELECT FROM dead_letter d
@@ -184,8 +185,10 @@ impl Statements<'_> {
                        FROM (SELECT DISTINCT partition, code FROM new) g),
                    judged AS (SELECT new.*, place > left_over AS beyond FROM new JOIN room USING (partition, code)),
                    letters AS (
-                       INSERT INTO dead_letter (topic, partition, record_offset, key, payload, reason, rejected_at)
-                       SELECT $1, partition, record_offset, key, payload, reason, now() FROM judged WHERE NOT beyond
+                       INSERT INTO dead_letter
+                           (topic, partition, record_offset, key, payload, reason, rejected_at, record_time)
+                       SELECT $1, partition, record_offset, key, payload, reason, now(), record_time
+                       FROM judged WHERE NOT beyond
                        ON CONFLICT DO NOTHING)
                    INSERT INTO dead_letter_range AS old (topic, partition, bucket, reason, offsets, rejected_at)
                    SELECT $1, partition, record_offset / 10000, code,
@@ -200,7 +203,8 @@ impl Statements<'_> {
             .bind(letters.iter().map(|letter| letter.key.as_deref()).collect::<Vec<_>>())
             .bind(letters.iter().map(|letter| letter.payload.as_deref()).collect::<Vec<_>>())
             .bind(letters.iter().map(|letter| letter.reason.to_string()).collect::<Vec<_>>())
-            .bind(DEAD_LETTERS_KEPT);
+            .bind(DEAD_LETTERS_KEPT)
+            .bind(letters.iter().map(|letter| letter.time.map(timestamp)).collect::<Vec<_>>());
         self.execute(query).await.map(drop)
     }
 

@@ -51,7 +51,7 @@ pub struct DeadLettersRedriveSettings {
     #[command(flatten)]
     pub which: Selection,
 
-    /// also where the user has changed the like since: the older state comes back
+    /// also where the log has a later event of the same user and product: the older state comes back
     #[arg(long)]
     pub even_if_changed: bool,
 }
@@ -103,7 +103,7 @@ impl Selection {
 }
 
 /// The position of a record. No topic's name has a slash.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct RecordPosition {
     pub topic: String,
     pub partition: i32,

@@ -18,6 +18,10 @@ pub struct ImportSettings {
     #[arg(value_name = "FILE")]
     pub file: PathBuf,
 
+    /// rows to publish per second at most; default: no limit. For imports after opening: live likes wait behind the rows
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub rate: Option<u32>,
+
     /// how long the broker may take to accept a row: a duration
     #[arg(long, value_name = "DURATION", default_value = "60s", value_parser = duration)]
     pub timeout: Duration,

@@ -56,7 +56,7 @@ pub enum CliCommand {
     /// List, show, publish again or drop the records that broke a rule
     #[command(subcommand)]
     DeadLetters(DeadLettersSettings),
-    /// Publish likes that were kept elsewhere, from a file of product_id,user_id; safe to repeat
+    /// Publish likes that were kept elsewhere, before opening, from a file of product_id,user_id; safe to repeat
     Import(ImportSettings),
     /// Publish unlikes for all likes of a user and delete the user's rows; needs --yes
     EraseUser(EraseUserSettings),

@@ -86,8 +86,21 @@ pub struct TopicsSettings {
 
 #[derive(Subcommand, Debug, Clone)]
 pub enum TopicsCommand {
-    /// Record that a topic, to which no producer writes any more, ends here
+    /// Fence the producers of a topic at the broker, fold it to its end and record that end
     Close(TopicsCloseSettings),
+    /// Publish what was written past the end of a closed topic again, to the open topic
+    Republish(TopicsRepublishSettings),
+}
+
+#[derive(Args, Debug, Clone)]
+pub struct TopicsRepublishSettings {
+    /// the closed topic
+    #[arg(value_name = "TOPIC")]
+    pub topic: String,
+
+    /// do it; without it the command only counts them
+    #[arg(long)]
+    pub yes: bool,
 }
 
 #[derive(Args, Debug, Clone)]

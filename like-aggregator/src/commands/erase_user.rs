@@ -1,8 +1,9 @@
-//! `erase-user`: publishes an unlike for each product that the user likes, then deletes the user's rows. A row with
-//! `liked = false` counts the same as no row, so the counts stay right. Likes that the user sends meanwhile stay, and the
-//! command reports them.
+//! `erase-user`: publishes an unlike for each product that the user likes, then deletes the user's rows and dead letters. A
+//! row with `liked = false` counts the same as no row, so the counts stay right. Likes that the user sends meanwhile stay,
+//! and the command reports them.
 
 use std::collections::HashMap;
+use std::fmt::Write as _;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
@@ -15,6 +16,7 @@ use uuid::Uuid;
 use super::{Outcome, not_done};
 use crate::cli::EraseUserSettings;
 use crate::commands::connection;
+use crate::commands::dead_letters::delete_of_user;
 use crate::commands::output::answer;
 use crate::commands::publisher::{self, Publisher};
 use crate::progress::Progress;
@@ -36,6 +38,8 @@ struct Erased {
     likes: u64,
     /// Rows that were deleted, or would be.
     rows: u64,
+    /// Dead letters of the user that were deleted.
+    dead_letters: u64,
     /// Rows that the user has added meanwhile.
     rows_since: i64,
     /// How long the topic keeps events; -1: for ever.
@@ -53,6 +57,7 @@ pub async fn erase_user(settings: &EraseUserSettings) -> anyhow::Result<Outcome>
         done: settings.yes,
         likes: 0,
         rows: 0,
+        dead_letters: 0,
         rows_since: 0,
         retention_ms: topic.live.setting("retention.ms").parse().ok(),
     };
@@ -79,6 +84,8 @@ pub async fn erase_user(settings: &EraseUserSettings) -> anyhow::Result<Outcome>
         "all unlikes are in the log, and not all of them are counted yet: run it again once an aggregator runs",
     )?;
     erased.rows = delete(&mut connection, settings.user.as_str()).await?;
+    // They would come back by a redrive.
+    erased.dead_letters = delete_of_user(&mut connection, &settings.user).await?;
     let sql = "SELECT count(*) FROM product_like WHERE user_id = $1";
     erased.rows_since = sqlx::query_scalar(sql).bind(settings.user.as_str()).fetch_one(&mut connection).await?;
     answer(settings.report.json, &erased, Erased::text)?;
@@ -168,11 +175,14 @@ async fn delete(connection: &mut PgConnection, user: &str) -> anyhow::Result<u64
 
 impl Erased {
     fn text(&self) -> String {
-        let Self { user, likes, rows, rows_since, .. } = self;
+        let Self { user, likes, rows, dead_letters, rows_since, .. } = self;
         if !self.done {
             return format!("{user} likes {likes} products; {rows} rows would be deleted");
         }
         let mut text = format!("{likes} likes of {user} taken back and counted, {rows} rows deleted");
+        if *dead_letters > 0 {
+            let _ = write!(text, "\n{dead_letters} dead letters deleted");
+        }
         if *rows_since > 0 {
             let more =
                 format!("\n{rows_since} rows were added meanwhile and stay: stop the user's likes, then run it again");

@@ -4,13 +4,14 @@
 
 use std::fs::File;
 use std::io::{self, BufReader, Read, Seek, SeekFrom};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, anyhow, bail};
 use chrono::Utc;
 use csv::{ByteRecord, ReaderBuilder};
 use like_events::{EventId, LikeEvent, ProductId, UserId};
 use serde_json::json;
+use tracing::warn;
 
 use super::Outcome;
 use crate::cli::ImportSettings;
@@ -18,6 +19,7 @@ use crate::commands::connection;
 use crate::commands::output::{answer, printable};
 use crate::commands::publisher::Publisher;
 use crate::progress::Progress;
+use crate::topic::log_ends;
 use crate::topic::open_topic::OpenTopic;
 
 /// Bad rows that are named.
@@ -36,9 +38,16 @@ pub async fn import(settings: ImportSettings) -> anyhow::Result<Outcome> {
     let mut connection = connection::connect(&settings.report.servers.database, "import").await?;
     let topic = OpenTopic::find(&settings.report.servers.kafka, &mut connection, "import").await?;
     drop(connection);
+    let ends = log_ends::of(&topic.client, &topic.layout.topic, topic.layout.partitions).await?;
+    if ends.iter().any(|(_, end)| *end > 0) {
+        warn!(
+            "the topic holds records already: import before opening. A row overrides its user's newer unlike, and live likes \
+             are counted after the rows (--rate N publishes N rows a second)"
+        );
+    }
     let start = Instant::now();
-    let mut publisher = Publisher::new(&topic, settings.timeout)?;
-    let published = tokio::task::spawn_blocking(move || publish(&mut publisher, &mut open, rows)).await?;
+    let (mut publisher, rate) = (Publisher::new(&topic, settings.timeout)?, settings.rate);
+    let published = tokio::task::spawn_blocking(move || publish(&mut publisher, &mut open, rows, rate)).await?;
     published.with_context(|| {
         format!("{file} with {rows} rows is not imported whole: run it again within DEDUP_WINDOW, which drops repeats")
     })?;
@@ -86,9 +95,9 @@ fn line(file: &mut File, at: u64) -> io::Result<usize> {
 }
 
 /// Publishes the rows that `check` has counted, and waits until the log has them all.
-fn publish(publisher: &mut Publisher, file: &mut File, expected: u64) -> anyhow::Result<()> {
+fn publish(publisher: &mut Publisher, file: &mut File, expected: u64, rate: Option<u32>) -> anyhow::Result<()> {
     let progress = Progress::new("rows in the log", Some(expected));
-    let mut rows = 0;
+    let (mut rows, start) = (0, Instant::now());
     for row in read(file)? {
         let (_, row) = row?;
         let (product, user) = row.map_err(|why| anyhow!("the file has changed since it was checked: a row {why}"))?;
@@ -99,6 +108,9 @@ fn publish(publisher: &mut Publisher, file: &mut File, expected: u64) -> anyhow:
             user_id: Some(user),
             occurred_at: Utc::now(),
         };
+        if let Some(rate) = rate {
+            std::thread::sleep((start + due(rows, rate)).saturating_duration_since(Instant::now()));
+        }
         publisher.publish(product.as_str(), &event.to_json())?;
         rows += 1;
         progress.reach(publisher.acknowledged());
@@ -108,6 +120,11 @@ fn publish(publisher: &mut Publisher, file: &mut File, expected: u64) -> anyhow:
         bail!("the file has changed since it was checked: it had {expected} rows and now has {rows}");
     }
     Ok(())
+}
+
+/// Returns the time from the start to the row after `rows` others.
+fn due(rows: u64, rate: u32) -> Duration {
+    Duration::from_secs_f64(rows as f64 / f64::from(rate))
 }
 
 /// A row, or what is wrong with it.
@@ -126,7 +143,7 @@ fn read(file: &mut File) -> anyhow::Result<impl Iterator<Item = csv::Result<(u64
     Ok(rows.filter_map(Result::transpose))
 }
 
-/// Returns None for the line of names, which only the first line can be.
+/// Returns None for the line of names, which only the first line may be: joined files have more of them.
 fn row(record: &ByteRecord, is_first: bool) -> Option<Row> {
     let fields = record.len();
     if fields != 2 {
@@ -134,8 +151,9 @@ fn row(record: &ByteRecord, is_first: bool) -> Option<Row> {
         return Some(Err(format!("has {fields} fields, {expected}")));
     }
     let [product, user] = [0, 1].map(|index| String::from_utf8_lossy(&record[index]));
-    match is_first.then(|| names(&product, &user)).flatten() {
-        Some(true) => return None,
+    match names(&product, &user) {
+        Some(true) if is_first => return None,
+        Some(true) => return Some(Err(format!("names the columns {product},{user}, as only the first line may"))),
         Some(false) => return Some(Err(format!("names the columns {product},{user}: swap them"))),
         None => {}
     }
@@ -156,5 +174,15 @@ fn names(first: &str, second: &str) -> Option<bool> {
         ("productid", "userid") => Some(true),
         ("userid", "productid") => Some(false),
         _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rows_are_due_at_the_rate() {
+        assert_eq!([0, 1, 500, 3_000].map(|rows| due(rows, 500).as_millis()), [0, 2, 1_000, 6_000]);
     }
 }

@@ -1,6 +1,6 @@
 //! What commands print: tables for people, JSON for scripts.
 
-use std::fmt::Display;
+use std::fmt::{self, Display};
 use std::io::{self, ErrorKind, Write};
 
 use anyhow::Context;
@@ -9,7 +9,7 @@ use serde::Serialize;
 
 /// Prints a command's result: one pretty-printed JSON object, or text. A closed pipe (`| head`) is no error.
 pub fn answer<T: Serialize>(json: bool, found: &T, text: impl FnOnce(&T) -> String) -> anyhow::Result<()> {
-    print(&if json { serde_json::to_string_pretty(found)? } else { text(found) })
+    print(&if json { escaped(&serde_json::to_string_pretty(found)?) } else { text(found) })
 }
 
 /// Prints lines to standard output. A closed pipe is no error.
@@ -21,9 +21,30 @@ pub fn print(text: &str) -> anyhow::Result<()> {
     }
 }
 
-/// Escapes control characters, which a terminal would interpret.
+/// Escapes characters that a terminal would interpret or not show: controls (C0, C1) and [`is_hidden`] ones.
 pub fn printable(text: &str) -> String {
-    text.chars().flat_map(|c| if c.is_control() { c.escape_default().collect() } else { vec![c] }).collect()
+    let hidden = |c: char| c.is_control() || is_hidden(c);
+    text.chars().flat_map(|c| if hidden(c) { c.escape_default().collect() } else { vec![c] }).collect()
+}
+
+/// Byte order mark and zero width, marks and overrides of direction, line separators, tags.
+fn is_hidden(c: char) -> bool {
+    matches!(c, '\u{61c}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}' | '\u{e0000}'..='\u{e007f}')
+}
+
+/// Escapes the same in JSON, where such characters are within strings only. Line ends are its layout.
+fn escaped(json: &str) -> String {
+    let mut text = String::with_capacity(json.len());
+    for c in json.chars() {
+        if is_hidden(c) || (c.is_control() && c != '\n') {
+            for unit in c.encode_utf16(&mut [0; 2]) {
+                let _ = fmt::Write::write_fmt(&mut text, format_args!("\\u{unit:04x}"));
+            }
+        } else {
+            text.push(c);
+        }
+    }
+    text
 }
 
 pub fn time(time: DateTime<Utc>) -> String {
@@ -71,6 +92,15 @@ impl Table {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn hidden_characters_are_escaped() {
+        let text = "a\u{feff}\u{202e}\u{85}\u{e0041}é";
+        assert_eq!(printable(text), "a\\u{feff}\\u{202e}\\u{85}\\u{e0041}é");
+        let json = escaped(&serde_json::to_string(text).unwrap());
+        assert_eq!(json, r#""a\ufeff\u202e\u0085\udb40\udc41é""#);
+        assert_eq!(serde_json::from_str::<String>(&json).unwrap(), text);
+    }
 
     #[test]
     fn numbers_are_right_aligned_and_control_characters_shown() {

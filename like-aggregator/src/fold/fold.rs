@@ -11,7 +11,7 @@ use super::batch::{Batch, EventUser, Millis};
 
 /// The version of the fold. Raise it with every change that folds any log to other likers, counts or deltas: a database
 /// with another version is refused.
-pub const FOLD_VERSION: i32 = 1;
+pub const FOLD_VERSION: i32 = 2;
 
 /// How duplicates are recognised.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

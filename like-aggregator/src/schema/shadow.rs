@@ -109,9 +109,10 @@ impl ShadowSchema {
     /// Copies the live layout, and adds offset rows at 0 for its new partitions.
     pub async fn copy_layout(&mut self) -> anyhow::Result<()> {
         let layout = format!(
-            "INSERT INTO topic_layout (sequence, topic, partitions, end_offsets)
-             SELECT sequence, topic, partitions, end_offsets FROM {SCHEMA}.topic_layout
-             ON CONFLICT (sequence) DO UPDATE SET end_offsets = excluded.end_offsets"
+            "INSERT INTO topic_layout (sequence, topic, partitions, closing, end_offsets, republished_to)
+             SELECT sequence, topic, partitions, closing, end_offsets, republished_to FROM {SCHEMA}.topic_layout
+             ON CONFLICT (sequence) DO UPDATE SET closing = excluded.closing, end_offsets = excluded.end_offsets,
+                                                  republished_to = excluded.republished_to"
         );
         let connection = self.connection().await?;
         sqlx::query(AssertSqlSafe(layout)).execute(&mut *connection).await.context("topic_layout")?;

@@ -55,13 +55,13 @@ pub async fn unfolded(client: &ClientConfig, topic: &str, next: &[i64]) -> anyho
     let unread = stable.iter().zip(next).map(|((start, end), next)| (*start.max(next), *end)).collect();
     let after_last = after_last_records(client, topic, unread).await?;
     let ends = written.into_iter().zip(stable).zip(after_last);
-    let unfolded = |(((_, written), (start, stable)), after_last): (((i64, i64), (i64, i64)), i64)| Unfolded {
+    let unfolded = ends.map(|(((_, written), (start, stable)), after_last)| Unfolded {
         start,
         written,
         after_last,
         held_back: (written - stable).max(0),
-    };
-    Ok(ends.map(unfolded).collect())
+    });
+    Ok(unfolded.collect())
 }
 
 /// Returns whether another producer's transaction is open on a partition: its records are in the log, and it isn't known

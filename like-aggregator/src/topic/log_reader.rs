@@ -9,7 +9,9 @@ use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
 use rdkafka::message::{BorrowedMessage, Message};
 use rdkafka::{ClientConfig, Offset, TopicPartitionList};
 
-const ENDS_TIMEOUT: Duration = Duration::from_secs(5);
+use crate::fold::Millis;
+
+const TIMEOUT: Duration = Duration::from_secs(5);
 /// The longest time without a record or an end.
 const SILENCE: Duration = Duration::from_secs(10);
 const POLL: Duration = Duration::from_millis(100);
@@ -48,12 +50,34 @@ impl LogReader {
         blocking.await?
     }
 
+    /// Asks each broker once for the starts and once for the ends of all partitions that it leads.
     pub fn ends(&self, partitions: i32) -> anyhow::Result<LogEnds> {
-        let ends = |partition| {
-            let ends = self.consumer.fetch_watermarks(&self.topic, partition, ENDS_TIMEOUT);
-            ends.with_context(|| format!("asking for the log's ends of partition {partition}"))
-        };
-        (0..partitions).map(ends).collect()
+        let [starts, ends] = [Offset::Beginning, Offset::End].map(|which| self.offsets(partitions, which));
+        let both = starts?.into_iter().zip(ends?);
+        both.map(|(start, end)| start.zip(end).context("the broker named no offset")).collect()
+    }
+
+    /// Returns, per partition, the offset of the first record that isn't older than `time`; None if there is none.
+    pub fn since(&self, partitions: i32, time: Millis) -> anyhow::Result<Vec<Option<i64>>> {
+        self.offsets(partitions, Offset::Offset(time))
+    }
+
+    /// `at` is a timestamp, of which the protocol defines two: -2 for the log's start and -1 for its end.
+    fn offsets(&self, partitions: i32, at: Offset) -> anyhow::Result<Vec<Option<i64>>> {
+        let mut list = TopicPartitionList::with_capacity(partitions as usize);
+        for partition in 0..partitions {
+            list.add_partition_offset(&self.topic, partition, at)?;
+        }
+        let list = self.consumer.offsets_for_times(list, TIMEOUT).context("asking for the log's offsets")?;
+        let mut offsets = vec![None; partitions as usize];
+        for found in list.elements() {
+            let partition = found.partition();
+            found.error().with_context(|| format!("asking for the log's offsets of partition {partition}"))?;
+            if let Offset::Offset(offset) = found.offset() {
+                offsets[partition as usize] = Some(offset);
+            }
+        }
+        Ok(offsets)
     }
 
     /// Reads each partition from its offset in `from` to the first record for which `is_last` returns true, or to the

@@ -27,16 +27,23 @@ impl PastEnd {
     }
 }
 
+/// Returns from where records of a closed topic are past its end and weren't published again, per partition.
+pub fn from(layout: &Layout) -> Vec<i64> {
+    let ends = layout.end_offsets.clone().unwrap_or_default();
+    let republished = layout.republished_to.clone().unwrap_or_else(|| ends.clone());
+    ends.into_iter().zip(republished).map(|(end, republished)| end.max(republished)).collect()
+}
+
 /// Finds records past the recorded ends of those of `layouts` that are closed.
 pub async fn find(client: &ClientConfig, layouts: &[Layout]) -> anyhow::Result<Vec<PastEnd>> {
     let mut found = Vec::new();
-    for Layout { topic, end_offsets, .. } in layouts {
-        let Some(ends) = end_offsets else { continue };
+    for layout in layouts {
+        let Layout { topic, end_offsets: Some(ends), .. } = layout else { continue };
         // A closed topic may have been deleted since.
         if topic_check::describe(client, topic).await?.is_none() {
             continue;
         }
-        for (partition, (first_offset, log_end)) in first_records(client, topic, ends).await? {
+        for (partition, (first_offset, log_end)) in first_records(client, topic, &from(layout)).await? {
             let end_offset = ends[partition as usize];
             found.push(PastEnd { topic: topic.clone(), partition, end_offset, first_offset, log_end });
         }

@@ -117,25 +117,82 @@ async fn counted_event_is_not_redriven() {
     assert_eq!((letters.left().await, letters.likes().await), (1, 1), "a refused letter stays");
 }
 
+/// The reason of the first refused letter of a redrive, whose exit status is 1.
+fn first_refusal((status, redriven): (i32, Value)) -> String {
+    assert_eq!(status, 1, "{redriven}");
+    redriven["letters"][0]["why"].as_str().unwrap().to_owned()
+}
+
 #[tokio::test]
-async fn redrive_keeps_a_newer_state_unless_forced() {
+async fn later_event_refuses_a_redrive() {
     let letters = Letters::set_up().await;
-    letters.topic.publish_event(&like("u1"));
-    letters.folded().await;
     letters.publish(None, &like("u1").to_json());
     letters.publish(None, &like("u2").to_json());
     letters.folded().await;
+    // An unlike of what was never liked: it changes no row.
     letters.topic.publish_event(&event("p", Some("u1"), false));
     letters.folded().await;
 
-    let (status, redriven) = letters.json(&["redrive", "--all"]).await;
-    let why = redriven["letters"][0]["why"].as_str().unwrap();
-    assert!(status == 1 && why.starts_with("its user has changed the like since"), "{why}");
+    let why = first_refusal(letters.json(&["redrive", "--all"]).await);
+    assert!(why.starts_with("its user has sent a later event for the product"), "{why}");
     letters.folded().await;
     assert_eq!((letters.left().await, letters.likes().await), (1, 1), "u2 alone");
     assert_eq!(letters.json(&["redrive", "--all", "--even-if-changed"]).await.0, 0);
     letters.folded().await;
     assert_eq!((letters.left().await, letters.likes().await), (0, 2));
+}
+
+#[tokio::test]
+async fn newest_letter_of_a_pair_is_redriven() {
+    let letters = Letters::set_up().await;
+    // The older one is in the later partition.
+    letters.topic.publish(Some(1), None, Some(&event("p", Some("u1"), false).to_json()));
+    letters.topic.flush();
+    letters.publish(None, &like("u1").to_json());
+    letters.folded().await;
+    let times =
+        "SELECT count(*) FROM dead_letter WHERE record_time BETWEEN rejected_at - interval '1 day' AND rejected_at";
+    assert_eq!(letters.system.number(times).await, 2);
+
+    let older = format!("{}/1/0", letters.topic.name);
+    let newer = format!("its user's newer dead letter is at {}", letters.position(0));
+    let why = first_refusal(letters.json(&["redrive", &older]).await);
+    assert!(why.starts_with(&newer), "also if it isn't selected: {why}");
+    let why = first_refusal(letters.json(&["redrive", "--all"]).await);
+    assert!(why.starts_with(&newer), "{why}");
+    letters.folded().await;
+    assert_eq!((letters.left().await, letters.likes().await), (1, 1));
+    let why = first_refusal(letters.json(&["redrive", "--all"]).await);
+    assert!(why.contains("a later event"), "the redriven one is in the log now: {why}");
+}
+
+#[tokio::test]
+async fn shortened_log_refuses_a_redrive() {
+    let letters = Letters::set_up().await;
+    for user in ["u1", "u2", "u3"] {
+        // Each at a time of its own.
+        letters.publish(None, &like(user).to_json());
+        letters.topic.flush();
+    }
+    letters.folded().await;
+    letters.topic.cut(0, 1).await;
+    let why = first_refusal(letters.json(&["redrive", "--all"]).await);
+    assert!(why.starts_with("the log no longer has all"), "{why}");
+    letters.folded().await;
+    assert_eq!((letters.left().await, letters.likes().await), (2, 1), "u3 alone");
+}
+
+#[tokio::test]
+async fn letters_of_an_erased_user_are_gone() {
+    let letters = Letters::set_up().await;
+    letters.publish(None, &like("ada").to_json());
+    letters.publish(None, &like("adam").to_json());
+    letters.folded().await;
+    let (status, erased) = letters.system.json(&["erase-user", "ada", "--yes"]).await;
+    assert_eq!((status, &erased["deadLetters"]), (0, &json!(1)));
+    assert_eq!(letters.json(&["redrive", "--all"]).await.0, 0);
+    letters.folded().await;
+    assert_eq!((letters.left().await, letters.likes().await), (0, 1), "adam alone");
 }
 
 #[tokio::test]

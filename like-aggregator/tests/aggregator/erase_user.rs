@@ -32,7 +32,9 @@ async fn likes_are_taken_back_and_deleted() {
     assert!(printed.starts_with("ada likes 19 products; 20 rows would be deleted"), "{printed}");
     assert_eq!(system.number(ADAS_ROWS).await, 20);
 
-    let erased = json!({"user": "ada", "done": true, "likes": 19, "rows": 20, "rowsSince": 0, "retentionMs": -1});
+    let erased = json!({
+        "user": "ada", "done": true, "likes": 19, "rows": 20, "deadLetters": 0, "rowsSince": 0, "retentionMs": -1
+    });
     assert_eq!(erase(&system, &["--yes"]).await, (0, erased));
     assert_eq!((system.number(ADAS_ROWS).await, system.likes().await), (0, 20));
     assert_eq!(system.wrong_counts().await, 0);

@@ -5,7 +5,7 @@ use crate::common::{DEDUP_WINDOW, NOON, RECORD_FOLD, drill, has_row, passing_cro
 use like_aggregator::apply::error::ApplyError;
 use like_aggregator::fold::{Batch, Dedup, Record};
 use like_testkit::{Click, Differences, TestDatabase, TestSystem, event, until};
-use serde_json::json;
+use serde_json::{Value, json};
 
 /// A topic that comes after the system's.
 async fn next_topic(system: &mut TestSystem, partitions: i32) -> String {
@@ -101,6 +101,8 @@ async fn topic_with_lag_stays_open() {
     let ends = "SELECT (SELECT sum(o) FROM unnest(end_offsets) o)::bigint FROM topic_layout WHERE sequence = 1";
     assert_eq!(system.number(ends).await, 2);
     system.succeeds(&close).await; // again
+    let settings = "SELECT count(*) FROM topic_layout WHERE state = 'closed' AND closing";
+    assert_eq!(system.number(settings).await, 1);
 
     let table = system.succeeds(&["topics"]).await;
     for row in [["1", &first, "2", "closed"], ["2", &second, "3", "open"]] {
@@ -135,8 +137,21 @@ async fn record_past_the_end_is_reported() {
     let aggregator = system.aggregator(&[]).await;
     system.succeeds(&["topics", "close", &topic.name, "--yes", "--wait", "30s"]).await;
     drop(aggregator);
-    for _ in 0..3 {
+    // The broker takes nothing any more, whatever a producer believes.
+    let ends = topic.end_offsets();
+    topic.publish_event(&event("p", Some("fenced"), true));
+    topic.flush();
+    assert_eq!(topic.end_offsets(), ends);
+    let settings = [("message.timestamp.type", "LogAppendTime"), ("max.message.bytes", "1000000")];
+    topic.configure(&settings).await;
+    until("an operator has lifted the fence", async || {
         topic.publish(Some(1), Some(b"q"), Some(&event("q", Some("late"), true).to_json()));
+        topic.flush();
+        topic.end_offsets() > ends
+    })
+    .await;
+    for liked in [false, true] {
+        topic.publish(Some(1), Some(b"q"), Some(&event("q", Some("late"), liked).to_json()));
     }
     topic.flush();
 
@@ -156,6 +171,23 @@ async fn record_past_the_end_is_reported() {
     system.succeeds(&["audit", "--log"]).await;
     system.succeeds(&["rebuild", "--yes"]).await;
     assert_eq!(counts(&system).await, [("p".to_owned(), 1), ("r".to_owned(), 1)]);
+
+    let republish = ["topics", "republish", &topic.name, "--yes"];
+    system.refused(&republish[..3], &["nothing was changed", "--yes"]).await;
+    system.refused(&["topics", "republish", &second, "--yes"], &["not a closed topic"]).await;
+    let republished = async || -> Value {
+        let output = system.command(&[&["topics", "--json"], &republish[1..]].concat()).await;
+        serde_json::from_slice(&output.stdout).unwrap_or_else(|e| panic!("{e}: {output:?}"))
+    };
+    let done = republished().await;
+    assert_eq!(
+        (&done["events"], &done["overtaken"], &done["done"]),
+        (&json!(1), &json!(2), &json!(true)),
+        "the newest"
+    );
+    system.number_becomes("SELECT like_count FROM product_like_count WHERE product_id = 'q'", 1).await;
+    assert_eq!(system.json(&["status"]).await.1["behindEnds"], json!([]));
+    assert_eq!(republished().await["events"], 0);
 }
 
 /// The check of every batch, whatever active topic its worker assumes.
@@ -207,6 +239,9 @@ async fn markers_of_transactions_keep_no_topic_open() {
 
     let _aggregator = system.aggregator(&[]).await;
     system.refused(&["topics", "close", &topic.name, "--yes"], &["perhaps in a transaction"]).await;
+    // The fence of `topics close` lets a marker pass.
+    let fenced = [("message.timestamp.type", "LogAppendTime"), ("max.message.bytes", "100")];
+    topic.configure(&fenced).await;
     transactions.commit();
     // The commit is answered before its markers are written.
     until("a record and its marker", async || topic.end_offsets() == [2]).await;

@@ -265,7 +265,7 @@ async fn scattered_timestamps_make_few_windows() {
     const NUMBER: i64 = 500;
     let database = TestDatabase::create().await;
     database.lay_out("t", 1).await;
-    database.execute(format!("INSERT INTO fold VALUES ({FOLD_VERSION})")).await;
+    database.execute(format!("INSERT INTO fold VALUES ({FOLD_VERSION}, true, 'history', '48h')")).await;
     let values: Vec<_> = users("u", NUMBER as usize).map(|user| event("p", Some(&user), true).to_json()).collect();
     // The second batch repeats the first, with a new process's knowledge of the windows.
     for (believed, applied, duplicates) in [(0, 500, 0), (NUMBER, 0, 500)] {

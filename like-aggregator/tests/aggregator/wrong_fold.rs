@@ -104,15 +104,15 @@ async fn wrong_fold_is_found_and_repaired() {
     assert_eq!(old.process.status(), None, "the audit leaves a running aggregator alone");
 
     // A newer build has replaced the tables: the older one ends, and can't take them back.
-    system.database.execute("UPDATE fold SET fold_version = 2").await;
+    system.database.execute("UPDATE fold SET fold_version = fold_version + 1").await;
     assert_eq!(old.process.ended().await.code(), Some(1));
     let log = old.process.log();
-    assert!(log.contains("fold version 2 and this build folds by 1"), "{log}");
+    assert!(log.contains("fold version 3 and this build folds by 2"), "{log}");
     system.refused(&["rebuild", "--yes"], &["use a newer build"]).await;
 
     // The tables are of an older build: this one finds what is wrong and repairs it.
     system.database.execute("UPDATE fold SET fold_version = 0").await;
-    assert_eq!(audit_names_the_wrong(&system, audit_log).await, (Value::from(0), Value::from(1)));
+    assert_eq!(audit_names_the_wrong(&system, audit_log).await, (Value::from(0), Value::from(2)));
     let rebuilt = system.succeeds(rebuild).await;
 
     more_clicks(100).await; // no aggregator runs: these wait in the log

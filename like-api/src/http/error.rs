@@ -173,6 +173,9 @@ impl IntoResponse for ApiError {
                 cause = Some(Cause::Warn(error));
                 (problem::OUTCOME_UNKNOWN, None)
             }
+            Self::NotPublished(PublishError::TooLarge) => {
+                (problem::PAYLOAD_TOO_LARGE, Some("the event is larger than the topic accepts".to_owned()))
+            }
             Self::NotPublished(error) => {
                 retry(RETRY_WRITE);
                 let text = error.to_string();

@@ -92,7 +92,8 @@ kinds! {
     PAYLOAD_TOO_LARGE: PAYLOAD_TOO_LARGE "payload-too-large"
         "The body is too large"
         "no route reads a body; this one is too large to be ignored"
-        "The body of the request is larger than this service accepts. No route needs a body."
+        "The body of the request is larger than this service accepts, or the like is larger than its topic accepts. No \
+         route needs a body."
 
     TOO_MANY_REQUESTS: TOO_MANY_REQUESTS "too-many-requests"
         "Too many requests"

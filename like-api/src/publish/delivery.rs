@@ -16,6 +16,7 @@ use tokio::sync::{Notify, oneshot, watch};
 use tracing::warn;
 
 use super::outcome::{Position, PublishError};
+use super::topic_facts::TopicFacts;
 use crate::metrics::Publishing;
 
 pub(super) type Settled = Result<Position, PublishError>;
@@ -28,6 +29,7 @@ pub(super) struct Pending {
 
 pub(super) struct Deliveries {
     log_ends: Arc<LogEnds>,
+    facts: Arc<TopicFacts>,
     metrics: Publishing,
     has_id: watch::Sender<bool>,
     maybe_fatal: Notify,
@@ -40,10 +42,10 @@ pub(super) struct Deliveries {
 const REPEAT_ERROR_AFTER: Duration = Duration::from_secs(10);
 
 impl Deliveries {
-    pub fn new(log_ends: Arc<LogEnds>, metrics: Publishing) -> Self {
+    pub fn new(log_ends: Arc<LogEnds>, facts: Arc<TopicFacts>, metrics: Publishing) -> Self {
         let has_id = watch::Sender::new(false);
         let (maybe_fatal, settled, last_error) = (Notify::new(), AtomicU64::new(0), Mutex::default());
-        Self { log_ends, metrics, has_id, maybe_fatal, settled, last_error }
+        Self { log_ends, facts, metrics, has_id, maybe_fatal, settled, last_error }
     }
 
     /// Polls until a poll settles no event. One poll handles one report, of several events.
@@ -123,7 +125,7 @@ impl ProducerContext for Deliveries {
     type DeliveryOpaque = Box<Pending>;
 
     fn delivery(&self, result: &DeliveryResult<'_>, pending: Box<Pending>) {
-        let settled = settle(result);
+        let settled = settle(result, &self.facts);
         if let Ok(position) = settled {
             self.log_ends.seen(position.partition, position.offset + 1);
         }
@@ -136,17 +138,26 @@ impl ProducerContext for Deliveries {
     }
 }
 
-fn settle(result: &DeliveryResult<'_>) -> Settled {
+fn settle(result: &DeliveryResult<'_>, facts: &TopicFacts) -> Settled {
     match result {
         Ok(message) if message.offset() >= 0 => {
             Ok(Position { partition: message.partition(), offset: message.offset() })
         }
         // librdkafka repeated a request that the broker had written too long ago to know its offset.
         Ok(_) => Err(PublishError::PerhapsWritten("written at an unknown offset".to_owned())),
-        Err((KafkaError::MessageProduction(RDKafkaErrorCode::MessageSizeTooLarge), _)) => Err(PublishError::TooLarge),
+        // The broker judges a batch: of one event, or of the events before the topic's limit was known.
+        Err((error @ KafkaError::MessageProduction(RDKafkaErrorCode::MessageSizeTooLarge), message)) => {
+            let too_large = facts.refused_for_size(record_bytes(message));
+            Err(if too_large { PublishError::TooLarge } else { PublishError::NotWritten(error.to_string()) })
+        }
         Err((error, message)) if certainly_not_written(message) => Err(PublishError::NotWritten(error.to_string())),
         Err((error, _)) => Err(PublishError::PerhapsWritten(error.to_string())),
     }
+}
+
+/// The least size of a batch with this record, uncompressed: 61 bytes of head and at least 7 before its key.
+fn record_bytes(message: &BorrowedMessage<'_>) -> usize {
+    68 + message.key_len() + message.payload_len()
 }
 
 /// Whether no broker can have written the message.

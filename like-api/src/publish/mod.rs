@@ -1,7 +1,9 @@
 //! Publishing: the producer, its delivery reports, and the write gate.
 
 mod delivery;
+mod end_offsets;
 pub mod outcome;
 pub mod producer;
 mod properties;
+pub mod topic_facts;
 pub mod write_gate;

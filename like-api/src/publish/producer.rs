@@ -18,8 +18,10 @@ use tokio::sync::{Notify, Semaphore, oneshot};
 use tracing::{error, info, warn};
 
 use super::delivery::{Deliveries, LogEnds, Pending, Settled, fatal_error};
+use super::end_offsets::EndOffsets;
 use super::outcome::{Position, PublishError};
 use super::properties;
+use super::topic_facts::TopicFacts;
 use crate::metrics::Publishing;
 
 /// Readiness condition: Kafka answers and the producer has its id, so that the first like doesn't wait
@@ -45,10 +47,16 @@ const WATERMARK_CALLS: usize = 8;
 type Producer = BaseProducer<Deliveries>;
 
 pub struct Publisher {
+    /// As the operator has set it, and with the contract's properties.
     config: ClientConfig,
+    /// With `batch.size` for the topic.
+    fitted: RwLock<ClientConfig>,
+    refitted: Notify,
+    facts: Arc<TopicFacts>,
     topic: String,
     metrics: Publishing,
     log_ends: Arc<LogEnds>,
+    end_offsets: EndOffsets,
     watermark_calls: Semaphore,
     /// Replaced after a fatal error. Read-locked while an event is handed over (2 us), so that a replaced
     /// producer gets no event.
@@ -61,13 +69,17 @@ impl Publisher {
     /// and needs [`Publisher::keep_running`].
     pub fn new(mut config: ClientConfig, topic: &str, metrics: Publishing) -> anyhow::Result<Self> {
         properties::apply(&mut config);
-        let log_ends = Arc::new(LogEnds::default());
-        let producer = create(&config, &log_ends, &metrics)?;
+        let (log_ends, facts) = (Arc::new(LogEnds::default()), Arc::new(TopicFacts::unknown()));
+        let producer = create(&config, &log_ends, &facts, &metrics)?;
         Ok(Self {
+            fitted: RwLock::new(config.clone()),
+            refitted: Notify::new(),
+            facts,
             config,
             topic: topic.to_owned(),
             metrics,
             log_ends,
+            end_offsets: EndOffsets::default(),
             watermark_calls: Semaphore::new(WATERMARK_CALLS),
             current: RwLock::new(Arc::new(producer)),
             handed_over: Notify::new(),
@@ -76,6 +88,25 @@ impl Publisher {
 
     pub fn topic(&self) -> &str {
         &self.topic
+    }
+
+    /// What was seen of the topic.
+    pub fn facts(&self) -> &TopicFacts {
+        &self.facts
+    }
+
+    /// Makes batches fit the topic's `max.message.bytes`. A producer that might send larger ones is replaced.
+    pub fn fit_batches(&self, max_message_bytes: usize) {
+        if !self.facts.set_max_batch(max_message_bytes) {
+            return;
+        }
+        let mut fitted = self.config.clone();
+        properties::limit_batches(&mut fitted, max_message_bytes);
+        let mut now = self.fitted.write().unwrap_or_else(PoisonError::into_inner);
+        if properties::batches_exceed(&now, max_message_bytes) {
+            self.refitted.notify_one();
+        }
+        *now = fitted;
     }
 
     /// Publishes one event and waits for the result, about six seconds at most. Dropping the future
@@ -150,12 +181,18 @@ impl Publisher {
         loop {
             let producer = self.current();
             let fatal = tokio::select! {
-                fatal = fatal_error(&producer) => fatal,
+                fatal = fatal_error(&producer) => Some(fatal),
+                () = self.refitted.notified() => None,
                 never = self.watch(&producer, health, &mut backoff) => match never {},
+            };
+            drop(producer);
+            let Some(fatal) = fatal else {
+                info!("the topic takes smaller batches; creating a new producer");
+                self.replace();
+                continue;
             };
             error!(fatal, "fatal producer error; creating a new producer");
             health.unmet(PRODUCER_WARM, format!("the producer has failed: {fatal}"));
-            drop(producer);
             self.replace();
             // After the replacement: an error that recurs at once must not spin.
             tokio::time::sleep(backoff.pause()).await;
@@ -167,7 +204,8 @@ impl Publisher {
     }
 
     fn replace(&self) {
-        match create(&self.config, &self.log_ends, &self.metrics) {
+        let config = self.fitted.read().unwrap_or_else(PoisonError::into_inner).clone();
+        match create(&config, &self.log_ends, &self.facts, &self.metrics) {
             Ok(new) => {
                 let new = Arc::new(new);
                 let old = std::mem::replace(&mut *self.current.write().unwrap_or_else(PoisonError::into_inner), new);
@@ -209,12 +247,18 @@ impl Publisher {
     }
 
     async fn ask(&self, producer: &Arc<Producer>) -> Result<(), String> {
-        let (asked, topic) = (Arc::clone(producer), self.topic.clone());
+        let (asked, topic, facts) = (Arc::clone(producer), self.topic.clone(), Arc::clone(&self.facts));
         let answer = tokio::task::spawn_blocking(move || {
             let metadata = asked.client().fetch_metadata(Some(&topic), ASK_TIMEOUT).map_err(|e| e.to_string())?;
             let found = metadata.topics().first().ok_or("not described")?;
-            if let Some(error) = found.error() {
-                return Err(RDKafkaErrorCode::from(error).to_string());
+            match found.error().map(RDKafkaErrorCode::from) {
+                None => facts.saw_partitions(found.partitions().len() as i32),
+                Some(error) => {
+                    if error == RDKafkaErrorCode::UnknownTopicOrPartition {
+                        facts.saw_partitions(0);
+                    }
+                    return Err(error.to_string());
+                }
             }
             let has_leader = found.partitions().iter().any(|partition| partition.leader() >= 0);
             if has_leader { Ok(()) } else { Err("no partition has a leader".to_owned()) }
@@ -229,7 +273,7 @@ impl Publisher {
         if let Some(end) = self.log_ends.get(partition).filter(|end| own && *end > offset) {
             return Some(end);
         }
-        let ask = async {
+        let ask = async || {
             let _permit = self.watermark_calls.acquire().await.ok()?;
             let (producer, topic) = (self.current(), topic.to_owned());
             let asked = tokio::task::spawn_blocking(move || {
@@ -243,6 +287,7 @@ impl Publisher {
                 }
             }
         };
+        let ask = self.end_offsets.get(topic, partition, ask);
         let end = tokio::time::timeout(WATERMARK_TIMEOUT, ask).await.ok().flatten()?;
         if own {
             self.log_ends.seen(partition, end);
@@ -263,7 +308,12 @@ impl Publisher {
     }
 }
 
-fn create(config: &ClientConfig, log_ends: &Arc<LogEnds>, metrics: &Publishing) -> anyhow::Result<Producer> {
-    let context = Deliveries::new(Arc::clone(log_ends), metrics.clone());
+fn create(
+    config: &ClientConfig,
+    log_ends: &Arc<LogEnds>,
+    facts: &Arc<TopicFacts>,
+    metrics: &Publishing,
+) -> anyhow::Result<Producer> {
+    let context = Deliveries::new(Arc::clone(log_ends), Arc::clone(facts), metrics.clone());
     config.create_with_context(context).context("Kafka producer")
 }

@@ -34,6 +34,21 @@ const FIXED: [(&str, &str); 6] = [
     ("isolation.level", "read_uncommitted"),
 ];
 
+/// librdkafka's default of `batch.size`.
+const BATCH_BYTES: usize = 1_000_000;
+
+/// Limits batches to what the topic takes: the broker refuses a whole batch for one event that is too large for it.
+/// librdkafka counts uncompressed bytes, and sends an event above the limit alone.
+pub(super) fn limit_batches(config: &mut ClientConfig, max_message_bytes: usize) {
+    let chosen = config.get("batch.size").and_then(|size| size.parse().ok()).unwrap_or(BATCH_BYTES);
+    config.set("batch.size", chosen.min(max_message_bytes).max(1).to_string());
+}
+
+/// Returns whether batches of `config` may be larger than this.
+pub(super) fn batches_exceed(config: &ClientConfig, max_message_bytes: usize) -> bool {
+    config.get("batch.size").and_then(|size| size.parse().ok()).unwrap_or(BATCH_BYTES) > max_message_bytes
+}
+
 /// Sets the fixed properties, and the defaults that `config` leaves open.
 pub(super) fn apply(config: &mut ClientConfig) {
     for (property, value, spellings) in DEFAULTS {

@@ -10,10 +10,12 @@ use like_common::database::sqlstate;
 use like_common::health::Health;
 use like_common::layout::{self, Layout};
 use like_common::topic_check::{self, Findings};
+use like_events::topic::{FENCE_BYTES, MAX_MESSAGE_BYTES};
 use rdkafka::ClientConfig;
 use sqlx::PgPool;
 use tracing::{error, info, warn};
 
+use super::producer::Publisher;
 use crate::read::pool::acquire;
 
 /// Readiness condition: `topic_layout` was read and permits writes to this topic.
@@ -61,6 +63,7 @@ pub struct TopicMonitor {
     pub health: Health,
     pub pool: PgPool,
     pub kafka: ClientConfig,
+    pub publisher: Arc<Publisher>,
     pub topic: String,
     /// Between checks while the gate is open.
     pub interval: Duration,
@@ -97,7 +100,8 @@ impl TopicMonitor {
             if settled {
                 backoff.reset();
             }
-            tokio::time::sleep(if settled { self.interval } else { backoff.pause() }).await;
+            let pause = if settled { self.interval } else { backoff.pause() };
+            let _ = tokio::time::timeout(pause, self.publisher.facts().changed()).await;
         }
     }
 
@@ -122,7 +126,7 @@ impl TopicMonitor {
         let Some(own) = layouts.iter().find(|layout| layout.topic == *topic) else {
             return Err(LayoutError::Missing(format!("topic {topic} has no layout: run like-aggregator setup")));
         };
-        if own.end_offsets.is_some() {
+        if own.end_offsets.is_some() || own.closing {
             return Err(LayoutError::Refused(format!("topic {topic} is closed: likes go to the one after it")));
         }
         // Topics are folded in sequence: a like written here would wait for the whole earlier topic,
@@ -162,6 +166,14 @@ impl TopicMonitor {
             self.gate.set(Err(fatal));
             return false;
         }
+        let max_batch = described.and_then(|live| live.setting(MAX_MESSAGE_BYTES).parse().ok()).unwrap_or(usize::MAX);
+        if max_batch <= FENCE_BYTES {
+            let topic = &self.topic;
+            let why = format!("topic {topic} takes no record ({MAX_MESSAGE_BYTES}={max_batch}): it is being closed");
+            self.not_yet(TOPIC_CHECKED, &why, &why);
+            return false;
+        }
+        self.publisher.fit_batches(max_batch);
         self.health.met(TOPIC_CHECKED);
         self.gate.set(Ok(layout.sequence));
         true

@@ -16,6 +16,7 @@ use like_api::http::middleware::request_context::observe;
 use like_api::http::router::router;
 use like_api::metrics::Metrics;
 use prometheus::Registry;
+use rdkafka::types::{RDKafkaApiKey, RDKafkaRespErr};
 use serde_json::Value;
 use tokio_util::sync::CancellationToken;
 use tower::ServiceExt;
@@ -68,6 +69,20 @@ async fn unwritten_like_is_503() {
         // Without librdkafka's text.
         assert_eq!(problem["detail"], "nothing was written; try again");
     }
+}
+
+#[tokio::test]
+async fn event_above_the_topics_limit_is_413() {
+    let mock = mock("t");
+    let published = publisher(&mock.bootstrap_servers(), "t", &[]);
+    published.publisher.fit_batches(150);
+    published.warm().await;
+    mock.request_errors(RDKafkaApiKey::Produce, &[RDKafkaRespErr::RD_KAFKA_RESP_ERR_MSG_SIZE_TOO_LARGE]);
+    let (response, problem) = like(&router(state(&published, &Registry::new()))).await;
+    assert_eq!(
+        (response.status(), &problem["type"]),
+        (StatusCode::PAYLOAD_TOO_LARGE, &"/problems/payload-too-large".into())
+    );
 }
 
 #[tokio::test]

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::future::join_all;
 use like_api::metrics::Metrics;
 use like_api::publish::outcome::{Position, PublishError};
 use like_api::publish::producer::{PRODUCER_WARM, Publisher};
@@ -124,7 +125,9 @@ async fn refused_event_is_certainly_not_written() {
     let it = publisher(&mock.bootstrap_servers(), "t", &[]);
     it.warm().await;
     mock.request_errors(RDKafkaApiKey::Produce, &[RDKafkaRespErr::RD_KAFKA_RESP_ERR_MSG_SIZE_TOO_LARGE]);
-    assert_eq!(it.publisher.publish("p1", b"1", None).await, Err(PublishError::TooLarge));
+    // Its batch was too large, for all that is known of the topic.
+    let outcome = it.publisher.publish("p1", b"1", None).await;
+    assert!(matches!(outcome, Err(PublishError::NotWritten(_))), "{outcome:?}");
     mock.request_errors(RDKafkaApiKey::Produce, &[RDKafkaRespErr::RD_KAFKA_RESP_ERR_TOPIC_AUTHORIZATION_FAILED]);
     let outcome = it.publisher.publish("p1", b"1", None).await;
     assert!(matches!(outcome, Err(PublishError::NotWritten(_))), "{outcome:?}");
@@ -143,4 +146,22 @@ async fn too_large_event_is_not_published() {
     let small = publisher(&like_testkit::kafka(), &topic.name, &[("message.max.bytes", "1000")]);
     assert_eq!(small.publisher.publish("p1", &[b'x'; 2000], None).await, Err(PublishError::TooLarge));
     assert_eq!(topic.end_offsets(), [1]);
+}
+
+#[tokio::test]
+async fn large_event_fails_no_neighbour() {
+    let topic = TestTopic::create(1).await;
+    topic.configure(&[("max.message.bytes", "3000")]).await;
+    let it = publisher(&like_testkit::kafka(), &topic.name, &[]);
+    it.publisher.fit_batches(3000);
+    it.warm().await;
+    // Random, so that no compression makes it fit.
+    let large: String = (0..120).map(|_| uuid::Uuid::new_v4().to_string()).collect();
+    let small: Vec<String> = (0..200).map(|_| uuid::Uuid::new_v4().to_string()).collect();
+    let publish = async |value: &str| it.publisher.publish("p1", value.as_bytes(), None).await;
+    let neighbours = join_all(small.iter().map(|value| publish(value)));
+    let (outcome, neighbours) = tokio::join!(publish(&large), neighbours);
+    assert_eq!(outcome, Err(PublishError::TooLarge));
+    let failed = neighbours.iter().filter(|outcome| outcome.is_err()).count();
+    assert_eq!(failed, 0, "{neighbours:?}");
 }

@@ -3,7 +3,7 @@
 use std::ops::Deref;
 use std::time::{Duration, Instant};
 
-use like_testkit::{TestDatabase, TestProxy, TestTopic, until};
+use like_testkit::{TestDatabase, TestProxy, TestTopic, eventually, until};
 use rdkafka::ClientConfig;
 use rdkafka::admin::{AdminClient, AdminOptions, NewPartitions};
 use rdkafka::client::DefaultClientContext;
@@ -168,9 +168,10 @@ async fn topic_monitor_survives_a_lost_answer() {
     until("the monitor asks again", async || api.proxy.connections() > before + 1).await;
 }
 
+/// The minute's check is far away: metadata shows the change.
 #[tokio::test]
-async fn grown_topic_refuses_likes() {
-    let api = TestApp::ready(2).await;
+async fn changed_topic_refuses_likes_at_once() {
+    let api = TestApp::ready_with(2, |config| config.topic_check_interval = Duration::from_hours(1)).await;
     assert_eq!(api.like("p1", "u1").await.status, 202);
 
     let admin: AdminClient<DefaultClientContext> =
@@ -179,6 +180,23 @@ async fn grown_topic_refuses_likes() {
     until("not ready", async || !api.port.is_ready().await).await;
     api.like("p1", "u1").await.assert_unavailable("writes-unavailable", "3 partitions");
     assert_eq!(api.get("/v1/likes?ids=p1").await.status, 200);
+
+    admin.delete_topics(&[&api.topic.name], &AdminOptions::new()).await.unwrap();
+    api.port.waits_for("topic", "does not exist").await;
+    api.like("p1", "u1").await.assert_unavailable("writes-unavailable", "does not exist");
+}
+
+#[tokio::test]
+async fn closing_topic_refuses_likes() {
+    let api = TestApp::ready(1).await;
+    api.topic.configure(&[("max.message.bytes", "100")]).await;
+    // The database is not asked: a replica that can't reach it is fenced too.
+    eventually("no like is accepted", async || Some(api.like("p1", "u1").await).filter(|a| a.status != 202)).await;
+    api.port.waits_for("topic", "takes no record").await;
+    api.like("p1", "u1").await.assert_unavailable("writes-unavailable", "it is being closed");
+
+    sqlx::query("UPDATE topic_layout SET closing = true").execute(&api.database.pool).await.unwrap();
+    api.port.waits_for("topic_layout", "is closed").await;
 }
 
 #[tokio::test]

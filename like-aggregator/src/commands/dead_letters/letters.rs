@@ -2,6 +2,8 @@
 
 use anyhow::bail;
 use chrono::{DateTime, Utc};
+use like_events::UserId;
+use serde_json::Value;
 use sqlx::{AssertSqlSafe, PgConnection};
 
 use crate::cli::{RecordPosition, Selection};
@@ -19,9 +21,11 @@ pub(super) struct Letter {
     pub(super) payload: Option<Vec<u8>>,
     pub(super) reason: String,
     pub(super) rejected_at: DateTime<Utc>,
+    /// When the broker wrote the record; None if that is unknown.
+    pub(super) record_time: Option<DateTime<Utc>>,
 }
 
-type LetterRow = (String, i32, i64, Option<Vec<u8>>, Option<Vec<u8>>, String, DateTime<Utc>);
+type LetterRow = (String, i32, i64, Option<Vec<u8>>, Option<Vec<u8>>, String, DateTime<Utc>, Option<DateTime<Utc>>);
 
 /// The letters of a selection, page by page in the order of their positions.
 pub(super) struct Pages<'a> {
@@ -39,7 +43,7 @@ impl<'a> Pages<'a> {
 
     pub(super) async fn next(&mut self, connection: &mut PgConnection, limit: i64) -> sqlx::Result<Vec<Letter>> {
         let sql = format!(
-            "SELECT topic, partition, record_offset, key, payload, reason, rejected_at FROM dead_letter
+            "SELECT topic, partition, record_offset, key, payload, reason, rejected_at, record_time FROM dead_letter
              WHERE {SELECTED} AND rejected_at <= $8
                AND ($5::text IS NULL OR (topic, partition, record_offset) > ($5, $6, $7))
              ORDER BY topic, partition, record_offset LIMIT $9"
@@ -58,9 +62,9 @@ impl<'a> Pages<'a> {
             .bind(limit)
             .fetch_all(connection)
             .await?;
-        let letter = |(topic, partition, offset, key, payload, reason, rejected_at)| {
+        let letter = |(topic, partition, offset, key, payload, reason, rejected_at, record_time)| {
             let position = RecordPosition { topic, partition, offset };
-            Letter { position, key, payload, reason, rejected_at }
+            Letter { position, key, payload, reason, rejected_at, record_time }
         };
         let letters: Vec<_> = rows.into_iter().map(letter).collect();
         if let Some(last) = letters.last() {
@@ -82,6 +86,27 @@ pub(super) async fn delete(connection: &mut PgConnection, which: &Selection) -> 
     let (topics, partitions, offsets) = which.columns();
     let query = sqlx::query(AssertSqlSafe(sql)).bind(&which.reason).bind(topics).bind(partitions).bind(offsets);
     Ok(query.execute(connection).await?.rows_affected())
+}
+
+/// Deletes the letters whose payload names this user, as far as it can be read: a letter that is cut, or no JSON, can't be
+/// published again.
+pub(in crate::commands) async fn delete_of_user(connection: &mut PgConnection, user: &UserId) -> sqlx::Result<u64> {
+    let all = Selection { all: true, ..Selection::default() };
+    let mut pages = Pages::of(&all, connection).await?;
+    let names_user = |letter: &Letter| {
+        let payload = letter.payload.as_deref().unwrap_or_default();
+        let value: Option<Value> = serde_json::from_slice(payload).ok();
+        value.is_some_and(|value| value["userId"] == user.as_str())
+    };
+    let mut positions = Vec::new();
+    loop {
+        let letters = pages.next(connection, PAGE).await?;
+        if letters.is_empty() {
+            break;
+        }
+        positions.extend(letters.into_iter().filter(names_user).map(|letter| letter.position));
+    }
+    delete(connection, &Selection { positions, ..Selection::default() }).await
 }
 
 /// Refuses positions without a dead letter: mistyped ones, or ones already handled.

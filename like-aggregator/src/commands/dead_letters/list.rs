@@ -20,7 +20,7 @@ struct Line {
     position: RecordPosition,
     rejected_at: DateTime<Utc>,
     reason: String,
-    /// Why it can't be published again; None: it can.
+    /// Why it can't be published again; None: it can, unless the log has a later event.
     refused: Option<String>,
 }
 
@@ -43,7 +43,7 @@ pub(super) async fn list(settings: &DeadLettersListSettings) -> anyhow::Result<O
         if letters.is_empty() {
             break;
         }
-        let verdicts = verdict::of(&mut connection, &letters, false).await?;
+        let verdicts = verdict::of(&mut connection, &letters).await?;
         listed.letters.extend(letters.into_iter().zip(verdicts).map(|(letter, verdict)| Line {
             position: letter.position,
             rejected_at: letter.rejected_at,
@@ -102,11 +102,11 @@ pub(super) async fn show(settings: &DeadLettersShowSettings) -> anyhow::Result<O
     let mut connection = connection::connect(&settings.report.database, "dead-letters").await?;
     let which = Selection { positions: vec![settings.position.clone()], ..Selection::default() };
     let letters = Pages::of(&which, &mut connection).await?.next(&mut connection, 1).await?;
-    let verdict = verdict::of(&mut connection, &letters, false).await?.pop();
+    let verdict = verdict::of(&mut connection, &letters).await?.pop();
     let (Some(letter), Some(verdict)) = (letters.into_iter().next(), verdict) else {
         bail!("there is no dead letter at {}", settings.position);
     };
-    let Letter { position, key, payload, reason, rejected_at } = letter;
+    let Letter { position, key, payload, reason, rejected_at, .. } = letter;
     let line = Line { position, rejected_at, reason, refused: verdict.err() };
     let shown = LetterDetails { line, key: key.map(Bytes), payload: payload.map(Bytes) };
     answer(settings.report.json, &shown, LetterDetails::text)?;

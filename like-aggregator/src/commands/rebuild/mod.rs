@@ -72,7 +72,9 @@ pub async fn rebuild(settings: &RebuildSettings, shutdown: CancellationToken) ->
         shadow::drop_schema(shadow_schema.connection().await?, &old).await?;
     } else {
         print(&format!("the old tables are in schema {old}: once they aren't needed, DROP SCHEMA {old} CASCADE"))?;
-        print("they keep the rows of users who are erased from now on: `erase-user` deletes from the live tables only")?;
+        print(
+            "they keep the rows of users who are erased from now on: `erase-user` deletes from the live tables only",
+        )?;
     }
     // The swap is committed, so this is no failure.
     if let Err(error) = shadow_schema.release().await {

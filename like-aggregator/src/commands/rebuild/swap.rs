@@ -57,8 +57,9 @@ async fn try_it(replay: &Replay, swap: &mut PgConnection) -> anyhow::Result<Opti
     // The live tables first: their offsets are final from here on. A change of topic_layout locks kafka_offset before it.
     lock(swap, SCHEMA).await?;
     let changed = format!(
-        "SELECT EXISTS (SELECT sequence, topic, partitions, end_offsets FROM {SCHEMA}.topic_layout
-                        EXCEPT SELECT sequence, topic, partitions, end_offsets FROM {REBUILT}.topic_layout)"
+        "SELECT EXISTS (SELECT sequence, topic, partitions, state, end_offsets, republished_to FROM {SCHEMA}.topic_layout
+                        EXCEPT SELECT sequence, topic, partitions, state, end_offsets, republished_to
+                               FROM {REBUILT}.topic_layout)"
     );
     if sqlx::query_scalar(AssertSqlSafe(changed)).fetch_one(&mut *swap).await? {
         return Ok(None);

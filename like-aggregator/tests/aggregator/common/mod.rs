@@ -48,7 +48,7 @@ pub const DEDUP_WINDOW: Duration = Duration::from_hours(48);
 pub const NOON: i64 = 1_795_348_800_000;
 
 /// What `setup` records in `fold`.
-pub const RECORD_FOLD: &str = "INSERT INTO fold VALUES (1, true, 'history', '48h')";
+pub const RECORD_FOLD: &str = "INSERT INTO fold VALUES (2, true, 'history', '48h')";
 
 /// Conflicts with a batch, which then waits for its offset rows.
 pub const LOCK_OFFSETS: &str = "LOCK TABLE kafka_offset IN EXCLUSIVE MODE";
