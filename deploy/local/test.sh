@@ -60,6 +60,8 @@ in_test_stack() {
   set -a
   eval "$(test_env)"
   set +a
+  # Tests run programs of Kafka's jars.
+  find_java && export JAVA_HOME=${JAVA%/bin/java}
   cd "$ROOT"
   in_group "$@"
 }

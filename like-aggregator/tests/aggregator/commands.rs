@@ -275,7 +275,7 @@ async fn partition_without_row_stops_alone() {
 }
 
 #[tokio::test]
-async fn database_of_another_encoding_is_refused() {
+async fn latin1_database_is_refused() {
     let mut system = TestSystem::new().await;
     let (server, name) =
         system.database.url.rsplit_once('/').map(|(s, n)| (s.to_owned(), format!("{n}_latin1"))).unwrap();

@@ -114,7 +114,7 @@ async fn unwritable_logs_stop_no_service() {
 }
 
 #[tokio::test]
-async fn closed_output_ends_commands_quietly() {
+async fn closed_output_ends_quietly() {
     let system = TestSystem::set_up(1).await;
     let status_of = async |output: OwnedFd, args: &[&str]| {
         let command = command("like-aggregator", args, &system.settings());

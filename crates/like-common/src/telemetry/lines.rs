@@ -138,7 +138,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn lines_beyond_the_room_are_dropped_and_counted() {
+    fn dropped_lines_are_counted() {
         let dropped = IntCounter::new("test", "test").unwrap();
         let lines = Arc::new(Lines::new(dropped.clone()));
         let line = [vec![b'x'; 1023], vec![b'\n']].concat();
