@@ -1,6 +1,7 @@
 //! The state that all handlers share.
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use anyhow::anyhow;
 use like_common::traces::Traces;
@@ -32,18 +33,22 @@ pub struct AppState {
     pub streams: Streams,
     pub metrics: Metrics,
     pub traces: Traces,
+    /// After a signal: answers close their connections.
+    pub draining: AtomicBool,
+    /// After a signal and `SHUTDOWN_DELAY`: nothing new begins, and waits end.
+    pub stop: CancellationToken,
 }
 
 impl AppState {
     /// Registers the metrics of all parts with `registry`. No like is accepted until the write gate is
-    /// opened. `shutdown` ends the waits for receipts.
+    /// opened.
     pub fn new(
         config: &Config,
         publisher: Arc<Publisher>,
         metrics: Metrics,
         registry: &Registry,
-        shutdown: &CancellationToken,
     ) -> anyhow::Result<Self> {
+        let stop = CancellationToken::new();
         let pool = crate::read::pool::open(&config.database);
         let auth = Auth::new(config).map_err(|refusal| anyhow!(refusal))?;
         auth.register(registry);
@@ -55,10 +60,12 @@ impl AppState {
             gate: WriteGate::closed(),
             publisher,
             counts: Counts::new(pool.clone(), registry),
-            receipts: Receipts::new(pool.clone(), registry, shutdown.clone()),
+            receipts: Receipts::new(pool.clone(), registry, stop.clone()),
             streams: Streams::new(&config.streams, pool.clone(), registry),
             pool,
             metrics,
+            draining: AtomicBool::new(false),
+            stop: stop.clone(),
             traces: Traces::start("like-api", env!("CARGO_PKG_VERSION"), registry)?,
         })
     }

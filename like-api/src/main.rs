@@ -33,7 +33,7 @@ fn main() -> ExitCode {
     };
     let result = runtime.block_on(async {
         match cli {
-            Cli::Healthcheck(settings) => admin::healthcheck(settings.admin_addr).await,
+            Cli::Healthcheck(settings) => admin::healthcheck(settings.admin.admin_addr, settings.ready).await,
             Cli::Serve(config) => run(*config).await,
         }
     });

@@ -47,6 +47,14 @@ pub fn duration(text: &str) -> Result<Duration, String> {
     humantime::parse_duration(text).map_err(|e| format!("expected a duration such as 100ms, 30s, 48h ({e})"))
 }
 
+/// The same within bounds, which the error names.
+pub fn duration_between(text: &str, least: Duration, most: Duration) -> Result<Duration, String> {
+    let shown = humantime::format_duration;
+    let duration = duration(text)?;
+    let fits = (least..=most).contains(&duration);
+    if fits { Ok(duration) } else { Err(format!("expected {} to {}", shown(least), shown(most))) }
+}
+
 /// Returns clap's error as one line, with the setting's environment variable, which clap omits.
 fn one_line(command: &Command, error: &clap::Error) -> String {
     let text = |kind| match error.get(kind) {

@@ -59,8 +59,8 @@ pub enum CliCommand {
     Import(ImportSettings),
     /// Publish unlikes for all likes of a user and delete the user's rows; needs --yes
     EraseUser(EraseUserSettings),
-    /// Ask a running aggregator whether it is ready; exit status 0 if it is
-    Healthcheck(AdminSettings),
+    /// Ask a running aggregator whether its loops are alive (with --ready: whether it is ready); exit status 0 if so
+    Healthcheck(HealthcheckSettings),
 }
 
 #[derive(Args, Debug, Clone)]
@@ -96,6 +96,16 @@ pub struct AdminSettings {
     /// the address of /livez, /readyz and /metrics, host:port
     #[arg(long, env = "ADMIN_ADDR", value_name = "ADDR", default_value = "127.0.0.1:8082")]
     pub admin_addr: SocketAddr,
+}
+
+#[derive(Args, Debug, Clone)]
+pub struct HealthcheckSettings {
+    #[command(flatten)]
+    pub admin: AdminSettings,
+
+    /// ask /readyz, which needs Kafka and PostgreSQL, instead of /livez
+    #[arg(long)]
+    pub ready: bool,
 }
 
 /// How a log is folded: by `run`, and by the commands that fold it again.

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 use ipnet::IpNet;
-use like_common::cli::duration;
+use like_common::cli::{duration, duration_between};
 
 /// The limits of requests and connections.
 #[derive(Args, Debug, Clone)]
@@ -42,6 +42,10 @@ pub struct LimitSettings {
     #[arg(long, env = "MAX_CONNECTIONS", value_name = "CONNECTIONS")]
     pub max_connections: Option<NonZeroUsize>,
 
+    /// how long an idle connection stays open, 1s to 24h; longer than a gateway in front keeps its own
+    #[arg(long, env = "IDLE_TIMEOUT", value_name = "DURATION", default_value = "75s", value_parser = idle_timeout)]
+    pub idle_timeout: Duration,
+
     /// average duration of likes above which further ones are refused with 503, such as 100ms; well
     /// above the brokers' acknowledgement time. 0s never refuses
     #[arg(long, env = "SHED_ABOVE", value_name = "DURATION", default_value = "100ms", value_parser = duration)]
@@ -74,6 +78,10 @@ impl LimitSettings {
             NonZeroUsize::get,
         )
     }
+}
+
+fn idle_timeout(text: &str) -> Result<Duration, String> {
+    duration_between(text, Duration::from_secs(1), Duration::from_hours(24))
 }
 
 /// One request an hour: a lower rate would ask clients to wait for longer.

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use clap::Args;
-use like_common::cli;
+use like_common::cli::duration_between;
 
 /// The limits of streams.
 #[derive(Args, Debug, Clone)]
@@ -25,7 +25,5 @@ pub struct StreamSettings {
 }
 
 fn interval(text: &str) -> Result<Duration, String> {
-    let interval = cli::duration(text)?;
-    let allowed = Duration::from_millis(100)..=Duration::from_mins(1);
-    if allowed.contains(&interval) { Ok(interval) } else { Err("expected a duration from 100ms to 1m".to_owned()) }
+    duration_between(text, Duration::from_millis(100), Duration::from_mins(1))
 }

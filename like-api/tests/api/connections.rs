@@ -94,6 +94,12 @@ async fn partial_request_times_out() {
 }
 
 #[tokio::test]
+async fn idle_connection_is_closed() {
+    let api = Api::alone(|config| config.limits.idle_timeout = Duration::from_millis(300)).await;
+    blocking(&api, |url| used(url).is_closed()).await;
+}
+
+#[tokio::test]
 async fn small_body_keeps_the_connection() {
     let api = Api::alone(|_| ()).await;
     blocking(&api, |url| {

@@ -17,7 +17,6 @@ use like_api::http::router::router;
 use like_api::metrics::Metrics;
 use prometheus::Registry;
 use serde_json::Value;
-use tokio_util::sync::CancellationToken;
 use tower::ServiceExt;
 
 use crate::common::{NO_DATABASE, config};
@@ -27,8 +26,7 @@ use crate::publisher::{NO_BROKER, Published, mock, publisher};
 fn state(published: &Published, registry: &Registry) -> Arc<AppState> {
     let config = config("t", NO_DATABASE);
     let metrics = Metrics::new(registry);
-    let shutdown = CancellationToken::new();
-    let state = AppState::new(&config, Arc::clone(&published.publisher), metrics, registry, &shutdown).unwrap();
+    let state = AppState::new(&config, Arc::clone(&published.publisher), metrics, registry).unwrap();
     state.gate.set(Ok(1));
     Arc::new(state)
 }

@@ -72,6 +72,8 @@ fn invalid_settings_are_named_in_one_line() {
         (&[("TRUSTED_PROXIES", "10.0.0.0/8,10.1.2.3/8")], &["TRUSTED_PROXIES", "write 10.0.0.0/8 or 10.1.2.3"]),
         (&[("TRUSTED_PROXIES_HEADER", "x-real-ip")], &["TRUSTED_PROXIES_HEADER", "x-forwarded-for or forwarded"]),
         (&[("MAX_CONNECTIONS", "0")], &["MAX_CONNECTIONS", "'0'"]),
+        (&[("IDLE_TIMEOUT", "0s")], &["IDLE_TIMEOUT", "'0s'", "1s to"]),
+        (&[("SHUTDOWN_DELAY", "1h")], &["SHUTDOWN_DELAY", "'1h'", "5m"]),
         (&[("SHED_ABOVE", "soon")], &["SHED_ABOVE", "'soon'", "100ms"]),
         (&[("TOKIO_WORKER_THREADS", "two")], &["TOKIO_WORKER_THREADS", "'two'", "above 0"]),
         (&[("CORS_ALLOWED_ORIGINS", "https://a.example/")], &["CORS_ALLOWED_ORIGINS", "write https://a.example"]),
@@ -169,11 +171,43 @@ async fn idle_connections_do_not_delay_shutdown() {
 }
 
 #[tokio::test]
+async fn partial_requests_do_not_delay_shutdown() {
+    let running = Running::start(&settings(&[])).await;
+    let url = format!("http://{}", running.public);
+    let (mut head, mut second_head, mut body) = (Wire::to(&url), used(&url), Wire::to(&url));
+    head.send("GET /nowhere HTTP/1.1\r\nHost:");
+    second_head.send("G");
+    body.send("PUT /v1/products/p1/like HTTP/1.1\r\nHost: h\r\nContent-Length: 10\r\n\r\n12345");
+    running.terminate();
+    // Otherwise the log says that requests were still in progress.
+    running.ended().await;
+}
+
+#[tokio::test]
+async fn delayed_shutdown_keeps_serving() {
+    let running = Running::start(&settings(&[("SHUTDOWN_DELAY", "3s")])).await;
+    let (url, port) = (format!("http://{}", running.public), running.port());
+    let mut before = used(&url);
+    running.process.hang_up();
+    running.process.says("SIGHUP ignored").await;
+    running.terminate();
+    port.waits_for("shutdown", "").await;
+    for wire in [&mut before, &mut Wire::to(&url)] {
+        wire.send("GET /nowhere HTTP/1.1\r\nHost: h\r\n\r\n");
+        let answer = wire.answer();
+        assert_eq!((answer.status, answer.header("connection")), (404, "close"), "{answer:?}");
+        wire.is_closed();
+    }
+    running.ended().await;
+}
+
+#[tokio::test]
 async fn healthcheck_needs_the_admin_port_only() {
-    let health = async |admin: &str| {
-        let output = program(&[("ADMIN_ADDR", admin)]).arg("healthcheck").output().unwrap();
+    let ask = async |admin: &str, how: &[&str]| {
+        let output = program(&[("ADMIN_ADDR", admin)]).arg("healthcheck").args(how).output().unwrap();
         (output.status.code(), String::from_utf8(output.stderr).unwrap())
     };
+    let health = async |admin: &str| ask(admin, &["--ready"]).await;
     let (status, text) = health("127.0.0.1:1").await;
     assert_eq!((status, text.lines().count()), (Some(1), 1), "{text}");
 
@@ -182,6 +216,8 @@ async fn healthcheck_needs_the_admin_port_only() {
     let (status, text) = health(&running.admin).await;
     assert_eq!(status, Some(1));
     assert!(text.contains("not ready"), "{text}");
+    // A container's health must not depend on other servers.
+    assert_eq!(ask(&running.admin, &[]).await.0, Some(0));
     database.lay_out(&topic.name, 1).await;
     until("healthy", async || health(&running.admin).await.0 == Some(0)).await;
 }

@@ -11,6 +11,7 @@ use std::convert::Infallible;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use axum::Router;
@@ -23,11 +24,12 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::{TcpListener, TcpStream};
-use tokio_util::sync::CancellationToken;
+use tokio::time::timeout;
 use tokio_util::task::TaskTracker;
 use tower_service::Service;
 use tracing::{debug, warn};
 
+use self::body::PARTIAL_TIMEOUT;
 use self::excess::ExcessConnections;
 pub use self::timeouts::WriteTimeout;
 use self::timeouts::{Phase, Timeouts};
@@ -38,27 +40,28 @@ use crate::metrics::Counted;
 /// The largest head, URL included, in bytes; a larger one is answered 431. The longest that a route
 /// takes (`ids`) fits twice, and the buffer of a connection is no larger.
 const HEAD_MAX: usize = 16 * 1024;
-/// An idle connection is closed after this long. Gateways mostly close theirs after 60 s: they should
-/// be the ones to close, or they may send a request on a connection that we are closing.
-const IDLE_TIMEOUT: Duration = Duration::from_secs(75);
+const CLOSE: HeaderValue = HeaderValue::from_static("close");
 /// The pause after an error of `accept`, mostly because the process has no free file descriptor.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
 
-/// Serves until `shutdown`, then until the last request in progress is answered.
-pub async fn serve(
-    listener: TcpListener,
-    app: Arc<AppState>,
-    router: Router,
-    write_timeout: WriteTimeout,
-    shutdown: CancellationToken,
-) {
+/// The timeouts of a connection that are settings.
+pub struct ListenerTimeouts {
+    /// An idle connection is closed after this long. Gateways should be the ones to close, or they may
+    /// send a request on a connection that we are closing.
+    pub idle: Duration,
+    pub write: WriteTimeout,
+}
+
+/// Serves until `stop`, then until the last request in progress is answered.
+pub async fn serve(listener: TcpListener, app: Arc<AppState>, router: Router, timeouts: ListenerTimeouts) {
+    let stop = app.stop.clone();
     let mut http = http1::Builder::new();
-    http.max_buf_size(HEAD_MAX).timer(TokioTimer::new()).header_read_timeout(IDLE_TIMEOUT);
+    http.max_buf_size(HEAD_MAX).timer(TokioTimer::new()).header_read_timeout(timeouts.idle);
     let (connections, excess) = (TaskTracker::new(), ExcessConnections::default());
     loop {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
-            () = shutdown.cancelled() => break,
+            () = stop.cancelled() => break,
         };
         let Some((stream, peer)) = usable(accepted).await else { continue };
         if connections.len() >= app.limits.max_connections {
@@ -68,27 +71,36 @@ pub async fn serve(
         }
         let open = Counted::by(&app.limits.open_connections);
         let phase = Phase::new();
-        let stream = TokioIo::new(Timeouts::new(stream, phase.clone(), write_timeout.clone()));
+        let stream = TokioIo::new(Timeouts::new(stream, phase.clone(), timeouts.write.clone()));
         let (app, router) = (Arc::clone(&app), router.clone());
+        let of_connection = phase.clone();
         let service = service_fn(move |request| {
             phase.handling();
             let (app, router, phase) = (Arc::clone(&app), router.clone(), phase.clone());
             async move {
-                let answer = answer(app, router, peer, request).await;
+                let mut answer = answer(&app, router, peer, request).await;
+                if app.draining.load(Ordering::Relaxed) {
+                    answer.headers_mut().insert(header::CONNECTION, CLOSE);
+                }
                 phase.handled();
                 Ok::<_, Infallible>(answer)
             }
         });
         let connection = http.serve_connection(stream, service);
-        let shutdown = shutdown.clone();
+        let stop = stop.clone();
         connections.spawn(async move {
             let mut connection = std::pin::pin!(connection);
             let ended = tokio::select! {
                 biased;
                 ended = connection.as_mut() => ended,
-                () = shutdown.cancelled() => {
+                () = stop.cancelled() => {
                     connection.as_mut().graceful_shutdown();
-                    connection.await
+                    match timeout(PARTIAL_TIMEOUT, connection.as_mut()).await {
+                        Ok(ended) => ended,
+                        // A head that began before may never end.
+                        Err(_) if of_connection.in_head() => Ok(()),
+                        Err(_) => connection.await,
+                    }
                 }
             };
             drop(open);
@@ -103,16 +115,16 @@ pub async fn serve(
     connections.wait().await;
 }
 
-async fn answer(app: Arc<AppState>, router: Router, peer: IpAddr, mut request: Request<Incoming>) -> Response {
+async fn answer(app: &AppState, router: Router, peer: IpAddr, mut request: Request<Incoming>) -> Response {
     let received = Received { peer, at: Instant::now() };
-    if let Err(refusal) = body::discard(&mut request).await {
-        let context = RequestContext::new(&app, &request, received);
-        let mut answer = context.answer(&app, "", async { refusal.into_response() }).await;
+    if let Err(refusal) = body::discard(&mut request, &app.stop).await {
+        let context = RequestContext::new(app, &request, received);
+        let mut answer = context.answer(app, "", async { refusal.into_response() }).await;
         // The rest of the body would be read as the next request.
-        answer.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+        answer.headers_mut().insert(header::CONNECTION, CLOSE);
         return answer;
     }
-    if let Some(response) = bypass::answer(&app, received, &request).await {
+    if let Some(response) = bypass::answer(app, received, &request).await {
         return response;
     }
     // Boxed, so that the future of a like, which is moved several times, stays small.

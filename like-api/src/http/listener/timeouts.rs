@@ -65,6 +65,11 @@ impl Phase {
         self.0.store(BETWEEN, Ordering::Relaxed);
     }
 
+    /// Whether a head is due or has begun.
+    pub fn in_head(&self) -> bool {
+        self.is(HEAD)
+    }
+
     fn is(&self, phase: u8) -> bool {
         self.0.load(Ordering::Relaxed) == phase
     }
