@@ -18,7 +18,7 @@ use crate::publish::producer::Publisher;
 use crate::publish::write_gate::WriteGate;
 use crate::read::counts::Counts;
 use crate::read::live::Streams;
-use crate::read::receipts::Receipts;
+use crate::read::receipts::{Receipts, WAITERS_MAX};
 
 pub struct AppState {
     pub auth: Auth,
@@ -52,16 +52,18 @@ impl AppState {
         let pool = crate::read::pool::open(&config.database);
         let auth = Auth::new(config).map_err(|refusal| anyhow!(refusal))?;
         auth.register(registry);
+        let limits = Limits::new(&config.limits, registry).map_err(|refusal| anyhow!(refusal))?;
+        let streams = Streams::new(&config.streams, &limits, pool.clone(), registry);
         crate::read::pool::register(registry, &pool);
         Ok(Self {
             auth,
-            limits: Limits::new(&config.limits, registry),
             cors: Cors::new(&config.browser),
             gate: WriteGate::closed(),
             publisher,
             counts: Counts::new(pool.clone(), registry),
-            receipts: Receipts::new(pool.clone(), registry, stop.clone()),
-            streams: Streams::new(&config.streams, pool.clone(), registry),
+            receipts: Receipts::new(pool.clone(), registry, limits.share("receipts", WAITERS_MAX), stop.clone()),
+            streams: streams.map_err(|refusal| anyhow!(refusal))?,
+            limits,
             pool,
             metrics,
             draining: AtomicBool::new(false),

@@ -21,7 +21,10 @@ fn main() -> ExitCode {
         Err(exit) => return exit,
     };
     if let Cli::Serve(config) = &cli {
-        let usable = Auth::new(config).and(config.kafka.client_config("like-api").map_err(|e| format!("{e:#}")));
+        let usable = Auth::new(config)
+            .map(drop)
+            .and(config.check_limits())
+            .and(config.kafka.client_config("like-api").map_err(|e| format!("{e:#}")));
         if let Err(refusal) = usable.map(drop).and_then(|()| traces::check()) {
             return cli::usage_error(&refusal);
         }

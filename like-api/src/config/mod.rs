@@ -20,7 +20,7 @@ use like_common::topic_check;
 pub use self::auth::{AuthMode, AuthSettings};
 pub use self::browser::{AllowedOrigin, BrowserSettings};
 pub use self::jwt::{JwksTiming, JwtAlgorithm, JwtSettings};
-pub use self::limits::{LimitSettings, ProxyHeader};
+pub use self::limits::{LimitSettings, ProxyHeader, REFUSALS_MAX};
 pub use self::stream::StreamSettings;
 
 /// Accepts likes over HTTP and publishes them to Kafka; serves counts from PostgreSQL.
@@ -67,6 +67,13 @@ pub struct Config {
     /// How long a write to a client may make no progress. Only tests change it.
     #[arg(skip = Duration::from_secs(30))]
     pub write_timeout: Duration,
+}
+
+impl Config {
+    /// The error says in one line which limit is refused.
+    pub fn check_limits(&self) -> Result<(), String> {
+        self.streams.max_streams(self.limits.max_connections()?).map(drop)
+    }
 }
 
 /// The port of `/livez`, `/readyz` and `/metrics`.

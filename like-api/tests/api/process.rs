@@ -74,6 +74,7 @@ fn invalid_settings_are_named_in_one_line() {
         (&[("MAX_CONNECTIONS", "0")], &["MAX_CONNECTIONS", "'0'"]),
         (&[("IDLE_TIMEOUT", "0s")], &["IDLE_TIMEOUT", "'0s'", "1s to"]),
         (&[("SHUTDOWN_DELAY", "1h")], &["SHUTDOWN_DELAY", "'1h'", "5m"]),
+        (&[("ADDRESS_SHARE", "0")], &["ADDRESS_SHARE", "'0'", "percent"]),
         (&[("SHED_ABOVE", "soon")], &["SHED_ABOVE", "'soon'", "100ms"]),
         (&[("TOKIO_WORKER_THREADS", "two")], &["TOKIO_WORKER_THREADS", "'two'", "above 0"]),
         (&[("CORS_ALLOWED_ORIGINS", "https://a.example/")], &["CORS_ALLOWED_ORIGINS", "write https://a.example"]),
@@ -86,6 +87,20 @@ fn invalid_settings_are_named_in_one_line() {
         ),
     ] {
         refused(&settings(changes), said);
+    }
+}
+
+#[test]
+fn limits_fit_the_open_files() {
+    for (changes, said) in [
+        (&[("MAX_CONNECTIONS", "737")][..], "MAX_CONNECTIONS=737 is too high: this process may open 1000 files"),
+        (&[("MAX_CONNECTIONS", "50"), ("MAX_STREAMS", "50")], "MAX_STREAMS=50 is too high"),
+        (&[("MAX_STREAMS", "736")], "which are 736"),
+    ] {
+        let mut limited = Command::new("/bin/sh");
+        limited.args(["-c", "ulimit -n 1000; exec \"$0\"", env!("CARGO_BIN_EXE_like-api")]);
+        let output = limited.env_clear().envs(settings(changes)).output().unwrap();
+        assert!(output.status.code() == Some(2) && one_line(&output).contains(said), "{output:?}");
     }
 }
 

@@ -9,8 +9,8 @@ use tokio::time::timeout;
 use tokio_util::task::TaskTracker;
 use uuid::Uuid;
 
-/// The most connections that are answered at a time; the rest is closed without an answer.
-const ANSWERED_MAX: usize = 64;
+use crate::config::REFUSALS_MAX;
+
 /// The time in which a client has to read the answer.
 const TIMEOUT: Duration = Duration::from_secs(1);
 
@@ -19,12 +19,12 @@ pub struct ExcessConnections(TaskTracker);
 
 impl ExcessConnections {
     /// Answers 503 without reading a request, and closes the connection.
-    pub fn refuse(&self, mut stream: TcpStream) {
-        if self.0.len() >= ANSWERED_MAX {
+    pub fn refuse(&self, mut stream: TcpStream, why: &'static str) {
+        if self.0.len() >= REFUSALS_MAX {
             return;
         }
         self.0.spawn(timeout(TIMEOUT, async move {
-            stream.write_all(answer().as_bytes()).await?;
+            stream.write_all(answer(why).as_bytes()).await?;
             stream.shutdown().await?;
             // Closing with unread bytes resets the connection, which may lose the answer.
             let mut unread = [0; 1024];
@@ -34,11 +34,11 @@ impl ExcessConnections {
     }
 }
 
-fn answer() -> String {
+fn answer(why: &str) -> String {
     // No log line has this id, but clients rely on having one.
     let id = Uuid::now_v7();
     let body = format!(
-        r#"{{"type":"/problems/overloaded","title":"Too busy","status":503,"detail":"the maximum number of connections is open; nothing was done, try again","requestId":"{id}"}}"#
+        r#"{{"type":"/problems/overloaded","title":"Too busy","status":503,"detail":"{why}","requestId":"{id}"}}"#
     );
     format!(
         "HTTP/1.1 503 Service Unavailable\r\ncontent-type: application/problem+json\r\ncontent-length: {}\r\n\

@@ -5,11 +5,13 @@
 mod body;
 mod bypass;
 mod excess;
+mod idle;
 mod timeouts;
 
 use std::convert::Infallible;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
+use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -19,7 +21,7 @@ use axum::body::Body;
 use axum::extract::Request;
 use axum::http::{HeaderValue, header};
 use axum::response::{IntoResponse, Response};
-use hyper::body::Incoming;
+use hyper::body::{Body as _, Incoming};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -31,8 +33,9 @@ use tracing::{debug, warn};
 
 use self::body::PARTIAL_TIMEOUT;
 use self::excess::ExcessConnections;
+use self::idle::{IdleConnections, Phase};
+use self::timeouts::Timeouts;
 pub use self::timeouts::WriteTimeout;
-use self::timeouts::{Phase, Timeouts};
 use crate::app::AppState;
 use crate::http::middleware::request_context::{Received, RequestContext};
 use crate::metrics::Counted;
@@ -58,19 +61,31 @@ pub async fn serve(listener: TcpListener, app: Arc<AppState>, router: Router, ti
     let mut http = http1::Builder::new();
     http.max_buf_size(HEAD_MAX).timer(TokioTimer::new()).header_read_timeout(timeouts.idle);
     let (connections, excess) = (TaskTracker::new(), ExcessConnections::default());
+    let (mut idle, mut second) = (IdleConnections::default(), tokio::time::interval(Duration::from_secs(1)));
     loop {
         let accepted = tokio::select! {
+            _ = second.tick() => {
+                idle.tick();
+                continue;
+            }
             accepted = listener.accept() => accepted,
             () = stop.cancelled() => break,
         };
         let Some((stream, peer)) = usable(accepted).await else { continue };
-        if connections.len() >= app.limits.max_connections {
+        let share = match app.limits.connection(peer) {
+            Ok(share) => share,
+            Err(why) => {
+                excess.refuse(stream, why);
+                continue;
+            }
+        };
+        if connections.len() >= app.limits.max_connections && !idle.close_longest() {
             app.limits.refused_connections.inc();
-            excess.refuse(stream);
+            excess.refuse(stream, "the maximum number of connections is open; nothing was done, try again");
             continue;
         }
-        let open = Counted::by(&app.limits.open_connections);
-        let phase = Phase::new();
+        let open = (Counted::by(&app.limits.open_connections), share);
+        let phase = idle.add();
         let stream = TokioIo::new(Timeouts::new(stream, phase.clone(), timeouts.write.clone()));
         let (app, router) = (Arc::clone(&app), router.clone());
         let of_connection = phase.clone();
@@ -82,7 +97,7 @@ pub async fn serve(listener: TcpListener, app: Arc<AppState>, router: Router, ti
                 if app.draining.load(Ordering::Relaxed) {
                     answer.headers_mut().insert(header::CONNECTION, CLOSE);
                 }
-                phase.handled();
+                phase.handled(answer.size_hint().exact().is_none());
                 Ok::<_, Infallible>(answer)
             }
         });
@@ -93,14 +108,13 @@ pub async fn serve(listener: TcpListener, app: Arc<AppState>, router: Router, ti
             let ended = tokio::select! {
                 biased;
                 ended = connection.as_mut() => ended,
+                () = of_connection.closing() => {
+                    connection.as_mut().graceful_shutdown();
+                    close(connection.as_mut(), &of_connection, Duration::ZERO).await
+                }
                 () = stop.cancelled() => {
                     connection.as_mut().graceful_shutdown();
-                    match timeout(PARTIAL_TIMEOUT, connection.as_mut()).await {
-                        Ok(ended) => ended,
-                        // A head that began before may never end.
-                        Err(_) if of_connection.in_head() => Ok(()),
-                        Err(_) => connection.await,
-                    }
+                    close(connection.as_mut(), &of_connection, PARTIAL_TIMEOUT).await
                 }
             };
             drop(open);
@@ -113,6 +127,20 @@ pub async fn serve(listener: TcpListener, app: Arc<AppState>, router: Router, ti
     drop(listener);
     connections.close();
     connections.wait().await;
+}
+
+/// Waits for the end of a connection that takes no further request, but no longer than `partial` for a
+/// head that has begun: it may never end.
+async fn close<E>(
+    mut connection: Pin<&mut impl Future<Output = Result<(), E>>>,
+    phase: &Phase,
+    partial: Duration,
+) -> Result<(), E> {
+    match timeout(partial, connection.as_mut()).await {
+        Ok(ended) => ended,
+        Err(_) if phase.in_head() => Ok(()),
+        Err(_) => connection.await,
+    }
 }
 
 async fn answer(app: &AppState, router: Router, peer: IpAddr, mut request: Request<Incoming>) -> Response {
