@@ -40,7 +40,7 @@ impl Auth {
                         "{name} is set, but AUTH_MODE=trusted-header checks no token: unset it, or set AUTH_MODE=jwt"
                     ));
                 }
-                TrustedHeader::new(settings, config.listen_addr).map(Self::TrustedHeader)
+                TrustedHeader::new(config).map(Self::TrustedHeader)
             }
             AuthMode::Jwt => Jwt::new(&settings.jwt).map(Box::new).map(Self::Jwt),
         }

@@ -8,7 +8,7 @@ use like_events::UserId;
 use tracing::info;
 
 use super::error::AuthError;
-use crate::config::AuthSettings;
+use crate::config::Config;
 
 pub struct TrustedHeader {
     name: HeaderName,
@@ -20,9 +20,13 @@ pub struct TrustedHeader {
 
 impl TrustedHeader {
     /// The error says in one line why the settings are invalid and what to set instead.
-    pub fn new(settings: &AuthSettings, listen_addr: SocketAddr) -> Result<Self, String> {
+    pub fn new(config: &Config) -> Result<Self, String> {
+        let (settings, listen_addr) = (&config.auth, config.listen_addr);
         let shown = settings.auth_user_header.clone();
         let name = HeaderName::try_from(&shown).map_err(|e| format!("AUTH_USER_HEADER='{shown}': {e}"))?;
+        if config.browser.cors_allowed_headers.contains(&name) {
+            return Err(format!("CORS_ALLOWED_HEADERS has {shown}, which only a gateway may set: leave it out"));
+        }
         let allow_public = settings.auth_header_allow_public;
         if !listen_addr.ip().to_canonical().is_loopback() && !allow_public {
             return Err(format!(

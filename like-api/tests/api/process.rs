@@ -78,6 +78,8 @@ fn invalid_settings_are_named_in_one_line() {
         (&[("SHED_ABOVE", "soon")], &["SHED_ABOVE", "'soon'", "100ms"]),
         (&[("TOKIO_WORKER_THREADS", "two")], &["TOKIO_WORKER_THREADS", "'two'", "above 0"]),
         (&[("CORS_ALLOWED_ORIGINS", "https://a.example/")], &["CORS_ALLOWED_ORIGINS", "write https://a.example"]),
+        (&[("CORS_ALLOWED_HEADERS", "a b")], &["CORS_ALLOWED_HEADERS", "'a b'"]),
+        (&[("CORS_ALLOWED_HEADERS", "x-user-id")], &["CORS_ALLOWED_HEADERS has X-User-Id", "gateway"]),
         // Every client of the listener could name any user.
         (&[("LISTEN_ADDR", "0.0.0.0:0")], &["LISTEN_ADDR=0.0.0.0:0", "AUTH_HEADER_ALLOW_PUBLIC=true", "X-User-Id"]),
         (&[("LISTEN_ADDR", "[::]:0")], &["LISTEN_ADDR=[::]:0", "AUTH_HEADER_ALLOW_PUBLIC=true"]),

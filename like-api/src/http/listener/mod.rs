@@ -75,13 +75,17 @@ pub async fn serve(listener: TcpListener, app: Arc<AppState>, router: Router, ti
         let share = match app.limits.connection(peer) {
             Ok(share) => share,
             Err(why) => {
-                excess.refuse(stream, why);
+                excess.refuse(stream, Arc::clone(&app), why);
                 continue;
             }
         };
         if connections.len() >= app.limits.max_connections && !idle.close_longest() {
             app.limits.refused_connections.inc();
-            excess.refuse(stream, "the maximum number of connections is open; nothing was done, try again");
+            excess.refuse(
+                stream,
+                Arc::clone(&app),
+                "the maximum number of connections is open; nothing was done, try again",
+            );
             continue;
         }
         let open = (Counted::by(&app.limits.open_connections), share);
