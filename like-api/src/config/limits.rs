@@ -108,7 +108,7 @@ fn rate(text: &str) -> Result<f64, String> {
 }
 
 /// A network, or a single address.
-fn network(text: &str) -> Result<IpNet, String> {
+pub(super) fn network(text: &str) -> Result<IpNet, String> {
     let text = text.trim();
     let network: Option<IpNet> =
         text.parse().ok().or_else(|| Some(IpNet::from(text.parse::<std::net::IpAddr>().ok()?)));

@@ -229,17 +229,38 @@ async fn bad_body_closes_the_connection() {
             // Never sent: the service doesn't ask for it.
             ("Content-Length: 1048576\r\nExpect: 100-continue", String::new(), 413),
             ("Transfer-Encoding: chunked", "two\r\n{}\r\n0\r\n\r\n".to_owned(), 400),
+            ("Content-Length: 3", "{}".to_owned(), 400),
+            ("Host: i", String::new(), 400),
         ] {
             for line in ["DELETE /nowhere", "PUT /v1/products/p1/like"] {
                 let mut wire = Wire::to(url);
                 // The service may close before a large body is sent.
                 wire.send(format!("{line} HTTP/1.1\r\nHost: h\r\n{headers}\r\n\r\n{body}"));
+                if status == 400 {
+                    wire.end();
+                }
                 let answer = wire.answer();
                 assert_eq!((answer.status, answer.header("connection")), (status, "close"), "{line} {headers}");
+                let at_fault = headers.split(':').next().unwrap();
+                assert!(status != 400 || answer.text().contains(&format!("\"header\":\"{at_fault}\"")), "{answer:?}");
                 assert_eq!(answer.header("content-type"), "application/problem+json", "{answer:?}");
                 assert!(answer.text().contains("requestId"), "{answer:?}");
                 wire.is_closed();
             }
+        }
+    })
+    .await;
+    blocking(&api, |url| {
+        for (head, status) in [
+            ("GET /nowhere HTTP/1.1\r\n", 400),
+            ("GET /nowhere HTTP/1.0\r\n", 404),
+            (&*format!("GET /nowhere HTTP/1.1\r\nHost: h\r\n{}", "X: x\r\n".repeat(99)), 404),
+            // hyper's limit, without a document.
+            (&*format!("GET /nowhere HTTP/1.1\r\nHost: h\r\n{}", "X: x\r\n".repeat(100)), 431),
+        ] {
+            let mut wire = Wire::to(url);
+            wire.send(format!("{head}\r\n"));
+            assert_eq!(wire.status(), status, "{head}");
         }
     })
     .await;

@@ -64,7 +64,7 @@ fn invalid_settings_are_named_in_one_line() {
         (&[("DATABASE_URL", "-")], &["DATABASE_URL", "is not set"]),
         (&[("LISTEN_ADDR", "here")], &["LISTEN_ADDR", "'here'"]),
         (&[("AUTH_USER_HEADER", "a b")], &["AUTH_USER_HEADER", "'a b'"]),
-        (&[("AUTH_HEADER_ALLOW_PUBLIC", "perhaps")], &["AUTH_HEADER_ALLOW_PUBLIC", "'perhaps'"]),
+        (&[("AUTH_HEADER_FROM", "gateway")], &["AUTH_HEADER_FROM", "'gateway'"]),
         (&[("KAFKA_CONFIG_FILE", "/nowhere")], &["KAFKA_CONFIG_FILE", "/nowhere"]),
         (&[("RATE_LIMIT_USER", "-1")], &["RATE_LIMIT_USER", "'-1'", "0.5"]),
         (&[("RATE_LIMIT_USER_BURST", "0")], &["RATE_LIMIT_USER_BURST", "from 1"]),
@@ -81,12 +81,9 @@ fn invalid_settings_are_named_in_one_line() {
         (&[("CORS_ALLOWED_HEADERS", "a b")], &["CORS_ALLOWED_HEADERS", "'a b'"]),
         (&[("CORS_ALLOWED_HEADERS", "x-user-id")], &["CORS_ALLOWED_HEADERS has X-User-Id", "gateway"]),
         // Every client of the listener could name any user.
-        (&[("LISTEN_ADDR", "0.0.0.0:0")], &["LISTEN_ADDR=0.0.0.0:0", "AUTH_HEADER_ALLOW_PUBLIC=true", "X-User-Id"]),
-        (&[("LISTEN_ADDR", "[::]:0")], &["LISTEN_ADDR=[::]:0", "AUTH_HEADER_ALLOW_PUBLIC=true"]),
-        (
-            &[("LISTEN_ADDR", "192.0.2.1:80"), ("AUTH_USER_HEADER", "X-Me"), ("AUTH_HEADER_ALLOW_PUBLIC", "no")],
-            &["LISTEN_ADDR=192.0.2.1:80", "X-Me"],
-        ),
+        (&[("LISTEN_ADDR", "0.0.0.0:0")], &["LISTEN_ADDR=0.0.0.0:0", "AUTH_HEADER_FROM", "X-User-Id"]),
+        (&[("LISTEN_ADDR", "[::]:0")], &["LISTEN_ADDR=[::]:0", "AUTH_HEADER_FROM"]),
+        (&[("LISTEN_ADDR", "192.0.2.1:80"), ("AUTH_USER_HEADER", "X-Me")], &["LISTEN_ADDR=192.0.2.1:80", "X-Me"]),
     ] {
         refused(&settings(changes), said);
     }
@@ -166,7 +163,7 @@ impl Running {
 
 #[tokio::test]
 async fn shutdown_is_quick_without_dependencies() {
-    let public = [("LISTEN_ADDR", "0.0.0.0:0"), ("AUTH_HEADER_ALLOW_PUBLIC", "yes"), ("AUTH_USER_HEADER", "X-Me")];
+    let public = [("LISTEN_ADDR", "0.0.0.0:0"), ("AUTH_HEADER_FROM", "10.0.0.0/8"), ("AUTH_USER_HEADER", "X-Me")];
     let running = Running::start(&settings(&public)).await;
     let log = running.process.log();
     assert!(log.contains("auth_mode=\"trusted-header\" header=\"X-Me\""), "{log}");

@@ -50,7 +50,11 @@ pub async fn discard(request: &mut Request<Incoming>, stop: &CancellationToken) 
             }
             Err(ApiError::TooLarge(format!("no route takes a body; up to {BODY_MAX} bytes are read and ignored")))
         }
-        Ok(Err(_)) => Err(Fault::header("Transfer-Encoding", "doesn't match the body").into()),
+        Ok(Err(_)) => {
+            let chunked = request.headers().contains_key(header::TRANSFER_ENCODING);
+            let header = if chunked { "Transfer-Encoding" } else { "Content-Length" };
+            Err(Fault::header(header, "doesn't match the body").into())
+        }
         Err(_) => Err(ApiError::TooSlow(format!("the body must end within {} s", BODY_TIMEOUT.as_secs()))),
     }
 }

@@ -19,7 +19,7 @@ use std::time::{Duration, Instant};
 use axum::Router;
 use axum::body::Body;
 use axum::extract::Request;
-use axum::http::{HeaderValue, header};
+use axum::http::{HeaderValue, Version, header};
 use axum::response::{IntoResponse, Response};
 use hyper::body::{Body as _, Incoming};
 use hyper::server::conn::http1;
@@ -37,10 +37,12 @@ use self::idle::{IdleConnections, Phase};
 use self::timeouts::Timeouts;
 pub use self::timeouts::WriteTimeout;
 use crate::app::AppState;
+use crate::http::error::{ApiError, Fault};
 use crate::http::middleware::request_context::{Received, RequestContext};
 use crate::metrics::Counted;
 
-/// The largest head, URL included, in bytes; a larger one is answered 431. The longest that a route
+/// The largest head, URL included, in bytes; a larger one, or one of more than 100 fields, hyper's limit,
+/// is answered 431. The longest that a route
 /// takes (`ids`) fits twice, and the buffer of a connection is no larger.
 const HEAD_MAX: usize = 16 * 1024;
 const CLOSE: HeaderValue = HeaderValue::from_static("close");
@@ -93,15 +95,22 @@ pub async fn serve(listener: TcpListener, app: Arc<AppState>, router: Router, ti
         let stream = TokioIo::new(Timeouts::new(stream, phase.clone(), timeouts.write.clone()));
         let (app, router) = (Arc::clone(&app), router.clone());
         let of_connection = phase.clone();
-        let service = service_fn(move |request| {
+        let service = service_fn(move |request: Request<Incoming>| {
             phase.handling();
             let (app, router, phase) = (Arc::clone(&app), router.clone(), phase.clone());
+            let old = request.version() < Version::HTTP_11;
             async move {
                 let mut answer = answer(&app, router, peer, request).await;
-                if app.draining.load(Ordering::Relaxed) {
+                let stream = answer.size_hint().exact().is_none();
+                // A stream for HTTP/1.0 ends with its connection.
+                if (stream && old) || app.draining.load(Ordering::Relaxed) {
                     answer.headers_mut().insert(header::CONNECTION, CLOSE);
+                    if old {
+                        // hyper would replace the header by keep-alive where the client asked for it.
+                        *answer.version_mut() = Version::HTTP_10;
+                    }
                 }
-                phase.handled(answer.size_hint().exact().is_none());
+                phase.handled(stream);
                 Ok::<_, Infallible>(answer)
             }
         });
@@ -149,7 +158,11 @@ async fn close<E>(
 
 async fn answer(app: &AppState, router: Router, peer: IpAddr, mut request: Request<Incoming>) -> Response {
     let received = Received { peer, at: Instant::now() };
-    if let Err(refusal) = body::discard(&mut request, &app.stop).await {
+    let acceptable = match check_host(&request) {
+        Ok(()) => body::discard(&mut request, &app.stop).await,
+        refused => refused,
+    };
+    if let Err(refusal) = acceptable {
         let context = RequestContext::new(app, &request, received);
         let mut answer = context.answer(app, "", async { refusal.into_response() }).await;
         // The rest of the body would be read as the next request.
@@ -161,6 +174,17 @@ async fn answer(app: &AppState, router: Router, peer: IpAddr, mut request: Reque
     }
     // Boxed, so that the future of a like, which is moved several times, stays small.
     Box::pin(routed(router, received, request)).await
+}
+
+/// Without exactly one Host, proxies and servers may take a request to be for different ones.
+fn check_host<B>(request: &Request<B>) -> Result<(), ApiError> {
+    let mut hosts = request.headers().get_all(header::HOST).iter();
+    match (hosts.next(), hosts.next()) {
+        (Some(_), None) => Ok(()),
+        (None, _) if request.version() < Version::HTTP_11 => Ok(()),
+        (None, _) => Err(Fault::header("Host", "is missing").into()),
+        (Some(_), Some(_)) => Err(Fault::header("Host", "occurs more than once").into()),
+    }
 }
 
 async fn routed(mut router: Router, received: Received, mut request: Request<Incoming>) -> Response {

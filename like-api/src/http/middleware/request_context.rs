@@ -43,7 +43,12 @@ pub const ACCESS: &str = "like_api::access";
 
 /// Returns the client's address of a routed request.
 pub fn client(app: &AppState, parts: &Parts) -> IpAddr {
-    app.limits.proxies.client(received(&parts.extensions).peer, &parts.headers)
+    app.limits.proxies.client(peer(&parts.extensions), &parts.headers)
+}
+
+/// Returns the peer of a routed request's connection.
+pub fn peer(extensions: &Extensions) -> IpAddr {
+    received(extensions).peer
 }
 
 fn received(extensions: &Extensions) -> Received {

@@ -5,7 +5,7 @@ use std::time::Duration;
 use like_testkit::{TestDatabase, until};
 use reqwest::Method;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpSocket;
+use tokio::net::{TcpSocket, TcpStream};
 
 use super::{Events, NEVER, SHORT, count, set_up, start};
 use crate::readiness::through_a_proxy;
@@ -83,6 +83,20 @@ async fn address_gets_a_share_of_streams() {
     for share in ["streams", "products"] {
         assert_eq!(api.port.metric("likes_over_share_total", share).await, 1.0, "{share}");
     }
+}
+
+#[tokio::test]
+async fn stream_for_http_1_0_promises_no_keep_alive() {
+    let (_database, api) = set_up(NEVER, |_| ()).await;
+    let mut stream = TcpStream::connect(api.url.strip_prefix("http://").unwrap()).await.unwrap();
+    let head = "GET /v1/likes/stream?ids=p1 HTTP/1.0\r\nConnection: keep-alive\r\n\r\n";
+    stream.write_all(head.as_bytes()).await.unwrap();
+    let mut answer = Vec::new();
+    while !answer.windows(4).any(|end| end == b"\r\n\r\n") {
+        assert!(stream.read_buf(&mut answer).await.unwrap() > 0);
+    }
+    let answer = String::from_utf8(answer).unwrap();
+    assert!(answer.starts_with("HTTP/1.0 200 ") && !answer.contains("keep-alive"), "{answer}");
 }
 
 #[tokio::test]
