@@ -10,7 +10,7 @@ use sqlx::PgPool;
 use tokio_util::sync::CancellationToken;
 
 use crate::auth::Auth;
-use crate::config::Config;
+use crate::config::{Config, SiteSettings};
 use crate::cors::Cors;
 use crate::limits::Limits;
 use crate::metrics::Metrics;
@@ -24,6 +24,9 @@ pub struct AppState {
     pub auth: Auth,
     pub limits: Limits,
     pub cors: Cors,
+    pub site: SiteSettings,
+    /// Where examples of the description lead.
+    pub example_url: String,
     pub gate: WriteGate,
     pub publisher: Arc<Publisher>,
     /// The database; all SQL is in [`crate::read::queries`].
@@ -58,6 +61,8 @@ impl AppState {
         Ok(Self {
             auth,
             cors: Cors::new(&config.browser),
+            site: config.site.clone(),
+            example_url: config.example_url(),
             gate: WriteGate::closed(),
             publisher,
             counts: Counts::new(pool.clone(), registry),

@@ -5,6 +5,7 @@ mod auth;
 mod browser;
 mod jwt;
 mod limits;
+mod site;
 mod stream;
 
 use std::net::SocketAddr;
@@ -21,6 +22,7 @@ pub use self::auth::{AuthMode, AuthSettings};
 pub use self::browser::{AllowedOrigin, BrowserSettings};
 pub use self::jwt::{JwksTiming, JwtAlgorithm, JwtSettings};
 pub use self::limits::{LimitSettings, ProxyHeader, REFUSALS_MAX};
+pub use self::site::SiteSettings;
 pub use self::stream::StreamSettings;
 
 /// Accepts likes over HTTP and publishes them to Kafka; serves counts from PostgreSQL.
@@ -52,6 +54,9 @@ pub struct Config {
     pub browser: BrowserSettings,
 
     #[command(flatten)]
+    pub site: SiteSettings,
+
+    #[command(flatten)]
     pub kafka: KafkaSettings,
 
     #[command(flatten)]
@@ -70,6 +75,15 @@ pub struct Config {
 }
 
 impl Config {
+    /// Returns the URL for examples: the public one, or the listener's.
+    pub fn example_url(&self) -> String {
+        let mut listener = self.listen_addr;
+        if listener.ip().is_unspecified() {
+            listener.set_ip([127, 0, 0, 1].into());
+        }
+        self.site.public_url.clone().unwrap_or_else(|| format!("http://{listener}"))
+    }
+
     /// The error says in one line which limit is refused.
     pub fn check_limits(&self) -> Result<(), String> {
         self.streams.max_streams(self.limits.max_connections()?).map(drop)

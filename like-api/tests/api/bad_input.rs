@@ -136,7 +136,6 @@ async fn unknown_route_and_method_are_refused() {
         ("GET", "/v1/receipts/01-2-3", &[], 400, INVALID, receipt),
         ("GET", "/v1/receipts/1-2-9223372036854775808", &[], 400, INVALID, receipt),
         ("GET", "/v1/receipts/%FF", &[], 400, INVALID, receipt),
-        ("GET", "/", &[], 404, "not-found", &[]),
         ("GET", "/v1/products/p1/likes/", &[], 404, "not-found", &[]),
         // Only the admin port has these.
         ("GET", "/readyz", &[], 404, "not-found", &[]),

@@ -14,7 +14,6 @@ use uuid::Uuid;
 
 use crate::app::AppState;
 use crate::config::REFUSALS_MAX;
-use crate::cors::Cors;
 
 /// The time in which a client has to read the answer.
 const TIMEOUT: Duration = Duration::from_secs(1);
@@ -34,7 +33,7 @@ impl ExcessConnections {
         }
         self.0.spawn(timeout(TIMEOUT, async move {
             let head = timeout(HEAD_TIMEOUT, head(&mut stream)).await.unwrap_or_default();
-            stream.write_all(&answer(&app.cors, origin(&head), why)).await?;
+            stream.write_all(&answer(&app, origin(&head), why)).await?;
             stream.shutdown().await?;
             // Closing with unread bytes resets the connection, which may lose the answer.
             let mut unread = [0; 1024];
@@ -62,11 +61,11 @@ fn origin(head: &[u8]) -> Option<HeaderValue> {
     HeaderValue::from_bytes(value.trim_ascii()).ok()
 }
 
-fn answer(cors: &Cors, origin: Option<HeaderValue>, why: &str) -> Vec<u8> {
+fn answer(app: &AppState, origin: Option<HeaderValue>, why: &str) -> Vec<u8> {
     // No log line has this id, but clients rely on having one.
-    let id = Uuid::now_v7();
+    let (id, base) = (Uuid::now_v7(), app.site.base());
     let body = format!(
-        r#"{{"type":"/problems/overloaded","title":"Too busy","status":503,"detail":"{why}","requestId":"{id}"}}"#
+        r#"{{"type":"{base}/problems/overloaded","title":"Too busy","status":503,"detail":"{why}","requestId":"{id}"}}"#
     );
     let mut head = format!(
         "HTTP/1.1 503 Service Unavailable\r\ncontent-type: application/problem+json\r\ncontent-length: {}\r\n\
@@ -75,7 +74,7 @@ fn answer(cors: &Cors, origin: Option<HeaderValue>, why: &str) -> Vec<u8> {
     )
     .into_bytes();
     let mut headers = Response::default();
-    cors.finish(origin.as_ref(), &mut headers);
+    app.cors.finish(origin.as_ref(), &mut headers);
     for (name, value) in headers.headers() {
         head.extend([name.as_str().as_bytes(), b": ", value.as_bytes(), b"\r\n"].concat());
     }

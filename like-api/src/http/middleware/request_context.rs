@@ -137,7 +137,7 @@ impl RequestContext {
     /// Completes, counts and logs the answer.
     fn finish(self, app: &AppState, route: &str, mut response: Response) -> Response {
         let Self { started, id, method, origin, span, trace, in_progress, .. } = self;
-        finish(&mut response, &id);
+        finish(&mut response, &id, app.site.base());
         app.cors.finish(origin.as_ref(), &mut response);
 
         let (status, took) = (response.status(), started.elapsed());

@@ -99,6 +99,11 @@ async fn read(app: &AppState, products: Vec<ProductId>, user: Option<&UserId>) -
 /// only by that caller, who has to revalidate it.
 fn caching(app: &AppState, user: Option<&UserId>) -> [(HeaderName, HeaderValue); 2] {
     const _: () = assert!(CACHE_AGE.as_secs() == 1 && CACHE_AGE.subsec_nanos() == 0, "max-age below says the same");
-    let control = if user.is_some() { "private, no-cache" } else { "public, max-age=1" };
+    let control = match user {
+        Some(_) => "private, no-cache",
+        None if app.site.public_caching => "public, max-age=1",
+        // A shared cache that doesn't see the header of `Vary` would serve it to known callers.
+        None => "private, max-age=1",
+    };
     [(header::CACHE_CONTROL, HeaderValue::from_static(control)), (header::VARY, app.auth.vary())]
 }

@@ -85,7 +85,7 @@ problem_responses!(LikeProblems: INVALID_REQUEST, UNAUTHENTICATED, KEYS_UNAVAILA
     put, path = paths::LIKE, operation_id = "like", tag = "likes", security(("caller" = [])),
     params(
         ("productId" = schemas::ProductId, Path, example = "p42"),
-        ("Idempotency-Key" = Option<schemas::IdempotencyKey>, Header, description = KEY, example = "click-1"),
+        ("Idempotency-Key" = Option<schemas::IdempotencyKey>, Header, description = KEY),
     ),
     responses(
         (
@@ -114,7 +114,7 @@ pub async fn like(State(app): State<Arc<AppState>>, request: LikeRequest) -> Res
     delete, path = paths::LIKE, operation_id = "unlike", tag = "likes", security(("caller" = [])),
     params(
         ("productId" = schemas::ProductId, Path, example = "p42"),
-        ("Idempotency-Key" = Option<schemas::IdempotencyKey>, Header, description = KEY, example = "click-2"),
+        ("Idempotency-Key" = Option<schemas::IdempotencyKey>, Header, description = KEY),
     ),
     responses(
         (
@@ -151,7 +151,7 @@ pub async fn publish(app: &AppState, request: LikeRequest, liked: bool) -> Resul
     let position = published.map_err(ApiError::NotPublished)?;
 
     let receipt = Receipt { sequence, partition: position.partition, offset: position.offset }.to_string();
-    let location = [(header::LOCATION, format!("/v1/receipts/{receipt}"))];
+    let location = [(header::LOCATION, format!("{}/v1/receipts/{receipt}", app.site.base()))];
     let body = Acknowledged { event_id, product_id: event.product_id, liked, receipt };
     Ok((StatusCode::ACCEPTED, location, Json(body)).into_response())
 }
