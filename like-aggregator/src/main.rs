@@ -7,6 +7,7 @@ use std::process::ExitCode;
 use like_aggregator::cli::{Cli, CliCommand};
 use like_aggregator::commands::{self, Outcome};
 use like_aggregator::timing::Timing;
+use like_common::error_text::error_text;
 use like_common::{admin, cli, shutdown, telemetry, traces};
 
 pub fn main() -> ExitCode {
@@ -59,7 +60,7 @@ pub fn main() -> ExitCode {
             if let Some(usage) = error.downcast_ref::<cli::UsageError>() {
                 return cli::usage_error(&usage.0);
             }
-            eprintln!("error: {error:#}");
+            eprintln!("error: {}", error_text(&error));
             ExitCode::from(failed)
         }
     }

@@ -9,6 +9,7 @@ use anyhow::Context;
 use like_api::auth::Auth;
 use like_api::config::{Cli, Config};
 use like_api::server::{Listeners, serve};
+use like_common::error_text::error_text;
 use like_common::{admin, cli, shutdown, telemetry, traces};
 use rustix::process::{Resource, getrlimit, setrlimit};
 use tokio::runtime::Runtime;
@@ -97,6 +98,6 @@ async fn run(config: Config) -> anyhow::Result<()> {
 }
 
 fn failed(error: &anyhow::Error) -> ExitCode {
-    eprintln!("error: {}", format!("{error:#}").replace('\n', " "));
+    eprintln!("error: {}", error_text(error));
     ExitCode::FAILURE
 }
