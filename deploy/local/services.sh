@@ -26,7 +26,7 @@ set_addresses() {
 service_settings() { # NAME PORT…
   local name=$1 environment
   shift
-  environment=$(env | grep -E '^(KAFKA_|DATABASE_|AUTH_|JWT_|RATE_|TRUSTED_|MAX_|SHED_|CORS_|DEDUP|BATCH_|LOG_|RUST_|OTEL_)' | sort | sha256sum | cut -c1-12)
+  environment=$(env | grep -E '^(KAFKA_|DATABASE_|AUTH_|JWT_|RATE_|TRUSTED_|MAX_|SHED_|CORS_|SHUTDOWN_|IDLE_|ADDRESS_|STREAM_|PUBLIC_|DOCS|DEDUP|BATCH_|LOG_|RUST_|OTEL_)' | sort | sha256sum | cut -c1-12)
   printf '%s' "ports=$* program=$(stat -c '%i.%s.%.9Y' "$BIN/$name") environment=$environment"
 }
 

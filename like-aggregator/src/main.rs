@@ -1,5 +1,5 @@
 //! Reads the settings, starts logging and runs the command. Exit status 0: done; 1: a command found differences, `run`
-//! ended because continuing would be wrong, or `healthcheck` found the service not ready; 2: the settings are unusable or
+//! ended because continuing would be wrong, or `healthcheck` found the service not healthy; 2: the settings are unusable or
 //! a command has failed.
 
 use std::process::ExitCode;
@@ -7,6 +7,7 @@ use std::process::ExitCode;
 use like_aggregator::cli::{Cli, CliCommand};
 use like_aggregator::commands::{self, Outcome};
 use like_aggregator::timing::Timing;
+use like_common::error_text::error_text;
 use like_common::{admin, cli, shutdown, telemetry, traces};
 
 pub fn main() -> ExitCode {
@@ -35,7 +36,7 @@ pub fn main() -> ExitCode {
             }
             CliCommand::Setup(settings) => commands::setup(&settings).await?,
             CliCommand::Status(settings) => commands::status(&settings).await?,
-            CliCommand::Healthcheck(settings) => admin::healthcheck(settings.admin_addr).await?,
+            CliCommand::Healthcheck(settings) => admin::healthcheck(settings.admin.admin_addr, settings.ready).await?,
             CliCommand::Topics(settings) => return commands::topics(&settings).await,
             CliCommand::Rebuild(settings) => commands::rebuild(&settings, shutdown::on_signal()?).await?,
             CliCommand::Audit(settings) if settings.log => {
@@ -59,7 +60,7 @@ pub fn main() -> ExitCode {
             if let Some(usage) = error.downcast_ref::<cli::UsageError>() {
                 return cli::usage_error(&usage.0);
             }
-            cli::print_error(&format!("{error:#}"));
+            cli::print_error(&error_text(&error));
             ExitCode::from(failed)
         }
     }

@@ -1,6 +1,7 @@
 //! The state that all handlers share.
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use anyhow::anyhow;
 use like_common::traces::Traces;
@@ -9,7 +10,7 @@ use sqlx::PgPool;
 use tokio_util::sync::CancellationToken;
 
 use crate::auth::Auth;
-use crate::config::Config;
+use crate::config::{Config, SiteSettings};
 use crate::cors::Cors;
 use crate::limits::Limits;
 use crate::metrics::Metrics;
@@ -17,12 +18,15 @@ use crate::publish::producer::Publisher;
 use crate::publish::write_gate::WriteGate;
 use crate::read::counts::Counts;
 use crate::read::live::Streams;
-use crate::read::receipts::Receipts;
+use crate::read::receipts::{Receipts, WAITERS_MAX};
 
 pub struct AppState {
     pub auth: Auth,
     pub limits: Limits,
     pub cors: Cors,
+    pub site: SiteSettings,
+    /// Where examples of the description lead.
+    pub example_url: String,
     pub gate: WriteGate,
     pub publisher: Arc<Publisher>,
     /// The database; all SQL is in [`crate::read::queries`].
@@ -32,33 +36,43 @@ pub struct AppState {
     pub streams: Streams,
     pub metrics: Metrics,
     pub traces: Traces,
+    /// After a signal: answers close their connections.
+    pub draining: AtomicBool,
+    /// After a signal and `SHUTDOWN_DELAY`: nothing new begins, and waits end.
+    pub stop: CancellationToken,
 }
 
 impl AppState {
     /// Registers the metrics of all parts with `registry`. No like is accepted until the write gate is
-    /// opened. `shutdown` ends the waits for receipts.
+    /// opened.
     pub fn new(
         config: &Config,
         publisher: Arc<Publisher>,
         metrics: Metrics,
         registry: &Registry,
-        shutdown: &CancellationToken,
     ) -> anyhow::Result<Self> {
+        let stop = CancellationToken::new();
         let pool = crate::read::pool::open(&config.database);
         let auth = Auth::new(config).map_err(|refusal| anyhow!(refusal))?;
         auth.register(registry);
+        let limits = Limits::new(&config.limits, registry).map_err(|refusal| anyhow!(refusal))?;
+        let streams = Streams::new(&config.streams, &limits, pool.clone(), registry);
         crate::read::pool::register(registry, &pool);
         Ok(Self {
             auth,
-            limits: Limits::new(&config.limits, registry),
             cors: Cors::new(&config.browser),
+            site: config.site.clone(),
+            example_url: config.example_url(),
             gate: WriteGate::closed(),
             publisher,
             counts: Counts::new(pool.clone(), registry),
-            receipts: Receipts::new(pool.clone(), registry, shutdown.clone()),
-            streams: Streams::new(&config.streams, pool.clone(), registry),
+            receipts: Receipts::new(pool.clone(), registry, limits.share("receipts", WAITERS_MAX), stop.clone()),
+            streams: streams.map_err(|refusal| anyhow!(refusal))?,
+            limits,
             pool,
             metrics,
+            draining: AtomicBool::new(false),
+            stop: stop.clone(),
             traces: Traces::start("like-api", env!("CARGO_PKG_VERSION"), registry)?,
         })
     }

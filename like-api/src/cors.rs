@@ -19,10 +19,12 @@ use crate::config::{AllowedOrigin, BrowserSettings};
 /// What pages of a listed origin may send.
 const METHODS: &str = "GET, HEAD, PUT, DELETE";
 const HEADERS: &str = "authorization, idempotency-key, prefer, if-none-match, last-event-id, x-request-id, \
-                       traceparent, tracestate";
+                       traceparent, tracestate, baggage, sentry-trace, content-type, cache-control, pragma, \
+                       x-requested-with";
 /// What pages of other origins may send, where `*` is set.
 const ANONYMOUS_METHODS: &str = "GET, HEAD";
-const ANONYMOUS_HEADERS: &str = "prefer, if-none-match, last-event-id, x-request-id, traceparent, tracestate";
+const ANONYMOUS_HEADERS: &str = "prefer, if-none-match, last-event-id, x-request-id, traceparent, tracestate, baggage, \
+                                 sentry-trace, content-type, cache-control, pragma, x-requested-with";
 /// The response headers that pages may read, beside those that are always readable.
 const EXPOSED: &str = "location, etag, retry-after, x-request-id, preference-applied, www-authenticate";
 /// How long a browser caches the answer, in seconds. Chromium caches at most two hours.
@@ -37,6 +39,8 @@ const PAGE_POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'sel
 pub struct Cors {
     exact: Vec<HeaderValue>,
     any: bool,
+    headers: HeaderValue,
+    anonymous_headers: HeaderValue,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -48,7 +52,13 @@ enum Permission {
 
 impl Cors {
     pub fn new(settings: &BrowserSettings) -> Self {
-        let mut rules = Self { exact: Vec::new(), any: false };
+        let with_more = |usual: &str| {
+            let more = settings.cors_allowed_headers.iter().map(HeaderName::as_str);
+            let all: Vec<_> = std::iter::once(usual).chain(more).collect();
+            HeaderValue::try_from(all.join(", ")).expect("header names and commas")
+        };
+        let (headers, anonymous_headers) = (with_more(HEADERS), with_more(ANONYMOUS_HEADERS));
+        let mut rules = Self { exact: Vec::new(), any: false, headers, anonymous_headers };
         for origin in &settings.cors_allowed_origins {
             match origin {
                 AllowedOrigin::Any => rules.any = true,
@@ -64,17 +74,17 @@ impl Cors {
         let origin = headers.get(header::ORIGIN).filter(|_| is_one && self.enabled())?;
         let mut answer = StatusCode::NO_CONTENT.into_response();
         let (methods, allowed) = match self.permission(Some(origin)) {
-            Permission::Everything => (METHODS, HEADERS),
-            Permission::Read => (ANONYMOUS_METHODS, ANONYMOUS_HEADERS),
+            Permission::Everything => (METHODS, &self.headers),
+            Permission::Read => (ANONYMOUS_METHODS, &self.anonymous_headers),
             // Without permissions: the browser reports it in its console.
             Permission::Nothing => return Some(answer),
         };
         for (name, value) in [
-            (header::ACCESS_CONTROL_ALLOW_METHODS, methods),
-            (header::ACCESS_CONTROL_ALLOW_HEADERS, allowed),
-            (header::ACCESS_CONTROL_MAX_AGE, PREFLIGHT_AGE),
+            (header::ACCESS_CONTROL_ALLOW_METHODS, HeaderValue::from_static(methods)),
+            (header::ACCESS_CONTROL_ALLOW_HEADERS, allowed.clone()),
+            (header::ACCESS_CONTROL_MAX_AGE, HeaderValue::from_static(PREFLIGHT_AGE)),
         ] {
-            answer.headers_mut().insert(name, HeaderValue::from_static(value));
+            answer.headers_mut().insert(name, value);
         }
         Some(answer)
     }
@@ -164,7 +174,13 @@ mod tests {
 
     #[test]
     fn vary_adds_origin_once() {
-        let listed = Cors { exact: vec![SHOP], any: false };
+        let rules = |exact, any| Cors {
+            exact,
+            any,
+            headers: HeaderValue::from_static(""),
+            anonymous_headers: HeaderValue::from_static(""),
+        };
+        let listed = rules(vec![SHOP], false);
         for (set, expected) in [
             (&[][..], "origin"),
             (&["Authorization"], "Authorization, origin"),
@@ -179,7 +195,7 @@ mod tests {
         }
         // All origins get the same answer.
         for any in [true, false] {
-            assert!(finished(&Cors { exact: Vec::new(), any }, Some(&SHOP), &[]).is_empty());
+            assert!(finished(&rules(Vec::new(), any), Some(&SHOP), &[]).is_empty());
         }
     }
 }

@@ -9,6 +9,7 @@ use anyhow::Context;
 use like_api::auth::Auth;
 use like_api::config::{Cli, Config};
 use like_api::server::{Listeners, serve};
+use like_common::error_text::error_text;
 use like_common::{admin, cli, shutdown, telemetry, traces};
 use rustix::process::{Resource, getrlimit, setrlimit};
 use tokio::runtime::Runtime;
@@ -24,7 +25,10 @@ fn main() -> ExitCode {
         if let Err(refusal) = telemetry::init(&config.log) {
             return cli::usage_error(&refusal);
         }
-        let usable = Auth::new(config).and(config.kafka.client_config("like-api").map_err(|e| format!("{e:#}")));
+        let usable = Auth::new(config)
+            .map(drop)
+            .and(config.check_limits())
+            .and(config.kafka.client_config("like-api").map_err(|e| format!("{e:#}")));
         if let Err(refusal) = usable.map(drop).and_then(|()| traces::check()) {
             return cli::usage_error(&refusal);
         }
@@ -36,7 +40,7 @@ fn main() -> ExitCode {
     };
     let result = runtime.block_on(async {
         match cli {
-            Cli::Healthcheck(settings) => admin::healthcheck(settings.admin_addr).await,
+            Cli::Healthcheck(settings) => admin::healthcheck(settings.admin.admin_addr, settings.ready).await,
             Cli::Serve(config) => run(*config).await,
         }
     });
@@ -97,6 +101,6 @@ async fn run(config: Config) -> anyhow::Result<()> {
 }
 
 fn failed(error: &anyhow::Error) -> ExitCode {
-    cli::print_error(&format!("{error:#}").replace('\n', " "));
+    cli::print_error(&error_text(error));
     ExitCode::FAILURE
 }

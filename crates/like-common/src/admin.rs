@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use anyhow::{Context, bail};
 use axum::Router;
-use axum::extract::State;
+use axum::extract::{RawQuery, State};
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Json, Response};
 use axum::routing::get;
@@ -40,10 +40,16 @@ pub async fn serve(
 ) -> std::io::Result<()> {
     let router = Router::new()
         .route("/livez", get(async |State(admin): State<Admin>| report("silent", &admin.health.silent())))
-        .route("/readyz", get(async |State(admin): State<Admin>| report("waitingFor", &admin.health.unready())))
+        .route("/readyz", get(readyz))
         .route("/metrics", get(metrics))
         .with_state(Admin { health, registry });
     axum::serve(listener, router).with_graceful_shutdown(stop.cancelled_owned()).await
+}
+
+/// `/readyz?writes` also requires what only writes need.
+async fn readyz(State(admin): State<Admin>, RawQuery(query): RawQuery) -> Response {
+    let writes = query.is_some_and(|query| query.split('&').any(|part| part.split('=').next() == Some("writes")));
+    report("waitingFor", &if writes { admin.health.unwritable() } else { admin.health.unready() })
 }
 
 /// Returns 200 if nothing is wrong, otherwise 503 with the reasons.
@@ -63,23 +69,26 @@ async fn metrics(State(admin): State<Admin>) -> Response {
     }
 }
 
-/// The `healthcheck` subcommand: requests `/readyz` of the service in this container. An unspecified address (0.0.0.0, ::)
-/// is replaced by loopback.
-pub async fn healthcheck(admin_addr: SocketAddr) -> anyhow::Result<()> {
+/// The `healthcheck` subcommand: requests `/livez`, or `/readyz`, of the service in this container. Containers are
+/// restarted when they are unhealthy, so the default must not depend on other servers. An unspecified address
+/// (0.0.0.0, ::) is replaced by loopback.
+pub async fn healthcheck(admin_addr: SocketAddr, ready: bool) -> anyhow::Result<()> {
+    let path = if ready { "/readyz" } else { "/livez" };
     let mut addr = admin_addr;
     if addr.ip().is_unspecified() {
         addr.set_ip(if addr.is_ipv4() { [127, 0, 0, 1].into() } else { std::net::Ipv6Addr::LOCALHOST.into() });
     }
     let ask = async {
         let mut stream = TcpStream::connect(addr).await.with_context(|| format!("admin port {addr}"))?;
-        stream.write_all(b"GET /readyz HTTP/1.0\r\nHost: localhost\r\n\r\n").await?;
+        stream.write_all(format!("GET {path} HTTP/1.0\r\nHost: localhost\r\n\r\n").as_bytes()).await?;
         let mut answer = String::new();
         stream.read_to_string(&mut answer).await?;
         anyhow::Ok(answer)
     };
     let answer = tokio::time::timeout(Duration::from_secs(3), ask).await.context("no answer within 3 s")??;
     if answer.split_whitespace().nth(1) != Some("200") {
-        bail!("not ready: {}", answer.lines().last().unwrap_or_default());
+        let state = if ready { "not ready" } else { "not healthy" };
+        bail!("{state}: {}", answer.lines().last().unwrap_or_default());
     }
     Ok(())
 }

@@ -68,6 +68,13 @@ pub fn shown(duration: Duration) -> String {
     humantime::format_duration(duration).to_string()
 }
 
+/// The same within bounds, which the error names.
+pub fn duration_between(text: &str, least: Duration, most: Duration) -> Result<Duration, String> {
+    let duration = duration(text)?;
+    let fits = (least..=most).contains(&duration);
+    if fits { Ok(duration) } else { Err(format!("expected {} to {}", shown(least), shown(most))) }
+}
+
 /// Returns clap's error as one line, with the setting's environment variable, which clap omits.
 fn one_line(command: &Command, error: &clap::Error) -> String {
     let text = |kind| match error.get(kind) {

@@ -1,9 +1,14 @@
 //! Liveness and readiness, reported by the parts of a service.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
+
+use tracing::{info, warn};
+
+/// The condition that is unmet from the signal to the end.
+pub const SHUTDOWN: &str = "shutdown";
 
 /// Shared by all parts of a service and its admin port.
 #[derive(Clone, Default)]
@@ -11,39 +16,83 @@ pub struct Health(Arc<Inner>);
 
 #[derive(Default)]
 struct Inner {
-    /// The unmet conditions and why they are unmet; ready if empty.
-    waiting_for: Mutex<BTreeMap<&'static str, String>>,
+    conditions: Mutex<Conditions>,
     heartbeats: Mutex<Vec<Heartbeat>>,
 }
 
+#[derive(Default)]
+struct Conditions {
+    /// The unmet conditions and why they are unmet.
+    unmet: BTreeMap<&'static str, String>,
+    /// Conditions that count towards readiness only until they are met for the first time. None: all
+    /// conditions always count.
+    met_once: Option<BTreeSet<&'static str>>,
+    /// Whether all conditions were met at some time.
+    complete: bool,
+}
+
 impl Health {
-    /// Returns the health of a service that is ready once each of `conditions` is met.
+    /// Returns the health of a service that is ready while each of `conditions` is met.
     pub fn waiting_for(conditions: &[&'static str]) -> Self {
+        Self::default().waits_for(conditions)
+    }
+
+    /// Returns the health of a service that is ready once each of `conditions` was met, whatever is
+    /// reported later: an outage of a shared dependency must not take all replicas out of service.
+    pub fn waiting_once_for(conditions: &[&'static str]) -> Self {
         let health = Self::default();
+        health.conditions().met_once = Some(BTreeSet::new());
+        health.waits_for(conditions)
+    }
+
+    fn waits_for(self, conditions: &[&'static str]) -> Self {
         for condition in conditions {
-            health.unmet(condition, "not there yet");
+            self.unmet(condition, "not there yet");
         }
-        health
+        self
     }
 
     /// Reports that `condition` is met; returns whether that is a change.
     pub fn met(&self, condition: &'static str) -> bool {
-        self.conditions().remove(condition).is_some()
+        let mut conditions = self.conditions();
+        let changed = conditions.unmet.remove(condition).is_some();
+        if let Some(met_once) = &mut conditions.met_once {
+            met_once.insert(condition);
+            if changed && conditions.unmet.is_empty() {
+                conditions.complete = true;
+                info!("writes are possible");
+            }
+        }
+        changed
     }
 
     /// Reports that `condition` is not met; returns whether that, or the reason, is a change.
     pub fn unmet(&self, condition: &'static str, why: impl Into<String>) -> bool {
         let why = why.into();
-        self.conditions().insert(condition, why.clone()) != Some(why)
+        let mut conditions = self.conditions();
+        if conditions.met_once.is_some() && conditions.complete && conditions.unmet.is_empty() && condition != SHUTDOWN
+        {
+            warn!(condition, why, "writes are not possible");
+        }
+        let before = conditions.unmet.insert(condition, why.clone());
+        before != Some(why)
     }
 
-    /// Returns the unmet conditions and their reasons.
+    /// Returns the conditions that make the service unready, and their reasons.
     pub fn unready(&self) -> BTreeMap<&'static str, String> {
-        self.conditions().clone()
+        let conditions = self.conditions();
+        let met_once = |condition: &&str| conditions.met_once.as_ref().is_some_and(|met| met.contains(condition));
+        let counted = conditions.unmet.iter().filter(|(condition, _)| !met_once(condition));
+        counted.map(|(condition, why)| (*condition, why.clone())).collect()
+    }
+
+    /// Returns all unmet conditions: the reasons why writes are not possible.
+    pub fn unwritable(&self) -> BTreeMap<&'static str, String> {
+        self.conditions().unmet.clone()
     }
 
     pub fn is_ready(&self) -> bool {
-        self.conditions().is_empty()
+        self.unready().is_empty()
     }
 
     /// Returns a heartbeat for a loop, which counts as dead if it doesn't beat for `limit`.
@@ -62,8 +111,8 @@ impl Health {
         silent.map(|beat| (beat.name, format!("silent for {} s", beat.age().as_secs()))).collect()
     }
 
-    fn conditions(&self) -> std::sync::MutexGuard<'_, BTreeMap<&'static str, String>> {
-        self.0.waiting_for.lock().unwrap_or_else(PoisonError::into_inner)
+    fn conditions(&self) -> std::sync::MutexGuard<'_, Conditions> {
+        self.0.conditions.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -98,6 +147,19 @@ mod tests {
         assert!(health.met("database") && health.is_ready());
         assert!(health.unmet("kafka", "gone") && !health.unmet("kafka", "gone"));
         assert_eq!(health.unready()["kafka"], "gone");
+    }
+
+    #[test]
+    fn later_outage_only_prevents_writes() {
+        let health = Health::waiting_once_for(&["kafka", "layout"]);
+        assert!(health.met("kafka"));
+        health.unmet("kafka", "gone again");
+        assert_eq!(health.unready().keys().collect::<Vec<_>>(), [&"layout"]);
+        assert!(health.met("layout") && health.is_ready());
+        assert_eq!(health.unwritable()["kafka"], "gone again");
+        assert!(health.met("kafka") && health.unwritable().is_empty());
+        health.unmet(SHUTDOWN, "shutting down");
+        assert!(!health.is_ready() && !health.unwritable().is_empty());
     }
 
     #[test]

@@ -6,6 +6,7 @@ pub mod admin;
 pub mod backoff;
 pub mod cli;
 pub mod database;
+pub mod error_text;
 pub mod health;
 pub mod kafka;
 pub mod layout;

@@ -1,4 +1,6 @@
-//! Signals: the first SIGTERM or SIGINT starts the shutdown, the second ends the process at once.
+//! Signals: the first SIGTERM or SIGINT starts the shutdown, the second ends the process at once. SIGHUP,
+//! which log rotation and closed terminals send and which would end the process without a shutdown, is
+//! ignored: settings are read at start only.
 
 use std::io;
 
@@ -15,22 +17,25 @@ const EXIT_SECOND_SIGNAL: i32 = 130;
 /// the second one ends the process even if all other threads block.
 pub fn on_signal() -> io::Result<CancellationToken> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build()?;
-    let (terminate, interrupt) = {
+    let (terminate, interrupt, hangup) = {
         let _of_this_runtime = runtime.enter();
-        (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?)
+        (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?, signal(SignalKind::hangup())?)
     };
     let token = CancellationToken::new();
     let shutdown = token.clone();
-    let handle = move || runtime.block_on(handle(terminate, interrupt, &shutdown));
+    let handle = move || runtime.block_on(handle(terminate, interrupt, hangup, &shutdown));
     std::thread::Builder::new().name("signals".to_owned()).spawn(handle)?;
     Ok(token)
 }
 
-async fn handle(mut terminate: Signal, mut interrupt: Signal, shutdown: &CancellationToken) {
+async fn handle(mut terminate: Signal, mut interrupt: Signal, mut hangup: Signal, shutdown: &CancellationToken) {
     let mut next = async || {
-        tokio::select! {
-            _ = terminate.recv() => "SIGTERM",
-            _ = interrupt.recv() => "SIGINT",
+        loop {
+            tokio::select! {
+                _ = terminate.recv() => return "SIGTERM",
+                _ = interrupt.recv() => return "SIGINT",
+                Some(()) = hangup.recv() => info!("SIGHUP ignored: settings are read at start only"),
+            }
         }
     };
     let first = next().await;

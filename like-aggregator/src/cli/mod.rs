@@ -60,8 +60,8 @@ pub enum CliCommand {
     Import(ImportSettings),
     /// Publish unlikes for all likes of a user and delete the user's rows; needs --yes
     EraseUser(EraseUserSettings),
-    /// Ask a running aggregator whether it is ready; exit status 0 if it is
-    Healthcheck(AdminSettings),
+    /// Ask a running aggregator whether its loops are alive (with --ready: whether it is ready); exit status 0 if so
+    Healthcheck(HealthcheckSettings),
 }
 
 #[derive(Args, Debug, Clone)]
@@ -131,6 +131,16 @@ impl DedupSettings {
         }
         Ok(recorded)
     }
+}
+
+#[derive(Args, Debug, Clone)]
+pub struct HealthcheckSettings {
+    #[command(flatten)]
+    pub admin: AdminSettings,
+
+    /// ask /readyz, which needs Kafka and PostgreSQL, instead of /livez
+    #[arg(long)]
+    pub ready: bool,
 }
 
 /// How a log is folded: by `run`, and by the commands that fold it again.

@@ -91,6 +91,16 @@ async fn refused_url_shows_no_password() {
 }
 
 #[tokio::test]
+async fn database_error_is_printed_once() {
+    let database = TestDatabase::create().await;
+    sqlx::query("DROP TABLE product_like").execute(&database.pool).await.unwrap();
+    let system = TestSystem::on("none".to_owned(), database);
+    let error = stderr(&system.command(&["audit"]).await);
+    assert_eq!(error.matches("does not exist").count(), 1, "{error}");
+    assert!(!error.contains(" at line "), "{error}");
+}
+
+#[tokio::test]
 async fn database_url_comes_from_a_file() {
     let (_topic, mut system) = set_up(1).await;
     let file = tempfile::NamedTempFile::new().unwrap();

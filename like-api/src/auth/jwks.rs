@@ -38,6 +38,8 @@ pub struct Jwks {
     pub url: Url,
     rules: Rules,
     timing: JwksTiming,
+    /// How long keys are used that can't be fetched again.
+    max_age: Duration,
     client: Client,
     known: watch::Sender<Known>,
     /// The current [`KeySet::version`], read for every request.
@@ -55,7 +57,13 @@ struct Known {
 
 impl Jwks {
     /// Creates an empty set. The error says in one line why the URL is invalid.
-    pub fn new(url: &str, accepted: Vec<Algorithm>, rules: Rules, timing: JwksTiming) -> Result<Self, String> {
+    pub fn new(
+        url: &str,
+        accepted: Vec<Algorithm>,
+        rules: Rules,
+        timing: JwksTiming,
+        max_age: Duration,
+    ) -> Result<Self, String> {
         let url = check_url(url)?;
         let client = Client::builder()
             .timeout(timing.timeout)
@@ -66,7 +74,18 @@ impl Jwks {
         let client = client.build().map_err(|e| format!("JWT_JWKS_URL={url} can't be fetched: {}", with_causes(e)))?;
         let known = watch::Sender::new(Known::default());
         let version = AtomicU64::new(0);
-        Ok(Self { accepted, url, rules, timing, client, known, version, wanted: Notify::new(), fetches: fetches() })
+        Ok(Self {
+            accepted,
+            url,
+            rules,
+            timing,
+            max_age,
+            client,
+            known,
+            version,
+            wanted: Notify::new(),
+            fetches: fetches(),
+        })
     }
 
     pub fn version(&self) -> u64 {
@@ -75,7 +94,9 @@ impl Jwks {
 
     /// Returns the keys, once they contain this one or a recent fetch has shown that they don't.
     pub async fn holding(&self, id: Option<&str>, algorithm: Algorithm) -> Result<Arc<KeySet>, Refusal> {
-        let has = |keys: &KeySet| !matches!(keys.find(id, algorithm), Err(missing) if missing == UNKNOWN_KEY);
+        let has = |keys: &KeySet| {
+            !keys.is_empty() && !matches!(keys.find(id, algorithm), Err(missing) if missing == UNKNOWN_KEY)
+        };
         let mut known = self.known.subscribe();
         let lately = {
             let known = known.borrow_and_update();
@@ -100,6 +121,7 @@ impl Jwks {
 
     /// Fetches the keys at an interval and on demand. Never returns.
     pub async fn keep(&self, health: &Health) -> Infallible {
+        let mut fetched_at = Instant::now();
         let mut backoff = Backoff::new(Duration::from_millis(500), Duration::from_secs(30).min(self.timing.refresh));
         loop {
             let before = Arc::clone(&self.known.borrow().keys);
@@ -114,13 +136,20 @@ impl Jwks {
                 }
                 Err(why) => {
                     self.log_failure(&before, &why, health);
-                    before
+                    if before.is_empty() || fetched_at.elapsed() < self.max_age {
+                        before
+                    } else {
+                        error!(url = self.url.as_str(), max_age = ?self.max_age, "issuer keys are too old: tokens get 503");
+                        health.unmet(KEYS_FETCHED, format!("the issuer's keys are too old: {why}"));
+                        Arc::new(KeySet::expired(&before))
+                    }
                 }
             };
             // The version first: tokens that older keys have verified are verified again.
             self.version.store(keys.version, Ordering::Release);
             self.known.send_replace(Known { keys, last_fetch: Some((Instant::now(), answered)) });
             if answered {
+                fetched_at = Instant::now();
                 health.met(KEYS_FETCHED);
                 backoff.reset();
             }
@@ -142,6 +171,9 @@ impl Jwks {
             error!(url, "the issuer has withdrawn all its keys: every token is refused");
         } else {
             info!(url, keys = ?keys.ids(), "issuer keys fetched");
+        }
+        if !keys.skipped.is_empty() {
+            warn!(url, keys = ?keys.skipped, "issuer keys not used: of another algorithm or use, or too short");
         }
     }
 

@@ -31,8 +31,8 @@ pub struct Jwt {
 }
 
 enum KeySource {
-    /// The configured key, whatever key id a token has.
-    One(Box<VerificationKey>),
+    /// The configured keys, whatever key id a token has.
+    Set(Vec<VerificationKey>),
     Published(Box<Jwks>),
 }
 
@@ -40,6 +40,8 @@ enum KeySource {
 /// what is missing.
 #[derive(Deserialize)]
 struct Claims {
+    #[serde(default)]
+    iss: Value,
     #[serde(default)]
     sub: Value,
     #[serde(default)]
@@ -52,13 +54,18 @@ impl Jwt {
         let rules = rules(settings)?;
         let sources = settings.key_sources();
         let keys = match (&settings.jwt_secret, &settings.jwt_public_key, &settings.jwt_jwks_url) {
-            (Some(secret), None, None) => {
-                KeySource::One(Box::new(VerificationKey::of_secret(secret.expose(), &rules)?))
-            }
-            (None, Some(pem), None) => KeySource::One(Box::new(VerificationKey::of_pem(pem.expose(), &rules)?)),
+            (Some(secret), None, None) => KeySource::Set(VerificationKey::of_secrets(secret.expose(), &rules)?),
+            (None, Some(pem), None) => KeySource::Set(VerificationKey::of_pems(pem.expose(), &rules)?),
             (None, None, Some(url)) => {
                 let algorithms = published_algorithms(settings)?;
-                KeySource::Published(Box::new(Jwks::new(url, algorithms, rules.clone(), settings.jwks_timing)?))
+                let max_age = settings.jwt_keys_max_age;
+                KeySource::Published(Box::new(Jwks::new(
+                    url,
+                    algorithms,
+                    rules.clone(),
+                    settings.jwks_timing,
+                    max_age,
+                )?))
             }
             (None, None, None) => {
                 return Err("AUTH_MODE=jwt needs the key that tokens are verified with: set one of JWT_SECRET, \
@@ -71,7 +78,7 @@ impl Jwt {
             }
         };
         let accepted = match &keys {
-            KeySource::One(key) => one_algorithm(settings, key.algorithm, sources[0])?,
+            KeySource::Set(keys) => own_algorithms(settings, keys, sources[0])?,
             KeySource::Published(jwks) => jwks.accepted.clone(),
         };
         let checks = checks();
@@ -81,7 +88,7 @@ impl Jwt {
 
     pub fn counted(&self) -> (IntCounterVec, IntCounterVec) {
         let fetches = match &self.keys {
-            KeySource::One(_) => jwks::fetches(),
+            KeySource::Set(_) => jwks::fetches(),
             KeySource::Published(jwks) => jwks.fetches.clone(),
         };
         (self.checks.clone(), fetches)
@@ -90,7 +97,7 @@ impl Jwt {
     pub fn log(&self) {
         let Rules { issuer, audiences, leeway } = &self.rules;
         let keys = match &self.keys {
-            KeySource::One(_) => "set",
+            KeySource::Set(_) => "set",
             KeySource::Published(jwks) => jwks.url.as_str(),
         };
         info!(
@@ -111,7 +118,7 @@ impl Jwt {
     /// Keeps fetched keys current. Never returns.
     pub async fn keep_keys(&self, health: &Health) -> Infallible {
         match &self.keys {
-            KeySource::One(_) => std::future::pending().await,
+            KeySource::Set(_) => std::future::pending().await,
             KeySource::Published(jwks) => jwks.keep(health).await,
         }
     }
@@ -122,7 +129,7 @@ impl Jwt {
             return Ok(None);
         };
         let keys = match &self.keys {
-            KeySource::One(_) => 0,
+            KeySource::Set(_) => 0,
             KeySource::Published(jwks) => jwks.version(),
         };
         if let Some(user) = self.verified.user(token, keys, now()) {
@@ -156,7 +163,7 @@ impl Jwt {
             return Err(Refusal::token("has critical extensions, and none is understood here"));
         }
         match &self.keys {
-            KeySource::One(key) => self.verify_with(key, 0, token),
+            KeySource::Set(keys) => self.verify_with(keys.iter().filter(|key| key.algorithm == *alg), 0, token),
             KeySource::Published(jwks) => {
                 let keys = jwks.holding(kid.as_deref(), *alg).await?;
                 self.verify_with(keys.find(kid.as_deref(), *alg)?, keys.version, token)
@@ -164,9 +171,25 @@ impl Jwt {
         }
     }
 
-    fn verify_with(&self, key: &VerificationKey, version: u64, token: &str) -> Result<UserId, Refusal> {
-        let decoded = decode::<Claims>(token, &key.decoding, &key.validation);
-        let Claims { sub, exp } = decoded.map_err(|error| refusal(error.into_kind()))?.claims;
+    /// Verifies the token by the first of these keys that has signed it.
+    fn verify_with<'a>(
+        &self,
+        keys: impl IntoIterator<Item = &'a VerificationKey>,
+        version: u64,
+        token: &str,
+    ) -> Result<UserId, Refusal> {
+        let mut verified = Err(ErrorKind::InvalidSignature);
+        for key in keys {
+            verified = decode::<Claims>(token, &key.decoding, &key.validation).map_err(|error| error.into_kind());
+            if !matches!(verified, Err(ErrorKind::InvalidSignature)) {
+                break;
+            }
+        }
+        let Claims { iss, sub, exp } = verified.map_err(refusal)?.claims;
+        // jsonwebtoken also accepts a list that contains the issuer, which RFC 7519 doesn't know.
+        if !iss.is_string() {
+            return Err(Refusal::token("has no usable iss"));
+        }
         let user = UserId::parse(sub.as_str().unwrap_or_default())
             .map_err(|_| Refusal::token("has a sub that isn't 1 to 255 visible ASCII characters"))?;
         let until = (exp.as_f64().unwrap_or_default().round() as u64).saturating_add(self.rules.leeway);
@@ -216,20 +239,21 @@ fn rules(settings: &JwtSettings) -> Result<Rules, String> {
     Ok(Rules { issuer, audiences: settings.jwt_audience.clone(), leeway })
 }
 
-/// A configured key has one algorithm; any other in the settings is an error.
-fn one_algorithm(settings: &JwtSettings, of_key: Algorithm, source: &str) -> Result<Vec<Algorithm>, String> {
-    match settings.jwt_algorithms.as_slice() {
-        [] => {}
-        [set] if set.algorithm() == of_key => {}
-        set => {
-            let set: Vec<_> = set.iter().map(|set| format!("{:?}", set.algorithm())).collect();
-            let set = set.join(",");
-            return Err(format!(
-                "JWT_ALGORITHMS={set} doesn't fit the key in {source}, which is for {of_key:?}: unset it"
-            ));
+/// Each configured key has one algorithm; other ones in the settings are an error.
+fn own_algorithms(settings: &JwtSettings, keys: &[VerificationKey], source: &str) -> Result<Vec<Algorithm>, String> {
+    let mut own = Vec::new();
+    for key in keys {
+        if !own.contains(&key.algorithm) {
+            own.push(key.algorithm);
         }
     }
-    Ok(vec![of_key])
+    let set: Vec<_> = settings.jwt_algorithms.iter().map(|set| set.algorithm()).collect();
+    if set.is_empty() || (set.iter().all(|set| own.contains(set)) && own.iter().all(|own| set.contains(own))) {
+        return Ok(own);
+    }
+    let shown = |algorithms: &[Algorithm]| algorithms.iter().map(|of| format!("{of:?}")).collect::<Vec<_>>().join(",");
+    let (set, own) = (shown(&set), shown(&own));
+    Err(format!("JWT_ALGORITHMS={set} doesn't fit the key in {source}, which is for {own}: unset it"))
 }
 
 fn published_algorithms(settings: &JwtSettings) -> Result<Vec<Algorithm>, String> {

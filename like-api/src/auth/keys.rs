@@ -34,6 +34,8 @@ pub struct VerificationKey {
 pub struct KeySet {
     /// Incremented with every change; 0: no keys yet.
     pub version: u64,
+    /// The published keys that aren't used, by id, for the log.
+    pub skipped: Vec<String>,
     published: Vec<Jwk>,
     keys: Vec<VerificationKey>,
 }
@@ -45,8 +47,16 @@ struct JwkSet {
 }
 
 impl VerificationKey {
-    pub fn of_secret(secret: &str, rules: &Rules) -> Result<Self, String> {
-        let length = secret.len();
+    /// Returns the keys of secrets, one per line.
+    pub fn of_secrets(secrets: &str, rules: &Rules) -> Result<Vec<Self>, String> {
+        // An empty setting is refused as one empty secret.
+        let secrets = secrets.trim_end_matches('\n').split('\n').filter(|line| secrets.is_empty() || !line.is_empty());
+        secrets.map(|secret| Self::of_secret(secret, rules)).collect()
+    }
+
+    fn of_secret(secret: &str, rules: &Rules) -> Result<Self, String> {
+        // Blanks can be guessed.
+        let length = secret.trim().len();
         if length < SECRET_MIN {
             return Err(format!(
                 "JWT_SECRET has {length} bytes, and HS256 needs at least {SECRET_MIN}: a shorter one can be guessed \
@@ -56,7 +66,23 @@ impl VerificationKey {
         Ok(Self::new(None, Algorithm::HS256, DecodingKey::from_secret(secret.as_bytes()), rules))
     }
 
-    pub fn of_pem(pem: &str, rules: &Rules) -> Result<Self, String> {
+    /// Returns the keys of PEM blocks, one after the other.
+    pub fn of_pems(pems: &str, rules: &Rules) -> Result<Vec<Self>, String> {
+        let mut keys = Vec::new();
+        let mut rest = pems;
+        loop {
+            // Up to the end of the line that ends a block.
+            let end = rest.find("-----END").map(|end| end + rest[end..].find('\n').unwrap_or(rest.len() - end));
+            let (pem, after) = rest.split_at(end.unwrap_or(rest.len()));
+            keys.push(Self::of_pem(pem, rules)?);
+            rest = after.trim_start();
+            if rest.is_empty() {
+                return Ok(keys);
+            }
+        }
+    }
+
+    fn of_pem(pem: &str, rules: &Rules) -> Result<Self, String> {
         const EXPECTED: &str = "expected a public key in PEM: RSA of at least 2048 bits, EC P-256 or Ed25519";
         if pem.contains("PRIVATE KEY-----") {
             return Err("JWT_PUBLIC_KEY holds a private key, which only the issuer may have: set the public key \
@@ -123,12 +149,25 @@ impl KeySet {
         before: &Self,
     ) -> Result<Option<Self>, String> {
         let set: JwkSet = serde_json::from_slice(json).map_err(|_| "the answer is not a JWK set".to_owned())?;
-        let published: Vec<Jwk> = set.keys.into_iter().filter_map(|jwk| serde_json::from_value(jwk).ok()).collect();
-        if before.version > 0 && published == before.published {
+        let (mut published, mut keys, mut skipped) = (Vec::new(), Vec::new(), Vec::new());
+        for value in set.keys {
+            let id = value["kid"].as_str().unwrap_or("(none)").to_owned();
+            let jwk = serde_json::from_value::<Jwk>(value).ok();
+            match jwk.as_ref().and_then(|jwk| VerificationKey::of_jwk(jwk, accepted, rules)) {
+                Some(key) => keys.push(key),
+                None => skipped.push(id),
+            }
+            published.extend(jwk);
+        }
+        if before.version > 0 && published == before.published && skipped == before.skipped {
             return Ok(None);
         }
-        let keys = published.iter().filter_map(|jwk| VerificationKey::of_jwk(jwk, accepted, rules)).collect();
-        Ok(Some(Self { version: before.version + 1, published, keys }))
+        Ok(Some(Self { version: before.version + 1, skipped, published, keys }))
+    }
+
+    /// Returns the successor without keys: they can't be fetched again and are too old.
+    pub fn expired(before: &Self) -> Self {
+        Self { version: before.version + 1, ..Self::default() }
     }
 
     /// Returns the ids of the usable keys, for the log.
@@ -140,23 +179,23 @@ impl KeySet {
         self.keys.is_empty()
     }
 
-    /// Returns the key of a token. An unknown id is refused with [`UNKNOWN_KEY`].
-    pub fn find(&self, id: Option<&str>, algorithm: Algorithm) -> Result<&VerificationKey, Refusal> {
+    /// Returns the keys that may have signed a token: an issuer may use an id twice. An unknown id is
+    /// refused with [`UNKNOWN_KEY`].
+    pub fn find(&self, id: Option<&str>, algorithm: Algorithm) -> Result<Vec<&VerificationKey>, Refusal> {
         let mut fitting = self.keys.iter().filter(|key| key.algorithm == algorithm);
         let Some(id) = id else {
             return match (fitting.next(), fitting.next()) {
-                (Some(only), None) => Ok(only),
+                (Some(only), None) => Ok(vec![only]),
                 _ => Err(Refusal::token("names no key (kid), and there isn't just one for its algorithm")),
             };
         };
         let named = |key: &&VerificationKey| key.id.as_deref() == Some(id);
-        match fitting.find(named) {
-            Some(key) => Ok(key),
-            None if self.keys.iter().any(|key| named(&key)) => {
-                Err(Refusal::token("has another algorithm than its key"))
-            }
-            None => Err(UNKNOWN_KEY),
+        let found: Vec<_> = fitting.filter(named).collect();
+        if !found.is_empty() {
+            return Ok(found);
         }
+        let other = self.keys.iter().any(|key| named(&key));
+        Err(if other { Refusal::token("has another algorithm than its key") } else { UNKNOWN_KEY })
     }
 }
 

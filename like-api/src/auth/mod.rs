@@ -9,6 +9,7 @@ mod trusted_header;
 mod verified;
 
 use std::convert::Infallible;
+use std::net::IpAddr;
 
 use axum::http::{HeaderMap, HeaderValue};
 use like_common::health::Health;
@@ -40,7 +41,7 @@ impl Auth {
                         "{name} is set, but AUTH_MODE=trusted-header checks no token: unset it, or set AUTH_MODE=jwt"
                     ));
                 }
-                TrustedHeader::new(settings, config.listen_addr).map(Self::TrustedHeader)
+                TrustedHeader::new(config).map(Self::TrustedHeader)
             }
             AuthMode::Jwt => Jwt::new(&settings.jwt).map(Box::new).map(Self::Jwt),
         }
@@ -78,17 +79,17 @@ impl Auth {
         }
     }
 
-    /// Returns the caller. None: there are no credentials, which suffices for reads. Invalid credentials
+    /// Returns the caller of a connection. None: there are no credentials, which suffices for reads. Invalid credentials
     /// are refused everywhere: treating them as none would answer for another caller.
-    pub async fn caller(&self, headers: &HeaderMap) -> Result<Option<UserId>, AuthError> {
+    pub async fn caller(&self, headers: &HeaderMap, peer: IpAddr) -> Result<Option<UserId>, AuthError> {
         match self {
-            Self::TrustedHeader(header) => header.caller(headers),
+            Self::TrustedHeader(header) => header.caller(headers, peer),
             Self::Jwt(jwt) => jwt.caller(headers).await,
         }
     }
 
-    pub async fn known_caller(&self, headers: &HeaderMap) -> Result<UserId, AuthError> {
-        self.caller(headers).await?.ok_or_else(|| match self {
+    pub async fn known_caller(&self, headers: &HeaderMap, peer: IpAddr) -> Result<UserId, AuthError> {
+        self.caller(headers, peer).await?.ok_or_else(|| match self {
             Self::TrustedHeader(header) => header.refused("is missing"),
             Self::Jwt(_) => bearer::Refusal::Missing.into(),
         })

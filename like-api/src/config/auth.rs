@@ -1,10 +1,11 @@
 //! Settings of authentication.
 
 use axum::http::HeaderName;
-use clap::builder::BoolishValueParser;
-use clap::{ArgAction, Args, ValueEnum};
+use clap::{Args, ValueEnum};
+use ipnet::IpNet;
 
 use super::jwt::JwtSettings;
+use super::limits::network;
 
 /// How callers are authenticated.
 #[derive(Args, Debug, Clone)]
@@ -18,19 +19,10 @@ pub struct AuthSettings {
     #[arg(long, env = "AUTH_USER_HEADER", value_name = "NAME", default_value = "X-User-Id", value_parser = header_name)]
     pub auth_user_header: String,
 
-    /// true allows trusted-header on an address other than loopback; safe only where nothing but a
-    /// gateway that sets the header reaches the listener
-    #[arg(
-        long,
-        env = "AUTH_HEADER_ALLOW_PUBLIC",
-        value_name = "BOOL",
-        default_value = "false",
-        default_missing_value = "true",
-        num_args = 0..=1,
-        action = ArgAction::Set,
-        value_parser = BoolishValueParser::new()
-    )]
-    pub auth_header_allow_public: bool,
+    /// networks of the gateways that set the header, such as 10.1.0.0/16; required where LISTEN_ADDR
+    /// isn't loopback
+    #[arg(long, env = "AUTH_HEADER_FROM", value_name = "CIDR,…", value_delimiter = ',', value_parser = network)]
+    pub auth_header_from: Vec<IpNet>,
 
     #[command(flatten)]
     pub jwt: JwtSettings,

@@ -1,6 +1,6 @@
 //! Settings of CORS: which sites' pages may use the API.
 
-use axum::http::HeaderValue;
+use axum::http::{HeaderName, HeaderValue};
 use clap::Args;
 use reqwest::Url;
 
@@ -10,6 +10,10 @@ pub struct BrowserSettings {
     /// pages of all other origins read anonymously. Without it no page of another site may call
     #[arg(long, env = "CORS_ALLOWED_ORIGINS", value_name = "ORIGIN,…", value_delimiter = ',', value_parser = origin)]
     pub cors_allowed_origins: Vec<AllowedOrigin>,
+
+    /// header names that those pages may send beside the usual ones, such as x-datadog-trace-id
+    #[arg(long, env = "CORS_ALLOWED_HEADERS", value_name = "NAME,…", value_delimiter = ',', value_parser = name)]
+    pub cors_allowed_headers: Vec<HeaderName>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -18,6 +22,10 @@ pub enum AllowedOrigin {
     Any,
     /// This origin, as browsers send it in `Origin`, may do all that its user may do.
     Exact(HeaderValue),
+}
+
+fn name(text: &str) -> Result<HeaderName, String> {
+    text.trim().parse().map_err(|_| format!("'{text}' is not a header name"))
 }
 
 /// Origins are compared byte by byte, so a spelling that no browser sends is an error.

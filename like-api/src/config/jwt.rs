@@ -5,7 +5,7 @@ use std::time::Duration;
 use clap::builder::NonEmptyStringValueParser;
 use clap::{Args, ValueEnum};
 use jsonwebtoken::Algorithm;
-use like_common::cli::duration;
+use like_common::cli::{duration, duration_between};
 use like_common::secrets::Secret;
 
 /// A larger difference of clocks should be corrected, not tolerated.
@@ -15,11 +15,13 @@ const LEEWAY_MAX: Duration = Duration::from_secs(300);
 /// requires.
 #[derive(Args, Debug, Clone)]
 pub struct JwtSettings {
-    /// the secret that tokens are signed with (HS256), at least 32 bytes
+    /// the secret that tokens are signed with (HS256), at least 32 bytes; several, one per line, while
+    /// secrets are replaced
     #[arg(long, env = "JWT_SECRET", value_name = "SECRET", hide_env_values = true)]
     pub jwt_secret: Option<Secret>,
 
-    /// the issuer's public key in PEM: RSA (RS256), EC P-256 (ES256) or Ed25519 (EdDSA)
+    /// the issuer's public key in PEM: RSA (RS256), EC P-256 (ES256) or Ed25519 (EdDSA); several, one
+    /// after the other, while keys are replaced
     #[arg(long, env = "JWT_PUBLIC_KEY", value_name = "PEM", hide_env_values = true)]
     pub jwt_public_key: Option<Secret>,
 
@@ -36,12 +38,16 @@ pub struct JwtSettings {
     pub jwt_issuer: Option<String>,
 
     /// the accepted values of aud, separated by commas
-    #[arg(long, env = "JWT_AUDIENCE", value_name = "AUD,…", value_delimiter = ',', value_parser = NonEmptyStringValueParser::new())]
+    #[arg(long, env = "JWT_AUDIENCE", value_name = "AUD,…", value_delimiter = ',', value_parser = audience)]
     pub jwt_audience: Vec<String>,
 
     /// the tolerated clock difference for exp and nbf: a duration of at most 5m
     #[arg(long, env = "JWT_LEEWAY", value_name = "DURATION", default_value = "30s", value_parser = leeway)]
     pub jwt_leeway: Duration,
+
+    /// how long fetched keys are used while the issuer can't be asked, 5m to 30days; then tokens get 503
+    #[arg(long, env = "JWT_KEYS_MAX_AGE", value_name = "DURATION", default_value = "24h", value_parser = keys_max_age)]
+    pub jwt_keys_max_age: Duration,
 
     /// How often keys are fetched. Only tests change it.
     #[arg(skip)]
@@ -115,6 +121,15 @@ impl JwtAlgorithm {
             Self::EdDsa => Algorithm::EdDSA,
         }
     }
+}
+
+fn audience(text: &str) -> Result<String, String> {
+    let text = text.trim();
+    if text.is_empty() { Err("one of them is empty".to_owned()) } else { Ok(text.to_owned()) }
+}
+
+fn keys_max_age(text: &str) -> Result<Duration, String> {
+    duration_between(text, Duration::from_mins(5), Duration::from_hours(30 * 24))
 }
 
 fn leeway(text: &str) -> Result<Duration, String> {

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 use ipnet::IpNet;
-use like_common::cli::duration;
+use like_common::cli::{duration, duration_between};
 
 /// The limits of requests and connections.
 #[derive(Args, Debug, Clone)]
@@ -37,10 +37,21 @@ pub struct LimitSettings {
     #[arg(long, env = "TRUSTED_PROXIES_HEADER", value_enum, value_name = "NAME", default_value = "x-forwarded-for")]
     pub trusted_proxies_header: ProxyHeader,
 
-    /// open connections; further ones get 503 and are closed. By default the process's limit of open
-    /// files less 200, at most 10000
+    /// open connections, at most the process's limit of open files less 264; at the limit the connection
+    /// that has been idle longest is closed, and if none is idle, new ones get 503. By default the most that
+    /// is possible, up to 10000
     #[arg(long, env = "MAX_CONNECTIONS", value_name = "CONNECTIONS")]
     pub max_connections: Option<NonZeroUsize>,
+
+    /// percent of all connections, streams, watched products and waiting receipts that one address may
+    /// have, 1 to 100; a proxy in TRUSTED_PROXIES may have all connections
+    #[arg(long, env = "ADDRESS_SHARE", value_name = "PERCENT", default_value_t = 25)]
+    #[arg(value_parser = clap::value_parser!(u8).range(1..=100))]
+    pub address_share: u8,
+
+    /// how long an idle connection stays open, 1s to 24h; longer than a gateway in front keeps its own
+    #[arg(long, env = "IDLE_TIMEOUT", value_name = "DURATION", default_value = "75s", value_parser = idle_timeout)]
+    pub idle_timeout: Duration,
 
     /// average duration of likes above which further ones are refused with 503, such as 100ms; well
     /// above the brokers' acknowledgement time. 0s never refuses
@@ -57,23 +68,31 @@ pub enum ProxyHeader {
     Forwarded,
 }
 
-/// Open files reserved for Kafka, PostgreSQL, the admin port and others.
-const OTHER_FILES: u64 = 200;
+/// Most connections above the limit that are answered at a time; the rest is closed without an answer.
+pub const REFUSALS_MAX: usize = 64;
+/// Open files reserved for refusals, and for Kafka, PostgreSQL, the admin port and others.
+const OTHER_FILES: u64 = REFUSALS_MAX as u64 + 200;
 /// The default maximum: each connection needs about 20 KiB, so more should be a decision.
 const CONNECTIONS: u64 = 10_000;
 
 impl LimitSettings {
-    /// Returns the most connections that may be open.
-    pub fn max_connections(&self) -> usize {
-        self.max_connections.map_or_else(
-            || {
-                let files = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
-                let files = files.unwrap_or(u64::MAX);
-                files.saturating_sub(OTHER_FILES.min(files / 2)).clamp(1, CONNECTIONS) as usize
-            },
-            NonZeroUsize::get,
-        )
+    /// Returns the most connections that may be open, or why the setting is refused.
+    pub fn max_connections(&self) -> Result<usize, String> {
+        let files = rustix::process::getrlimit(rustix::process::Resource::Nofile).current.unwrap_or(u64::MAX);
+        let possible = files.saturating_sub(OTHER_FILES.min(files / 2)).max(1);
+        match self.max_connections {
+            None => Ok(possible.min(CONNECTIONS) as usize),
+            Some(set) if set.get() as u64 <= possible => Ok(set.get()),
+            Some(set) => Err(format!(
+                "MAX_CONNECTIONS={set} is too high: this process may open {files} files (ulimit -n), which suffices for \
+                 {possible} connections"
+            )),
+        }
     }
+}
+
+fn idle_timeout(text: &str) -> Result<Duration, String> {
+    duration_between(text, Duration::from_secs(1), Duration::from_hours(24))
 }
 
 /// One request an hour: a lower rate would ask clients to wait for longer.
@@ -89,7 +108,7 @@ fn rate(text: &str) -> Result<f64, String> {
 }
 
 /// A network, or a single address.
-fn network(text: &str) -> Result<IpNet, String> {
+pub(super) fn network(text: &str) -> Result<IpNet, String> {
     let text = text.trim();
     let network: Option<IpNet> =
         text.parse().ok().or_else(|| Some(IpNet::from(text.parse::<std::net::IpAddr>().ok()?)));

@@ -5,12 +5,14 @@ mod auth;
 mod browser;
 mod jwt;
 mod limits;
+mod site;
 mod stream;
 
 use std::net::SocketAddr;
 use std::time::Duration;
 
 use clap::{ArgMatches, Args, Command, CommandFactory, FromArgMatches, Parser};
+use like_common::cli::duration_between;
 use like_common::database::DatabaseSettings;
 use like_common::kafka::KafkaSettings;
 use like_common::telemetry::LogSettings;
@@ -19,7 +21,8 @@ use like_common::topic_check;
 pub use self::auth::{AuthMode, AuthSettings};
 pub use self::browser::{AllowedOrigin, BrowserSettings};
 pub use self::jwt::{JwksTiming, JwtAlgorithm, JwtSettings};
-pub use self::limits::{LimitSettings, ProxyHeader};
+pub use self::limits::{LimitSettings, ProxyHeader, REFUSALS_MAX};
+pub use self::site::SiteSettings;
 pub use self::stream::StreamSettings;
 
 /// Accepts likes over HTTP and publishes them to Kafka; serves counts from PostgreSQL.
@@ -33,6 +36,11 @@ pub struct Config {
     #[command(flatten)]
     pub admin: AdminSettings,
 
+    /// how long to keep serving after SIGTERM while /readyz is 503, so that load balancers stop sending:
+    /// 0s to 5m
+    #[arg(long, env = "SHUTDOWN_DELAY", value_name = "DURATION", default_value = "0s", value_parser = shutdown_delay)]
+    pub shutdown_delay: Duration,
+
     #[command(flatten)]
     pub auth: AuthSettings,
 
@@ -44,6 +52,9 @@ pub struct Config {
 
     #[command(flatten)]
     pub browser: BrowserSettings,
+
+    #[command(flatten)]
+    pub site: SiteSettings,
 
     #[command(flatten)]
     pub kafka: KafkaSettings,
@@ -63,6 +74,22 @@ pub struct Config {
     pub write_timeout: Duration,
 }
 
+impl Config {
+    /// Returns the URL for examples: the public one, or the listener's.
+    pub fn example_url(&self) -> String {
+        let mut listener = self.listen_addr;
+        if listener.ip().is_unspecified() {
+            listener.set_ip([127, 0, 0, 1].into());
+        }
+        self.site.public_url.clone().unwrap_or_else(|| format!("http://{listener}"))
+    }
+
+    /// The error says in one line which limit is refused.
+    pub fn check_limits(&self) -> Result<(), String> {
+        self.streams.max_streams(self.limits.max_connections()?).map(drop)
+    }
+}
+
 /// The port of `/livez`, `/readyz` and `/metrics`.
 #[derive(Args, Debug, Clone)]
 pub struct AdminSettings {
@@ -76,8 +103,19 @@ pub struct AdminSettings {
 pub enum Cli {
     /// Serve until a signal.
     Serve(Box<Config>),
-    /// Exit status 0 if the running service is ready.
-    Healthcheck(AdminSettings),
+    /// Exit status 0 if the running service is alive, or ready.
+    Healthcheck(HealthcheckSettings),
+}
+
+/// The settings of `healthcheck`.
+#[derive(Args, Debug)]
+pub struct HealthcheckSettings {
+    #[command(flatten)]
+    pub admin: AdminSettings,
+
+    /// ask /readyz instead of /livez
+    #[arg(long)]
+    pub ready: bool,
 }
 
 /// Not derived: `healthcheck` needs none of the settings that are required for serving, which a
@@ -85,7 +123,7 @@ pub enum Cli {
 impl FromArgMatches for Cli {
     fn from_arg_matches(matches: &ArgMatches) -> Result<Self, clap::Error> {
         match matches.subcommand() {
-            Some((_, matches)) => AdminSettings::from_arg_matches(matches).map(Self::Healthcheck),
+            Some((_, matches)) => HealthcheckSettings::from_arg_matches(matches).map(Self::Healthcheck),
             None => Config::from_arg_matches(matches).map(|config| Self::Serve(Box::new(config))),
         }
     }
@@ -98,8 +136,8 @@ impl FromArgMatches for Cli {
 
 impl CommandFactory for Cli {
     fn command() -> Command {
-        let healthcheck = AdminSettings::augment_args(Command::new("healthcheck"))
-            .about("Exit status 0 if the service behind ADMIN_ADDR is ready: for a container's health check");
+        let healthcheck = HealthcheckSettings::augment_args(Command::new("healthcheck"))
+            .about("Exit status 0 if the service behind ADMIN_ADDR is alive: for a container's health check");
         Config::command().subcommand_negates_reqs(true).disable_help_subcommand(true).subcommand(healthcheck)
     }
 
@@ -109,3 +147,7 @@ impl CommandFactory for Cli {
 }
 
 impl Parser for Cli {}
+
+fn shutdown_delay(text: &str) -> Result<Duration, String> {
+    duration_between(text, Duration::ZERO, Duration::from_mins(5))
+}

@@ -1,6 +1,8 @@
 //! The authenticated caller of a request, held to the user's rate limit. Handlers get the caller only
 //! from here.
 
+use std::net::IpAddr;
+
 use axum::http::HeaderMap;
 use like_events::UserId;
 
@@ -9,8 +11,8 @@ use crate::http::error::ApiError;
 
 impl AppState {
     /// Returns the caller, or None for a request without credentials ([`crate::auth::Auth::caller`]).
-    pub async fn caller(&self, headers: &HeaderMap) -> Result<Option<UserId>, ApiError> {
-        let user = self.auth.caller(headers).await.map_err(ApiError::Auth)?;
+    pub async fn caller(&self, headers: &HeaderMap, peer: IpAddr) -> Result<Option<UserId>, ApiError> {
+        let user = self.auth.caller(headers, peer).await.map_err(ApiError::Auth)?;
         if let Some(user) = &user {
             self.limits.user(user).map_err(ApiError::Limit)?;
         }
@@ -18,8 +20,8 @@ impl AppState {
     }
 
     /// Returns the caller of a route that needs one.
-    pub async fn known_caller(&self, headers: &HeaderMap) -> Result<UserId, ApiError> {
-        let user = self.auth.known_caller(headers).await.map_err(ApiError::Auth)?;
+    pub async fn known_caller(&self, headers: &HeaderMap, peer: IpAddr) -> Result<UserId, ApiError> {
+        let user = self.auth.known_caller(headers, peer).await.map_err(ApiError::Auth)?;
         self.limits.user(&user).map_err(ApiError::Limit)?;
         Ok(user)
     }

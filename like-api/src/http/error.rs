@@ -205,9 +205,9 @@ pub fn waited_for_brokers(response: &Response) -> bool {
     })
 }
 
-/// Writes the document of an [`ApiError`] into its response, and its cause to the log. Leaves other
+/// Writes the document of an [`ApiError`] into its response, with its type below `base`, and its cause to the log. Leaves other
 /// responses unchanged.
-pub fn finish(response: &mut Response, request_id: &HeaderValue) {
+pub fn finish(response: &mut Response, request_id: &HeaderValue, base: &str) {
     let Some(problem) = response.extensions_mut().remove::<Problem>() else {
         return;
     };
@@ -220,7 +220,8 @@ pub fn finish(response: &mut Response, request_id: &HeaderValue) {
         Some(Cause::Quiet(cause)) => debug!(request_id, status, problem = name, cause, "request refused"),
         None => {}
     }
-    let document = Document { r#type: kind.uri(), title: kind.title, status, detail, errors, request_id };
+    let r#type = format!("{base}{}", kind.uri());
+    let document = Document { r#type, title: kind.title, status, detail, errors, request_id };
     let body = serde_json::to_vec(&document).expect("strings always serialise");
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));

@@ -1,7 +1,7 @@
 //! The kinds of problem: one table with the constant parts of each. Error answers, the OpenAPI
 //! description and the pages under `/problems` are made from it.
 //!
-//! `type` is a relative reference, `/problems/<name>`. Names are stable, texts are not.
+//! `type` is `/problems/<name>`, a relative reference, or absolute below `PUBLIC_URL`. Names are stable, texts are not.
 
 use axum::http::StatusCode;
 use utoipa::openapi::{ObjectBuilder, RefOr, Schema, SchemaFormat, Type};

@@ -26,7 +26,8 @@ pub(crate) fn described() -> OpenApiRouter<Arc<AppState>> {
 pub fn router(app: Arc<AppState>) -> Router {
     let (routes, description) = described().split_for_parts();
     routes
-        .merge(docs::router(&openapi::complete(&description, Some(&app.auth))))
+        .merge(docs::problem_pages())
+        .merge(if app.site.docs { docs::router(&openapi::complete(&description, Some(&app))) } else { Router::new() })
         .fallback(async || ApiError::NotFound)
         .method_not_allowed_fallback(async || ApiError::MethodNotAllowed)
         .layer(from_fn_with_state(Arc::clone(&app), observe))

@@ -2,6 +2,7 @@
 
 mod client;
 mod rate;
+pub mod share;
 mod shed;
 
 use std::net::IpAddr;
@@ -10,10 +11,11 @@ use std::time::Instant;
 
 use like_common::metrics::add;
 use like_events::UserId;
-use prometheus::{IntCounter, IntGauge, Opts, Registry};
+use prometheus::{IntCounter, IntCounterVec, IntGauge, Opts, Registry};
 
 use self::client::{Proxies, held_to};
 use self::rate::Rate;
+use self::share::{Held, Share};
 pub use self::shed::LikeInProgress;
 use self::shed::{REFUSED_AFTER, Shed};
 use crate::config::LimitSettings;
@@ -41,6 +43,9 @@ pub struct Limits {
     pub open_connections: IntGauge,
     /// Connections above the limit.
     pub refused_connections: IntCounter,
+    connections: Arc<Share>,
+    share_percent: usize,
+    over_share: IntCounterVec,
 }
 
 struct Limited {
@@ -50,7 +55,8 @@ struct Limited {
 }
 
 impl Limits {
-    pub fn new(settings: &LimitSettings, registry: &Registry) -> Self {
+    /// The error says in one line why the settings are refused.
+    pub fn new(settings: &LimitSettings, registry: &Registry) -> Result<Self, String> {
         let limited =
             Opts::new("likes_rate_limited_total", "requests over the rate of their user or address, answered 429");
         let [of_user, of_address] = counters(registry, limited, "limit", ["user", "address"]);
@@ -65,15 +71,46 @@ impl Limits {
         let rate = |per_second, burst, whose, refused| {
             Rate::new(per_second, burst).map(|rate| Limited { rate, whose, refused })
         };
-        Self {
+        let over_share = Opts::new(
+            "likes_over_share_total",
+            "requests of addresses that have their share (ADDRESS_SHARE) of connections, streams, watched products or \
+             waiting receipts",
+        );
+        let over_share = add(registry, IntCounterVec::new(over_share, &["share"]));
+        for share in ["connections", "streams", "products", "receipts"] {
+            over_share.with_label_values(&[share]);
+        }
+        let max_connections = settings.max_connections()?;
+        let share_percent = usize::from(settings.address_share);
+        Ok(Self {
             proxies: Proxies::new(settings),
             users: rate(settings.rate_limit_user, settings.rate_limit_user_burst, "user", of_user),
             addresses: rate(settings.rate_limit_address, settings.rate_limit_address_burst, "address", of_address),
             likes: Shed::new(settings.shed_above, add(registry, shed), add(registry, in_progress)),
-            max_connections: settings.max_connections(),
+            max_connections,
             open_connections: add(registry, open),
             refused_connections: add(registry, refused),
+            connections: share(&over_share, share_percent, "connections", max_connections),
+            share_percent,
+            over_share,
+        })
+    }
+
+    /// Returns the share of each address in a resource of which there are `limit` in all.
+    pub fn share(&self, of: &str, limit: usize) -> Arc<Share> {
+        share(&self.over_share, self.share_percent, of, limit)
+    }
+
+    /// Admits a connection, unless its peer has its share. A trusted proxy has no share: its connections
+    /// are those of many clients.
+    pub fn connection(&self, peer: IpAddr) -> Result<Option<Held>, &'static str> {
+        if self.proxies.trusts(peer) {
+            return Ok(None);
         }
+        self.connections.take(peer).map(Some).ok_or_else(|| {
+            self.connections.refused();
+            "this address has its share of the connections; nothing was done, try again"
+        })
     }
 
     /// Admits a request of this address. None: it is no like. Only likes count towards the limit of
@@ -98,6 +135,12 @@ impl Limits {
     pub fn user(&self, user: &UserId) -> Result<(), LimitError> {
         self.users.as_ref().map_or(Ok(()), |users| users.take(user.as_str()))
     }
+}
+
+fn share(over_share: &IntCounterVec, percent: usize, of: &str, limit: usize) -> Arc<Share> {
+    // The whole is the limit itself, which has its own refusals.
+    let most = if percent < 100 { limit * percent / 100 } else { usize::MAX };
+    Share::new(most, over_share.with_label_values(&[of]))
 }
 
 impl Limited {

@@ -2,6 +2,7 @@
 //! status of all their receipts, with one query per interval.
 
 use std::collections::HashMap;
+use std::net::IpAddr;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -12,6 +13,7 @@ use sqlx::PgPool;
 use tokio::sync::{Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 
+use crate::limits::share::Share;
 use crate::metrics::Counted;
 use crate::read::batcher::{BatchLimits, Batcher, reads_per_query};
 use crate::read::error::ReadError;
@@ -33,6 +35,7 @@ const LIMITS: BatchLimits =
 pub struct Receipts {
     batcher: Batcher<Receipt, ReceiptState>,
     places: Semaphore,
+    share: Arc<Share>,
     waiters: IntGauge,
     poller: Arc<Poller>,
     shutdown: CancellationToken,
@@ -44,7 +47,7 @@ pub enum Waited {
     Settled(ReceiptState),
     /// Still pending when the time was up or the service shut down.
     Pending,
-    /// Didn't wait: there are too many waiters.
+    /// Didn't wait: there are too many waiters, or too many of this address.
     TooManyWaiters,
 }
 
@@ -67,7 +70,7 @@ struct State {
 
 impl Receipts {
     /// Reads through `pool` and registers its metrics. `shutdown` ends all waits.
-    pub fn new(pool: PgPool, registry: &Registry, shutdown: CancellationToken) -> Self {
+    pub fn new(pool: PgPool, registry: &Registry, share: Arc<Share>, shutdown: CancellationToken) -> Self {
         let help =
             "reads of receipts, or callers waiting for one, that one query served; as many observations as queries";
         let reads = reads_per_query(registry, "likes_receipt_query_reads", help);
@@ -79,7 +82,7 @@ impl Receipts {
             async move { queries::receipt_statuses(&pool, &receipts).await }
         };
         let batcher = Batcher::new(LIMITS, reads, query);
-        Self { batcher, places: Semaphore::new(WAITERS_MAX), waiters, poller, shutdown }
+        Self { batcher, places: Semaphore::new(WAITERS_MAX), share, waiters, poller, shutdown }
     }
 
     pub async fn status(&self, receipt: Receipt) -> Result<ReceiptState, ReadError> {
@@ -89,7 +92,11 @@ impl Receipts {
 
     /// Waits until a pending event is settled, at most `limit`. An outage of PostgreSQL doesn't end the
     /// wait; one that lasts until `limit` is an error, since the status is unknown then.
-    pub async fn wait(&self, receipt: Receipt, limit: Duration) -> Result<Waited, ReadError> {
+    pub async fn wait(&self, receipt: Receipt, limit: Duration, client: IpAddr) -> Result<Waited, ReadError> {
+        let Some(_share) = self.share.take(client) else {
+            self.share.refused();
+            return Ok(Waited::TooManyWaiters);
+        };
         let Ok(_place) = self.places.try_acquire() else { return Ok(Waited::TooManyWaiters) };
         let _waiter = Counted::by(&self.waiters);
         let mut status = self.poller.add(receipt);
@@ -165,10 +172,17 @@ mod tests {
     #[tokio::test]
     async fn polling_ends_with_the_last_waiter() {
         let pool = PgPoolOptions::new().connect_lazy("postgres://likes@127.0.0.1:1/none").unwrap();
-        let receipts = Receipts::new(pool, &Registry::new(), CancellationToken::new());
+        let share = Share::new(1, prometheus::IntCounter::new("r", "r").unwrap());
+        let receipts = Receipts::new(pool, &Registry::new(), share, CancellationToken::new());
+        let (one, other) = ([192, 0, 2, 1].into(), [192, 0, 2, 2].into());
         let polling = || lock(&receipts.poller.state).polling;
         let receipt = Receipt { sequence: 1, partition: 0, offset: 0 };
-        assert!(matches!(receipts.wait(receipt, Duration::ZERO).await, Ok(Waited::Pending)));
+        {
+            let mut waits = std::pin::pin!(receipts.wait(receipt, Duration::from_secs(600), one));
+            assert!(futures::poll!(&mut waits).is_pending());
+            assert!(matches!(receipts.wait(receipt, Duration::ZERO, one).await, Ok(Waited::TooManyWaiters)));
+            assert!(matches!(receipts.wait(receipt, Duration::ZERO, other).await, Ok(Waited::Pending)));
+        }
         assert!(polling());
         eventually("polling ends", async || (!polling()).then_some(())).await;
     }

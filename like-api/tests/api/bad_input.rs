@@ -62,6 +62,7 @@ async fn bad_credentials_are_refused() {
         ("DELETE", LIKE, &[], 401, "unauthenticated", user),
         ("PUT", LIKE, &[("X-User-Id", "")], 401, "unauthenticated", user),
         ("PUT", LIKE, &[("X-User-Id", "a b")], 401, "unauthenticated", user),
+        ("PUT", LIKE, &[("X-User-Id", "victim,me")], 401, "unauthenticated", user),
         ("PUT", LIKE, &[("X-User-Id", "ü")], 401, "unauthenticated", user),
         ("PUT", LIKE, &[("X-User-Id", &too_long)], 401, "unauthenticated", user),
         ("PUT", LIKE, &[USER, USER], 401, "unauthenticated", user),
@@ -135,7 +136,6 @@ async fn unknown_route_and_method_are_refused() {
         ("GET", "/v1/receipts/01-2-3", &[], 400, INVALID, receipt),
         ("GET", "/v1/receipts/1-2-9223372036854775808", &[], 400, INVALID, receipt),
         ("GET", "/v1/receipts/%FF", &[], 400, INVALID, receipt),
-        ("GET", "/", &[], 404, "not-found", &[]),
         ("GET", "/v1/products/p1/likes/", &[], 404, "not-found", &[]),
         // Only the admin port has these.
         ("GET", "/readyz", &[], 404, "not-found", &[]),
@@ -202,4 +202,16 @@ async fn too_large_head_is_refused() {
     assert_eq!(api.send(Method::GET, "/nowhere", &[("X-Any", &fits)]).await.status, 404);
     assert_eq!(api.send(Method::GET, "/nowhere", &[("X-Any", &too_large)]).await.status, 431);
     assert_eq!(api.get("/nowhere").await.status, 404);
+}
+
+#[tokio::test]
+async fn user_header_counts_from_gateways_only() {
+    for (network, status) in [("10.0.0.0/8", 401), ("127.0.0.0/8", 503)] {
+        let api = Api::alone(|config| config.auth.auth_header_from = vec![network.parse().unwrap()]).await;
+        // With the router, and without.
+        for path in [LIKE, "/v1/products/p%31/like"] {
+            assert_eq!(api.send(Method::PUT, path, &[USER]).await.status, status, "{network} {path}");
+        }
+        assert_eq!(api.get("/nowhere").await.status, 404);
+    }
 }

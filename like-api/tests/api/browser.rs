@@ -1,12 +1,14 @@
 //! CORS: the answers to browsers that run another site's page.
 
-use std::num::NonZeroU32;
+use std::num::{NonZeroU32, NonZeroUsize};
 
 use clap::Parser;
 use like_api::config::Config;
+use like_testkit::until;
 use reqwest::Method;
 
 use crate::common::{Answer, Api, NO_DATABASE, TestApp};
+use crate::wire::Wire;
 
 const SHOP: &str = "https://shop.example";
 const EVIL: &str = "https://evil.example";
@@ -15,7 +17,12 @@ const LIKE: &str = "/v1/products/p1/like";
 /// Allows these origins.
 fn allow(config: &mut Config, origins: &str) {
     let args = ["x", "--auth-mode=trusted-header", "--kafka-bootstrap-servers=k", "--database-url", NO_DATABASE];
-    config.browser = Config::parse_from(args.into_iter().chain(["--cors-allowed-origins", origins])).browser;
+    config.browser = Config::parse_from(args.into_iter().chain([
+        "--cors-allowed-headers=X-More",
+        "--cors-allowed-origins",
+        origins,
+    ]))
+    .browser;
 }
 
 async fn start(origins: &str) -> Api {
@@ -39,8 +46,10 @@ async fn preflight_of_listed_origin_is_permitted() {
     for method in ["GET", "PUT", "DELETE"] {
         assert!(list("access-control-allow-methods").contains(&method), "{answer:?}");
     }
-    for header in ["authorization", "idempotency-key", "prefer", "if-none-match", "x-request-id", "traceparent"] {
-        assert!(list("access-control-allow-headers").contains(&header), "{answer:?}");
+    let usual = "authorization idempotency-key prefer if-none-match x-request-id traceparent content-type baggage \
+                 sentry-trace x-requested-with cache-control x-more";
+    for header in usual.split(' ') {
+        assert!(list("access-control-allow-headers").contains(&header), "{header}: {answer:?}");
     }
     assert!(!list("access-control-allow-headers").contains(&"x-user-id"), "only a gateway sets it");
     assert_eq!(answer.header("access-control-max-age"), "7200");
@@ -139,6 +148,24 @@ async fn vary_names_all_headers_in_one_line() {
     }
     let liked = api.send(Method::PUT, LIKE, &[("X-User-Id", "u1"), ("Origin", SHOP)]).await;
     assert_eq!((liked.status.as_u16(), liked.header("access-control-allow-origin")), (202, SHOP));
+}
+
+#[tokio::test]
+async fn page_may_read_the_refusal_of_a_full_listener() {
+    let api = Api::alone(|config| {
+        allow(config, SHOP);
+        config.limits.max_connections = NonZeroUsize::new(1);
+        config.limits.address_share = 100;
+    })
+    .await;
+    let mut open = Wire::to(&api.url);
+    open.send("GET /nowhere HTTP/1.1\r\nHost: h\r\nContent-Length: 2\r\n\r\n{");
+    until("it is open", async || api.port.metric("likes_open_connections", "").await == 1.0).await;
+    for (origin, allowed) in [(SHOP, SHOP), (EVIL, "")] {
+        let answer = api.send(Method::GET, "/nowhere", &[("Origin", origin)]).await;
+        answer.assert_problem(503, "overloaded");
+        assert_eq!((answer.header("access-control-allow-origin"), answer.header("vary")), (allowed, "origin"));
+    }
 }
 
 #[tokio::test]

@@ -1,5 +1,6 @@
 //! Connections: their limit, their timeouts, and request bodies, which no route takes.
 
+use like_api::config::Config;
 use like_testkit::until;
 use std::num::NonZeroUsize;
 use std::time::{Duration, Instant};
@@ -29,9 +30,17 @@ pub fn used(url: &str) -> Wire {
 
 #[tokio::test]
 async fn connection_above_the_limit_is_refused() {
-    let api = Api::alone(|config| config.limits.max_connections = NonZeroUsize::new(2)).await;
+    let api = Api::alone(|config| {
+        config.limits.max_connections = NonZeroUsize::new(2);
+        config.limits.address_share = 100;
+    })
+    .await;
     let mut open = blocking(&api, |url| {
-        let mut open = [used(url), used(url)];
+        // In the middle of requests, so that neither makes room.
+        let mut open = [Wire::to(url), Wire::to(url)];
+        for wire in &mut open {
+            wire.send("GET /nowhere HTTP/1.1\r\nHost: h\r\nContent-Length: 2\r\n\r\n{");
+        }
         // Both without a request and with one.
         for sent in ["", GET] {
             let mut third = Wire::to(url);
@@ -45,7 +54,7 @@ async fn connection_above_the_limit_is_refused() {
             third.is_closed();
         }
         for wire in &mut open {
-            wire.send(GET);
+            wire.send("}");
             assert_eq!(wire.status(), 404);
         }
         open.map(Some)
@@ -56,6 +65,67 @@ async fn connection_above_the_limit_is_refused() {
     open[0] = None;
     until("there is room", async || api.port.metric("likes_open_connections", "").await == 1.0).await;
     blocking(&api, |url| drop(used(url))).await;
+}
+
+#[tokio::test]
+async fn longest_idle_connection_makes_room() {
+    let api = Api::alone(|config| {
+        config.limits.max_connections = NonZeroUsize::new(2);
+        config.limits.address_share = 100;
+    })
+    .await;
+    blocking(&api, |url| {
+        let (mut idle, mut busy) = (used(url), used(url));
+        loop {
+            busy.send(GET);
+            assert_eq!(busy.status(), 404);
+            let mut new = Wire::to(url);
+            new.send(GET);
+            if new.status() == 404 {
+                break;
+            }
+        }
+        idle.is_closed();
+        busy.send(GET);
+        assert_eq!(busy.status(), 404);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn peer_gets_a_share_of_connections() {
+    let limit = |proxies: &'static str| {
+        move |config: &mut Config| {
+            config.limits.max_connections = NonZeroUsize::new(4);
+            config.limits.address_share = 50;
+            config.limits.trusted_proxies = vec![proxies.parse().unwrap()];
+        }
+    };
+    let from = async |api: &Api, address: &str| {
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.bind(format!("{address}:0").parse().unwrap()).unwrap();
+        let mut stream = socket.connect(api.url.strip_prefix("http://").unwrap().parse().unwrap()).await.unwrap();
+        stream.write_all(GET.as_bytes()).await.unwrap();
+        let mut begin = [0; 12];
+        stream.read_exact(&mut begin).await.unwrap();
+        (stream, String::from_utf8_lossy(&begin).into_owned())
+    };
+    let (accepted, refused) = ("HTTP/1.1 404", "HTTP/1.1 503");
+    let api = Api::alone(limit("192.0.2.0/24")).await;
+    let mut open = Vec::new();
+    for (address, answer) in
+        [("127.0.0.1", accepted), ("127.0.0.1", accepted), ("127.0.0.1", refused), ("127.0.0.2", accepted)]
+    {
+        open.push(from(&api, address).await);
+        assert_eq!(open.last().unwrap().1, answer, "{address}");
+    }
+    assert_eq!(api.port.metric("likes_over_share_total", "share=\"connections\"").await, 1.0);
+    // The connections of a trusted proxy are those of many clients.
+    let api = Api::alone(limit("127.0.0.0/8")).await;
+    for _ in 0..3 {
+        open.push(from(&api, "127.0.0.1").await);
+        assert_eq!(open.last().unwrap().1, accepted);
+    }
 }
 
 #[tokio::test]
@@ -91,6 +161,12 @@ async fn partial_request_times_out() {
         assert_eq!(idle.status(), 404);
     })
     .await;
+}
+
+#[tokio::test]
+async fn idle_connection_is_closed() {
+    let api = Api::alone(|config| config.limits.idle_timeout = Duration::from_millis(300)).await;
+    blocking(&api, |url| used(url).is_closed()).await;
 }
 
 #[tokio::test]
@@ -153,17 +229,38 @@ async fn bad_body_closes_the_connection() {
             // Never sent: the service doesn't ask for it.
             ("Content-Length: 1048576\r\nExpect: 100-continue", String::new(), 413),
             ("Transfer-Encoding: chunked", "two\r\n{}\r\n0\r\n\r\n".to_owned(), 400),
+            ("Content-Length: 3", "{}".to_owned(), 400),
+            ("Host: i", String::new(), 400),
         ] {
             for line in ["DELETE /nowhere", "PUT /v1/products/p1/like"] {
                 let mut wire = Wire::to(url);
                 // The service may close before a large body is sent.
                 wire.send(format!("{line} HTTP/1.1\r\nHost: h\r\n{headers}\r\n\r\n{body}"));
+                if status == 400 {
+                    wire.end();
+                }
                 let answer = wire.answer();
                 assert_eq!((answer.status, answer.header("connection")), (status, "close"), "{line} {headers}");
+                let at_fault = headers.split(':').next().unwrap();
+                assert!(status != 400 || answer.text().contains(&format!("\"header\":\"{at_fault}\"")), "{answer:?}");
                 assert_eq!(answer.header("content-type"), "application/problem+json", "{answer:?}");
                 assert!(answer.text().contains("requestId"), "{answer:?}");
                 wire.is_closed();
             }
+        }
+    })
+    .await;
+    blocking(&api, |url| {
+        for (head, status) in [
+            ("GET /nowhere HTTP/1.1\r\n", 400),
+            ("GET /nowhere HTTP/1.0\r\n", 404),
+            (&*format!("GET /nowhere HTTP/1.1\r\nHost: h\r\n{}", "X: x\r\n".repeat(99)), 404),
+            // hyper's limit, without a document.
+            (&*format!("GET /nowhere HTTP/1.1\r\nHost: h\r\n{}", "X: x\r\n".repeat(100)), 431),
+        ] {
+            let mut wire = Wire::to(url);
+            wire.send(format!("{head}\r\n"));
+            assert_eq!(wire.status(), status, "{head}");
         }
     })
     .await;

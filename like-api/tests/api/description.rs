@@ -84,6 +84,9 @@ async fn examples_are_answered_as_described() {
         let (path, headers) = request(path, operation);
         let mut headers: Vec<_> = headers.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
         headers.push(("X-User-Id", "ada"));
+        // Not an example of the description: the page would send it with each request.
+        headers.push(("Idempotency-Key", if method == "put" { "click-1" } else { "click-2" }));
+        assert!(!operation.to_string().contains("click-"), "{path}");
         let method = Method::from_bytes(method.to_ascii_uppercase().as_bytes()).unwrap();
         if let Some(stream) = success["content"].get("text/event-stream") {
             let mut events = api.http.get(format!("{}{path}", api.url)).send().await.unwrap();
@@ -153,6 +156,42 @@ async fn description_names_the_auth_mode() {
     assert_eq!((again.status.as_u16(), again.header("etag"), &again.json), (304, etag, &Value::Null));
     let changed = api.send(Method::GET, "/openapi.json", &[("If-None-Match", "\"other\"")]).await;
     assert_eq!(changed.status, 200);
+}
+
+#[tokio::test]
+async fn answers_name_the_public_url() {
+    const URL: &str = "https://shop.example/likes";
+    let api = TestApp::ready_with(1, |config| {
+        config.site.public_url = Some(URL.to_owned());
+        config.site.public_caching = true;
+    })
+    .await;
+    let put = api.http.put(format!("{}/v1/products/p1/like", api.url)).header("X-User-Id", "u1").send().await.unwrap();
+    assert_eq!(put.headers()["location"], format!("{URL}/v1/receipts/1-0-0"));
+    let missing = api.get("/nowhere").await;
+    assert_eq!(missing.json["type"], format!("{URL}/problems/not-found"));
+    let document = api.get("/openapi.json").await.json;
+    assert_eq!(document["servers"], json!([{ "url": URL }]));
+    let about = document["info"]["description"].as_str().unwrap();
+    assert!(about.contains(&format!("{URL}/v1/products/p42")) && !about.contains("127.0.0.1"), "{about}");
+    assert_eq!(api.get("/v1/likes?ids=p1").await.header("cache-control"), "public, max-age=1");
+}
+
+#[tokio::test]
+async fn docs_are_compressed_and_can_be_off() {
+    let api = Api::alone(|config| config.site.docs = false).await;
+    for path in ["/", "/docs", "/openapi.json"] {
+        api.get(path).await.assert_problem(404, "not-found");
+    }
+    let api = Api::alone(|_| ()).await;
+    let bundle = "/docs/swagger-ui-bundle.js";
+    let (plain, gzip) =
+        (api.get(bundle).await, api.send(Method::GET, bundle, &[("Accept-Encoding", "br, gzip")]).await);
+    assert_eq!((plain.header("content-encoding"), gzip.header("content-encoding")), ("", "gzip"));
+    assert!(gzip.length * 3 < plain.length && gzip.header("etag") != plain.header("etag"), "{}", gzip.length);
+    let client = reqwest::Client::builder().no_proxy().redirect(reqwest::redirect::Policy::none()).build().unwrap();
+    let root = client.get(format!("{}/", api.url)).send().await.unwrap();
+    assert_eq!((root.status().as_u16(), &root.headers()["location"]), (303, &"docs".parse().unwrap()));
 }
 
 #[tokio::test]

@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use jsonwebtoken::{Algorithm, Header};
-use like_api::config::{JwksTiming, JwtAlgorithm};
+use like_api::config::{Config, JwksTiming, JwtAlgorithm};
 use like_testkit::tokens::{TestIssuer, TestKey, claims};
 use like_testkit::{eventually, until};
 use reqwest::StatusCode;
@@ -19,13 +19,16 @@ const SOON: Duration = Duration::from_millis(50);
 
 const UNKNOWN: &str = "names a key (kid) that its issuer doesn't have";
 
-async fn api(issuer: &TestIssuer, refresh: Duration, pause: Duration) -> Api {
-    let config = with_tokens(|jwt| {
+fn settings(issuer: &TestIssuer, refresh: Duration, pause: Duration) -> Config {
+    with_tokens(|jwt| {
         jwt.jwt_jwks_url = Some(issuer.url.clone());
         jwt.jwt_algorithms = vec![JwtAlgorithm::Es256, JwtAlgorithm::EdDsa];
         jwt.jwks_timing = JwksTiming { refresh, pause, timeout: Duration::from_secs(50) };
-    });
-    Api::start(config).await
+    })
+}
+
+async fn api(issuer: &TestIssuer, refresh: Duration, pause: Duration) -> Api {
+    Api::start(settings(issuer, refresh, pause)).await
 }
 
 /// Why readiness lacks the keys. None: it has them.
@@ -213,6 +216,35 @@ async fn token_without_key_id_needs_a_single_key() {
     issuer.publish(&[&key, &other]);
     let two_fit = with_keys(&issuer, NEVER, NEVER).await;
     like_by(&two_fit, &token).await.assert_refused("names no key (kid), and there isn't just one for its algorithm");
+}
+
+#[tokio::test]
+async fn keys_with_one_id_are_both_tried() {
+    let (key, namesake, stranger) = (es256("k1"), es256("k1"), es256("k1"));
+    let issuer = TestIssuer::start(&[&key, &namesake]).await;
+    let api = with_keys(&issuer, NEVER, NEVER).await;
+    for key in [&key, &namesake] {
+        like_by(&api, &token(key, "u1")).await.assert_known();
+    }
+    like_by(&api, &token(&stranger, "u1")).await.assert_refused("has a wrong signature");
+}
+
+#[tokio::test]
+async fn keys_expire_without_their_issuer() {
+    let key = es256("k1");
+    let issuer = TestIssuer::start(&[&key]).await;
+    let mut config = settings(&issuer, SOON, SOON);
+    config.auth.jwt.jwt_keys_max_age = Duration::from_millis(500);
+    let api = Api::start(config).await;
+    fetched(&api).await;
+    let token = token(&key, "u1");
+    like_by(&api, &token).await.assert_known();
+    issuer.go_away();
+    let gone = async || (like_by(&api, &token).await.json["type"] == "/problems/keys-unavailable").then_some(());
+    eventually("the keys are too old", gone).await;
+    issuer.publish(&[&key]);
+    let back = async || like_by(&api, &token).await.json["type"] == "/problems/writes-unavailable";
+    until("the issuer is back", back).await;
 }
 
 #[tokio::test]

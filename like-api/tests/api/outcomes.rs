@@ -18,7 +18,6 @@ use like_api::metrics::Metrics;
 use prometheus::Registry;
 use rdkafka::types::{RDKafkaApiKey, RDKafkaRespErr};
 use serde_json::Value;
-use tokio_util::sync::CancellationToken;
 use tower::ServiceExt;
 
 use crate::common::{NO_DATABASE, config};
@@ -28,8 +27,7 @@ use crate::publisher::{NO_BROKER, Published, mock, publisher};
 fn state(published: &Published, registry: &Registry) -> Arc<AppState> {
     let config = config("t", NO_DATABASE);
     let metrics = Metrics::new(registry);
-    let shutdown = CancellationToken::new();
-    let state = AppState::new(&config, Arc::clone(&published.publisher), metrics, registry, &shutdown).unwrap();
+    let state = AppState::new(&config, Arc::clone(&published.publisher), metrics, registry).unwrap();
     state.gate.set(Ok(1));
     Arc::new(state)
 }

@@ -64,7 +64,7 @@ fn invalid_settings_are_named_in_one_line() {
         (&[("DATABASE_URL", "-")], &["DATABASE_URL", "is not set"]),
         (&[("LISTEN_ADDR", "here")], &["LISTEN_ADDR", "'here'"]),
         (&[("AUTH_USER_HEADER", "a b")], &["AUTH_USER_HEADER", "'a b'"]),
-        (&[("AUTH_HEADER_ALLOW_PUBLIC", "perhaps")], &["AUTH_HEADER_ALLOW_PUBLIC", "'perhaps'"]),
+        (&[("AUTH_HEADER_FROM", "gateway")], &["AUTH_HEADER_FROM", "'gateway'"]),
         (&[("KAFKA_CONFIG_FILE", "/nowhere")], &["KAFKA_CONFIG_FILE", "/nowhere"]),
         (&[("RATE_LIMIT_USER", "-1")], &["RATE_LIMIT_USER", "'-1'", "0.5"]),
         (&[("RATE_LIMIT_USER_BURST", "0")], &["RATE_LIMIT_USER_BURST", "from 1"]),
@@ -72,18 +72,34 @@ fn invalid_settings_are_named_in_one_line() {
         (&[("TRUSTED_PROXIES", "10.0.0.0/8,10.1.2.3/8")], &["TRUSTED_PROXIES", "write 10.0.0.0/8 or 10.1.2.3"]),
         (&[("TRUSTED_PROXIES_HEADER", "x-real-ip")], &["TRUSTED_PROXIES_HEADER", "x-forwarded-for or forwarded"]),
         (&[("MAX_CONNECTIONS", "0")], &["MAX_CONNECTIONS", "'0'"]),
+        (&[("IDLE_TIMEOUT", "0s")], &["IDLE_TIMEOUT", "'0s'", "1s to"]),
+        (&[("SHUTDOWN_DELAY", "1h")], &["SHUTDOWN_DELAY", "'1h'", "5m"]),
+        (&[("ADDRESS_SHARE", "0")], &["ADDRESS_SHARE", "'0'", "percent"]),
         (&[("SHED_ABOVE", "soon")], &["SHED_ABOVE", "'soon'", "100ms"]),
         (&[("TOKIO_WORKER_THREADS", "two")], &["TOKIO_WORKER_THREADS", "'two'", "above 0"]),
         (&[("CORS_ALLOWED_ORIGINS", "https://a.example/")], &["CORS_ALLOWED_ORIGINS", "write https://a.example"]),
+        (&[("CORS_ALLOWED_HEADERS", "a b")], &["CORS_ALLOWED_HEADERS", "'a b'"]),
+        (&[("CORS_ALLOWED_HEADERS", "x-user-id")], &["CORS_ALLOWED_HEADERS has X-User-Id", "gateway"]),
         // Every client of the listener could name any user.
-        (&[("LISTEN_ADDR", "0.0.0.0:0")], &["LISTEN_ADDR=0.0.0.0:0", "AUTH_HEADER_ALLOW_PUBLIC=true", "X-User-Id"]),
-        (&[("LISTEN_ADDR", "[::]:0")], &["LISTEN_ADDR=[::]:0", "AUTH_HEADER_ALLOW_PUBLIC=true"]),
-        (
-            &[("LISTEN_ADDR", "192.0.2.1:80"), ("AUTH_USER_HEADER", "X-Me"), ("AUTH_HEADER_ALLOW_PUBLIC", "no")],
-            &["LISTEN_ADDR=192.0.2.1:80", "X-Me"],
-        ),
+        (&[("LISTEN_ADDR", "0.0.0.0:0")], &["LISTEN_ADDR=0.0.0.0:0", "AUTH_HEADER_FROM", "X-User-Id"]),
+        (&[("LISTEN_ADDR", "[::]:0")], &["LISTEN_ADDR=[::]:0", "AUTH_HEADER_FROM"]),
+        (&[("LISTEN_ADDR", "192.0.2.1:80"), ("AUTH_USER_HEADER", "X-Me")], &["LISTEN_ADDR=192.0.2.1:80", "X-Me"]),
     ] {
         refused(&settings(changes), said);
+    }
+}
+
+#[test]
+fn limits_fit_the_open_files() {
+    for (changes, said) in [
+        (&[("MAX_CONNECTIONS", "737")][..], "MAX_CONNECTIONS=737 is too high: this process may open 1000 files"),
+        (&[("MAX_CONNECTIONS", "50"), ("MAX_STREAMS", "50")], "MAX_STREAMS=50 is too high"),
+        (&[("MAX_STREAMS", "736")], "which are 736"),
+    ] {
+        let mut limited = Command::new("/bin/sh");
+        limited.args(["-c", "ulimit -n 1000; exec \"$0\"", env!("CARGO_BIN_EXE_like-api")]);
+        let output = limited.env_clear().envs(settings(changes)).output().unwrap();
+        assert!(output.status.code() == Some(2) && one_line(&output).contains(said), "{output:?}");
     }
 }
 
@@ -147,7 +163,7 @@ impl Running {
 
 #[tokio::test]
 async fn shutdown_is_quick_without_dependencies() {
-    let public = [("LISTEN_ADDR", "0.0.0.0:0"), ("AUTH_HEADER_ALLOW_PUBLIC", "yes"), ("AUTH_USER_HEADER", "X-Me")];
+    let public = [("LISTEN_ADDR", "0.0.0.0:0"), ("AUTH_HEADER_FROM", "10.0.0.0/8"), ("AUTH_USER_HEADER", "X-Me")];
     let running = Running::start(&settings(&public)).await;
     let log = running.process.log();
     assert!(log.contains("auth_mode=\"trusted-header\" header=\"X-Me\""), "{log}");
@@ -169,11 +185,43 @@ async fn idle_connections_do_not_delay_shutdown() {
 }
 
 #[tokio::test]
+async fn partial_requests_do_not_delay_shutdown() {
+    let running = Running::start(&settings(&[])).await;
+    let url = format!("http://{}", running.public);
+    let (mut head, mut second_head, mut body) = (Wire::to(&url), used(&url), Wire::to(&url));
+    head.send("GET /nowhere HTTP/1.1\r\nHost:");
+    second_head.send("G");
+    body.send("PUT /v1/products/p1/like HTTP/1.1\r\nHost: h\r\nContent-Length: 10\r\n\r\n12345");
+    running.terminate();
+    // Otherwise the log says that requests were still in progress.
+    running.ended().await;
+}
+
+#[tokio::test]
+async fn delayed_shutdown_keeps_serving() {
+    let running = Running::start(&settings(&[("SHUTDOWN_DELAY", "3s")])).await;
+    let (url, port) = (format!("http://{}", running.public), running.port());
+    let mut before = used(&url);
+    running.process.hang_up();
+    running.process.says("SIGHUP ignored").await;
+    running.terminate();
+    port.waits_for("shutdown", "").await;
+    for wire in [&mut before, &mut Wire::to(&url)] {
+        wire.send("GET /nowhere HTTP/1.1\r\nHost: h\r\n\r\n");
+        let answer = wire.answer();
+        assert_eq!((answer.status, answer.header("connection")), (404, "close"), "{answer:?}");
+        wire.is_closed();
+    }
+    running.ended().await;
+}
+
+#[tokio::test]
 async fn healthcheck_needs_the_admin_port_only() {
-    let health = async |admin: &str| {
-        let output = program(&[("ADMIN_ADDR", admin)]).arg("healthcheck").output().unwrap();
+    let ask = async |admin: &str, how: &[&str]| {
+        let output = program(&[("ADMIN_ADDR", admin)]).arg("healthcheck").args(how).output().unwrap();
         (output.status.code(), String::from_utf8(output.stderr).unwrap())
     };
+    let health = async |admin: &str| ask(admin, &["--ready"]).await;
     let (status, text) = health("127.0.0.1:1").await;
     assert_eq!((status, text.lines().count()), (Some(1), 1), "{text}");
 
@@ -182,6 +230,8 @@ async fn healthcheck_needs_the_admin_port_only() {
     let (status, text) = health(&running.admin).await;
     assert_eq!(status, Some(1));
     assert!(text.contains("not ready"), "{text}");
+    // A container's health must not depend on other servers.
+    assert_eq!(ask(&running.admin, &[]).await.0, Some(0));
     database.lay_out(&topic.name, 1).await;
     until("healthy", async || health(&running.admin).await.0 == Some(0)).await;
 }

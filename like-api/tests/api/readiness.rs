@@ -98,7 +98,7 @@ async fn likes_outlast_a_postgresql_outage() {
     // Only the topic monitor queries now: it has found the database unreachable more than once.
     let before = api.proxy.connections();
     until("the monitor has tried", async || api.proxy.connections() >= before + 3).await;
-    assert!(api.port.is_ready().await);
+    assert!(api.port.can_write().await);
     let acknowledged = api.like("p1", "u1").await;
     assert_eq!(acknowledged.status, 202);
     // Other products than before, which may be cached.
@@ -132,7 +132,7 @@ async fn read_without_answer_times_out() {
     tokio::join!(times_out(), swallow);
     times_out().await;
     assert_eq!(api.like("p1", "u1").await.status, 202);
-    assert!(api.port.is_ready().await);
+    assert!(api.port.can_write().await);
 }
 
 #[tokio::test]
@@ -177,8 +177,11 @@ async fn changed_topic_refuses_likes_at_once() {
     let admin: AdminClient<DefaultClientContext> =
         ClientConfig::new().set("bootstrap.servers", like_testkit::kafka()).create().unwrap();
     admin.create_partitions([&NewPartitions::new(&api.topic.name, 3)], &AdminOptions::new()).await.unwrap();
-    until("not ready", async || !api.port.is_ready().await).await;
+    until("writes are not possible", async || !api.port.can_write().await).await;
     api.like("p1", "u1").await.assert_unavailable("writes-unavailable", "3 partitions");
+    // Reads are served: a condition that all replicas share doesn't take them out of service.
+    assert!(api.port.is_ready().await);
+    assert_eq!(api.port.metric("likes_writes_possible", "").await, 0.0);
     assert_eq!(api.get("/v1/likes?ids=p1").await.status, 200);
 
     admin.delete_topics(&[&api.topic.name], &AdminOptions::new()).await.unwrap();
@@ -215,6 +218,6 @@ async fn topics_open_in_sequence() {
     assert_eq!(api.like("p1", "u1").await.json["receipt"], "2-0-0");
 
     execute("UPDATE topic_layout SET end_offsets = '{1}' WHERE topic = $1").await;
-    until("not ready", async || !api.port.is_ready().await).await;
+    until("writes are not possible", async || !api.port.can_write().await).await;
     api.like("p1", "u1").await.assert_unavailable("writes-unavailable", "closed");
 }

@@ -60,7 +60,7 @@ async fn known_callers_answers_are_private() {
     }
     let anonymous = api.get("/v1/likes?ids=p1").await;
     assert_eq!(anonymous.json[0].get("liked"), None);
-    assert_eq!((anonymous.header("vary"), anonymous.header("cache-control")), ("x-user-id", "public, max-age=1"));
+    assert_eq!((anonymous.header("vary"), anonymous.header("cache-control")), ("x-user-id", "private, max-age=1"));
 }
 
 #[tokio::test]

@@ -155,6 +155,24 @@ async fn key_verifies_only_its_own_tokens() {
 }
 
 #[tokio::test]
+async fn replaced_key_is_accepted_beside_its_successor() {
+    let (old, new) = (TestKey::generate("k1", Algorithm::ES256), TestKey::generate("k2", Algorithm::EdDSA));
+    let (third, stranger) = (TestKey::generate("k1", Algorithm::ES256), TestKey::generate("k1", Algorithm::ES256));
+    let pems = [&*old.public_pem, &new.public_pem, &third.public_pem].concat();
+    let api = Api::start(with_tokens(|jwt| jwt.jwt_public_key = Some(secret(&pems)))).await;
+    for key in [&old, &new, &third] {
+        like_by(&api, &key.sign(&but(&json!({})))).await.assert_known();
+    }
+    like_by(&api, &stranger.sign(&but(&json!({})))).await.assert_refused("has a wrong signature");
+
+    let next = "another secret of thirty-two bytes or more";
+    let api = Api::start(with_tokens(|jwt| jwt.jwt_secret = Some(secret(&format!("{next}\n{SECRET}\n"))))).await;
+    for text in [next, SECRET] {
+        like_by(&api, &TestKey::of_secret(text).sign(&but(&json!({})))).await.assert_known();
+    }
+}
+
+#[tokio::test]
 async fn missing_token_gets_a_plain_challenge() {
     let (api, _) = of_secret().await;
     like_with(&api, &[]).await.assert_missing();
@@ -273,6 +291,7 @@ async fn attack_claims_that_break_a_rule() {
         (json!({ "iss": "https://evil.example/" }), "is from another issuer"),
         (json!({ "iss": "" }), "is from another issuer"),
         (json!({ "iss": null }), "has no usable iss"),
+        (json!({ "iss": [ISSUER] }), "has no usable iss"),
         (json!({ "sub": "" }), SUB),
         (json!({ "sub": "a b" }), SUB),
         (json!({ "sub": "ü" }), SUB),

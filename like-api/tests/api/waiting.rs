@@ -1,16 +1,18 @@
 //! `Prefer: wait` on a receipt: its callers, and the queries that serve them.
 
+use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use futures::FutureExt;
+use like_api::limits::share::Share;
 use like_api::read::error::ReadError;
 use like_api::read::pool;
 use like_api::read::queries::ReceiptState;
 use like_api::read::receipts::{INTERVAL, Receipts, WAITERS_MAX, Waited};
 use like_events::Receipt;
 use like_testkit::{TestDatabase, eventually, until};
-use prometheus::Registry;
+use prometheus::{IntCounter, Registry};
 use reqwest::Method;
 use serde_json::json;
 use tokio::task::JoinSet;
@@ -22,6 +24,7 @@ use crate::wire::Wire;
 
 /// Longer than any test takes: no wait ends by its timeout.
 const LONG: Duration = Duration::from_hours(1);
+const CLIENT: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 
 struct Scene {
     receipts: Arc<Receipts>,
@@ -34,14 +37,15 @@ impl Scene {
     fn new(database_url: &str) -> Self {
         let (registry, shutdown) = (Registry::new(), CancellationToken::new());
         let pool = pool::open(&config("t", database_url).database);
-        let receipts = Arc::new(Receipts::new(pool, &registry, shutdown.clone()));
+        let share = Share::new(WAITERS_MAX, IntCounter::new("r", "r").unwrap());
+        let receipts = Arc::new(Receipts::new(pool, &registry, share, shutdown.clone()));
         Self { receipts, registry, shutdown, waiting: JoinSet::new() }
     }
 
     fn wait(&mut self, partition: i32, offset: i64) {
         let receipts = Arc::clone(&self.receipts);
         let receipt = receipt(partition, offset);
-        self.waiting.spawn(async move { receipts.wait(receipt, LONG).await });
+        self.waiting.spawn(async move { receipts.wait(receipt, LONG, CLIENT).await });
     }
 
     /// The result of the next wait that ends.
@@ -123,7 +127,7 @@ async fn later_waiters_are_answered_too() {
 async fn waiters_are_limited() {
     let scene = Scene::new(NO_DATABASE);
     let wait = |offset| {
-        let mut waiting = Box::pin(scene.receipts.wait(receipt(0, offset), LONG));
+        let mut waiting = Box::pin(scene.receipts.wait(receipt(0, offset), LONG, CLIENT));
         let told = (&mut waiting).now_or_never();
         told.map_or_else(|| Ok(waiting), Err)
     };
@@ -146,10 +150,10 @@ async fn waiting_outlasts_an_outage() {
     scene.wait(0, 0);
     let soon = Duration::from_millis(10);
     let receipts = Arc::clone(&scene.receipts);
-    assert!(matches!(receipts.wait(receipt(0, 0), soon).await, Ok(Waited::Pending)));
+    assert!(matches!(receipts.wait(receipt(0, 0), soon, CLIENT).await, Ok(Waited::Pending)));
 
     proxy.cut();
-    eventually("a wait fails", async || receipts.wait(receipt(0, 0), soon).await.err()).await;
+    eventually("a wait fails", async || receipts.wait(receipt(0, 0), soon, CLIENT).await.err()).await;
     fold(&database, 1).await;
     proxy.restore();
     assert_eq!(scene.ended().await, Waited::Settled(ReceiptState::Counted));

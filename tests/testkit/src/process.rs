@@ -121,6 +121,11 @@ impl TestProcess {
         self.signal(Signal::INT);
     }
 
+    /// Sends SIGHUP.
+    pub fn hang_up(&self) {
+        self.signal(Signal::HUP);
+    }
+
     pub fn kill(&self) {
         self.signal(Signal::KILL);
     }

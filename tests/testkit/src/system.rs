@@ -284,7 +284,12 @@ impl AdminPort {
         self.http.get(format!("{}/readyz", self.admin)).send().await.is_ok_and(|answer| answer.status() == 200)
     }
 
-    /// Waits until `/readyz` names `condition` with a reason that contains `why`.
+    /// Whether `/readyz?writes` returns 200.
+    pub async fn can_write(&self) -> bool {
+        self.http.get(format!("{}/readyz?writes", self.admin)).send().await.is_ok_and(|answer| answer.status() == 200)
+    }
+
+    /// Waits until `/readyz?writes` names `condition` with a reason that contains `why`.
     pub async fn waits_for(&self, condition: &str, why: &str) {
         eventually(&format!("/readyz says {condition}: {why}"), async || {
             let waiting = self.waiting_for().await?;
@@ -293,9 +298,9 @@ impl AdminPort {
         .await;
     }
 
-    /// `waitingFor` of `/readyz`.
+    /// `waitingFor` of `/readyz?writes`.
     pub async fn waiting_for(&self) -> Option<Value> {
-        let answer = self.http.get(format!("{}/readyz", self.admin)).send().await.ok()?;
+        let answer = self.http.get(format!("{}/readyz?writes", self.admin)).send().await.ok()?;
         let mut body: Value = answer.json().await.ok()?;
         Some(body["waitingFor"].take())
     }

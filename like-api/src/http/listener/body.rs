@@ -8,26 +8,39 @@ use std::time::Duration;
 use axum::extract::Request;
 use axum::http::header;
 use hyper::body::{Body, Incoming};
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
+use tokio_util::sync::CancellationToken;
 
 use crate::http::error::{ApiError, Fault};
 
 /// The largest body that is discarded, in bytes; a larger one is refused.
 pub const BODY_MAX: u64 = 16 * 1024;
 const BODY_TIMEOUT: Duration = Duration::from_secs(10);
+/// The time after the shutdown's begin for a head or a body that has begun.
+pub const PARTIAL_TIMEOUT: Duration = Duration::from_millis(500);
 /// How long a body that is too large is read on: closing while the client still sends resets the
 /// connection, and the answer may be lost.
 const LINGER: Duration = Duration::from_secs(1);
 
 /// Reads and discards the body, or returns why it is refused.
-pub async fn discard(request: &mut Request<Incoming>) -> Result<(), ApiError> {
+pub async fn discard(request: &mut Request<Incoming>, stop: &CancellationToken) -> Result<(), ApiError> {
     let waits_for_us = request.headers().contains_key(header::EXPECT);
     let body = request.body_mut();
     if body.is_end_stream() {
         return Ok(());
     }
-    let read =
-        if body.size_hint().lower() > BODY_MAX { Ok(Ok(false)) } else { timeout(BODY_TIMEOUT, past(body)).await };
+    let read = if body.size_hint().lower() > BODY_MAX {
+        Ok(Ok(false))
+    } else {
+        let late = async {
+            stop.cancelled().await;
+            sleep(PARTIAL_TIMEOUT).await;
+        };
+        tokio::select! {
+            read = timeout(BODY_TIMEOUT, past(body)) => read,
+            () = late => return Err(ApiError::TooSlow("the body has not ended, and the service shuts down".to_owned())),
+        }
+    };
     match read {
         Ok(Ok(true)) => Ok(()),
         Ok(Ok(false)) => {
@@ -37,7 +50,11 @@ pub async fn discard(request: &mut Request<Incoming>) -> Result<(), ApiError> {
             }
             Err(ApiError::TooLarge(format!("no route takes a body; up to {BODY_MAX} bytes are read and ignored")))
         }
-        Ok(Err(_)) => Err(Fault::header("Transfer-Encoding", "doesn't match the body").into()),
+        Ok(Err(_)) => {
+            let chunked = request.headers().contains_key(header::TRANSFER_ENCODING);
+            let header = if chunked { "Transfer-Encoding" } else { "Content-Length" };
+            Err(Fault::header(header, "doesn't match the body").into())
+        }
         Err(_) => Err(ApiError::TooSlow(format!("the body must end within {} s", BODY_TIMEOUT.as_secs()))),
     }
 }

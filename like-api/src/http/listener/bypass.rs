@@ -26,7 +26,7 @@ pub async fn answer(app: &AppState, received: Received, request: &Request<Incomi
     let product = ProductId::parse(product).ok()?;
     let headers = request.headers();
     let handle = async {
-        match LikeRequest::new(app, headers, Ok(product)).await {
+        match LikeRequest::new(app, headers, received.peer, Ok(product)).await {
             Ok(request) => publish(app, request, liked).await.into_response(),
             Err(refusal) => refusal.into_response(),
         }

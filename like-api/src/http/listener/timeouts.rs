@@ -9,8 +9,6 @@
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, Ordering};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -18,6 +16,8 @@ use like_common::metrics::add;
 use prometheus::{IntCounter, Registry};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, Sleep, sleep, sleep_until};
+
+use super::idle::Phase;
 
 /// From a head's first byte to its end, and from the connection to the end of its first head.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
@@ -40,36 +40,6 @@ impl WriteTimeout {
     }
 }
 
-#[derive(Clone)]
-pub struct Phase(Arc<AtomicU8>);
-
-/// The connection is idle, or an answer is being written.
-const BETWEEN: u8 = 0;
-/// A head has begun.
-const HEAD: u8 = 1;
-/// A request is being handled: bytes that are read belong to its body or to the next head.
-const HANDLING: u8 = 2;
-
-impl Phase {
-    /// Returns the phase of a new connection, whose first head is due.
-    pub fn new() -> Self {
-        Self(Arc::new(AtomicU8::new(HEAD)))
-    }
-
-    /// Records that a head was read.
-    pub fn handling(&self) {
-        self.0.store(HANDLING, Ordering::Relaxed);
-    }
-
-    pub fn handled(&self) {
-        self.0.store(BETWEEN, Ordering::Relaxed);
-    }
-
-    fn is(&self, phase: u8) -> bool {
-        self.0.load(Ordering::Relaxed) == phase
-    }
-}
-
 pub struct Timeouts<S> {
     io: S,
     phase: Phase,
@@ -89,9 +59,12 @@ impl<S> Timeouts<S> {
     /// Returns the result of a write, or an error once writes have waited for too long.
     fn bounded<T>(&mut self, cx: &mut Context<'_>, write: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
         if write.is_ready() {
-            self.write_timer = None;
+            if self.write_timer.take().is_some() {
+                self.phase.writing(false);
+            }
             return write;
         }
+        self.phase.writing(true);
         let limit = self.write.limit;
         ready!(self.write_timer.get_or_insert_with(|| Box::pin(sleep(limit))).as_mut().poll(cx));
         self.write.exceeded.inc();
@@ -106,13 +79,12 @@ impl<S: AsyncRead + Unpin> AsyncRead for Timeouts<S> {
         let read = Pin::new(&mut this.io).poll_read(cx, buffer);
         match &read {
             Poll::Ready(_) => {
-                if buffer.filled().len() > before && this.phase.is(BETWEEN) {
-                    this.phase.0.store(HEAD, Ordering::Relaxed);
+                if buffer.filled().len() > before && this.phase.read() {
                     this.head_began = Instant::now();
                     this.head_timer = None;
                 }
             }
-            Poll::Pending if this.phase.is(HEAD) => {
+            Poll::Pending if this.phase.in_head() => {
                 let until = this.head_began + HEAD_TIMEOUT;
                 let timer = this.head_timer.get_or_insert_with(|| Box::pin(sleep_until(until)));
                 if timer.as_mut().poll(cx).is_ready() {

@@ -18,7 +18,8 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use axum::extract::{MatchedPath, State};
-use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, Request, header};
+use axum::http::request::Parts;
+use axum::http::{Extensions, HeaderMap, HeaderName, HeaderValue, Method, Request, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use futures::FutureExt;
@@ -40,12 +41,25 @@ pub const REQUEST_ID_MAX: usize = 128;
 
 pub const ACCESS: &str = "like_api::access";
 
-/// The layer around all routes.
-pub async fn observe(State(app): State<Arc<AppState>>, request: axum::extract::Request, next: Next) -> Response {
+/// Returns the client's address of a routed request.
+pub fn client(app: &AppState, parts: &Parts) -> IpAddr {
+    app.limits.proxies.client(peer(&parts.extensions), &parts.headers)
+}
+
+/// Returns the peer of a routed request's connection.
+pub fn peer(extensions: &Extensions) -> IpAddr {
+    received(extensions).peer
+}
+
+fn received(extensions: &Extensions) -> Received {
     // Tests of the router have no connection.
     let local = || Received { peer: IpAddr::V4(Ipv4Addr::UNSPECIFIED), at: Instant::now() };
-    let received = request.extensions().get().copied().unwrap_or_else(local);
-    let context = RequestContext::new(&app, &request, received);
+    extensions.get().copied().unwrap_or_else(local)
+}
+
+/// The layer around all routes.
+pub async fn observe(State(app): State<Arc<AppState>>, request: axum::extract::Request, next: Next) -> Response {
+    let context = RequestContext::new(&app, &request, received(request.extensions()));
     if let Some(answer) = app.cors.preflight(request.method(), request.headers()) {
         return context.finish(&app, "", answer);
     }
@@ -123,7 +137,7 @@ impl RequestContext {
     /// Completes, counts and logs the answer.
     fn finish(self, app: &AppState, route: &str, mut response: Response) -> Response {
         let Self { started, id, method, origin, span, trace, in_progress, .. } = self;
-        finish(&mut response, &id);
+        finish(&mut response, &id, app.site.base());
         app.cors.finish(origin.as_ref(), &mut response);
 
         let (status, took) = (response.status(), started.elapsed());

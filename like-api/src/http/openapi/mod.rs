@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 use utoipa::openapi::tag::TagBuilder;
 use utoipa::openapi::{ComponentsBuilder, Info, InfoBuilder, LicenseBuilder, OpenApi, OpenApiBuilder, Server};
 
+use crate::app::AppState;
 use crate::auth::Auth;
 use crate::http::error::{At, Document, Fault};
 use crate::http::middleware::request_context::REQUEST_ID_MAX;
@@ -46,9 +47,10 @@ fn info() -> Info {
         .build()
 }
 
-/// Completes the description of the routes. The security schemes are those of `auth`; without `auth`,
-/// all of them, as in the repository.
-pub fn complete(routes: &OpenApi, auth: Option<&Auth>) -> Value {
+/// Completes the description of the routes: for a running service with its callers, URLs and problem
+/// types; without one with all kinds of callers, as in the repository.
+pub fn complete(routes: &OpenApi, app: Option<&AppState>) -> Value {
+    let auth = app.map(|app| &app.auth);
     let mut document = serde_json::to_value(routes).expect("a description always serialises");
     let schemes = security_schemes(auth);
     let names: Vec<String> = schemes.as_object().expect("an object").keys().cloned().collect();
@@ -69,7 +71,34 @@ pub fn complete(routes: &OpenApi, auth: Option<&Auth>) -> Value {
             refer_to_headers(response);
         }
     }
+    if let Some(app) = app {
+        of_service(&mut document, app);
+    }
     document
+}
+
+/// Makes the examples those of this service.
+fn of_service(document: &mut Value, app: &AppState) {
+    let about = document["info"]["description"].as_str().unwrap_or_default();
+    let caller = match &app.auth {
+        Auth::TrustedHeader(trusted) => format!("'{}: ada'", trusted.shown()),
+        Auth::Jwt(_) => "\"Authorization: Bearer $TOKEN\"".to_owned(),
+    };
+    let about = about.replace("http://127.0.0.1:8080", &app.example_url).replace("'X-User-Id: ada'", &caller);
+    document["info"]["description"] = about.into();
+    if let Some(url) = &app.site.public_url {
+        document["servers"] = json!([{ "url": url }]);
+        absolute_types(document, url);
+    }
+}
+
+fn absolute_types(value: &mut Value, base: &str) {
+    match value {
+        Value::String(text) if text.starts_with("/problems/") => text.insert_str(0, base),
+        Value::Array(items) => items.iter_mut().for_each(|item| absolute_types(item, base)),
+        Value::Object(members) => members.values_mut().for_each(|member| absolute_types(member, base)),
+        _ => {}
+    }
 }
 
 /// utoipa makes the schema of an `Option` nullable, but a header is never null.
@@ -138,10 +167,11 @@ fn refer_to_headers(response: &mut Value) {
 }
 
 fn common_parameters() -> Value {
-    let header = |name: &str, description: String, example: &str| {
+    // Without examples: the page would send them with each request.
+    let header = |name: &str, description: String| {
         json!({
             "name": name, "in": "header", "required": false, "description": description,
-            "schema": { "type": "string" }, "example": example,
+            "schema": { "type": "string" },
         })
     };
     let id = format!(
@@ -151,8 +181,8 @@ fn common_parameters() -> Value {
     let trace =
         "The caller's trace (W3C Trace Context), which is passed on with the event. Ignored if malformed.".to_owned();
     json!({
-        "X-Request-Id": header("X-Request-Id", id, "r-2026-11-22-0001"),
-        "traceparent": header("traceparent", trace, "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"),
+        "X-Request-Id": header("X-Request-Id", id),
+        "traceparent": header("traceparent", trace),
     })
 }
 

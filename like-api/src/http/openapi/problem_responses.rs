@@ -23,8 +23,8 @@ const OF_ALL: [&Kind; 5] = [
 ];
 
 /// The answer of the connection, before a request exists.
-pub const HEAD_TOO_LARGE: &str = "The head of the request, URL and headers, has more than 16 KiB. No document, no request id: \
-                              the connection answers before there is a request.";
+pub const HEAD_TOO_LARGE: &str = "The head of the request, URL and headers, has more than 16 KiB or 100 fields. No document, \
+                              no request id: the connection answers before there is a request.";
 
 /// Declares a type for the `responses` of a route that returns these kinds of problem.
 macro_rules! problem_responses {

@@ -13,6 +13,7 @@ use crate::app::AppState;
 use crate::http::error::ApiError;
 use crate::http::etag;
 use crate::http::extract;
+use crate::http::middleware::request_context::peer;
 use crate::http::openapi::problem_responses::problem_responses;
 use crate::http::openapi::schemas;
 use crate::http::paths;
@@ -51,7 +52,7 @@ problem_responses!(CountProblems: INVALID_REQUEST, UNAUTHENTICATED, KEYS_UNAVAIL
 )]
 pub async fn one(State(app): State<Arc<AppState>>, request: Request) -> Result<Response, ApiError> {
     let (mut parts, _) = request.into_parts();
-    let user = app.caller(&parts.headers).await?;
+    let user = app.caller(&parts.headers, peer(&parts.extensions)).await?;
     let product = extract::product_id(&mut parts).await?;
     let mut likes = read(&app, vec![product], user.as_ref()).await?;
     Ok(etag::json(&parts.headers, caching(&app, user.as_ref()), &likes.pop()))
@@ -80,7 +81,7 @@ pub async fn one(State(app): State<Arc<AppState>>, request: Request) -> Result<R
     ),
 )]
 pub async fn many(State(app): State<Arc<AppState>>, request: Request) -> Result<Response, ApiError> {
-    let user = app.caller(request.headers()).await?;
+    let user = app.caller(request.headers(), peer(request.extensions())).await?;
     let products = extract::ids(request.uri()).map_err(ApiError::Invalid)?;
     let likes = read(&app, products, user.as_ref()).await?;
     Ok(etag::json(request.headers(), caching(&app, user.as_ref()), &likes))
@@ -98,6 +99,11 @@ async fn read(app: &AppState, products: Vec<ProductId>, user: Option<&UserId>) -
 /// only by that caller, who has to revalidate it.
 fn caching(app: &AppState, user: Option<&UserId>) -> [(HeaderName, HeaderValue); 2] {
     const _: () = assert!(CACHE_AGE.as_secs() == 1 && CACHE_AGE.subsec_nanos() == 0, "max-age below says the same");
-    let control = if user.is_some() { "private, no-cache" } else { "public, max-age=1" };
+    let control = match user {
+        Some(_) => "private, no-cache",
+        None if app.site.public_caching => "public, max-age=1",
+        // A shared cache that doesn't see the header of `Vary` would serve it to known callers.
+        None => "private, max-age=1",
+    };
     [(header::CACHE_CONTROL, HeaderValue::from_static(control)), (header::VARY, app.auth.vary())]
 }

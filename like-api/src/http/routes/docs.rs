@@ -3,7 +3,8 @@
 
 use std::borrow::Cow;
 use std::fmt::Write as _;
-use std::sync::Arc;
+use std::io::Write as _;
+use std::sync::{Arc, OnceLock};
 
 use axum::Router;
 use axum::body::Bytes;
@@ -11,6 +12,8 @@ use axum::extract::Path;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use axum::response::{Html, IntoResponse, Response};
 use axum::routing::get;
+use flate2::Compression;
+use flate2::write::GzEncoder;
 use serde_json::Value;
 use utoipa_swagger_ui::Config;
 
@@ -39,7 +42,14 @@ pub fn router(description: &Value) -> Router<Arc<AppState>> {
         .route("/docs/start.js", File::new(SCRIPT, include_bytes!("docs/start.js").as_slice()).route())
         .route("/docs/swagger-ui-bundle.js", viewer("swagger-ui-bundle.js", SCRIPT).route())
         .route("/docs/swagger-ui.css", viewer("swagger-ui.css", STYLE).route())
-        .route("/problems", get(async || Html(problems(problem::ALL))))
+        // Relative, as all links here: the service may be behind a path prefix.
+        .route("/", get(async || (StatusCode::SEE_OTHER, [(header::LOCATION, "docs")])))
+}
+
+/// Returns the pages that problem types lead to.
+pub fn problem_pages() -> Router<Arc<AppState>> {
+    Router::new()
+        .route("/problems", get(async || Html(problems(problem::ALL, ""))))
         .route("/problems/{name}", get(explain))
 }
 
@@ -59,36 +69,69 @@ struct File {
     content_type: HeaderValue,
     etag: HeaderValue,
     content: Bytes,
+    /// Compressed for the first client that accepts it.
+    gzip: Arc<OnceLock<(HeaderValue, Bytes)>>,
 }
 
 impl File {
     fn new(content_type: HeaderValue, content: impl Into<Bytes>) -> Self {
         let content = content.into();
-        Self { content_type, etag: etag::tag(&content), content }
+        Self { content_type, etag: etag::tag(&content), content, gzip: Arc::default() }
     }
 
     fn route(self) -> axum::routing::MethodRouter<Arc<AppState>> {
         get(async move |headers: HeaderMap| self.answer(&headers))
     }
 
+    fn gzip(&self) -> (&HeaderValue, &Bytes) {
+        let (etag, gzip) = self.gzip.get_or_init(|| {
+            let mut encoder = GzEncoder::new(Vec::new(), Compression::default());
+            encoder.write_all(&self.content).expect("memory takes all");
+            let gzip = encoder.finish().expect("memory takes all");
+            (etag::tag(&gzip), gzip.into())
+        });
+        (etag, gzip)
+    }
+
     /// Clients revalidate each time, and download again only after an update of the service.
     fn answer(&self, headers: &HeaderMap) -> Response {
-        let caching: [(HeaderName, HeaderValue); 2] =
-            [(header::ETAG, self.etag.clone()), (header::CACHE_CONTROL, HeaderValue::from_static("public, no-cache"))];
-        if etag::names(headers, &self.etag) {
+        let gzip = accepts_gzip(headers);
+        let (etag, content) = if gzip { self.gzip() } else { (&self.etag, &self.content) };
+        let caching: [(HeaderName, HeaderValue); 3] = [
+            (header::ETAG, etag.clone()),
+            (header::CACHE_CONTROL, HeaderValue::from_static("public, no-cache")),
+            (header::VARY, HeaderValue::from_static("accept-encoding")),
+        ];
+        if etag::names(headers, etag) {
             return (StatusCode::NOT_MODIFIED, caching).into_response();
         }
-        (caching, [(header::CONTENT_TYPE, self.content_type.clone())], self.content.clone()).into_response()
+        let mut response =
+            (caching, [(header::CONTENT_TYPE, self.content_type.clone())], content.clone()).into_response();
+        if gzip {
+            response.headers_mut().insert(header::CONTENT_ENCODING, HeaderValue::from_static("gzip"));
+        }
+        response
     }
+}
+
+/// Whether `Accept-Encoding` names gzip without a weight of 0.
+fn accepts_gzip(headers: &HeaderMap) -> bool {
+    let lines = headers.get_all(header::ACCEPT_ENCODING).iter().filter_map(|line| line.to_str().ok());
+    let mut codings = lines.flat_map(|line| line.split(','));
+    codings.any(|coding| {
+        let (name, weight) = coding.split_once(";q=").unwrap_or((coding, "1"));
+        name.trim().eq_ignore_ascii_case("gzip") && weight.trim().parse::<f32>().is_ok_and(|weight| weight > 0.0)
+    })
 }
 
 /// The page of one kind of problem.
 async fn explain(Path(name): Path<String>) -> Result<Html<String>, ApiError> {
     let kind = problem::named(&name).ok_or(ApiError::NotFound)?;
-    Ok(Html(problems(&[kind])))
+    Ok(Html(problems(&[kind], "../")))
 }
 
-fn problems(kinds: &[&Kind]) -> String {
+/// Returns a page about problems; `up` leads from it to the root.
+fn problems(kinds: &[&Kind], up: &str) -> String {
     let mut page = String::from(
         "<!doctype html><html lang=\"en\"><meta charset=\"utf-8\"><meta name=\"viewport\" content=\"width=device-width\">\
          <meta name=\"color-scheme\" content=\"light dark\"><title>Problems</title>",
@@ -102,5 +145,5 @@ fn problems(kinds: &[&Kind]) -> String {
         let meaning: String = meaning.collect();
         let _ = write!(page, "<h1><code>{name}</code></h1><p><b>{title}</b> ({status})<p>{meaning}");
     }
-    page + "<p><a href=\"/problems\">All problems</a> · <a href=\"/docs\">The API</a>"
+    page + &format!("<p><a href=\"{up}problems\">All problems</a> · <a href=\"{up}docs\">The API</a>")
 }

@@ -1,6 +1,7 @@
 //! `PUT` and `DELETE /v1/products/{productId}/like`: a like or unlike becomes an event, which is
 //! acknowledged once Kafka has written it. Counting is like-aggregator's job.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use axum::extract::{FromRequestParts, State};
@@ -15,6 +16,7 @@ use utoipa::ToSchema;
 use crate::app::AppState;
 use crate::http::error::{ApiError, Fault};
 use crate::http::extract;
+use crate::http::middleware::request_context::peer;
 use crate::http::openapi::problem_responses::problem_responses;
 use crate::http::openapi::schemas;
 use crate::http::paths;
@@ -36,14 +38,19 @@ impl FromRequestParts<Arc<AppState>> for LikeRequest {
 
     async fn from_request_parts(parts: &mut Parts, app: &Arc<AppState>) -> Result<Self, ApiError> {
         let product = extract::product_id(parts).await;
-        Self::new(app, &parts.headers, product).await
+        Self::new(app, &parts.headers, peer(&parts.extensions), product).await
     }
 }
 
 impl LikeRequest {
     /// Checks the credentials first, then the parameters.
-    pub async fn new(app: &AppState, headers: &HeaderMap, product: Result<ProductId, Fault>) -> Result<Self, ApiError> {
-        let user = app.known_caller(headers).await?;
+    pub async fn new(
+        app: &AppState,
+        headers: &HeaderMap,
+        peer: IpAddr,
+        product: Result<ProductId, Fault>,
+    ) -> Result<Self, ApiError> {
+        let user = app.known_caller(headers, peer).await?;
         match (product, extract::idempotency_key(headers)) {
             (Ok(product), Ok(key)) => {
                 // With tracing on, the span of the request carries the trace.
@@ -78,7 +85,7 @@ problem_responses!(LikeProblems: INVALID_REQUEST, UNAUTHENTICATED, KEYS_UNAVAILA
     put, path = paths::LIKE, operation_id = "like", tag = "likes", security(("caller" = [])),
     params(
         ("productId" = schemas::ProductId, Path, example = "p42"),
-        ("Idempotency-Key" = Option<schemas::IdempotencyKey>, Header, description = KEY, example = "click-1"),
+        ("Idempotency-Key" = Option<schemas::IdempotencyKey>, Header, description = KEY),
     ),
     responses(
         (
@@ -107,7 +114,7 @@ pub async fn like(State(app): State<Arc<AppState>>, request: LikeRequest) -> Res
     delete, path = paths::LIKE, operation_id = "unlike", tag = "likes", security(("caller" = [])),
     params(
         ("productId" = schemas::ProductId, Path, example = "p42"),
-        ("Idempotency-Key" = Option<schemas::IdempotencyKey>, Header, description = KEY, example = "click-2"),
+        ("Idempotency-Key" = Option<schemas::IdempotencyKey>, Header, description = KEY),
     ),
     responses(
         (
@@ -144,7 +151,7 @@ pub async fn publish(app: &AppState, request: LikeRequest, liked: bool) -> Resul
     let position = published.map_err(ApiError::NotPublished)?;
 
     let receipt = Receipt { sequence, partition: position.partition, offset: position.offset }.to_string();
-    let location = [(header::LOCATION, format!("/v1/receipts/{receipt}"))];
+    let location = [(header::LOCATION, format!("{}/v1/receipts/{receipt}", app.site.base()))];
     let body = Acknowledged { event_id, product_id: event.product_id, liked, receipt };
     Ok((StatusCode::ACCEPTED, location, Json(body)).into_response())
 }

@@ -14,6 +14,7 @@ use utoipa::ToSchema;
 use crate::app::AppState;
 use crate::http::error::ApiError;
 use crate::http::extract;
+use crate::http::middleware::request_context::client;
 use crate::http::openapi::problem_responses::problem_responses;
 use crate::http::openapi::schemas;
 use crate::http::paths;
@@ -65,13 +66,19 @@ pub async fn status(State(app): State<Arc<AppState>>, request: Request) -> Resul
     let (mut parts, _) = request.into_parts();
     let receipt = extract::receipt(&mut parts).await?;
     let mut wait = prefer::wait(&parts.headers);
+    let client = client(&app, &parts);
     let mut state = app.receipts.status(receipt).await.map_err(ApiError::Read)?;
     if let ReceiptState::Pending { open_topic } = &state {
         if let Some(topic) = open_topic {
             is_in_the_log(&app, topic, receipt).await?;
         }
         if let Some(limit) = wait.filter(|limit| !limit.is_zero()) {
-            match app.receipts.wait(receipt, limit.saturating_sub(began.elapsed())).await.map_err(ApiError::Read)? {
+            match app
+                .receipts
+                .wait(receipt, limit.saturating_sub(began.elapsed()), client)
+                .await
+                .map_err(ApiError::Read)?
+            {
                 Waited::Settled(settled) => state = settled,
                 Waited::Pending => {}
                 Waited::TooManyWaiters => wait = None,

@@ -17,9 +17,12 @@ use axum::response::{IntoResponse, Response};
 use crate::app::AppState;
 use crate::http::error::ApiError;
 use crate::http::extract;
+use crate::http::middleware::request_context::client;
 use crate::http::openapi::problem_responses::problem_responses;
 use crate::http::openapi::schemas;
 use crate::http::paths;
+use crate::limits::LimitError;
+use crate::read::live::OpenError;
 
 const HEADERS: [(HeaderName, &str); 3] = [
     (header::CONTENT_TYPE, "text/event-stream"),
@@ -27,6 +30,9 @@ const HEADERS: [(HeaderName, &str); 3] = [
     // Otherwise nginx buffers events.
     (HeaderName::from_static("x-accel-buffering"), "no"),
 ];
+
+/// `Retry-After` for an address that has its share, in seconds: until streams of it may have ended.
+const RETRY_SHARE: u64 = 30;
 
 /// Two products; the second has no likes.
 const EXAMPLE: &str = concat!(
@@ -58,12 +64,20 @@ problem_responses!(StreamProblems: INVALID_REQUEST, READS_UNAVAILABLE);
     ),
 )]
 pub async fn stream(State(app): State<Arc<AppState>>, request: Request) -> Result<Response, ApiError> {
-    let products = extract::ids(request.uri()).map_err(ApiError::Invalid)?;
-    let body = if request.method() == Method::HEAD {
+    let (parts, _) = request.into_parts();
+    let products = extract::ids(&parts.uri).map_err(ApiError::Invalid)?;
+    let body = if parts.method == Method::HEAD {
         // Without opening a stream: a body of unknown length, as the GET has.
         Body::from_stream(futures::stream::pending::<Result<Bytes, Infallible>>())
     } else {
-        Body::new(app.streams.open(products).await.map_err(ApiError::Read)?)
+        let opened = app.streams.open(products, client(&app, &parts)).await;
+        Body::new(opened.map_err(|error| match error {
+            OpenError::Read(error) => ApiError::Read(error),
+            OpenError::OverShare(of) => {
+                let what = format!("this address has its share of the {of}");
+                ApiError::Limit(LimitError::TooMany { retry_after: RETRY_SHARE, what })
+            }
+        })?)
     };
     Ok((HEADERS, body).into_response())
 }

@@ -13,6 +13,7 @@ use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::{Instant, Sleep, sleep};
 
 use super::table::{CLOSED, Subscription, Table};
+use crate::limits::share::Held;
 use crate::metrics::Counted;
 
 /// The client's pause before it reconnects, in milliseconds: random, so that clients don't all
@@ -21,8 +22,8 @@ const RETRY_MS: std::ops::Range<u64> = 2_000..6_000;
 /// A comment of an event stream.
 const HEARTBEAT: Bytes = Bytes::from_static(b":\n\n");
 
-/// One open stream out of `MAX_STREAMS`.
-pub(super) type Slot = (OwnedSemaphorePermit, Counted);
+/// One open stream out of `MAX_STREAMS` and of its address's share.
+pub(super) type Slot = (OwnedSemaphorePermit, Held, Counted);
 
 /// One stream. Keep it small: there are thousands of them.
 pub struct LiveCounts {
@@ -30,19 +31,28 @@ pub struct LiveCounts {
     subscription: Subscription,
     begun: bool,
     heartbeat: Duration,
+    /// Ends at the next heartbeat, or with the stream.
     silence: Pin<Box<Sleep>>,
+    /// When the client has to reconnect.
+    ends: Instant,
     _slot: Slot,
 }
 
 impl LiveCounts {
     /// Creates the body, once its products were read.
-    pub(super) fn new(table: Arc<Table>, subscription: Subscription, heartbeat: Duration, slot: Slot) -> Self {
-        Self { table, subscription, begun: false, heartbeat, silence: Box::pin(sleep(heartbeat)), _slot: slot }
+    pub(super) fn new(
+        table: Arc<Table>,
+        subscription: Subscription,
+        heartbeat: Duration,
+        ends: Instant,
+        slot: Slot,
+    ) -> Self {
+        Self { table, subscription, begun: false, heartbeat, silence: Box::pin(sleep(heartbeat)), ends, _slot: slot }
     }
 
     /// Returns all counts, in the order of the request.
     fn present(&mut self) -> Bytes {
-        let retry = RETRY_MS.start + RandomState::new().hash_one(0) % (RETRY_MS.end - RETRY_MS.start);
+        let retry = RETRY_MS.start + random(RETRY_MS.end - RETRY_MS.start);
         let mut bytes = format!("retry: {retry}\n").into_bytes();
         for (product, sent) in &mut self.subscription.products {
             let event;
@@ -72,9 +82,19 @@ impl LiveCounts {
     }
 
     fn send(&mut self, bytes: Bytes) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
-        self.silence.as_mut().reset(Instant::now() + self.heartbeat);
+        self.silence.as_mut().reset((Instant::now() + self.heartbeat).min(self.ends));
         Poll::Ready(Some(Ok(Frame::data(bytes))))
     }
+}
+
+/// Returns a random number below `limit`.
+fn random(limit: u64) -> u64 {
+    RandomState::new().hash_one(0) % limit.max(1)
+}
+
+/// Returns a duration less up to a quarter of it, at random.
+pub(super) fn less_a_quarter(duration: Duration) -> Duration {
+    duration.saturating_sub(Duration::from_millis(random(duration.as_millis() as u64 / 4)))
 }
 
 impl Body for LiveCounts {
@@ -85,7 +105,7 @@ impl Body for LiveCounts {
         // First, so that any change from here on wakes this task.
         self.subscription.waker.register(cx.waker());
         let shown = self.table.shown();
-        if shown == CLOSED {
+        if shown == CLOSED || (self.begun && self.ends <= Instant::now()) {
             return Poll::Ready(None);
         }
         if !self.begun {
@@ -98,6 +118,9 @@ impl Body for LiveCounts {
             return self.send(news);
         }
         ready!(self.silence.as_mut().poll(cx));
+        if self.ends <= Instant::now() {
+            return Poll::Ready(None);
+        }
         self.send(HEARTBEAT)
     }
 }

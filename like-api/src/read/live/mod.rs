@@ -16,6 +16,7 @@ mod table;
 
 use std::collections::HashSet;
 use std::convert::Infallible;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -23,12 +24,15 @@ use like_events::ProductId;
 use prometheus::Registry;
 use sqlx::PgPool;
 use tokio::sync::Semaphore;
+use tokio::time::Instant;
 
 pub use self::body::LiveCounts;
 use self::hub::Hub;
 use self::metrics::StreamMetrics;
-use self::table::Table;
+use self::table::{Refused, Table};
 use crate::config::StreamSettings;
+use crate::limits::Limits;
+use crate::limits::share::Share;
 use crate::metrics::Counted;
 use crate::read::error::ReadError;
 
@@ -41,21 +45,34 @@ pub struct Streams {
     pool: PgPool,
     interval: Duration,
     slots: Arc<Semaphore>,
+    share: Arc<Share>,
     heartbeat: Duration,
+    max_age: Duration,
     metrics: StreamMetrics,
 }
 
+/// Why a stream doesn't open.
+pub enum OpenError {
+    Read(ReadError),
+    /// Its address has its share of this.
+    OverShare(&'static str),
+}
+
 impl Streams {
-    /// No stream opens until [`Streams::keep_reading`] runs.
-    pub fn new(settings: &StreamSettings, pool: PgPool, registry: &Registry) -> Self {
-        Self {
-            table: Arc::new(Table::new(PRODUCTS_MAX)),
+    /// No stream opens until [`Streams::keep_reading`] runs. The error says in one line why the settings are
+    /// refused.
+    pub fn new(settings: &StreamSettings, limits: &Limits, pool: PgPool, registry: &Registry) -> Result<Self, String> {
+        let max_streams = settings.max_streams(limits.max_connections)?;
+        Ok(Self {
+            table: Arc::new(Table::new(PRODUCTS_MAX, limits.share("products", PRODUCTS_MAX))),
             pool,
             interval: settings.stream_interval,
             heartbeat: settings.stream_heartbeat,
-            slots: Arc::new(Semaphore::new(settings.max_streams as usize)),
+            max_age: settings.stream_max_age,
+            slots: Arc::new(Semaphore::new(max_streams)),
+            share: limits.share("streams", max_streams),
             metrics: StreamMetrics::register(registry),
-        }
+        })
     }
 
     /// Returns the task that reads counts for all streams. It never ends.
@@ -68,16 +85,30 @@ impl Streams {
         self.table.close();
     }
 
-    /// Opens a stream of these products, without duplicates. Its first counts are read after this call,
+    /// Opens a stream of these products for a client, without duplicates. Its first counts are read after this call,
     /// so they include everything that the client has seen before.
-    pub async fn open(&self, mut products: Vec<ProductId>) -> Result<LiveCounts, ReadError> {
+    pub async fn open(&self, mut products: Vec<ProductId>, client: IpAddr) -> Result<LiveCounts, OpenError> {
+        let share = self.share.take(client).ok_or_else(|| {
+            self.share.refused();
+            OpenError::OverShare("streams")
+        })?;
         let permit = Arc::clone(&self.slots).try_acquire_owned().map_err(|_| ReadError::Overloaded)?;
         let mut seen = HashSet::new();
         products.retain(|product| seen.insert(product.clone()));
-        let (subscription, read) = self.table.subscribe(products).ok_or(ReadError::Overloaded)?;
+        let (subscription, read) = self.table.subscribe(products, client).map_err(|refused| match refused {
+            Refused::Full => OpenError::Read(ReadError::Overloaded),
+            Refused::OverShare => OpenError::OverShare("watched products"),
+        })?;
         // The sender is dropped when the service shuts down.
         read.await.unwrap_or(Err(ReadError::Overloaded))?;
-        let slot = (permit, Counted::by(&self.metrics.open));
-        Ok(LiveCounts::new(Arc::clone(&self.table), subscription, self.heartbeat, slot))
+        let slot = (permit, share, Counted::by(&self.metrics.open));
+        let ends = Instant::now() + body::less_a_quarter(self.max_age);
+        Ok(LiveCounts::new(Arc::clone(&self.table), subscription, self.heartbeat, ends, slot))
+    }
+}
+
+impl From<ReadError> for OpenError {
+    fn from(error: ReadError) -> Self {
+        Self::Read(error)
     }
 }

@@ -8,6 +8,7 @@ use chrono::{DateTime, Utc};
 use futures::task::AtomicWaker;
 use like_events::ProductId;
 
+use crate::limits::share::Held;
 use crate::read::likes::Likes;
 use crate::read::lock::lock;
 use crate::read::queries::Change;
@@ -19,6 +20,8 @@ pub struct LiveProduct {
     changed: AtomicU64,
     newest: Mutex<Newest>,
     streams: Mutex<Vec<Weak<AtomicWaker>>>,
+    /// Of the share of the address that watched it first.
+    _share: Held,
 }
 
 #[derive(Default)]
@@ -32,9 +35,9 @@ struct Newest {
 }
 
 impl LiveProduct {
-    pub fn new(product: ProductId) -> Self {
+    pub fn new(product: ProductId, share: Held) -> Self {
         let (changed, newest, streams) = (AtomicU64::new(0), Mutex::default(), Mutex::default());
-        Self { product, changed, newest, streams }
+        Self { product, changed, newest, streams, _share: share }
     }
 
     pub fn id(&self) -> &ProductId {
@@ -110,10 +113,16 @@ fn event(product: &ProductId, change: &Change) -> Bytes {
 
 #[cfg(test)]
 mod tests {
+    use prometheus::IntCounter;
+
     use super::*;
+    use crate::limits::share::Share;
 
     fn product() -> LiveProduct {
-        let product = LiveProduct::new(ProductId::parse("p").unwrap());
+        let product = LiveProduct::new(
+            ProductId::parse("p").unwrap(),
+            Share::new(1, IntCounter::new("r", "r").unwrap()).take([0, 0, 0, 0].into()).unwrap(),
+        );
         product.change(1, 0, &change(1));
         product
     }

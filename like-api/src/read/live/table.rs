@@ -7,6 +7,8 @@
 //! ([`Table::show`]), or a popular product would have an event per subscriber.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+use std::net::IpAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
@@ -15,6 +17,7 @@ use like_events::ProductId;
 use tokio::sync::{Notify, oneshot};
 
 use super::product::LiveProduct;
+use crate::limits::share::{Held, Share};
 use crate::read::error::ReadError;
 use crate::read::lock::lock;
 
@@ -25,6 +28,8 @@ pub struct Table {
     inner: Mutex<Inner>,
     /// Most distinct products.
     most: usize,
+    /// Of each address, in the products that it watched first.
+    share: Arc<Share>,
     /// There are new subscribers.
     subscribed: Notify,
     /// The last poll whose changes all streams may send.
@@ -36,6 +41,15 @@ struct Inner {
     products: HashMap<ProductId, Arc<LiveProduct>>,
     subscribers: Vec<Subscriber>,
     closed: bool,
+}
+
+/// Why a stream can't subscribe.
+#[derive(Debug)]
+pub enum Refused {
+    /// There are too many products, or the table is closed.
+    Full,
+    /// The client's address watches its share of products.
+    OverShare,
 }
 
 /// A stream that waits for its first counts.
@@ -51,34 +65,47 @@ pub struct Subscription {
 }
 
 impl Table {
-    /// Creates an empty table for at most so many distinct products.
-    pub fn new(most: usize) -> Self {
-        Self { inner: Mutex::default(), most, subscribed: Notify::new(), shown: AtomicU64::new(0) }
+    /// Creates an empty table for at most so many distinct products, and a share of them per address.
+    pub fn new(most: usize, share: Arc<Share>) -> Self {
+        Self { inner: Mutex::default(), most, share, subscribed: Notify::new(), shown: AtomicU64::new(0) }
     }
 
-    /// Adds a stream, which must wait for its [`FirstRead`] before it sends anything. None: there are
-    /// too many products, or the table is closed.
-    pub fn subscribe(&self, products: Vec<ProductId>) -> Option<(Subscription, FirstRead)> {
+    /// Adds a stream of a client, which must wait for its [`FirstRead`] before it sends anything.
+    pub fn subscribe(&self, products: Vec<ProductId>, client: IpAddr) -> Result<(Subscription, FirstRead), Refused> {
         let waker = Arc::new(AtomicWaker::new());
         let (sender, read) = oneshot::channel();
         let mut inner = lock(&self.inner);
-        if !inner.has_room(&products, self.most) {
-            inner.remove_unused();
-            if !inner.has_room(&products, self.most) {
-                return None;
-            }
-        }
         if inner.closed {
-            return None;
+            return Err(Refused::Full);
         }
-        let products: Vec<_> = products.into_iter().map(|product| inner.product(product)).collect();
+        let shares = if let Ok(shares) = self.shares(&inner, &products, client) {
+            shares
+        } else {
+            inner.remove_unused();
+            self.shares(&inner, &products, client).inspect_err(|refused| {
+                if matches!(refused, Refused::OverShare) {
+                    self.share.refused();
+                }
+            })?
+        };
+        let mut shares = shares.into_iter();
+        let products: Vec<_> = products.into_iter().filter_map(|product| inner.product(product, &mut shares)).collect();
         for product in &products {
             product.add(&waker);
         }
         inner.subscribers.push(Subscriber { products: products.clone(), read: sender });
         drop(inner);
         self.subscribed.notify_one();
-        Some((Subscription { waker, products: products.into_iter().map(|product| (product, 0)).collect() }, read))
+        Ok((Subscription { waker, products: products.into_iter().map(|product| (product, 0)).collect() }, read))
+    }
+
+    /// Takes a share for each new product.
+    fn shares(&self, inner: &Inner, products: &[ProductId], client: IpAddr) -> Result<Vec<Held>, Refused> {
+        let new = products.iter().filter(|product| !inner.products.contains_key(*product)).count();
+        if inner.products.len() + new > self.most {
+            return Err(Refused::Full);
+        }
+        (0..new).map(|_| self.share.take(client)).collect::<Option<_>>().ok_or(Refused::OverShare)
     }
 
     /// Waits until there may be new subscribers.
@@ -137,14 +164,15 @@ impl Table {
 pub const CLOSED: u64 = u64::MAX;
 
 impl Inner {
-    fn has_room(&self, products: &[ProductId], most: usize) -> bool {
-        let new = products.iter().filter(|product| !self.products.contains_key(*product)).count();
-        self.products.len() + new <= most
-    }
-
-    fn product(&mut self, product: ProductId) -> Arc<LiveProduct> {
-        let live = self.products.entry(product.clone()).or_insert_with(|| Arc::new(LiveProduct::new(product)));
-        Arc::clone(live)
+    /// Returns the product. None: it is new, and there is no share for it.
+    fn product(&mut self, product: ProductId, shares: &mut impl Iterator<Item = Held>) -> Option<Arc<LiveProduct>> {
+        Some(match self.products.entry(product) {
+            Entry::Occupied(known) => Arc::clone(known.get()),
+            Entry::Vacant(vacant) => {
+                let live = LiveProduct::new(vacant.key().clone(), shares.next()?);
+                Arc::clone(vacant.insert(Arc::new(live)))
+            }
+        })
     }
 
     /// Removes products without a subscription. The lock keeps new ones out meanwhile.
@@ -155,7 +183,15 @@ impl Inner {
 
 #[cfg(test)]
 mod tests {
+    use prometheus::IntCounter;
+
     use super::*;
+
+    const CLIENT: IpAddr = IpAddr::V4(std::net::Ipv4Addr::LOCALHOST);
+
+    fn table(most: usize) -> Table {
+        Table::new(most, Share::new(most, IntCounter::new("r", "r").unwrap()))
+    }
 
     fn products(names: &[&str]) -> Vec<ProductId> {
         names.iter().map(|name| ProductId::parse(name).unwrap()).collect()
@@ -163,22 +199,22 @@ mod tests {
 
     #[test]
     fn products_are_limited_and_unused_ones_make_room() {
-        let table = Table::new(3);
-        let two = table.subscribe(products(&["a", "b"])).unwrap();
-        let _three = table.subscribe(products(&["b", "c"])).unwrap();
-        assert!(table.subscribe(products(&["a", "d"])).is_none());
-        let three_more = table.subscribe(products(&["a", "b", "c"])).unwrap();
+        let table = table(3);
+        let two = table.subscribe(products(&["a", "b"]), CLIENT).unwrap();
+        let _three = table.subscribe(products(&["b", "c"]), CLIENT).unwrap();
+        assert!(table.subscribe(products(&["a", "d"]), CLIENT).is_err());
+        let three_more = table.subscribe(products(&["a", "b", "c"]), CLIENT).unwrap();
         drop((two, three_more));
         drop(table.take_subscribers());
-        assert!(table.subscribe(products(&["d"])).is_some());
+        assert!(table.subscribe(products(&["d"]), CLIENT).is_ok());
         // That stream was closed before its first counts were read.
         drop(table.take_subscribers());
-        assert!(table.subscribe(products(&["e"])).is_some());
+        assert!(table.subscribe(products(&["e"]), CLIENT).is_ok());
     }
 
     #[test]
     fn shown_poll_only_rises() {
-        let table = Table::new(1);
+        let table = table(1);
         for (poll, shown) in [(1, 1), (3, 3), (2, 3)] {
             table.show(poll, &[]);
             assert_eq!(table.shown(), shown);
@@ -187,10 +223,10 @@ mod tests {
 
     #[test]
     fn closed_table_admits_no_stream() {
-        let table = Table::new(1);
-        let (_subscription, mut read) = table.subscribe(products(&["p"])).unwrap();
+        let table = table(1);
+        let (_subscription, mut read) = table.subscribe(products(&["p"]), CLIENT).unwrap();
         table.close();
-        assert!(read.try_recv().is_err() && table.subscribe(products(&["p"])).is_none());
+        assert!(read.try_recv().is_err() && table.subscribe(products(&["p"]), CLIENT).is_err());
         table.show(1, &[]);
         assert_eq!(table.shown(), CLOSED);
     }

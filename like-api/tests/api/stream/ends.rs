@@ -3,8 +3,9 @@
 use std::time::Duration;
 
 use like_testkit::{TestDatabase, until};
+use reqwest::Method;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpSocket;
+use tokio::net::{TcpSocket, TcpStream};
 
 use super::{Events, NEVER, SHORT, count, set_up, start};
 use crate::readiness::through_a_proxy;
@@ -38,13 +39,72 @@ async fn streams_resume_after_an_outage() {
 
 #[tokio::test]
 async fn open_streams_are_limited() {
-    let (_database, api) = set_up(NEVER, |config| config.streams.max_streams = 2).await;
+    let (_database, api) = set_up(NEVER, |config| {
+        config.streams.max_streams = Some(2);
+        config.limits.address_share = 100;
+    })
+    .await;
     let first = Events::open(&api, "p1").await;
     let _second = Events::open(&api, "p2").await;
     api.get("/v1/likes/stream?ids=p3").await.assert_unavailable("overloaded", "");
     drop(first);
     until("its place is free", async || api.port.metric(OPEN, "").await == 1.0).await;
     Events::open(&api, "p3").await.count().await;
+}
+
+#[tokio::test]
+async fn address_gets_a_share_of_streams() {
+    let (_database, api) = set_up(NEVER, |config| {
+        // Four streams, and 200 of 20,000 products.
+        config.streams.max_streams = Some(400);
+        config.limits.address_share = 1;
+        config.limits.trusted_proxies = vec!["127.0.0.0/8".parse().unwrap()];
+    })
+    .await;
+    let ids = |from: usize| (from..from + 100).map(|id| format!("p{id}")).collect::<Vec<_>>().join(",");
+    let open = async |client: &str, ids: &str| {
+        let url = format!("{}/v1/likes/stream?ids={ids}", api.url);
+        api.http.get(url).header("X-Forwarded-For", client).send().await.unwrap()
+    };
+    let mut streams = vec![open("192.0.2.1", &ids(0)).await, open("192.0.2.1", &ids(100)).await];
+    let refused = api.send(Method::GET, "/v1/likes/stream?ids=q", &[("X-Forwarded-For", "192.0.2.1")]).await;
+    refused.assert_problem(429, "too-many-requests");
+    assert_eq!(refused.json["detail"], "this address has its share of the watched products");
+    // Known products cost nothing, and others have their own share.
+    for (client, ids, status) in
+        [("192.0.2.1", "p0", 200), ("192.0.2.1", "p1", 200), ("192.0.2.1", "p2", 429), ("192.0.2.2", "q", 200)]
+    {
+        streams.push(open(client, ids).await);
+        assert_eq!(streams.last().unwrap().status(), status, "{client} {ids}");
+    }
+    drop(streams.remove(1));
+    until("its place is free", async || api.port.metric(OPEN, "").await == 4.0).await;
+    assert_eq!(open("192.0.2.1", "r").await.status(), 200);
+    for share in ["streams", "products"] {
+        assert_eq!(api.port.metric("likes_over_share_total", share).await, 1.0, "{share}");
+    }
+}
+
+#[tokio::test]
+async fn stream_for_http_1_0_promises_no_keep_alive() {
+    let (_database, api) = set_up(NEVER, |_| ()).await;
+    let mut stream = TcpStream::connect(api.url.strip_prefix("http://").unwrap()).await.unwrap();
+    let head = "GET /v1/likes/stream?ids=p1 HTTP/1.0\r\nConnection: keep-alive\r\n\r\n";
+    stream.write_all(head.as_bytes()).await.unwrap();
+    let mut answer = Vec::new();
+    while !answer.windows(4).any(|end| end == b"\r\n\r\n") {
+        assert!(stream.read_buf(&mut answer).await.unwrap() > 0);
+    }
+    let answer = String::from_utf8(answer).unwrap();
+    assert!(answer.starts_with("HTTP/1.0 200 ") && !answer.contains("keep-alive"), "{answer}");
+}
+
+#[tokio::test]
+async fn old_stream_ends() {
+    let (_database, api) = set_up(NEVER, |config| config.streams.stream_max_age = Duration::from_millis(400)).await;
+    let mut events = Events::open(&api, "p1").await;
+    events.count().await;
+    assert_eq!(events.next().await, None);
 }
 
 #[tokio::test]
