@@ -112,7 +112,7 @@ mod tests {
 
     #[test]
     fn later_setting_replaces_the_safe_one() {
-        let url = DatabaseUrl::from_str("postgres://u@h:1/d").unwrap();
+        let url = DatabaseUrl::from_str("postgres://u@localhost:1/d").unwrap();
         let session = url.session("likes", "test").with([("lock_timeout", "2s"), ("jit", "off")]);
         let lock = session.names.iter().position(|name| *name == "lock_timeout").unwrap();
         assert_eq!(session.values[lock], "2s");

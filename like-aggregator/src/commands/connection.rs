@@ -2,6 +2,7 @@
 
 use anyhow::{Context, bail};
 use like_common::database::{DatabaseSettings, SCHEMA, sqlstate};
+use like_common::layout::{self, Layout};
 use like_common::session::BEGIN;
 use sqlx::{Connection, PgConnection, Postgres, Transaction};
 
@@ -51,4 +52,9 @@ async fn begin<'c>(connection: &'c mut PgConnection, lock: &'static str) -> anyh
         );
     }
     Ok(transaction)
+}
+
+/// Returns the topics in the order of folding.
+pub async fn layouts(connection: &mut PgConnection) -> anyhow::Result<Vec<Layout>> {
+    layout::read_all(connection).await.context("topic_layout (made by `like-aggregator setup`)")
 }

@@ -10,7 +10,6 @@ use rdkafka::ClientConfig;
 use sqlx::PgConnection;
 use tracing::info;
 
-use super::read_layouts;
 use crate::cli::{TopicsCloseSettings, TopicsSettings};
 use crate::commands::{connection, not_done};
 use crate::topic::fence;
@@ -28,7 +27,7 @@ pub(super) async fn close(
     close: &TopicsCloseSettings,
     connection: &mut PgConnection,
 ) -> anyhow::Result<()> {
-    let layouts = read_layouts(connection).await?;
+    let layouts = connection::layouts(connection).await?;
     let topic = close.topic.as_str();
     let Some(place) = layouts.iter().position(|layout| layout.topic == topic) else {
         bail!("topic_layout has no {topic}: `like-aggregator topics` lists them");

@@ -3,10 +3,8 @@
 mod close;
 mod republish;
 
-use anyhow::Context;
-use like_common::layout::{self, Layout};
+use like_common::layout::Layout;
 use serde_json::json;
-use sqlx::PgConnection;
 
 use super::Outcome;
 use crate::cli::{TopicsCommand, TopicsSettings};
@@ -14,20 +12,20 @@ use crate::commands::connection;
 use crate::commands::output::{Table, answer};
 
 pub async fn topics(settings: &TopicsSettings) -> anyhow::Result<Outcome> {
-    let mut connection = connection::connect(&settings.report.servers.database, "topics").await?;
+    let mut database = connection::connect(&settings.report.servers.database, "topics").await?;
     match &settings.command {
         Some(TopicsCommand::Close(close)) => {
-            close::close(settings, close, &mut connection).await?;
+            close::close(settings, close, &mut database).await?;
             return Ok(Outcome::Clean);
         }
         Some(TopicsCommand::Republish(republish)) => {
-            return republish::republish(settings, republish, connection).await;
+            return republish::republish(settings, republish, database).await;
         }
         None => {}
     }
     let mut table = Table::new(&["sequence", "topic", "partitions", "state"]);
     let mut topics = Vec::new();
-    for Layout { sequence, topic, partitions, closing, end_offsets, .. } in read_layouts(&mut connection).await? {
+    for Layout { sequence, topic, partitions, closing, end_offsets, .. } in connection::layouts(&mut database).await? {
         let closed = end_offsets.is_some();
         let state = match (closed, closing) {
             (true, _) => "closed",
@@ -42,8 +40,4 @@ pub async fn topics(settings: &TopicsSettings) -> anyhow::Result<Outcome> {
     }
     answer(settings.report.json, &json!({ "topics": topics }), |_| table.text())?;
     Ok(Outcome::Clean)
-}
-
-async fn read_layouts(connection: &mut PgConnection) -> anyhow::Result<Vec<Layout>> {
-    layout::read_all(connection).await.context("topic_layout (made by `like-aggregator setup`)")
 }

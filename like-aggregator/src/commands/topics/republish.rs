@@ -10,7 +10,6 @@ use serde::Serialize;
 use sqlx::PgConnection;
 use uuid::Uuid;
 
-use super::read_layouts;
 use crate::cli::{TopicsRepublishSettings, TopicsSettings};
 use crate::commands::output::answer;
 use crate::commands::publisher::{self, Publisher};
@@ -38,7 +37,7 @@ pub(super) async fn republish(
     which: &TopicsRepublishSettings,
     mut connection: PgConnection,
 ) -> anyhow::Result<Outcome> {
-    let layouts = read_layouts(&mut connection).await?;
+    let layouts = connection::layouts(&mut connection).await?;
     let Some(closed) = layouts.iter().find(|layout| layout.topic == which.topic && layout.end_offsets.is_some()) else {
         bail!("{} is not a closed topic: `like-aggregator topics` lists them", which.topic);
     };
