@@ -10,8 +10,7 @@ pub const DEFAULT_PARTITIONS: i32 = 32;
 /// Largest record value, in bytes. A valid event is far smaller; a larger record is a dead letter.
 pub const MAX_VALUE_BYTES: usize = 16 * 1024;
 
-/// `max.message.bytes` of a topic made by `setup`, and the largest batch of our own producers: a few of the largest records,
-/// or many hundred likes. Brokers compare it with the size of a batch as it is sent, so compressed.
+/// The largest batch of our own producers, before compression: a few of the largest records, or many hundred likes.
 pub const MAX_BATCH_BYTES: usize = 8 * MAX_VALUE_BYTES;
 
 /// librdkafka's name for Java's default partitioner, so that producers in both languages send a

@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use like_events::event::Reject;
 use like_events::ids::{PRODUCT_ID_MAX, PRODUCT_ID_PATTERN, USER_ID_MAX, USER_ID_PATTERN};
 use like_events::topic::{
-    DEFAULT_PARTITIONS, DEFAULT_TOPIC, MAX_BATCH_BYTES, MAX_VALUE_BYTES, PARTITIONER, TOPIC_SETTINGS,
+    DEFAULT_PARTITIONS, DEFAULT_TOPIC, MAX_VALUE_BYTES, PARTITIONER, TOPIC_SETTINGS,
     min_insync_replicas,
 };
 use like_events::{EventId, LikeEvent, ProductId, UserId, decode};
@@ -38,12 +38,11 @@ fn the_topic_is_the_one_that_setup_makes() {
         settings[name] = value.into();
     }
     says(&document, &format!("{channel}/x-topic-settings"), &settings);
-    // The binding knows three of them, in types of its own, and one that topics made earlier don't have.
+    // The binding knows three of them, in types of its own.
     let typed = json!({
         "cleanup.policy": [settings["cleanup.policy"]],
         "retention.ms": settings["retention.ms"].as_str().unwrap().parse::<i64>().unwrap(),
         "retention.bytes": settings["retention.bytes"].as_str().unwrap().parse::<i64>().unwrap(),
-        "max.message.bytes": MAX_BATCH_BYTES,
     });
     says(&document, &format!("{channel}/bindings/kafka/topicConfiguration"), &typed);
 }

@@ -161,27 +161,42 @@ pub fn consumer_config(mut config: ClientConfig, group: &str) -> ClientConfig {
     // For `GroupContext::log`: some lines per refresh of the metadata.
     let debug = config.get("debug").map_or_else(|| "metadata".to_owned(), |set| format!("{set},metadata"));
     config.set("debug", debug).set_log_level(RDKafkaLogLevel::Debug);
-    let tuned = [
+    let tuned: [(&[&str], &str); 7] = [
         // Default 1000: a full queue would stop fetching for a second, four times slower.
-        ("fetch.queue.backoff.ms", "5"),
+        (&["fetch.queue.backoff.ms"], "5"),
         // Default 64 MiB: records fetched ahead (each takes some 400 bytes in addition to its own). One to two batches ahead
         // are enough: more is no faster, and takes 70 to 90 MiB instead of 45.
-        ("queued.max.messages.kbytes", "3072"),
+        (&["queued.max.messages.kbytes"], "3072"),
         // Defaults 50 MiB, and 1 MiB of a partition. They count compressed bytes: a whole response is decompressed at once,
         // to a thousand times its size if someone wants it. One batch of a topic made by `setup` fits in; larger ones are
         // fetched one by one. In twelve paired rounds 1 MiB was no faster (docs/PERFORMANCE.md).
-        ("fetch.max.bytes", "131072"),
-        ("fetch.message.max.bytes", "65536"),
+        (&["fetch.max.bytes"], "131072"),
+        (&["fetch.message.max.bytes", "max.partition.fetch.bytes"], "65536"),
         // A consumer's `fetch.max.bytes` is raised to this.
-        ("message.max.bytes", "65536"),
+        (&["message.max.bytes"], "65536"),
         // Default 45 s: how long a killed worker's partitions stay uncounted.
-        ("session.timeout.ms", "10000"),
-        ("heartbeat.interval.ms", "2000"),
+        (&["session.timeout.ms"], "10000"),
+        (&["heartbeat.interval.ms"], "2000"),
     ];
-    for (key, value) in tuned {
-        if config.get(key).is_none() {
-            config.set(key, value);
+    // A property and its alias are the same to librdkafka, which would take either.
+    for (names, value) in tuned {
+        if names.iter().all(|name| config.get(name).is_none()) {
+            config.set(names[0], value);
         }
     }
     config
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn set_alias_replaces_the_default() {
+        let mut set = ClientConfig::new();
+        set.set("max.partition.fetch.bytes", "1048576");
+        let config = consumer_config(set, "g");
+        assert_eq!(config.get("fetch.message.max.bytes"), None);
+        assert_eq!(config.get("fetch.max.bytes"), Some("131072"));
+    }
 }

@@ -161,6 +161,18 @@ async fn dead_letters_beyond_bound_keep_offsets() {
                   WHERE (d.topic IS NULL AND o.at % 10 <> 0)
                      <> EXISTS (SELECT FROM dead_letter_range r WHERE r.bucket = 0 AND r.offsets @> o.at)";
     assert_eq!(system.number(ranges).await, 0);
+    let listed = system.json(&["dead-letters", "list"]).await.1;
+    assert_eq!(listed["beyond"], status["deadLettersBeyond"]);
+
+    // There is room after a drop: a later letter is kept whole, by a rebuild too.
+    system.succeeds(&["dead-letters", "drop", "--reason", "not_json", "--yes"]).await;
+    topic.publish(Some(0), Some(b"p"), Some(b"garbage"));
+    topic.flush();
+    system.folded(2_001).await;
+    system.succeeds(&["rebuild", "--yes"]).await;
+    assert_eq!(system.number(&kept("not_json")).await, 1);
+    let status = system.json(&["status"]).await.1;
+    assert_eq!(status["deadLettersBeyond"], garbage - 1_000);
 }
 
 // Transactions block: not on the one thread of a plain runtime.

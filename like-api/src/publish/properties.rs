@@ -10,7 +10,7 @@ use rdkafka::ClientConfig;
 /// - queue: holds what a broker accepts in well under a second. Requests that would wait longer are
 ///   better refused at once.
 /// - reconnect: after an outage likes are accepted at once, not up to ten seconds later.
-/// - batch: as large as a topic made by `setup` takes, `MAX_BATCH_BYTES`.
+/// - batch: many hundred likes. One refused event fails its whole batch, and `limit_batches` follows smaller topics.
 const DEFAULTS: [(&str, &str, &[&str]); 5] = [
     ("linger.ms", "10", &["linger.ms", "queue.buffering.max.ms"]),
     ("compression.type", "lz4", &["compression.type", "compression.codec"]),

@@ -236,10 +236,10 @@ async fn bad_body_closes_the_connection() {
                 let mut wire = Wire::to(url);
                 // The service may close before a large body is sent.
                 wire.send(format!("{line} HTTP/1.1\r\nHost: h\r\n{headers}\r\n\r\n{body}"));
-                if status == 400 {
+                if headers == "Content-Length: 3" {
                     wire.end();
                 }
-                let answer = wire.answer();
+                let answer = wire.answer_if_any(false).unwrap_or_else(|| panic!("no answer: {line} {headers}"));
                 assert_eq!((answer.status, answer.header("connection")), (status, "close"), "{line} {headers}");
                 let at_fault = headers.split(':').next().unwrap();
                 assert!(status != 400 || answer.text().contains(&format!("\"header\":\"{at_fault}\"")), "{answer:?}");

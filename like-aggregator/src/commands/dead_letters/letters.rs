@@ -81,6 +81,13 @@ pub(super) async fn count(connection: &mut PgConnection, which: &Selection) -> s
     query.fetch_one(connection).await
 }
 
+/// Returns how many dead letters of a selection by reason are kept as offsets only.
+pub(super) async fn beyond(connection: &mut PgConnection, which: &Selection) -> sqlx::Result<i64> {
+    let sql = "SELECT coalesce(sum(upper(r) - lower(r)), 0)::bigint FROM dead_letter_range d, unnest(d.offsets) r
+               WHERE $1::text IS NULL OR reason = $1";
+    sqlx::query_scalar(sql).bind(&which.reason).fetch_one(connection).await
+}
+
 pub(super) async fn delete(connection: &mut PgConnection, which: &Selection) -> sqlx::Result<u64> {
     let sql = format!("DELETE FROM dead_letter WHERE {SELECTED}");
     let (topics, partitions, offsets) = which.columns();
@@ -115,8 +122,19 @@ pub(super) async fn check_exist(connection: &mut PgConnection, which: &Selection
         let sql = "SELECT EXISTS (SELECT FROM dead_letter WHERE topic = $1 AND partition = $2 AND record_offset = $3)";
         let there = sqlx::query_scalar(sql).bind(&position.topic).bind(position.partition).bind(position.offset);
         if !there.fetch_one(&mut *connection).await? {
-            bail!("there is no dead letter at {position}: nothing was changed");
+            bail!("{}: nothing was changed", missing(connection, position).await?);
         }
     }
     Ok(())
+}
+
+/// Says why `dead_letter` has no row for a position.
+pub(super) async fn missing(connection: &mut PgConnection, position: &RecordPosition) -> sqlx::Result<String> {
+    let sql = "SELECT EXISTS (SELECT FROM dead_letter_range WHERE topic = $1 AND partition = $2 AND offsets @> $3)";
+    let query = sqlx::query_scalar(sql).bind(&position.topic).bind(position.partition).bind(position.offset);
+    Ok(if query.fetch_one(connection).await? {
+        format!("of the dead letter at {position} only the offset is kept, since there are too many: the log has the record")
+    } else {
+        format!("there is no dead letter at {position}")
+    })
 }

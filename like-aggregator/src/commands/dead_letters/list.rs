@@ -1,10 +1,12 @@
 //! `dead-letters list` and `show`: dead letters, and whether each can be redriven.
 
+use std::fmt::Write as _;
+
 use anyhow::bail;
 use chrono::{DateTime, Utc};
 use serde::{Serialize, Serializer};
 
-use super::letters::{Letter, PAGE, Pages, count};
+use super::letters::{Letter, PAGE, Pages, beyond, count, missing};
 use super::verdict;
 use crate::cli::{DeadLettersListSettings, DeadLettersShowSettings, RecordPosition, Selection};
 use crate::commands::Outcome;
@@ -28,6 +30,8 @@ struct Line {
 struct Listed {
     /// The number of letters with the reason asked for.
     total: i64,
+    /// The number of further ones, of which only the offsets are kept.
+    beyond: i64,
     letters: Vec<Line>,
 }
 
@@ -35,8 +39,9 @@ pub(super) async fn list(settings: &DeadLettersListSettings) -> anyhow::Result<O
     let mut connection = connection::connect(&settings.report.database, "dead-letters").await?;
     let which = Selection { all: settings.reason.is_none(), reason: settings.reason.clone(), positions: Vec::new() };
     let total = count(&mut connection, &which).await?;
+    let beyond = beyond(&mut connection, &which).await?;
     let mut pages = Pages::of(&which, &mut connection).await?;
-    let mut listed = Listed { total, letters: Vec::new() };
+    let mut listed = Listed { total, beyond, letters: Vec::new() };
     loop {
         let left = i64::from(settings.limit) - listed.letters.len() as i64;
         let letters = pages.next(&mut connection, left.min(PAGE)).await?;
@@ -66,7 +71,11 @@ impl Listed {
             let redrive = if line.refused.is_none() { "yes" } else { "no" };
             table.row(&[&line.position, &time(line.rejected_at), &redrive, &reason]);
         }
-        format!("{} of {} dead letters\n\n{}", self.letters.len(), self.total, table.text())
+        let mut text = format!("{} of {} dead letters\n\n{}", self.letters.len(), self.total, table.text());
+        if self.beyond > 0 {
+            let _ = writeln!(text, "\n{} more are only in the log: dead_letter_range has their offsets", self.beyond);
+        }
+        text
     }
 }
 
@@ -104,7 +113,7 @@ pub(super) async fn show(settings: &DeadLettersShowSettings) -> anyhow::Result<O
     let letters = Pages::of(&which, &mut connection).await?.next(&mut connection, 1).await?;
     let verdict = verdict::of(&mut connection, &letters).await?.pop();
     let (Some(letter), Some(verdict)) = (letters.into_iter().next(), verdict) else {
-        bail!("there is no dead letter at {}", settings.position);
+        bail!("{}", missing(&mut connection, &settings.position).await?);
     };
     let Letter { position, key, payload, reason, rejected_at, .. } = letter;
     let line = Line { position, rejected_at, reason, refused: verdict.err() };

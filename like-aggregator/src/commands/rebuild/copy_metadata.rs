@@ -3,7 +3,8 @@
 
 use anyhow::Context;
 use like_common::database::SCHEMA;
-use sqlx::{AssertSqlSafe, PgConnection};
+use like_common::session::BEGIN;
+use sqlx::{AssertSqlSafe, Connection, PgConnection};
 use tracing::{info, warn};
 
 use super::dependents;
@@ -27,34 +28,44 @@ pub(super) async fn copy(connection: &mut PgConnection) -> anyhow::Result<()> {
          AND NOT EXISTS (SELECT FROM {SCHEMA}.product_like live WHERE live.pair_key = own.pair_key)"
     );
     let unliked = run(connection, erase).await.context("unliked rows")?;
-    // Dead letters are kept for 30 days from their first rejection.
-    let date = format!(
-        "UPDATE {REBUILT}.dead_letter own SET rejected_at = live.rejected_at FROM {SCHEMA}.dead_letter live
-         WHERE (live.topic, live.partition, live.record_offset) = (own.topic, own.partition, own.record_offset)"
-    );
-    run(connection, date).await.context("dates of dead letters")?;
-    let removed = format!(
-        "FROM {REBUILT}.dead_letter own WHERE NOT EXISTS (
-             SELECT FROM {SCHEMA}.dead_letter live
-             WHERE (live.topic, live.partition, live.record_offset) = (own.topic, own.partition, own.record_offset))"
-    );
+    info!(unliked, "unliked rows left out (erased users' among them): the live tables don't hold them");
     // By the same fold version, a dead letter that the live tables don't hold was redriven, dropped or expired. Another
     // version may have rejected it for the first time.
     if shadow::live_fold_version(connection).await? == FOLD_VERSION {
-        let dropped = run(connection, format!("DELETE {removed}")).await.context("dead letters")?;
-        info!(
-            unliked,
-            dropped,
-            "unliked rows (erased users' among them) and dead letters left out: the live tables don't hold them"
-        );
+        copy_dead_letters(connection).await.context("dead letters")?;
     } else {
-        let count = AssertSqlSafe(format!("SELECT count(*) {removed}"));
+        // Dead letters are kept for 30 days from their first rejection.
+        let date = format!(
+            "UPDATE {REBUILT}.dead_letter own SET rejected_at = live.rejected_at FROM {SCHEMA}.dead_letter live
+             WHERE (live.topic, live.partition, live.record_offset) = (own.topic, own.partition, own.record_offset)"
+        );
+        run(connection, date).await.context("dates of dead letters")?;
+        let count = AssertSqlSafe(format!(
+            "SELECT count(*) FROM {REBUILT}.dead_letter own WHERE NOT EXISTS (
+                 SELECT FROM {SCHEMA}.dead_letter live
+                 WHERE (live.topic, live.partition, live.record_offset) = (own.topic, own.partition, own.record_offset))"
+        ));
         let again: i64 = sqlx::query_scalar(count).fetch_one(connection).await.context("dead letters")?;
         if again > 0 {
             warn!(again, "dead letters that the live tables don't hold: new ones, or ones removed before");
         }
     }
     Ok(())
+}
+
+/// Takes over the live dead letters and ranges of what is folded: which of them are kept whole depends on which were there
+/// when they came.
+async fn copy_dead_letters(connection: &mut PgConnection) -> sqlx::Result<()> {
+    let mut transaction = connection.begin_with(BEGIN).await?;
+    for (table, offset) in [("dead_letter", "record_offset"), ("dead_letter_range", "bucket * 10000")] {
+        run(&mut transaction, format!("DELETE FROM {REBUILT}.{table}")).await?;
+        let copy = format!(
+            "INSERT INTO {REBUILT}.{table} SELECT live.* FROM {SCHEMA}.{table} live
+             JOIN {REBUILT}.kafka_offset folded USING (topic, partition) WHERE live.{offset} < folded.next_offset"
+        );
+        run(&mut transaction, copy).await?;
+    }
+    transaction.commit().await
 }
 
 async fn run(connection: &mut PgConnection, sql: String) -> sqlx::Result<u64> {

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use anyhow::{Context, bail};
 use like_common::topic_check::{self, LiveTopic};
-use like_events::topic::{MAX_BATCH_BYTES, TOPIC_SETTINGS, min_insync_replicas};
+use like_events::topic::{TOPIC_SETTINGS, min_insync_replicas};
 use rdkafka::ClientConfig;
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
 use rdkafka::client::DefaultClientContext;
@@ -22,7 +22,6 @@ pub(super) async fn create(settings: &SetupSettings, client: &ClientConfig) -> a
         Some(replicas) => replicas,
         None => brokers(client).await?.clamp(1, 3),
     };
-    let max_batch = MAX_BATCH_BYTES.to_string();
     let min_insync = min_insync_replicas(replicas).to_string();
     let retention = settings.retention.map_or_else(|| "-1".to_owned(), |time| time.as_millis().to_string());
     let mut new = NewTopic::new(topic, settings.partitions, TopicReplication::Fixed(replicas));
@@ -30,7 +29,7 @@ pub(super) async fn create(settings: &SetupSettings, client: &ClientConfig) -> a
         new = new.set(name, if name == "retention.ms" { &retention } else { value });
     }
     // Topics made earlier may keep theirs.
-    new = new.set("min.insync.replicas", &min_insync).set("max.message.bytes", &max_batch);
+    new = new.set("min.insync.replicas", &min_insync);
     let options = AdminOptions::new().operation_timeout(Some(KAFKA_TIMEOUT));
     let created = admin.create_topics([&new], &options).await.context("creating the topic")?;
     match created.into_iter().next() {
