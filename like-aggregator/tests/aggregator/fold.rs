@@ -156,7 +156,7 @@ fn batches(events: &[(Sent, Millis)]) -> Vec<Batch> {
         let name = product(event.id);
         let partition = i32::from(event.id % 4 / 2);
         let value = LikeEvent {
-            event_id: EventId::from(Uuid::from_u128(u128::from(event.id) << 64)),
+            event_id: EventId::from(Uuid::from_u128((u128::from(event.id) + 1) << 64)),
             liked: event.liked,
             product_id: ProductId::parse(&name).unwrap(),
             user_id: event.user.map(|user| UserId::parse(&format!("u{user}")).unwrap()),

@@ -55,9 +55,9 @@ fn log() -> Vec<(i64, &'static str, String)> {
 }
 
 const FOLDED: (i32, &str) = (
-    1,
-    "likers p/nil p/u1 p/u2 q/u1; counts and deltas p=2/-1 q=2/1; 4 repeats; \
-     dead letters at [10, 13, 14, 15, 16, 18, 19, 20, 22]",
+    2,
+    "likers p/u1 p/u2 q/u1; counts and deltas p=1/-1 q=2/1; 4 repeats; \
+     dead letters at [10, 13, 14, 15, 16, 17, 18, 19, 20, 22]",
 );
 
 /// Folds the log in batches of this many records.

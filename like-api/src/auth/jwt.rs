@@ -46,6 +46,20 @@ struct Claims {
     sub: Value,
     #[serde(default)]
     exp: Value,
+    /// Separated by spaces (RFC 8693 section 4.2).
+    #[serde(default)]
+    scope: Value,
+    /// Some issuers' name for it, also as a list.
+    #[serde(default)]
+    scp: Value,
+}
+
+impl Claims {
+    fn has_scope(&self, scope: &str) -> bool {
+        let in_text = |claim: &Value| claim.as_str().is_some_and(|text| text.split(' ').any(|one| one == scope));
+        let in_list = |claim: &Value| claim.as_array().is_some_and(|list| list.iter().any(|one| one == scope));
+        in_text(&self.scope) || in_text(&self.scp) || in_list(&self.scp)
+    }
 }
 
 impl Jwt {
@@ -95,7 +109,7 @@ impl Jwt {
     }
 
     pub fn log(&self) {
-        let Rules { issuer, audiences, leeway } = &self.rules;
+        let Rules { issuer, audiences, leeway, scope } = &self.rules;
         let keys = match &self.keys {
             KeySource::Set(_) => "set",
             KeySource::Published(jwks) => jwks.url.as_str(),
@@ -106,6 +120,7 @@ impl Jwt {
             ?audiences,
             algorithms = ?self.accepted,
             leeway_seconds = leeway,
+            scope,
             keys,
             "callers are authenticated by tokens of this issuer for this audience"
         );
@@ -185,7 +200,11 @@ impl Jwt {
                 break;
             }
         }
-        let Claims { iss, sub, exp } = verified.map_err(refusal)?.claims;
+        let claims = verified.map_err(refusal)?.claims;
+        if self.rules.scope.as_ref().is_some_and(|scope| !claims.has_scope(scope)) {
+            return Err(Refusal::token("lacks the scope that is required here"));
+        }
+        let Claims { iss, sub, exp, .. } = claims;
         // jsonwebtoken also accepts a list that contains the issuer, which RFC 7519 doesn't know.
         if !iss.is_string() {
             return Err(Refusal::token("has no usable iss"));
@@ -236,7 +255,8 @@ fn rules(settings: &JwtSettings) -> Result<Rules, String> {
             .to_owned());
     }
     let leeway = settings.jwt_leeway.as_secs();
-    Ok(Rules { issuer, audiences: settings.jwt_audience.clone(), leeway })
+    let scope = settings.jwt_required_scope.clone();
+    Ok(Rules { issuer, audiences: settings.jwt_audience.clone(), leeway, scope })
 }
 
 /// Each configured key has one algorithm; other ones in the settings are an error.

@@ -21,6 +21,7 @@ pub struct Rules {
     pub audiences: Vec<String>,
     /// Tolerated difference of clocks, in seconds.
     pub leeway: u64,
+    pub scope: Option<String>,
 }
 
 pub struct VerificationKey {

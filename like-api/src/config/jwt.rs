@@ -45,6 +45,10 @@ pub struct JwtSettings {
     #[arg(long, env = "JWT_LEEWAY", value_name = "DURATION", default_value = "30s", value_parser = leeway)]
     pub jwt_leeway: Duration,
 
+    /// a scope that every token must have, in scope or scp
+    #[arg(long, env = "JWT_REQUIRED_SCOPE", value_name = "SCOPE", value_parser = scope)]
+    pub jwt_required_scope: Option<String>,
+
     /// how long fetched keys are used while the issuer can't be asked, 5m to 30days; then tokens get 503
     #[arg(long, env = "JWT_KEYS_MAX_AGE", value_name = "DURATION", default_value = "24h", value_parser = keys_max_age)]
     pub jwt_keys_max_age: Duration,
@@ -105,6 +109,7 @@ impl JwtSettings {
             ("JWT_ALGORITHMS", !self.jwt_algorithms.is_empty()),
             ("JWT_ISSUER", self.jwt_issuer.is_some()),
             ("JWT_AUDIENCE", !self.jwt_audience.is_empty()),
+            ("JWT_REQUIRED_SCOPE", self.jwt_required_scope.is_some()),
         ];
         let others = others.into_iter().filter_map(|(name, set)| set.then_some(name));
         self.key_sources().into_iter().chain(others).collect()
@@ -126,6 +131,12 @@ impl JwtAlgorithm {
 fn audience(text: &str) -> Result<String, String> {
     let text = text.trim();
     if text.is_empty() { Err("one of them is empty".to_owned()) } else { Ok(text.to_owned()) }
+}
+
+/// A scope-token of RFC 6749 section 3.3.
+fn scope(text: &str) -> Result<String, String> {
+    let fits = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_graphic() && !b"\"\\".contains(&byte));
+    if fits { Ok(text.to_owned()) } else { Err("expected one scope, without spaces and quotes".to_owned()) }
 }
 
 fn keys_max_age(text: &str) -> Result<Duration, String> {

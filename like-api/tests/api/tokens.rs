@@ -173,6 +173,21 @@ async fn replaced_key_is_accepted_beside_its_successor() {
 }
 
 #[tokio::test]
+async fn required_scope_must_be_in_the_token() {
+    let (api, key) = of_secret_with(|jwt| jwt.jwt_required_scope = Some("likes:write".to_owned())).await;
+    for fine in [
+        json!({ "scope": "openid likes:write" }),
+        json!({ "scp": "likes:write" }),
+        json!({ "scp": ["a", "likes:write"] }),
+    ] {
+        like_by(&api, &key.sign(&but(&fine))).await.assert_known();
+    }
+    for lacking in [json!({}), json!({ "scope": "likes:write2 likes" }), json!({ "scope": 7, "scp": [7] })] {
+        like_by(&api, &key.sign(&but(&lacking))).await.assert_refused("lacks the scope that is required here");
+    }
+}
+
+#[tokio::test]
 async fn missing_token_gets_a_plain_challenge() {
     let (api, _) = of_secret().await;
     like_with(&api, &[]).await.assert_missing();

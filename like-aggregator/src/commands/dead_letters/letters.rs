@@ -133,7 +133,9 @@ pub(super) async fn missing(connection: &mut PgConnection, position: &RecordPosi
     let sql = "SELECT EXISTS (SELECT FROM dead_letter_range WHERE topic = $1 AND partition = $2 AND offsets @> $3)";
     let query = sqlx::query_scalar(sql).bind(&position.topic).bind(position.partition).bind(position.offset);
     Ok(if query.fetch_one(connection).await? {
-        format!("of the dead letter at {position} only the offset is kept, since there are too many: the log has the record")
+        format!(
+            "of the dead letter at {position} only the offset is kept, since there are too many: the log has the record"
+        )
     } else {
         format!("there is no dead letter at {position}")
     })

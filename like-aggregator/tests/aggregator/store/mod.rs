@@ -82,7 +82,7 @@ fn batch(believed: i64, events: &[Sent]) -> Batch {
 
 fn push(batch: &mut Batch, believed: i64, sent: &Sent) {
     let value = LikeEvent {
-        event_id: EventId::from(Uuid::from_u128(sent.id)),
+        event_id: EventId::from(Uuid::from_u128(sent.id + 1)),
         liked: sent.liked,
         product_id: ProductId::parse(sent.product).unwrap(),
         user_id: sent.user.map(|user| UserId::parse(user).unwrap()),
