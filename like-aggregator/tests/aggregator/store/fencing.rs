@@ -122,7 +122,7 @@ async fn id_of_another_worker_is_a_repeat() {
     let db = Fixture::new().await;
     // The window exists, so the worker waits for the row itself.
     db.database.execute(format!("SELECT make_event_window(to_timestamp({NOON} / 1000))")).await;
-    let id = Uuid::from_u128(1);
+    let id = Uuid::from_u128(2);
     let insert = format!("INSERT INTO event_handled VALUES ('{id}', to_timestamp({NOON}::bigint / 1000))");
     let other = db.database.lock(insert).await;
     let store = db.store(HISTORY);
