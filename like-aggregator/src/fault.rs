@@ -38,6 +38,8 @@ pub fn reached(point: Point) {
     };
     if *asked == point && TIMES.fetch_add(1, Ordering::Relaxed) + 1 == *nth {
         tracing::warn!(?point, nth, ?signal, "fault point");
+        // Logging never waits, and a stopped process writes nothing.
+        like_common::telemetry::flush();
         let _ = rustix::process::kill_process(rustix::process::getpid(), *signal);
         // Another thread may take the signal first.
         std::thread::sleep(std::time::Duration::from_millis(100));

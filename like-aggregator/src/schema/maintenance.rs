@@ -119,9 +119,9 @@ impl Upkeep {
             }
         }
         let window = interval(self.dedup_window);
-        // The recorded window may have grown since this process read it.
         let mut attempts = 0;
         loop {
+            // The recorded window may have grown since this process read it.
             let drop = sqlx::query_scalar(
                 "SELECT drop_event_window((SELECT greatest($1, dedup_window) FROM fold), $2, $3, $4)",
             );
