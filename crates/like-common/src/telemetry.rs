@@ -1,5 +1,5 @@
 //! Structured logs, as text or JSON, at the levels of `RUST_LOG`. A service logs to standard output, a command to standard
-//! error, beside its output. Logging never waits for the output and never ends the process: see [`lines`].
+//! error, beside its output. Logging never waits for the output and never ends the process (`lines`).
 
 mod lines;
 

@@ -195,9 +195,14 @@ async fn apply(connection: &mut PgConnection, topic: &str, moves: &mut [Move]) -
             let sql = "DELETE FROM dead_letter WHERE topic = $1 AND partition = $2 AND record_offset >= $3";
             let letters = sqlx::query(sql).bind(topic).bind(*partition).bind(*after).execute(&mut *connection).await?;
             *dead_letters_removed = letters.rows_affected() as i64;
-            let sql = "UPDATE dead_letter_range SET offsets = offsets - int8multirange(int8range($3, NULL))
-                       WHERE topic = $1 AND partition = $2 AND bucket >= $3 / 10000";
-            sqlx::query(sql).bind(topic).bind(*partition).bind(*after).execute(&mut *connection).await?;
+            for sql in [
+                "DELETE FROM dead_letter_range
+                 WHERE topic = $1 AND partition = $2 AND offsets <@ int8range($3, NULL)",
+                "UPDATE dead_letter_range SET offsets = offsets - int8multirange(int8range($3, NULL))
+                 WHERE topic = $1 AND partition = $2 AND bucket = $3 / 10000",
+            ] {
+                sqlx::query(sql).bind(topic).bind(*partition).bind(*after).execute(&mut *connection).await?;
+            }
         }
         // The record before the new offset was not folded last, so its timestamp is unknown.
         let sql = "INSERT INTO kafka_offset (topic, partition, next_offset, updated_at) VALUES ($1, $2, $3, now())

@@ -168,8 +168,8 @@ pub fn consumer_config(mut config: ClientConfig, group: &str) -> ClientConfig {
         // are enough: more is no faster, and takes 70 to 90 MiB instead of 45.
         (&["queued.max.messages.kbytes"], "3072"),
         // Defaults 50 MiB, and 1 MiB of a partition. They count compressed bytes: a whole response is decompressed at once,
-        // to a thousand times its size if someone wants it. One batch of a topic made by `setup` fits in; larger ones are
-        // fetched one by one. In twelve paired rounds 1 MiB was no faster (docs/PERFORMANCE.md).
+        // to a thousand times its size if someone wants it. A batch of our own producers fits in; larger ones are
+        // fetched one by one (docs/PERFORMANCE.md).
         (&["fetch.max.bytes"], "131072"),
         (&["fetch.message.max.bytes", "max.partition.fetch.bytes"], "65536"),
         // A consumer's `fetch.max.bytes` is raised to this.
