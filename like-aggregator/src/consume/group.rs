@@ -168,9 +168,9 @@ pub fn consumer_config(mut config: ClientConfig, group: &str) -> ClientConfig {
         // are enough: more is no faster, and takes 70 to 90 MiB instead of 45.
         (&["queued.max.messages.kbytes"], "3072"),
         // Defaults 50 MiB, and 1 MiB of a partition. They count compressed bytes: a whole response is decompressed at once,
-        // to a thousand times its size if someone wants it. A batch of our own producers fits in; larger ones are
-        // fetched one by one (docs/PERFORMANCE.md).
-        (&["fetch.max.bytes"], "131072"),
+        // to a thousand times its size if someone wants it, so a partition gets little. 128 KiB for all of them took a
+        // quarter off the drain with DEDUP=batch (docs/PERFORMANCE.md).
+        (&["fetch.max.bytes"], "1048576"),
         (&["fetch.message.max.bytes", "max.partition.fetch.bytes"], "65536"),
         // A consumer's `fetch.max.bytes` is raised to this.
         (&["message.max.bytes"], "65536"),
@@ -197,6 +197,6 @@ mod tests {
         set.set("max.partition.fetch.bytes", "1048576");
         let config = consumer_config(set, "g");
         assert_eq!(config.get("fetch.message.max.bytes"), None);
-        assert_eq!(config.get("fetch.max.bytes"), Some("131072"));
+        assert_eq!(config.get("fetch.max.bytes"), Some("1048576"));
     }
 }
