@@ -1,4 +1,4 @@
-//! The fold settings: `setup` records them, and whoever is given others refuses before it folds anything.
+//! The fold settings: `setup` records them, and a process that is given others refuses before it folds.
 
 use crate::common::set_up;
 use like_testkit::event;
@@ -83,4 +83,23 @@ async fn new_fold_version_is_adopted_explicitly() {
     topic.flush();
     let _aggregator = system.aggregator(&[]).await;
     system.likes_become(4).await;
+}
+
+#[tokio::test]
+async fn earlier_release_is_upgraded_by_a_rebuild() {
+    let (topic, system) = set_up(1).await;
+    topic.publish_event(&event("p", Some("u1"), true));
+    topic.flush();
+    let aggregator = system.aggregator(&[]).await;
+    system.folded(1).await;
+    drop(aggregator);
+    // That release recorded its fold version only.
+    system.database.execute("UPDATE fold SET (fold_version, dedup, dedup_window) = (1, NULL, NULL)").await;
+    system.refused(&["setup"], &["fold version 1", "rebuild"]).await;
+    system.succeeds(&["rebuild", "--yes"]).await;
+    system.setup(&[]).await;
+    topic.publish_event(&event("p", Some("u2"), true));
+    topic.flush();
+    let _aggregator = system.aggregator(&[]).await;
+    system.likes_become(2).await;
 }

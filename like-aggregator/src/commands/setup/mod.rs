@@ -35,8 +35,9 @@ pub async fn setup(settings: &SetupSettings) -> anyhow::Result<()> {
     grant(&mut connection, settings).await?;
     // Before the topic is created: a layout that can't take it must not leave an unused topic behind.
     let layouts = layout::read_all(&mut connection).await?;
-    fold::check_version(&mut connection, settings, &layouts, &client).await?;
+    // First: after an upgrade with another fold version, `rebuild` needs them.
     fold::record_rules(&mut connection, settings).await?;
+    fold::check_version(&mut connection, settings, &layouts, &client).await?;
     let known = layouts.iter().find(|layout| layout.topic == topic);
     let sequence = place(topic, settings.after.as_deref(), &layouts)?;
 
