@@ -11,8 +11,8 @@ use crate::database::DatabaseUrl;
 /// Begins every transaction that needs no snapshot of its own: a role's default may be another isolation level.
 pub const BEGIN: &str = "BEGIN ISOLATION LEVEL READ COMMITTED";
 
-/// A session's settings, unless it sets others. Workers queue behind whoever waits for a lock on their tables, and behind a
-/// transaction that is idle.
+/// A session's settings, unless it sets others. Workers queue behind a session that waits for a lock on their tables, and
+/// behind an idle transaction.
 const SAFE: [(&str, &str); 6] = [
     ("lock_timeout", "10s"),
     ("idle_in_transaction_session_timeout", "10s"),

@@ -8,7 +8,6 @@ use chrono::{DateTime, Utc};
 use hashbrown::HashMap;
 use like_common::database::{self, DatabaseUrl, STALE_PLAN};
 use like_common::session::{BEGIN, Session};
-use sqlx::postgres::types::PgInterval;
 use sqlx::{Connection, PgConnection};
 use tokio::time::error::Elapsed;
 use tracing::info;
@@ -17,6 +16,7 @@ use super::error::ApplyError;
 use super::sql::Statements;
 use crate::fault::{self, Point};
 use crate::fold::{Batch, Changes, Dedup};
+use crate::schema::fold_rules::interval;
 
 /// After this time the server or the network counts as lost, and the connection is closed. It is longer than the server's
 /// own timeouts, so that those come first.
@@ -204,9 +204,4 @@ impl Store {
         }
         Ok(())
     }
-}
-
-/// Returns a duration for SQL.
-pub fn interval(duration: Duration) -> PgInterval {
-    PgInterval { months: 0, days: 0, microseconds: duration.as_micros() as i64 }
 }

@@ -8,6 +8,9 @@ use sqlx::{Connection, PgConnection, Postgres, Transaction};
 
 use crate::fold::FOLD_VERSION;
 
+/// No batch is applied while a transaction holds this, and each later one sees what it has changed.
+pub const LOCK_BATCHES: &str = "LOCK TABLE kafka_offset IN EXCLUSIVE MODE";
+
 /// Connects for the command `name`. Workers wait behind a command that waits for a lock, so the server ends that wait
 /// after ten seconds.
 pub async fn connect(settings: &DatabaseSettings, name: &str) -> anyhow::Result<PgConnection> {
@@ -32,7 +35,7 @@ pub async fn beside_batches(connection: &mut PgConnection) -> anyhow::Result<Tra
 /// short. It locks the table and not its rows: if `rebuild` swaps while this waits, the lock is on the new table. Only
 /// statements after the lock see what was committed before it.
 pub async fn between_batches(connection: &mut PgConnection) -> anyhow::Result<Transaction<'_, Postgres>> {
-    begin(connection, "LOCK TABLE kafka_offset IN EXCLUSIVE MODE").await
+    begin(connection, LOCK_BATCHES).await
 }
 
 async fn begin<'c>(connection: &'c mut PgConnection, lock: &'static str) -> anyhow::Result<Transaction<'c, Postgres>> {

@@ -171,25 +171,29 @@ impl ConsumerThread {
         let Some(flight) = &mut state.in_flight else { return Ok(()) };
         let since = flight.since.elapsed();
         if since < PAUSE_AFTER {
-            return match self.events.recv_timeout(PAUSE_AFTER.saturating_sub(since)) {
-                Ok(event) => self.handle(state, event),
-                Err(RecvTimeoutError::Timeout) => Ok(()),
-                Err(RecvTimeoutError::Disconnected) => Err(anyhow!("the worker has ended")),
-            };
+            return self.await_event(state, PAUSE_AFTER.saturating_sub(since));
         }
         let fetched: BTreeSet<i32> = numbers(&state.partitions, Partition::is_fetched);
         if flight.paused.len() < fetched.len() {
             // Not right after a partition was assigned: librdkafka may lose one of the two requests. Until then nothing is
             // polled: a record for which there is no place would be read again only once another one comes.
             if state.fetched.is_some_and(|at| at.elapsed() < PAUSE_AFTER) {
-                std::thread::sleep(BUSY_POLL);
-                return Ok(());
+                return self.await_event(state, BUSY_POLL);
             }
             info!("the database is behind: fetching paused");
             self.consumer.pause(&self.list(&fetched)).context("pausing")?;
             flight.paused = fetched;
         }
         self.collect(state)
+    }
+
+    /// Handles the worker's next event, if it comes in time.
+    fn await_event(&self, state: &mut State, limit: Duration) -> anyhow::Result<()> {
+        match self.events.recv_timeout(limit) {
+            Ok(event) => self.handle(state, event),
+            Err(RecvTimeoutError::Timeout) => Ok(()),
+            Err(RecvTimeoutError::Disconnected) => Err(anyhow!("the worker has ended")),
+        }
     }
 
     /// The batch in flight is committed or given up: nothing stays paused.

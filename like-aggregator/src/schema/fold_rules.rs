@@ -36,8 +36,13 @@ impl FoldRules {
 
     /// The value of the column `dedup_window`.
     pub fn interval(&self) -> PgInterval {
-        PgInterval { months: 0, days: 0, microseconds: self.window.as_micros() as i64 }
+        interval(self.window)
     }
+}
+
+/// Returns a duration for SQL.
+pub fn interval(duration: Duration) -> PgInterval {
+    PgInterval { months: 0, days: 0, microseconds: duration.as_micros() as i64 }
 }
 
 impl fmt::Display for FoldRules {

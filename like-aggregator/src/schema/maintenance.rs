@@ -12,9 +12,9 @@ use rdkafka::ClientConfig;
 use sqlx::{Connection, PgConnection};
 use tracing::{debug, info, warn};
 
-use crate::apply::transaction::interval;
 use crate::fold::Dedup;
 use crate::metrics::Metrics;
+use crate::schema::fold_rules::interval;
 use crate::topic::log_ends;
 
 /// After this time a round counts as failed: its server is lost.

@@ -27,7 +27,7 @@ pub struct ShadowSchema {
     pub schema: &'static str,
     session: Session,
     connection: PgConnection,
-    /// The schema's number, by which one that another process has made in its place is told apart.
+    /// The schema's oid: another process may have made a schema of the same name since.
     oid: i64,
 }
 

@@ -28,6 +28,12 @@ pub async fn written(client: &ClientConfig, topic: &str, partitions: i32) -> any
     of(&all, topic, partitions).await
 }
 
+/// Asks for them in this order, so that records written in between aren't taken for held back.
+async fn written_and_stable(client: &ClientConfig, topic: &str, partitions: i32) -> anyhow::Result<(LogEnds, LogEnds)> {
+    let written = written(client, topic, partitions).await?;
+    Ok((written, of(client, topic, partitions).await?))
+}
+
 /// The ends of a partition that is folded up to some offset.
 #[derive(Debug, Clone, Copy)]
 pub struct Unfolded {
@@ -48,10 +54,7 @@ impl Unfolded {
 
 /// Returns the ends of all partitions; `next` has the offset up to which each is folded.
 pub async fn unfolded(client: &ClientConfig, topic: &str, next: &[i64]) -> anyhow::Result<Vec<Unfolded>> {
-    let partitions = next.len() as i32;
-    // In this order, so that records written in between aren't taken for held back.
-    let written = written(client, topic, partitions).await?;
-    let stable = of(client, topic, partitions).await?;
+    let (written, stable) = written_and_stable(client, topic, next.len() as i32).await?;
     let unread = stable.iter().zip(next).map(|((start, end), next)| (*start.max(next), *end)).collect();
     let after_last = after_last_records(client, topic, unread).await?;
     let ends = written.into_iter().zip(stable).zip(after_last);
@@ -67,9 +70,7 @@ pub async fn unfolded(client: &ClientConfig, topic: &str, next: &[i64]) -> anyho
 /// Returns whether another producer's transaction is open on a partition: its records are in the log, and it isn't known
 /// yet whether consumers will ever read them.
 pub async fn transaction_open(client: &ClientConfig, topic: &str, partitions: i32) -> anyhow::Result<bool> {
-    // In this order, so that records written in between aren't taken for an open transaction.
-    let written = written(client, topic, partitions).await?;
-    let stable = of(client, topic, partitions).await?;
+    let (written, stable) = written_and_stable(client, topic, partitions).await?;
     Ok(written.iter().zip(stable).any(|((_, written), (_, stable))| stable < *written))
 }
 

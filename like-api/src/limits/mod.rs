@@ -107,10 +107,8 @@ impl Limits {
         if self.proxies.trusts(peer) {
             return Ok(None);
         }
-        self.connections.take(peer).map(Some).ok_or_else(|| {
-            self.connections.refused();
-            "this address has its share of the connections; nothing was done, try again"
-        })
+        let held = self.connections.take(peer).map(Some);
+        held.ok_or("this address has its share of the connections; nothing was done, try again")
     }
 
     /// Admits a request of this address. None: it is no like. Only likes count towards the limit of

@@ -27,8 +27,17 @@ impl Share {
         Arc::new(Self { most: most.max(1), held: Mutex::default(), refused })
     }
 
-    /// Takes one unit. None: the address has its share.
+    /// Takes one unit. None: the address has its share, which is counted as a refusal.
     pub fn take(self: &Arc<Self>, address: IpAddr) -> Option<Held> {
+        let held = self.try_take(address);
+        if held.is_none() {
+            self.refused();
+        }
+        held
+    }
+
+    /// The same without counting.
+    pub fn try_take(self: &Arc<Self>, address: IpAddr) -> Option<Held> {
         let address = held_to(address);
         let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
         let units = held.entry(address).or_default();

@@ -93,10 +93,7 @@ impl Receipts {
     /// Waits until a pending event is settled, at most `limit`. An outage of PostgreSQL doesn't end the
     /// wait; one that lasts until `limit` is an error, since the status is unknown then.
     pub async fn wait(&self, receipt: Receipt, limit: Duration, client: IpAddr) -> Result<Waited, ReadError> {
-        let Some(_share) = self.share.take(client) else {
-            self.share.refused();
-            return Ok(Waited::TooManyWaiters);
-        };
+        let Some(_share) = self.share.take(client) else { return Ok(Waited::TooManyWaiters) };
         let Ok(_place) = self.places.try_acquire() else { return Ok(Waited::TooManyWaiters) };
         let _waiter = Counted::by(&self.waiters);
         let mut status = self.poller.add(receipt);

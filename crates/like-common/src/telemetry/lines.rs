@@ -155,7 +155,7 @@ mod tests {
         reader.read_exact(&mut read).unwrap();
         assert!(read.chunks(line.len()).all(|read| read == line));
         drop(reader);
-        (&*lines).write_all(b"nobody reads this\n").unwrap();
+        (&*lines).write_all(b"the reader is closed\n").unwrap();
         lines.flush(Duration::from_secs(60));
         assert_eq!(dropped.get(), 8);
     }

@@ -9,13 +9,11 @@ use sqlx::{Connection, PgConnection};
 use tracing::{info, warn};
 
 use crate::cli::SetupSettings;
+use crate::commands::connection;
 use crate::fold::FOLD_VERSION;
 use crate::schema::fold_rules::{self, FoldRules};
 use crate::schema::shadow;
 use crate::topic::log_ends;
-
-/// No batch is applied while this is held, and each later one sees what was changed.
-const LOCK: &str = "LOCK TABLE kafka_offset IN EXCLUSIVE MODE";
 
 /// Records the fold settings at the first `setup`; later they change by `--change-dedup` only.
 pub(super) async fn record_rules(connection: &mut PgConnection, settings: &SetupSettings) -> anyhow::Result<()> {
@@ -39,8 +37,7 @@ pub(super) async fn record_rules(connection: &mut PgConnection, settings: &Setup
              settings, and `audit --log` may differ until a `rebuild`"
         );
     }
-    let mut transaction = connection.begin_with(BEGIN).await?;
-    sqlx::query(LOCK).execute(&mut *transaction).await.context("locking kafka_offset")?;
+    let mut transaction = connection::between_batches(connection).await?;
     fold_rules::write(&mut transaction, SCHEMA, &rules).await.context("recording the fold settings")?;
     transaction.commit().await?;
     warn!(before = %recorded, now = %rules, "fold settings changed: restart the aggregators; `audit --log` may differ until a `rebuild`");
@@ -77,7 +74,7 @@ pub(super) async fn check_version(
         bail!("{differ}, and the log still starts at 0: `rebuild` folds it again, and every count follows one version");
     }
     let mut transaction = connection.begin_with(BEGIN).await?;
-    sqlx::query(LOCK).execute(&mut *transaction).await.context("locking kafka_offset")?;
+    sqlx::query(connection::LOCK_BATCHES).execute(&mut *transaction).await.context("locking kafka_offset")?;
     let sql = "UPDATE fold SET fold_version = $1 WHERE fold_version = $2";
     let adopted = sqlx::query(sql).bind(FOLD_VERSION).bind(found).execute(&mut *transaction).await?;
     if adopted.rows_affected() != 1 {

@@ -28,7 +28,6 @@ pub(super) async fn create(settings: &SetupSettings, client: &ClientConfig) -> a
     for (name, value) in TOPIC_SETTINGS {
         new = new.set(name, if name == "retention.ms" { &retention } else { value });
     }
-    // Topics made earlier may keep theirs.
     new = new.set("min.insync.replicas", &min_insync);
     let options = AdminOptions::new().operation_timeout(Some(KAFKA_TIMEOUT));
     let created = admin.create_topics([&new], &options).await.context("creating the topic")?;

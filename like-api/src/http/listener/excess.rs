@@ -15,11 +15,14 @@ use uuid::Uuid;
 use crate::app::AppState;
 use crate::config::REFUSALS_MAX;
 
+/// The largest head, URL included, in bytes; a larger one, or one of more than 100 fields, hyper's limit,
+/// is answered 431. The longest that a route takes (`ids`) fits twice, and the buffer of a connection is
+/// no larger.
+pub const HEAD_MAX: usize = 16 * 1024;
 /// The time in which a client has to read the answer.
 const TIMEOUT: Duration = Duration::from_secs(1);
 /// The time for its head.
 const HEAD_TIMEOUT: Duration = Duration::from_millis(200);
-const HEAD_MAX: usize = 16 * 1024;
 
 #[derive(Default)]
 pub struct ExcessConnections(TaskTracker);

@@ -1,6 +1,5 @@
 //! The state of each connection, and which one has been idle longest: at the limit of connections it
-//! makes room for a new one. Otherwise connections that nobody uses would keep out those that somebody
-//! does.
+//! makes room for a new one. Otherwise unused connections would keep out new ones.
 
 use std::sync::atomic::{AtomicU8, AtomicU32, Ordering};
 use std::sync::{Arc, Weak};

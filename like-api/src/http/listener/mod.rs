@@ -32,7 +32,7 @@ use tower_service::Service;
 use tracing::{debug, warn};
 
 use self::body::PARTIAL_TIMEOUT;
-use self::excess::ExcessConnections;
+use self::excess::{ExcessConnections, HEAD_MAX};
 use self::idle::{IdleConnections, Phase};
 use self::timeouts::Timeouts;
 pub use self::timeouts::WriteTimeout;
@@ -41,10 +41,6 @@ use crate::http::error::{ApiError, Fault};
 use crate::http::middleware::request_context::{Received, RequestContext};
 use crate::metrics::Counted;
 
-/// The largest head, URL included, in bytes; a larger one, or one of more than 100 fields, hyper's limit,
-/// is answered 431. The longest that a route
-/// takes (`ids`) fits twice, and the buffer of a connection is no larger.
-const HEAD_MAX: usize = 16 * 1024;
 const CLOSE: HeaderValue = HeaderValue::from_static("close");
 /// The pause after an error of `accept`, mostly because the process has no free file descriptor.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(200);

@@ -88,10 +88,7 @@ impl Streams {
     /// Opens a stream of these products for a client, without duplicates. Its first counts are read after this call,
     /// so they include everything that the client has seen before.
     pub async fn open(&self, mut products: Vec<ProductId>, client: IpAddr) -> Result<LiveCounts, OpenError> {
-        let share = self.share.take(client).ok_or_else(|| {
-            self.share.refused();
-            OpenError::OverShare("streams")
-        })?;
+        let share = self.share.take(client).ok_or(OpenError::OverShare("streams"))?;
         let permit = Arc::clone(&self.slots).try_acquire_owned().map_err(|_| ReadError::Overloaded)?;
         let mut seen = HashSet::new();
         products.retain(|product| seen.insert(product.clone()));

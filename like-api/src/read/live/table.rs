@@ -105,7 +105,7 @@ impl Table {
         if inner.products.len() + new > self.most {
             return Err(Refused::Full);
         }
-        (0..new).map(|_| self.share.take(client)).collect::<Option<_>>().ok_or(Refused::OverShare)
+        (0..new).map(|_| self.share.try_take(client)).collect::<Option<_>>().ok_or(Refused::OverShare)
     }
 
     /// Waits until there may be new subscribers.
