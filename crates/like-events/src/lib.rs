@@ -6,8 +6,10 @@
 pub mod event;
 pub mod ids;
 pub mod receipt;
+mod reject;
 pub mod topic;
 
-pub use event::{EventRef, LikeEvent, Reject, decode};
+pub use event::{EventRef, LikeEvent, decode};
 pub use ids::{EventId, InvalidId, ProductId, ProductPrefix, UserId, pair_key};
 pub use receipt::Receipt;
+pub use reject::Reject;

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeSet;
 
-use like_events::event::Reject;
+use like_events::Reject;
 use like_events::ids::{PRODUCT_ID_MAX, PRODUCT_ID_PATTERN, USER_ID_MAX, USER_ID_PATTERN};
 use like_events::topic::{
     DEFAULT_PARTITIONS, DEFAULT_TOPIC, MAX_VALUE_BYTES, PARTITIONER, TOPIC_SETTINGS, min_insync_replicas,

@@ -52,6 +52,7 @@ async fn compressed_records_take_bounded_memory() {
         let aggregator = system.aggregator(&[]).await;
         system.folded(number as i64).await;
         let peak = peak(&aggregator);
+        println!("{number} records of {bytes} bytes: {peak} MiB");
         assert!(peak < bound, "{number} records of {bytes} bytes: {peak} MiB");
     }
 }
