@@ -238,9 +238,9 @@ impl TestSystem {
         until(&format!("{expected} likes are counted"), async || self.likes().await == expected).await;
     }
 
-    /// Waits until a query returns this number.
+    /// Waits until a query returns this number in one row; there may be no row before.
     pub async fn number_becomes(&self, sql: &str, expected: i64) {
-        until(&format!("{sql}: {expected}"), async || self.number(sql).await == expected).await;
+        until(&format!("{sql}: {expected}"), async || self.database.column::<i64>(sql).await == [expected]).await;
     }
 
     /// Waits until this many records are folded (of a log that starts at 0).
