@@ -167,7 +167,7 @@ pub struct RunSettings {
     #[command(flatten)]
     pub admin: AdminSettings,
 
-    /// how long a batch is filled after its first record: a duration such as 100ms
+    /// the least time between the beginnings of two batches that are not full: a duration such as 100ms
     #[arg(long, env = "BATCH_MAX_WAIT", value_name = "DURATION", default_value = "100ms", value_parser = duration)]
     pub batch_max_wait: Duration,
 }

@@ -44,7 +44,7 @@ impl ConsumerThread {
     /// next record of its partition then shows a hole, which is read again.
     fn take_all(&self, state: &mut State) -> anyhow::Result<()> {
         let idle = state.in_flight.is_none()
-            && state.collecting.first_at.is_none()
+            && state.collecting.batch.is_empty()
             && !state.partitions.values().any(Partition::is_awaiting_offset);
         let mut timeout = if idle { IDLE_POLL } else { BUSY_POLL };
         let start = Instant::now();
@@ -92,7 +92,6 @@ impl ConsumerThread {
                     collecting.links.add(message);
                 }
                 position.taken(offset);
-                collecting.first_at.get_or_insert_with(Instant::now);
             }
         }
         Ok(())

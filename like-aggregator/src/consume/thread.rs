@@ -32,12 +32,12 @@ pub(super) const BUSY_POLL: Duration = Duration::from_millis(5);
 /// With the next batch full, fetching is paused once a batch is in flight for this long.
 const PAUSE_AFTER: Duration = Duration::from_secs(1);
 
-/// When a batch is closed.
+/// When a batch is applied. None is while another one is in flight.
 #[derive(Debug, Clone, Copy)]
 pub struct BatchLimits {
-    /// At this many records.
+    /// With this many records, at once.
     pub max_events: usize,
-    /// Or this long after its first one.
+    /// With fewer, this long after the last batch was begun: at once on an idle system, and at most so often on a busy one.
     pub max_wait: Duration,
 }
 
@@ -63,6 +63,8 @@ pub(super) struct State {
     pub(super) partitions: BTreeMap<i32, Partition>,
     pub(super) collecting: Collecting,
     pub(super) in_flight: Option<InFlight>,
+    /// When the last batch was sent to the worker.
+    pub(super) begun: Option<Instant>,
     /// When fetching of a partition was started last.
     pub(super) fetched: Option<Instant>,
     /// When partitions without an offset row were last read again.
@@ -87,8 +89,6 @@ pub(super) struct State {
 pub(super) struct Collecting {
     pub(super) batch: Batch,
     pub(super) links: Links,
-    /// When its first record was taken.
-    pub(super) first_at: Option<Instant>,
     /// Partitions with a hole in their offsets, to be read again from in front of it.
     pub(super) reread: Vec<i32>,
 }
@@ -133,7 +133,7 @@ impl ConsumerThread {
         self.rebalance(state)?;
         self.report_offsets(state)?;
         self.verify_logs(state)?;
-        if self.is_due(&state.collecting) {
+        if self.is_due(state) {
             if state.in_flight.is_none() {
                 self.send_batch(state)?;
             } else if state.collecting.batch.is_full(self.limits.max_events) {
@@ -143,17 +143,15 @@ impl ConsumerThread {
         self.collect(state)
     }
 
-    fn is_due(&self, collecting: &Collecting) -> bool {
-        let waited = collecting.first_at.is_some_and(|first| first.elapsed() >= self.limits.max_wait);
-        waited || collecting.batch.is_full(self.limits.max_events)
+    fn is_due(&self, state: &State) -> bool {
+        let batch = &state.collecting.batch;
+        let waited = || state.begun.is_none_or(|begun| begun.elapsed() >= self.limits.max_wait);
+        batch.is_full(self.limits.max_events) || (!batch.is_empty() && waited())
     }
 
     fn send_batch(&self, state: &mut State) -> anyhow::Result<()> {
-        state.collecting.first_at = None;
         let (batch, links) = (mem::take(&mut state.collecting.batch), mem::take(&mut state.collecting.links));
-        if batch.is_empty() {
-            return Ok(());
-        }
+        state.begun = Some(Instant::now());
         let give_up = CancellationToken::new();
         let partitions = batch.spans().keys().copied().collect();
         let paused = BTreeSet::new();
@@ -259,9 +257,6 @@ impl Collecting {
         self.batch.remove_partition(partition);
         self.links.forget(partition);
         self.reread.retain(|of| *of != partition);
-        if self.batch.is_empty() {
-            self.first_at = None;
-        }
     }
 }
 

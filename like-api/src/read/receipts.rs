@@ -4,7 +4,7 @@
 use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use like_common::metrics::add;
 use like_events::Receipt;
@@ -21,8 +21,11 @@ use crate::read::lock::lock;
 use crate::read::pool::READ_TIMEOUT;
 use crate::read::queries::{self, ReceiptState};
 
-/// The pause between two polls. A batch is folded about every 100 ms.
-pub const INTERVAL: Duration = Duration::from_millis(50);
+/// The least pause between two polls. PostgreSQL isn't asked to notify: `NOTIFY` takes a lock for all commits, and every
+/// batch would pay for it.
+pub const INTERVAL: Duration = Duration::from_millis(10);
+/// The pause is this many times as long as the poll took, so that polls take a fifth of a connection at most.
+const PAUSE_PER_POLL: u32 = 4;
 /// The same while PostgreSQL can't be reached.
 const FAILED_INTERVAL: Duration = Duration::from_millis(500);
 /// Most callers that wait at the same time. A poll of so many receipts takes PostgreSQL a few
@@ -127,8 +130,9 @@ impl Poller {
         loop {
             tokio::time::sleep(pause).await;
             let Some(receipts) = self.awaited() else { return };
+            let start = Instant::now();
             let statuses = queries::receipt_statuses(&self.pool, &receipts).await;
-            pause = if statuses.is_ok() { INTERVAL } else { FAILED_INTERVAL };
+            pause = if statuses.is_ok() { INTERVAL.max(start.elapsed() * PAUSE_PER_POLL) } else { FAILED_INTERVAL };
             self.publish(receipts, statuses);
         }
     }
