@@ -162,13 +162,22 @@ impl Service {
     async fn fold_topic(&self, layout: &Layout, rules: FoldRules) -> anyhow::Result<()> {
         let Self { settings, timing, client, metrics, traces, health, .. } = self;
         let (url, fold) = (&settings.servers.database.database_url, &settings.fold);
-        let (commands, worker_commands) = channel::unbounded_channel();
         let (worker_events, events) = mpsc::channel();
-        let store = Store::new(url, SCHEMA, &layout.topic, rules.dedup());
-        let mut worker = Worker::new(store, metrics.clone(), health.clone(), worker_events);
-        let (topic, group) = (layout.topic.clone(), fold.kafka_group_id.clone());
-        worker.traces = BatchTraces { traces: traces.clone(), topic, group };
-        tokio::spawn(worker.run(worker_commands));
+        let max_events = fold.batch_max_events as usize;
+        // A lane without a partition would be of no use.
+        let count = usize::from(settings.apply_lanes).min(layout.partitions as usize);
+        health.forget_parts(count);
+        let mut lanes = Vec::new();
+        for lane in 0..count {
+            let (commands, worker_commands) = channel::unbounded_channel();
+            let store = Store::new(url, SCHEMA, &layout.topic, rules.dedup());
+            let mut worker = Worker::new(lane, max_events, store, metrics.clone(), health, worker_events.clone());
+            let (topic, group) = (layout.topic.clone(), fold.kafka_group_id.clone());
+            worker.traces = BatchTraces { traces: traces.clone(), topic, group };
+            tokio::spawn(worker.run(worker_commands));
+            lanes.push(commands);
+        }
+        drop(worker_events);
         let upkeep = Upkeep::new(url, SCHEMA, client.clone(), rules.dedup(), rules.window, metrics.clone());
         // Aborted when this function returns.
         let mut tasks = JoinSet::new();
@@ -180,9 +189,9 @@ impl Service {
                 .context("Kafka consumer")?,
             topic: layout.topic.clone(),
             ends: layout.end_offsets.clone(),
-            limits: BatchLimits { max_events: fold.batch_max_events as usize, max_wait: settings.batch_max_wait },
+            limits: BatchLimits { max_events, max_wait: settings.batch_max_wait },
             timing: *timing,
-            commands,
+            lanes,
             events,
             traces: traces.clone(),
             metrics: metrics.clone(),
@@ -196,8 +205,8 @@ impl Service {
         std::thread::Builder::new().name("kafka-consumer".to_owned()).spawn(move || {
             let _ = ended.send(thread.run(&thread_stop));
             // Leaves the group. It can hang, so this thread isn't joined; its result is sent before, and the loop has ended.
-            let ConsumerThread { consumer, heartbeat, commands, .. } = thread;
-            drop((heartbeat, commands));
+            let ConsumerThread { consumer, heartbeat, lanes, .. } = thread;
+            drop((heartbeat, lanes));
             drop(consumer);
             drop(closed);
         })?;

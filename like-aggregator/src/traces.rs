@@ -37,6 +37,11 @@ impl Links {
         }
     }
 
+    /// Moves the links of these partitions to a value of their own.
+    pub fn take_group(&mut self, partitions: &[i32]) -> Self {
+        Self(self.0.extract_if(.., |(of, _)| partitions.contains(of)).collect())
+    }
+
     pub fn forget(&mut self, partition: i32) {
         self.0.retain(|(of, _)| *of != partition);
     }

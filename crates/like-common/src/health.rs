@@ -10,9 +10,13 @@ use tracing::{info, warn};
 /// The condition that is unmet from the signal to the end.
 pub const SHUTDOWN: &str = "shutdown";
 
-/// Shared by all parts of a service and its admin port.
+/// Shared by all parts of a service and its admin port. A condition that several parts have in common, such as lanes, is
+/// met while none of them reports it as unmet.
 #[derive(Clone, Default)]
-pub struct Health(Arc<Inner>);
+pub struct Health {
+    inner: Arc<Inner>,
+    part: usize,
+}
 
 #[derive(Default)]
 struct Inner {
@@ -22,13 +26,19 @@ struct Inner {
 
 #[derive(Default)]
 struct Conditions {
-    /// The unmet conditions and why they are unmet.
-    unmet: BTreeMap<&'static str, String>,
+    /// The unmet conditions, by part, and why they are unmet.
+    unmet: BTreeMap<(&'static str, usize), String>,
     /// Conditions that count towards readiness only until they are met for the first time. None: all
     /// conditions always count.
     met_once: Option<BTreeSet<&'static str>>,
     /// Whether all conditions were met at some time.
     complete: bool,
+}
+
+impl Conditions {
+    fn reasons(&self) -> impl Iterator<Item = (&'static str, String)> {
+        self.unmet.iter().map(|((condition, _), why)| (*condition, why.clone()))
+    }
 }
 
 impl Health {
@@ -52,10 +62,20 @@ impl Health {
         self
     }
 
-    /// Reports that `condition` is met; returns whether that is a change.
+    /// Returns the same health, for the reports of this part.
+    pub fn part(&self, part: usize) -> Self {
+        Self { inner: Arc::clone(&self.inner), part }
+    }
+
+    /// Forgets what the parts from `part` on have reported.
+    pub fn forget_parts(&self, part: usize) {
+        self.conditions().unmet.retain(|(_, of), _| *of < part);
+    }
+
+    /// Reports that `condition` is met in this part; returns whether that is a change.
     pub fn met(&self, condition: &'static str) -> bool {
         let mut conditions = self.conditions();
-        let changed = conditions.unmet.remove(condition).is_some();
+        let changed = conditions.unmet.remove(&(condition, self.part)).is_some();
         if let Some(met_once) = &mut conditions.met_once {
             met_once.insert(condition);
             if changed && conditions.unmet.is_empty() {
@@ -74,21 +94,20 @@ impl Health {
         {
             warn!(condition, why, "writes are not possible");
         }
-        let before = conditions.unmet.insert(condition, why.clone());
+        let before = conditions.unmet.insert((condition, self.part), why.clone());
         before != Some(why)
     }
 
     /// Returns the conditions that make the service unready, and their reasons.
     pub fn unready(&self) -> BTreeMap<&'static str, String> {
         let conditions = self.conditions();
-        let met_once = |condition: &&str| conditions.met_once.as_ref().is_some_and(|met| met.contains(condition));
-        let counted = conditions.unmet.iter().filter(|(condition, _)| !met_once(condition));
-        counted.map(|(condition, why)| (*condition, why.clone())).collect()
+        let met_once = |condition: &str| conditions.met_once.as_ref().is_some_and(|met| met.contains(condition));
+        conditions.reasons().filter(|(condition, _)| !met_once(condition)).collect()
     }
 
     /// Returns all unmet conditions: the reasons why writes are not possible.
     pub fn unwritable(&self) -> BTreeMap<&'static str, String> {
-        self.conditions().unmet.clone()
+        self.conditions().reasons().collect()
     }
 
     pub fn is_ready(&self) -> bool {
@@ -98,13 +117,13 @@ impl Health {
     /// Returns a heartbeat for a loop, which counts as dead if it doesn't beat for `limit`.
     pub fn heartbeat(&self, name: &'static str, limit: Duration) -> Heartbeat {
         let beat = Heartbeat { name, limit, start: Instant::now(), last_ms: Arc::new(AtomicU64::new(0)) };
-        self.0.heartbeats.lock().unwrap_or_else(PoisonError::into_inner).push(beat.clone());
+        self.inner.heartbeats.lock().unwrap_or_else(PoisonError::into_inner).push(beat.clone());
         beat
     }
 
     /// Returns the loops whose last beat is too old, with its age.
     pub fn silent(&self) -> BTreeMap<&'static str, String> {
-        let mut beats = self.0.heartbeats.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut beats = self.inner.heartbeats.lock().unwrap_or_else(PoisonError::into_inner);
         // A loop that has ended has dropped its heartbeat.
         beats.retain(|beat| Arc::strong_count(&beat.last_ms) > 1);
         let silent = beats.iter().filter(|beat| beat.age() > beat.limit);
@@ -112,7 +131,7 @@ impl Health {
     }
 
     fn conditions(&self) -> std::sync::MutexGuard<'_, Conditions> {
-        self.0.conditions.lock().unwrap_or_else(PoisonError::into_inner)
+        self.inner.conditions.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -147,6 +166,17 @@ mod tests {
         assert!(health.met("database") && health.is_ready());
         assert!(health.unmet("kafka", "gone") && !health.unmet("kafka", "gone"));
         assert_eq!(health.unready()["kafka"], "gone");
+    }
+
+    #[test]
+    fn condition_is_met_once_every_part_says_so() {
+        let health = Health::waiting_for(&["group"]);
+        let second = health.part(1);
+        second.unmet("group", "joining");
+        assert!(health.met("group") && !health.is_ready());
+        assert_eq!(health.unready()["group"], "joining");
+        health.forget_parts(1);
+        assert!(health.is_ready());
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! Executes the consumer thread's commands in order and retries what may succeed later. It never skips a batch: it commits
+//! A lane: executes the consumer thread's commands in order and retries what may succeed later. It never skips a batch: it commits
 //! it, has its partitions rewound, or ends the process.
 
 use std::sync::mpsc::Sender;
@@ -41,6 +41,8 @@ enum NotApplied {
 /// What the consumer thread asks the worker to do.
 pub enum Command {
     Offsets(Vec<i32>),
+    /// Read the offsets of these partitions, which the thread believes to be at these ones.
+    Compare(Vec<(i32, i64)>),
     /// Apply the batch, whose records the linked spans published. Don't retry once the token is cancelled.
     Apply(Batch, Links, CancellationToken),
     /// Record that retention removed the records between the stored offset `from` and the log's start `to` before they were
@@ -56,6 +58,8 @@ pub enum Command {
 pub enum Event {
     /// The requested partitions, and the offsets of those that have a row.
     Offsets(Vec<i32>, Vec<StoredOffset>),
+    /// The partitions of a comparison, and the offsets of those that have a row.
+    Compared(Vec<(i32, i64)>, Vec<StoredOffset>),
     /// The batch is committed, with these spans.
     Applied(Vec<(i32, Span)>),
     /// The batch is not applied, or not known to be: rewind its partitions to their stored offsets.
@@ -79,17 +83,28 @@ pub struct Worker {
     health: Health,
     /// Beats at every attempt and every wait.
     heartbeat: Heartbeat,
-    events: Sender<Event>,
+    lane: usize,
+    events: Sender<(usize, Event)>,
     pub traces: BatchTraces,
-    /// The most events to apply at once, which is lowered after failures of large batches.
+    /// The most records of a transaction.
+    max_events: usize,
+    /// The same, lowered after failures of large batches.
     largest: usize,
 }
 
 impl Worker {
-    pub fn new(store: Store, metrics: Metrics, health: Health, events: Sender<Event>) -> Self {
+    /// Returns the worker of this lane, whose transactions have at most `max_events` records.
+    pub fn new(
+        lane: usize,
+        max_events: usize,
+        store: Store,
+        metrics: Metrics,
+        health: &Health,
+        events: Sender<(usize, Event)>,
+    ) -> Self {
+        let (health, traces) = (health.part(lane), BatchTraces::default());
         let heartbeat = health.heartbeat("worker", HEARTBEAT_LIMIT);
-        let traces = BatchTraces::default();
-        Self { store, metrics, health, heartbeat, events, traces, largest: usize::MAX }
+        Self { store, metrics, health, heartbeat, lane, events, traces, max_events, largest: max_events }
     }
 
     /// Executes commands until the consumer thread drops its sender.
@@ -99,7 +114,7 @@ impl Worker {
             self.heartbeat.beat();
             if self.store.connects() != connects {
                 connects = self.store.connects();
-                if self.events.send(Event::Reconnected).is_err() {
+                if self.events.send((self.lane, Event::Reconnected)).is_err() {
                     return;
                 }
             }
@@ -112,7 +127,17 @@ impl Worker {
             };
             let event = match command {
                 None => return,
-                Some(Command::Offsets(partitions)) => self.offsets(partitions).await,
+                Some(Command::Offsets(partitions)) => match self.offsets(&partitions).await {
+                    Ok(stored) => Event::Offsets(partitions, stored),
+                    Err(error) => Event::Fatal(error),
+                },
+                Some(Command::Compare(believed)) => {
+                    let partitions: Vec<_> = believed.iter().map(|(partition, _)| *partition).collect();
+                    match self.offsets(&partitions).await {
+                        Ok(stored) => Event::Compared(believed, stored),
+                        Err(error) => Event::Fatal(error),
+                    }
+                }
                 Some(Command::Apply(batch, links, given_up)) => {
                     let span = self.traces.batch(&batch, links);
                     let event = self.apply(batch, span.as_ref(), &given_up).await;
@@ -127,7 +152,7 @@ impl Worker {
                 }
                 Some(Command::Skip { partition, from, to }) => self.skip(partition, from, to).await,
             };
-            if self.events.send(event).is_err() {
+            if self.events.send((self.lane, event)).is_err() {
                 return;
             }
         }
@@ -145,16 +170,16 @@ impl Worker {
         }
     }
 
-    async fn offsets(&mut self, partitions: Vec<i32>) -> Event {
+    async fn offsets(&mut self, partitions: &[i32]) -> anyhow::Result<Vec<StoredOffset>> {
         let mut backoff = Backoff::new(PAUSES.0, PAUSES.1);
         loop {
-            match self.store.offsets(&partitions).await {
+            match self.store.offsets(partitions).await {
                 Ok(offsets) => {
                     self.database_answers();
-                    return Event::Offsets(partitions, offsets);
+                    return Ok(offsets);
                 }
                 Err(error) if error.is_transient() => self.wait(&error, backoff.pause()).await,
-                Err(error) => return Event::Fatal(anyhow::Error::new(error).context("reading kafka_offset")),
+                Err(error) => return Err(anyhow::Error::new(error).context("reading kafka_offset")),
             }
         }
     }
@@ -191,9 +216,9 @@ impl Worker {
                 parts.push(rest);
             }
             match self.apply_part(&part, span, given_up).await {
-                Ok(()) => self.largest = self.largest.saturating_add(self.largest / 8 + 1),
+                Ok(()) => self.largest = self.largest.saturating_add(self.largest / 8 + 1).min(self.max_events),
                 Err(NotApplied::TooLarge) => {
-                    self.largest = (part.len() / 2).max(1);
+                    self.largest = part.len().div_ceil(2);
                     warn!(events = part.len(), "the database can't apply this many events at once: trying half");
                     parts.push(part);
                 }

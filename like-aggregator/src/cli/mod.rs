@@ -170,6 +170,10 @@ pub struct RunSettings {
     /// the least time between the beginnings of two batches that are not full: a duration such as 100ms
     #[arg(long, env = "BATCH_MAX_WAIT", value_name = "DURATION", default_value = "100ms", value_parser = duration)]
     pub batch_max_wait: Duration,
+
+    /// lanes that apply batches side by side, each with a connection to PostgreSQL and a share of the partitions, 1 to 64
+    #[arg(long, env = "APPLY_LANES", value_name = "N", default_value_t = 2, value_parser = clap::value_parser!(u16).range(1..=64))]
+    pub apply_lanes: u16,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]

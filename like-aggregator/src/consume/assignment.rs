@@ -1,18 +1,18 @@
 //! Follows the consumer group: fetches an assigned partition once PostgreSQL has returned its stored offset, and gives a
 //! revoked one back after the batch in flight had a moment to commit.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use rdkafka::TopicPartitionList;
 use rdkafka::consumer::Consumer;
-use tracing::{error, info, warn};
+use tracing::{error, info};
 
 use super::group::Rebalanced;
 use super::partition::Partition;
 use super::position::Position;
-use super::thread::{BUSY_POLL, ConsumerThread, GROUP, State, numbers};
+use super::thread::{BUSY_POLL, ConsumerThread, GROUP, InFlight, State, numbers};
 use crate::apply::transaction::StoredOffset;
 use crate::apply::worker::{Command, Event};
 use crate::topic::positions;
@@ -60,23 +60,24 @@ impl ConsumerThread {
         if partitions.is_empty() {
             return Ok(());
         }
-        partitions.iter().for_each(|&partition| state.collecting.drop_partition(partition));
-        self.command(Command::Offsets(partitions))
+        // By the lane that has records of a partition in flight: its answer comes after those.
+        let any = self.idle_lane(state).unwrap_or(0);
+        let mut by_lane: BTreeMap<usize, Vec<i32>> = BTreeMap::new();
+        for partition in partitions {
+            state.collecting.drop_partition(partition);
+            by_lane.entry(Self::lane_of(state, partition).unwrap_or(any)).or_default().push(partition);
+        }
+        by_lane.into_iter().try_for_each(|(lane, partitions)| self.command(lane, Command::Offsets(partitions)))
     }
 
-    /// The stored offsets of the partitions in `asked` are read: fetches those that have waited for them, and rewinds the
-    /// others if another process has changed their offsets.
+    /// The stored offsets of the partitions in `asked` are read: fetches those that wait for them.
     pub(super) fn offsets_read(&self, state: &mut State, asked: &[i32], stored: &[StoredOffset]) -> anyhow::Result<()> {
-        let (mut known, mut moved, mut unfetched, mut missing) = (Vec::new(), Vec::new(), Vec::new(), false);
-        state.comparing = false;
+        let (mut known, mut unfetched, mut missing) = (Vec::new(), Vec::new(), false);
         for &number in asked {
-            let Some(partition) = state.partitions.get_mut(&number) else { continue };
-            let stored = stored.iter().find(|stored| stored.partition == number);
-            if !partition.is_awaiting_offset() {
-                if partition.has_moved(stored) {
-                    moved.push(number);
-                }
-            } else if let Some(stored) = stored {
+            let Some(partition) = state.partitions.get_mut(&number).filter(|p| p.is_awaiting_offset()) else {
+                continue;
+            };
+            if let Some(stored) = stored.iter().find(|stored| stored.partition == number) {
                 known.extend(partition.offset_known(stored).map(|position| (number, position)));
             } else {
                 if partition.is_fetched() {
@@ -97,10 +98,7 @@ impl ConsumerThread {
             self.fetch(state, known)?;
         }
         self.report_unread(state);
-        if !moved.is_empty() {
-            warn!(partitions = ?moved, "kafka_offset was changed by another process: rewinding to it");
-        }
-        self.rewind(state, moved)
+        Ok(())
     }
 
     /// Fetches these partitions from these positions. One that is fetched already is removed and added again, since a seek
@@ -125,7 +123,7 @@ impl ConsumerThread {
 
     pub(super) fn unfetch(&self, state: &mut State, partitions: &[i32]) -> anyhow::Result<()> {
         // librdkafka keeps a partition paused after it is unassigned, and when it is assigned again.
-        let paused = state.in_flight.as_mut().map(|flight| flight.unpause(partitions)).unwrap_or_default();
+        let paused: Vec<_> = partitions.iter().copied().filter(|partition| state.paused.remove(partition)).collect();
         if !paused.is_empty() {
             self.consumer.resume(&self.list(&paused)).context("resuming")?;
         }
@@ -163,14 +161,13 @@ impl ConsumerThread {
             state.collecting.drop_partition(*number);
         }
         let deadline = Instant::now() + REVOKE_WAIT;
-        while let Some(flight) = &state.in_flight
-            && flight.partitions.iter().any(|partition| partitions.contains(partition))
-        {
-            let Ok(event) = self.events.recv_timeout(deadline.saturating_duration_since(Instant::now())) else {
-                flight.give_up.cancel();
+        let is_revoked = |flight: &&InFlight| flight.partitions.iter().any(|partition| partitions.contains(partition));
+        while state.in_flight.values().any(|flight| is_revoked(&flight)) {
+            let Ok((lane, event)) = self.events.recv_timeout(deadline.saturating_duration_since(Instant::now())) else {
+                state.in_flight.values().filter(is_revoked).for_each(|flight| flight.give_up.cancel());
                 break;
             };
-            self.handle(state, event)?;
+            self.handle(state, lane, event)?;
         }
         self.copy_offsets(state);
         let mut unfetched = Vec::new();
@@ -190,17 +187,17 @@ impl ConsumerThread {
         // A rebalance of the last poll still waits for its answer.
         let _ = self.rebalance(state);
         let deadline = Instant::now() + FINISH_WAIT;
-        while state.in_flight.is_some() {
+        while !state.in_flight.is_empty() {
             match self.events.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
-                Ok(event @ Event::Applied(_)) => drop(self.handle(state, event)),
-                Ok(Event::Offsets(..) | Event::Skipped { .. } | Event::NotSkipped(_) | Event::Reconnected) => {}
-                Ok(Event::Rewind(_) | Event::Fatal(_)) | Err(_) => break,
+                Ok((lane, event @ Event::Applied(_))) => drop(self.handle(state, lane, event)),
+                Ok((lane, Event::Rewind(_) | Event::Fatal(_))) => drop(self.landed(state, lane)),
+                Ok(_) => {}
+                Err(_) => break,
             }
         }
-        if let Some(flight) = &state.in_flight {
-            flight.give_up.cancel();
-        }
-        let _ = self.landed(state);
+        state.in_flight.values().for_each(|flight| flight.give_up.cancel());
+        let lanes: Vec<_> = state.in_flight.keys().copied().collect();
+        lanes.into_iter().for_each(|lane| drop(self.landed(state, lane)));
         self.copy_offsets(state);
         // librdkafka may still wait for an assignment.
         let _ = self.consumer.incremental_assign(&TopicPartitionList::new());

@@ -43,7 +43,7 @@ impl ConsumerThread {
     /// Takes the records that were fetched, up to a full batch. A record past that is dropped, and its position stays: the
     /// next record of its partition then shows a hole, which is read again.
     fn take_all(&self, state: &mut State) -> anyhow::Result<()> {
-        let idle = state.in_flight.is_none()
+        let idle = state.in_flight.is_empty()
             && state.collecting.batch.is_empty()
             && !state.partitions.values().any(Partition::is_awaiting_offset);
         let mut timeout = if idle { IDLE_POLL } else { BUSY_POLL };
@@ -56,7 +56,7 @@ impl ConsumerThread {
             }
             // Reading the clock for every record would take a twentieth of the loop's time.
             let round_over = taken % 64 == 0 && start.elapsed() >= BUSY_POLL;
-            if round_over || state.collecting.batch.is_full(self.limits.max_events) {
+            if round_over || self.is_full(&state.collecting) {
                 return Ok(());
             }
             timeout = Duration::ZERO;
@@ -69,11 +69,11 @@ impl ConsumerThread {
         let Some(position) = state.partitions.get_mut(&partition).and_then(Partition::fetching) else {
             return Ok(());
         };
-        let collecting = &mut state.collecting;
         let past_end = self.ends.as_ref().is_some_and(|ends| offset >= ends[partition as usize]);
-        if past_end || collecting.batch.is_full(self.limits.max_events) {
+        if past_end || self.is_full(&state.collecting) {
             return Ok(());
         }
+        let collecting = &mut state.collecting;
         let record = record(message);
         match position.judge(offset, record.time) {
             Step::Skip => {}

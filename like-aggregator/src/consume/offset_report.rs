@@ -10,6 +10,7 @@ use tracing::{debug, info, warn};
 use super::group::ReportedEnds;
 use super::log_check::ASK_TIMEOUT;
 use super::thread::{ConsumerThread, State, numbers};
+use crate::apply::transaction::StoredOffset;
 use crate::apply::worker::Command;
 
 /// The condition that a broker can be reached, which is assumed until the first report.
@@ -78,9 +79,9 @@ impl ConsumerThread {
     /// Requests, all at once, the stable ends of partitions that aren't fetched: librdkafka doesn't report them.
     fn ask_ends(&self, state: &State, ends: &mut HashMap<i32, ReportedEnds>) {
         let mut list = TopicPartitionList::new();
-        let paused = state.in_flight.iter().flat_map(|flight| flight.paused.iter().copied());
-        let stopped: Vec<_> = numbers(&state.partitions, |partition| partition.stop_reason().is_some());
-        for number in paused.chain(stopped) {
+        let paused = state.paused.iter().copied();
+        let unread: Vec<_> = numbers(&state.partitions, |p| p.committed.is_some() && !p.is_fetched());
+        for number in paused.chain(unread) {
             let added = list.add_partition_offset(&self.topic, number, Offset::End);
             debug_assert!(added.is_ok());
         }
@@ -102,11 +103,39 @@ impl ConsumerThread {
     /// records no batch would be fenced.
     pub(super) fn compare(&self, state: &mut State) -> anyhow::Result<()> {
         state.compared = Some(Instant::now());
-        let committed: Vec<_> = numbers(&state.partitions, |partition| partition.committed.is_some());
-        if state.comparing || committed.is_empty() {
+        // A batch in flight is fenced by its own offsets.
+        let settled = |number: i32| Self::lane_of(state, number).is_none();
+        let believed = state.partitions.iter().filter_map(|(&number, p)| Some((number, p.committed?)));
+        let believed: Vec<_> = believed.filter(|(number, _)| settled(*number)).collect();
+        if state.comparing || believed.is_empty() {
             return Ok(());
         }
         state.comparing = true;
-        self.command(Command::Offsets(committed))
+        self.command(self.idle_lane(state).unwrap_or(0), Command::Compare(believed))
+    }
+
+    /// The stored offsets are read, of partitions that had these offsets committed when they were asked for: rewinds those
+    /// whose offsets another process has changed.
+    pub(super) fn compared(
+        &self,
+        state: &mut State,
+        believed: &[(i32, i64)],
+        stored: &[StoredOffset],
+    ) -> anyhow::Result<()> {
+        state.comparing = false;
+        let mut moved = Vec::new();
+        for (number, believed) in believed {
+            // Not if a batch was committed, or may have been, since.
+            let Some(partition) = state.partitions.get(number) else { continue };
+            let settled = partition.committed == Some(*believed) && Self::lane_of(state, *number).is_none();
+            let stored = stored.iter().find(|stored| stored.partition == *number);
+            if settled && !partition.is_awaiting_offset() && partition.has_moved(stored) {
+                moved.push(*number);
+            }
+        }
+        if !moved.is_empty() {
+            warn!(partitions = ?moved, "kafka_offset was changed by another process: rewinding to it");
+        }
+        self.rewind(state, moved)
     }
 }

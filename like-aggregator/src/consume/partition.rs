@@ -108,11 +108,22 @@ impl Partition {
         true
     }
 
+    /// Waits for the stored offset without being fetched. Does that for fetched partitions only; returns whether it was one,
+    /// which then must no longer be fetched.
+    #[must_use]
+    pub(super) fn hold(&mut self) -> bool {
+        let was_fetched = matches!(self.phase, Phase::Fetching(_));
+        if was_fetched {
+            self.phase = Phase::AwaitingOffset { fetched: false, verification: None };
+        }
+        was_fetched
+    }
+
     /// Starts a verification against the log's ends, once the stored offset is read again. Does that for fetched partitions
     /// only; returns whether it was one, which then must no longer be fetched.
     #[must_use]
     pub(super) fn verify(&mut self, missing: bool) -> bool {
-        let was_fetched = matches!(self.phase, Phase::Fetching(_));
+        let was_fetched = self.hold();
         if was_fetched {
             let verification = Some(Verification { missing, ..Verification::default() });
             self.phase = Phase::AwaitingOffset { fetched: false, verification };

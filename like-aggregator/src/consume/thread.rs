@@ -1,6 +1,6 @@
 //! The loop of the thread that owns the Kafka consumer. It polls all the time, also while PostgreSQL is down, so that the
-//! group keeps this member. One batch may be in flight while the next one is collected: if the first isn't committed, the
-//! fence refuses the second.
+//! group keeps this member. Each lane applies one batch at a time; no two of them have records of the same partition. What
+//! is collected meanwhile waits for a lane and for the batches before it.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::mem;
@@ -32,7 +32,7 @@ pub(super) const BUSY_POLL: Duration = Duration::from_millis(5);
 /// With the next batch full, fetching is paused once a batch is in flight for this long.
 const PAUSE_AFTER: Duration = Duration::from_secs(1);
 
-/// When a batch is applied. None is while another one is in flight.
+/// When a batch is applied: never while a record of the same partition is in flight.
 #[derive(Debug, Clone, Copy)]
 pub struct BatchLimits {
     /// With this many records, at once.
@@ -49,8 +49,10 @@ pub struct ConsumerThread {
     pub ends: Option<Vec<i64>>,
     pub limits: BatchLimits,
     pub timing: Timing,
-    pub commands: UnboundedSender<Command>,
-    pub events: Receiver<Event>,
+    /// The worker of each lane.
+    pub lanes: Vec<UnboundedSender<Command>>,
+    /// The lanes' results.
+    pub events: Receiver<(usize, Event)>,
     pub traces: Traces,
     pub metrics: Metrics,
     pub health: Health,
@@ -62,8 +64,11 @@ pub struct ConsumerThread {
 pub(super) struct State {
     pub(super) partitions: BTreeMap<i32, Partition>,
     pub(super) collecting: Collecting,
-    pub(super) in_flight: Option<InFlight>,
-    /// When the last batch was sent to the worker.
+    /// What each lane has; a lane without is idle.
+    pub(super) in_flight: BTreeMap<usize, InFlight>,
+    /// The partitions that aren't fetched until a batch lands. There are none unless every lane has one in flight.
+    pub(super) paused: BTreeSet<i32>,
+    /// When the last batch was sent to a lane.
     pub(super) begun: Option<Instant>,
     /// When fetching of a partition was started last.
     pub(super) fetched: Option<Instant>,
@@ -93,14 +98,14 @@ pub(super) struct Collecting {
     pub(super) reread: Vec<i32>,
 }
 
-/// A batch that the worker has. Fetching is paused only while there is one: only this value holds what is paused, and only
-/// [`ConsumerThread::landed`] removes it and resumes fetching.
+/// A batch that a lane has.
 pub(super) struct InFlight {
     pub(super) partitions: Vec<i32>,
     since: Instant,
     /// Once cancelled, the worker doesn't retry.
     pub(super) give_up: CancellationToken,
-    pub(super) paused: BTreeSet<i32>,
+    /// Whether its partitions aren't fetched until it lands, so that other lanes have room.
+    held: bool,
 }
 
 impl ConsumerThread {
@@ -124,7 +129,7 @@ impl ConsumerThread {
     fn round(&self, state: &mut State) -> anyhow::Result<()> {
         loop {
             match self.events.try_recv() {
-                Ok(event) => self.handle(state, event)?,
+                Ok((lane, event)) => self.handle(state, lane, event)?,
                 Err(TryRecvError::Empty) => break,
                 Err(TryRecvError::Disconnected) => bail!("the worker has ended"),
             }
@@ -133,83 +138,127 @@ impl ConsumerThread {
         self.rebalance(state)?;
         self.report_offsets(state)?;
         self.verify_logs(state)?;
-        if self.is_due(state) {
-            if state.in_flight.is_none() {
-                self.send_batch(state)?;
-            } else if state.collecting.batch.is_full(self.limits.max_events) {
-                return self.wait_in_flight(state);
-            }
+        self.send_due(state)?;
+        if self.is_full(&state.collecting) { self.make_room(state) } else { self.collect(state) }
+    }
+
+    /// Whether there is no room for another record. There is room for a batch per lane, and for one more of partitions that
+    /// are in flight.
+    pub(super) fn is_full(&self, collecting: &Collecting) -> bool {
+        let batches = if self.lanes.len() == 1 { 1 } else { self.lanes.len() + 1 };
+        collecting.batch.is_full(self.limits.max_events * batches)
+    }
+
+    pub(super) fn idle_lane(&self, state: &State) -> Option<usize> {
+        (0..self.lanes.len()).find(|lane| !state.in_flight.contains_key(lane))
+    }
+
+    /// The lane that has records of this partition in flight.
+    pub(super) fn lane_of(state: &State, partition: i32) -> Option<usize> {
+        state.in_flight.iter().find(|(_, flight)| flight.partitions.contains(&partition)).map(|(lane, _)| *lane)
+    }
+
+    /// Gives what is collected to idle lanes, once it is due. One lane takes all while that is at most a batch, so that a
+    /// quiet system makes one transaction where a busy one makes several.
+    fn send_due(&self, state: &mut State) -> anyhow::Result<()> {
+        let (batch, max) = (&state.collecting.batch, self.limits.max_events);
+        let full = self.is_full(&state.collecting);
+        let waited = state.begun.is_none_or(|begun| begun.elapsed() >= self.limits.max_wait);
+        let idle: Vec<_> = (0..self.lanes.len()).filter(|lane| !state.in_flight.contains_key(lane)).collect();
+        if batch.is_empty() || idle.is_empty() || !(full || waited || batch.len() >= max) {
+            return Ok(());
         }
-        self.collect(state)
+        let mut ready = batch.lengths();
+        ready.retain(|&partition, _| Self::lane_of(state, partition).is_none());
+        let records: usize = ready.values().sum();
+        if ready.is_empty() || !(full || waited || records >= max) {
+            return Ok(());
+        }
+        let groups = evenly(ready, records.div_ceil(max).min(idle.len()));
+        let batches = state.collecting.batch.take_groups(&groups);
+        let now = Instant::now();
+        state.begun = Some(now);
+        for ((lane, partitions), batch) in idle.into_iter().zip(groups).zip(batches) {
+            let links = state.collecting.links.take_group(&partitions);
+            let give_up = CancellationToken::new();
+            let apply = Command::Apply(batch, links, give_up.clone());
+            state.in_flight.insert(lane, InFlight { partitions, since: now, give_up, held: false });
+            self.command(lane, apply)?;
+        }
+        Ok(())
     }
 
-    fn is_due(&self, state: &State) -> bool {
-        let batch = &state.collecting.batch;
-        let waited = || state.begun.is_none_or(|begun| begun.elapsed() >= self.limits.max_wait);
-        batch.is_full(self.limits.max_events) || (!batch.is_empty() && waited())
+    pub(super) fn command(&self, lane: usize, command: Command) -> anyhow::Result<()> {
+        self.lanes[lane].send(command).map_err(|_| anyhow!("the worker has ended"))
     }
 
-    fn send_batch(&self, state: &mut State) -> anyhow::Result<()> {
-        let (batch, links) = (mem::take(&mut state.collecting.batch), mem::take(&mut state.collecting.links));
-        state.begun = Some(Instant::now());
-        let give_up = CancellationToken::new();
-        let partitions = batch.spans().keys().copied().collect();
-        let paused = BTreeSet::new();
-        state.in_flight = Some(InFlight { partitions, since: Instant::now(), give_up: give_up.clone(), paused });
-        self.command(Command::Apply(batch, links, give_up))
-    }
-
-    pub(super) fn command(&self, command: Command) -> anyhow::Result<()> {
-        self.commands.send(command).map_err(|_| anyhow!("the worker has ended"))
-    }
-
-    /// The next batch is full and one is in flight. Waits a moment for it, then pauses fetching, so that polling returns no
-    /// records that would have to be dropped.
-    fn wait_in_flight(&self, state: &mut State) -> anyhow::Result<()> {
-        let Some(flight) = &mut state.in_flight else { return Ok(()) };
-        let since = flight.since.elapsed();
-        if since < PAUSE_AFTER {
+    /// There is no room, and what is collected waits for a batch in flight. Waits a moment for that, then stops fetching, so
+    /// that polling returns no records that would have to be dropped.
+    fn make_room(&self, state: &mut State) -> anyhow::Result<()> {
+        let waiting = state.in_flight.values().filter(|flight| !flight.held).map(|flight| flight.since.elapsed()).max();
+        if let Some(since) = waiting.filter(|since| *since < PAUSE_AFTER) {
             return self.await_event(state, PAUSE_AFTER.saturating_sub(since));
         }
+        // Not right after a partition was assigned: librdkafka may lose one of the two requests. Until then nothing is polled:
+        // a record for which there is no place would be read again only once another one comes.
+        if state.fetched.is_some_and(|at| at.elapsed() < PAUSE_AFTER) {
+            return self.await_event(state, BUSY_POLL);
+        }
+        if self.idle_lane(state).is_some() {
+            return self.hold(state);
+        }
         let fetched: BTreeSet<i32> = numbers(&state.partitions, Partition::is_fetched);
-        if flight.paused.len() < fetched.len() {
-            // Not right after a partition was assigned: librdkafka may lose one of the two requests. Until then nothing is
-            // polled: a record for which there is no place would be read again only once another one comes.
-            if state.fetched.is_some_and(|at| at.elapsed() < PAUSE_AFTER) {
-                return self.await_event(state, BUSY_POLL);
-            }
+        if state.paused.len() < fetched.len() {
             info!("the database is behind: fetching paused");
             self.consumer.pause(&self.list(&fetched)).context("pausing")?;
-            flight.paused = fetched;
+            state.paused = fetched;
         }
         self.collect(state)
     }
 
-    /// Handles the worker's next event, if it comes in time.
+    /// Makes room for the lanes that keep up: the partitions of a lane that doesn't are fetched again, from their stored
+    /// offsets, once its batch lands.
+    fn hold(&self, state: &mut State) -> anyhow::Result<()> {
+        let mut slow = Vec::new();
+        for flight in state.in_flight.values_mut().filter(|flight| flight.since.elapsed() >= PAUSE_AFTER) {
+            flight.held = true;
+            slow.extend(&flight.partitions);
+        }
+        slow.retain(|number| state.partitions.get_mut(number).is_some_and(Partition::hold));
+        if slow.is_empty() {
+            return self.await_event(state, BUSY_POLL);
+        }
+        info!(partitions = ?slow, "their batch takes long: they are fetched again after it, so that other lanes go on");
+        self.unfetch(state, &slow)?;
+        self.rewind(state, slow)
+    }
+
+    /// Handles the next event of a lane, if it comes in time.
     fn await_event(&self, state: &mut State, limit: Duration) -> anyhow::Result<()> {
         match self.events.recv_timeout(limit) {
-            Ok(event) => self.handle(state, event),
+            Ok((lane, event)) => self.handle(state, lane, event),
             Err(RecvTimeoutError::Timeout) => Ok(()),
             Err(RecvTimeoutError::Disconnected) => Err(anyhow!("the worker has ended")),
         }
     }
 
-    /// The batch in flight is committed or given up: nothing stays paused.
-    pub(super) fn landed(&self, state: &mut State) -> anyhow::Result<()> {
-        if let Some(InFlight { paused, .. }) = state.in_flight.take()
-            && !paused.is_empty()
-        {
+    /// The batch of this lane is committed or given up: nothing stays paused.
+    pub(super) fn landed(&self, state: &mut State, lane: usize) -> anyhow::Result<()> {
+        state.in_flight.remove(&lane);
+        let paused = mem::take(&mut state.paused);
+        if !paused.is_empty() {
             info!("fetching resumed");
             self.consumer.resume(&self.list(&paused)).context("resuming")?;
         }
         Ok(())
     }
 
-    pub(super) fn handle(&self, state: &mut State, event: Event) -> anyhow::Result<()> {
+    pub(super) fn handle(&self, state: &mut State, lane: usize, event: Event) -> anyhow::Result<()> {
         match event {
             Event::Fatal(error) => return Err(error),
             Event::Reconnected => self.compare(state)?,
             Event::Offsets(asked, stored) => self.offsets_read(state, &asked, &stored)?,
+            Event::Compared(believed, stored) => self.compared(state, &believed, &stored)?,
             Event::Applied(spans) => {
                 for (number, span) in spans {
                     if let Some(partition) = state.partitions.get_mut(&number) {
@@ -217,7 +266,7 @@ impl ConsumerThread {
                     }
                 }
                 self.copy_offsets_when_due(state);
-                self.landed(state)?;
+                self.landed(state, lane)?;
             }
             Event::Skipped { partition, from, to } => self.gap_recorded(state, partition, from, to)?,
             Event::NotSkipped(partition) => {
@@ -228,7 +277,7 @@ impl ConsumerThread {
             Event::Rewind(partitions) => {
                 let fetched = |p: &i32| state.partitions.get(p).is_some_and(Partition::is_fetched);
                 let partitions = partitions.into_iter().filter(fetched).collect();
-                self.landed(state)?;
+                self.landed(state, lane)?;
                 self.rewind(state, partitions)?;
             }
         }
@@ -260,9 +309,16 @@ impl Collecting {
     }
 }
 
-impl InFlight {
-    /// Removes from the paused partitions those that are no longer fetched, and returns them.
-    pub(super) fn unpause(&mut self, gone: &[i32]) -> Vec<i32> {
-        gone.iter().copied().filter(|partition| self.paused.remove(partition)).collect()
+/// Spreads partitions with so many records over `groups`.
+fn evenly(records: BTreeMap<i32, usize>, groups: usize) -> Vec<Vec<i32>> {
+    let mut by_size: Vec<_> = records.into_iter().map(|(partition, records)| (records, partition)).collect();
+    by_size.sort_unstable_by(|a, b| b.cmp(a));
+    let mut spread = vec![(0, Vec::new()); groups.min(by_size.len())];
+    for (records, partition) in by_size {
+        if let Some((sum, group)) = spread.iter_mut().min_by_key(|(sum, _)| *sum) {
+            *sum += records;
+            group.push(partition);
+        }
     }
+    spread.into_iter().map(|(_, group)| group).collect()
 }

@@ -54,6 +54,12 @@ pub struct DeadLetter {
     pub reason: Reject,
 }
 
+impl DeadLetter {
+    fn bytes(&self) -> usize {
+        self.key.as_ref().map_or(0, Vec::len) + self.payload.as_ref().map_or(0, Vec::len)
+    }
+}
+
 #[derive(Debug)]
 pub(super) struct BatchEvent {
     pub(super) id: Uuid,
@@ -100,7 +106,7 @@ impl Batch {
             Ok(_) => return self.push_dead_letter(record, Reject::Timestamp(record.time)),
             Err(reason) => return self.push_dead_letter(record, reason),
         };
-        let product = self.product_number(&event.product_id);
+        let product = self.product_number(&event.product_id, || ProductPrefix::of(&event.product_id));
         let user = event.user_id.map(|user| {
             let start = self.users.len() as u32;
             self.users.push_str(&user);
@@ -115,18 +121,19 @@ impl Batch {
     fn push_dead_letter(&mut self, record: &Record<'_>, reason: Reject) {
         let cut = |bytes: &[u8]| bytes[..bytes.len().min(DEAD_LETTER_BYTES)].to_vec();
         let (key, payload) = (record.key.map(cut), record.value.map(cut));
-        self.dead_bytes += key.as_ref().map_or(0, Vec::len) + payload.as_ref().map_or(0, Vec::len);
         let Record { partition, offset, time, .. } = *record;
         let time = is_valid(time).then_some(time);
-        self.dead_letters.push(DeadLetter { partition, offset, key, payload, time, reason });
+        let letter = DeadLetter { partition, offset, key, payload, time, reason };
+        self.dead_bytes += letter.bytes();
+        self.dead_letters.push(letter);
     }
 
-    fn product_number(&mut self, product: &str) -> u32 {
+    fn product_number(&mut self, product: &str, prefix: impl FnOnce() -> ProductPrefix) -> u32 {
         if let Some(number) = self.product_numbers.get(product) {
             return *number;
         }
         let number = self.products.len() as u32;
-        self.products.push((product.into(), ProductPrefix::of(product)));
+        self.products.push((product.into(), prefix()));
         self.product_numbers.insert(product.into(), number);
         number
     }
@@ -158,6 +165,58 @@ impl Batch {
             self.events.retain(|event| event.partition != partition);
             self.dead_letters.retain(|letter| letter.partition != partition);
         }
+    }
+
+    /// Returns how many records of each partition it has.
+    pub fn lengths(&self) -> BTreeMap<i32, usize> {
+        let mut lengths = BTreeMap::new();
+        let runs = self.events.chunk_by(|a, b| a.partition == b.partition).map(|run| (run[0].partition, run.len()));
+        for (partition, records) in runs.chain(self.dead_letters.iter().map(|letter| (letter.partition, 1))) {
+            *lengths.entry(partition).or_default() += records;
+        }
+        lengths
+    }
+
+    /// Moves the records of each group of partitions to a batch of their own. The counts don't depend on it.
+    pub fn take_groups(&mut self, groups: &[Vec<i32>]) -> Vec<Self> {
+        if let [group] = groups
+            && group.len() == self.spans.len()
+        {
+            return vec![std::mem::take(self)];
+        }
+        let mut all = std::mem::take(self);
+        // The last one is what stays.
+        let mut batches: Vec<Self> = (0..=groups.len()).map(|_| Self::default()).collect();
+        let target = |partition| groups.iter().position(|group| group.contains(&partition)).unwrap_or(groups.len());
+        let mut last = (i32::MIN, 0);
+        for event in std::mem::take(&mut all.events) {
+            if event.partition != last.0 {
+                last = (event.partition, target(event.partition));
+            }
+            batches[last.1].adopt(event, &all);
+        }
+        for letter in all.dead_letters {
+            let batch = &mut batches[target(letter.partition)];
+            batch.dead_bytes += letter.bytes();
+            batch.dead_letters.push(letter);
+        }
+        for (partition, span) in all.spans {
+            batches[target(partition)].spans.insert(partition, span);
+        }
+        *self = batches.pop().unwrap_or_default();
+        batches
+    }
+
+    /// Adds an event of the batch `from`.
+    fn adopt(&mut self, mut event: BatchEvent, from: &Self) {
+        let (product, prefix) = &from.products[event.product as usize];
+        event.product = self.product_number(product, || *prefix);
+        if let Some(user) = &mut event.user {
+            let id = &from.users[user.start as usize..][..usize::from(user.length)];
+            user.start = self.users.len() as u32;
+            self.users.push_str(id);
+        }
+        self.events.push(event);
     }
 
     /// Splits off the second half of its records, by partition and offset; `self` keeps the first. Returns None if it has

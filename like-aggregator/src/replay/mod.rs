@@ -110,7 +110,8 @@ impl Replay {
         let (commands, worker_commands) = channel::unbounded_channel();
         let (worker_events, events) = mpsc::channel();
         let store = Store::new(&self.database, self.schema, topic, self.rules.dedup());
-        let worker = Worker::new(store, self.metrics.clone(), self.health.clone(), worker_events);
+        let max_events = self.fold.batch_max_events as usize;
+        let worker = Worker::new(0, max_events, store, self.metrics.clone(), &self.health, worker_events);
         tokio::spawn(worker.run(worker_commands));
         let stop = CancellationToken::new();
         let _stopped_when_dropped = stop.clone().drop_guard();
@@ -120,7 +121,7 @@ impl Replay {
             config: consumer_config(self.client.clone(), &format!("{}-replay", self.fold.kafka_group_id)),
             topic: topic.to_owned(),
             ends: ends.to_vec(),
-            max_events: self.fold.batch_max_events as usize,
+            max_events,
             commands,
             events,
             progress: Arc::clone(progress),

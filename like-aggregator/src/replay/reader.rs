@@ -38,7 +38,7 @@ pub(super) struct Reader {
     pub(super) ends: Vec<i64>,
     pub(super) max_events: usize,
     pub(super) commands: UnboundedSender<Command>,
-    pub(super) events: Receiver<Event>,
+    pub(super) events: Receiver<(usize, Event)>,
     pub(super) progress: Arc<Progress>,
     pub(super) folded: Arc<AtomicU64>,
     pub(super) stop: CancellationToken,
@@ -224,6 +224,6 @@ impl Reader {
     }
 
     fn event(&self) -> anyhow::Result<Event> {
-        self.events.recv().map_err(|_| anyhow!("the worker has ended"))
+        self.events.recv().map(|(_, event)| event).map_err(|_| anyhow!("the worker has ended"))
     }
 }

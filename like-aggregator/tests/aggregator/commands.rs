@@ -237,22 +237,25 @@ async fn status_shows_offsets_and_lag() {
 #[tokio::test]
 async fn dedup_batch_keeps_no_history() {
     let (topic, system) = set_up(1).await;
+    // The first batch is applied at once, the second once its last record fills it.
+    system.setup(&["--dedup", "batch", "--change-dedup"]).await;
+    let settings = [("BATCH_MAX_EVENTS", "6"), ("BATCH_MAX_WAIT", "1h"), ("APPLY_LANES", "1")];
+    let aggregator = system.aggregator(&settings).await;
     let like = event("p", Some("u"), true);
     let [delta, other] = [event("p", None, true), event("p", None, true)];
+    topic.publish_event(&event("q", None, true));
+    topic.flush();
+    system.folded(1).await;
     for event in [&like, &delta, &delta, &like, &other, &delta] {
         topic.publish_event(event);
     }
     topic.flush();
-    // One batch: the last record fills it.
-    system.setup(&["--dedup", "batch", "--change-dedup"]).await;
-    let settings = [("BATCH_MAX_EVENTS", "6"), ("BATCH_MAX_WAIT", "1h")];
-    let aggregator = system.aggregator(&settings).await;
-    system.folded(6).await;
-    assert_eq!(system.number("SELECT like_count FROM product_like_count").await, 3);
-    assert_eq!(system.number("SELECT delta_count FROM product_like_count").await, 2);
+    system.folded(7).await;
+    assert_eq!(system.number("SELECT like_count FROM product_like_count WHERE product_id = 'p'").await, 3);
+    assert_eq!(system.number("SELECT delta_count FROM product_like_count WHERE product_id = 'p'").await, 2);
     assert_eq!(system.number("SELECT count(*) FROM event_handled").await, 0);
     assert_eq!(aggregator.metric("likes_events_total", r#"outcome="duplicate""#).await as u32, 3);
-    assert_eq!(aggregator.metric("likes_batch_events_count", "").await as u32, 1, "batches");
+    assert_eq!(aggregator.metric("likes_batch_events_count", "").await as u32, 2, "batches");
 }
 
 #[tokio::test]

@@ -58,13 +58,13 @@ async fn large_batch_is_applied_in_parts() {
         let registry = Registry::new();
         let (events, received) = mpsc::channel();
         let store = store(&database, "t", Dedup::History(DEDUP_WINDOW));
-        let worker = Worker::new(store, Metrics::new(&registry), Health::default(), events);
+        let worker = Worker::new(0, 50, store, Metrics::new(&registry), &Health::default(), events);
         let (commands, queue) = tokio::sync::mpsc::unbounded_channel();
         tokio::spawn(worker.run(queue));
         assert!(commands.send(Command::Apply(batch(), Links::default(), CancellationToken::new())).is_ok());
         let spans = tokio::task::spawn_blocking(move || {
             loop {
-                match received.recv_timeout(Duration::from_secs(60)).expect("an event") {
+                match received.recv_timeout(Duration::from_secs(60)).expect("an event").1 {
                     Event::Applied(spans) => return spans,
                     Event::Reconnected => {}
                     Event::Fatal(error) => panic!("{error:#}"),

@@ -47,7 +47,7 @@ async fn unread_removed_records_are_a_gap() {
     assert_eq!(status(&system, 0).await.0, "2 records are gone and were not folded");
     system.setup(&["--partitions", "3"]).await;
 
-    let mut aggregator = system.aggregator(&[("BATCH_MAX_EVENTS", "1")]).await;
+    let mut aggregator = system.aggregator(&[("BATCH_MAX_EVENTS", "1"), ("APPLY_LANES", "1")]).await;
     offsets_become(&system, &[10, 5, 0]).await;
     assert_eq!(gaps(&system).await, [(0, 5, 7), (1, 0, 4)]);
     assert_eq!(system.likes().await, 5 + 3 + 1);

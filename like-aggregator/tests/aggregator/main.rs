@@ -14,6 +14,7 @@ mod fold_settings;
 mod golden_log;
 mod import;
 mod java_producer;
+mod lanes;
 mod large_batches;
 mod log_changes;
 mod logs;

@@ -12,10 +12,12 @@ fn revocations(aggregator: &TestService) -> usize {
 #[tokio::test(flavor = "multi_thread")]
 async fn commit_during_revocation_resumes_fetching() {
     let (topic, system) = set_up(PARTITIONS).await;
-    // Only a full batch is applied, so the test knows what is in flight.
-    let settings = [("BATCH_MAX_EVENTS", "100"), ("BATCH_MAX_WAIT", "1h")];
+    // After a first batch only a full one is applied, so the test knows what is in flight.
+    let settings = [("BATCH_MAX_EVENTS", "100"), ("BATCH_MAX_WAIT", "1h"), ("APPLY_LANES", "1")];
     let first = system.aggregator(&settings).await;
     owns(&first, PARTITIONS).await;
+    publish(&topic, 0, users("opening", 1));
+    system.folded(1).await;
     // A second member shows which partitions the group takes from the first.
     let mut second = system.aggregator(&settings).await;
     let stay = owns(&first, 2).await;
@@ -37,7 +39,7 @@ async fn commit_during_revocation_resumes_fetching() {
     // The batch commits while the first waits for it before it gives the partitions back.
     lock.rollback().await.unwrap();
     assert_eq!(owns(&first, 2).await, stay, "this test shows nothing otherwise");
-    system.folded(300).await;
+    system.folded(301).await;
     assert_eq!(system.wrong_counts().await, 0);
     assert_eq!(first.metric("likes_fences_total", "").await as u32, 0, "it committed before the new owner read");
     drop(second);

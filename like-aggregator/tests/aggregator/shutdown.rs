@@ -148,24 +148,31 @@ async fn ask_for_likes(api: &TestService) -> JoinSet<reqwest::Result<reqwest::Re
     asked
 }
 
-/// Writing a log line blocks.
+/// Nobody reads what they log, and neither can end in order soon: the one has a batch in flight, the other keeps serving.
 #[tokio::test(flavor = "multi_thread")]
 async fn second_signal_ends_with_blocked_logs() {
-    let mut system = TestSystem::new().await;
-    for (name, args) in [("like-aggregator", &["run"][..]), ("like-api", &[])] {
+    let (topic, mut system) = set_up(1).await;
+    let _lock = system.database.lock(LOCK_LIKES).await;
+    publish(&topic, 0, users("u", 5));
+    system.set("SHUTDOWN_DELAY", "1m");
+    let (full, _unread) = full_socket();
+    let mut start = |name: &str, args: &[&str]| {
         system.set("ADMIN_ADDR", &free_addr().to_string());
         system.set("LISTEN_ADDR", &free_addr().to_string());
-        let (full, _unread) = full_socket();
-        let mut process = TestProcess::start_saying_to(&full, name, command(name, args, &system.settings()));
-        until("it listens for both signals", async || {
-            let status = std::fs::read_to_string(format!("/proc/{}/status", process.id())).unwrap();
-            let caught = status.lines().find_map(|line| line.strip_prefix("SigCgt:")).unwrap();
-            let caught = u64::from_str_radix(caught.trim(), 16).unwrap();
-            [2, 15].iter().all(|signal| caught >> (signal - 1) & 1 == 1)
-        })
-        .await;
-        ends_at_once(&mut process).await;
-    }
+        TestProcess::start_saying_to(&full, name, command(name, args, &system.settings()))
+    };
+    let mut aggregator = start("like-aggregator", &["run"]);
+    let mut api = start("like-api", &[]);
+    system.database.waiting_for_lock("like-aggregator", 1).await;
+    ends_at_once(&mut aggregator).await;
+    until("it listens for both signals", async || {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", api.id())).unwrap();
+        let caught = status.lines().find_map(|line| line.strip_prefix("SigCgt:")).unwrap();
+        let caught = u64::from_str_radix(caught.trim(), 16).unwrap();
+        [2, 15].iter().all(|signal| caught >> (signal - 1) & 1 == 1)
+    })
+    .await;
+    ends_at_once(&mut api).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

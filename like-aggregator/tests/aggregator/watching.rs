@@ -43,7 +43,7 @@ async fn inserted_offset_row_is_found() {
 #[tokio::test(flavor = "multi_thread")]
 async fn lag_is_right_while_paused() {
     let (topic, system) = set_up(2).await;
-    let aggregator = system.aggregator(&[("BATCH_MAX_EVENTS", "1")]).await;
+    let aggregator = system.aggregator(&[("BATCH_MAX_EVENTS", "1"), ("APPLY_LANES", "1")]).await;
     let lock = system.database.lock(LOCK_OFFSETS).await;
     publish(&topic, 0, users("early", 3));
     aggregator.process.says("fetching paused").await;
