@@ -1,6 +1,6 @@
 //! The consumer group and the workers' consumer threads: a model of `like-aggregator/src/consume/`.
 
-use crate::batch::{Batch, PARTITIONS};
+use crate::batch::{Batch, Each, PARTITIONS};
 use crate::model::{Part, Step, System};
 use crate::postgres::{Sender, Stage, Transaction};
 use crate::state::{State, WORKERS};
@@ -29,10 +29,14 @@ impl System {
             }
             Step::Offsets(worker) => self.start(state, worker),
             Step::SendBatch(worker, records) => {
-                let member = &mut state.workers[worker];
                 let mut batch = Batch::default();
+                let in_flight = self.in_flight(state, worker);
+                let member = &mut state.workers[self.process(worker)];
                 for partition in (0..PARTITIONS).filter(|p| records[*p] > 0) {
                     let Some(from) = member.position[partition] else { return false };
+                    if in_flight[partition] {
+                        return false;
+                    }
                     let to = from + records[partition];
                     if to > self.log.end(partition) {
                         return false;
@@ -46,14 +50,20 @@ impl System {
             }
             Step::Rewind(number) => {
                 let Some(tx) = state.transactions[number].filter(|tx| tx.stage == Stage::Fenced) else { return false };
-                state.rewind(number, tx.batch);
+                state.rewind(number, self.process(number), tx.batch);
                 true
             }
             Step::GiveUp(worker) => {
                 let Some(tx) = state.transactions[worker].filter(|tx| tx.stage == Stage::Begin) else { return false };
-                let owned = state.workers[worker].owned;
-                state.rewind(worker, tx.batch);
+                let process = self.process(worker);
+                let owned = state.workers[process].owned;
+                state.rewind(worker, process, tx.batch);
                 tx.batch.partitions().any(|partition| !owned[partition])
+            }
+            Step::Hold(lane) => {
+                let Some(tx) = state.transactions[lane].filter(|_| self.lanes) else { return false };
+                let position = &mut state.workers[self.process(lane)].position;
+                tx.batch.partitions().fold(false, |held, partition| position[partition].take().is_some() || held)
             }
             Step::Copy(worker) => {
                 let to_copy = std::mem::take(&mut state.workers[worker].to_copy);
@@ -66,28 +76,37 @@ impl System {
         }
     }
 
-    /// A worker handles one command after the other: it reads offsets only while no batch is in flight.
+    /// The partitions of which a worker, or another lane of its process, has a batch in flight.
+    fn in_flight(&self, state: &State, worker: usize) -> Each<bool> {
+        let of_process = |other: &usize| self.process(*other) == self.process(worker);
+        let batches = (0..WORKERS).filter(of_process).filter_map(|other| state.transactions[other]);
+        batches.fold([false; PARTITIONS], |in_flight, tx| std::array::from_fn(|p| in_flight[p] || tx.batch.covers(p)))
+    }
+
+    /// A worker handles one command after the other: it reads a partition's offset only while it has no batch of it in
+    /// flight.
     fn start(&self, state: &mut State, worker: usize) -> bool {
         let stored = if self.has(Part::OffsetsInTransaction) { state.live().next } else { state.in_kafka };
+        let in_flight = self.in_flight(state, worker);
         let member = &mut state.workers[worker];
         let mut found = false;
         for (partition, next) in stored.into_iter().enumerate() {
-            if member.owned[partition] && member.position[partition].is_none() {
+            if member.owned[partition] && member.position[partition].is_none() && !in_flight[partition] {
                 member.position[partition] = Some(next);
                 found = true;
             }
         }
-        found && state.transactions[worker].is_none()
+        found && (self.lanes || state.transactions[worker].is_none())
     }
 }
 
 impl State {
     /// The batch is not applied: the offsets of its partitions are read again. Records collected since are dropped.
-    fn rewind(&mut self, number: usize, batch: Batch) {
+    fn rewind(&mut self, number: usize, process: usize, batch: Batch) {
         self.transactions[number] = None;
         if number < WORKERS {
             for partition in batch.partitions() {
-                self.workers[number].position[partition] = None;
+                self.workers[process].position[partition] = None;
             }
         }
     }

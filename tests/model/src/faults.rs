@@ -2,11 +2,11 @@
 
 use crate::model::{Step, System};
 use crate::postgres::{Sender, Stage, Transaction};
-use crate::state::{ORPHAN, REPLAY, Rebuild, State, Worker};
+use crate::state::{ORPHAN, REPLAY, Rebuild, State, WORKERS, Worker};
 
 impl System {
     /// Returns whether the fault is possible now.
-    pub fn fault(state: &mut State, step: Step) -> bool {
+    pub fn fault(&self, state: &mut State, step: Step) -> bool {
         if step == Step::RollBack {
             return state.transactions[ORPHAN].take().is_some();
         }
@@ -24,9 +24,10 @@ impl System {
                 lost
             }
             Step::Crash(worker) => {
-                let dies = state.orphan(worker, Sender::Orphaned);
+                let mut lanes = (0..WORKERS).filter(|lane| self.process(*lane) == worker);
+                let dies = lanes.all(|lane| state.orphan(lane, Sender::Orphaned));
                 state.workers[worker] = Worker::new(state.workers[worker].build);
-                dies
+                dies && self.process(worker) == worker
             }
             Step::SwapGivenUp => {
                 let gives_up = matches!(state.rebuild, Rebuild::HoldsLive | Rebuild::HoldsBoth);

@@ -1,4 +1,5 @@
-//! A state model of fencing, rebalances and the swap of `rebuild`: two workers, a rebuild, PostgreSQL, a consumer group
+//! A state model of fencing, rebalances and the swap of `rebuild`: two workers (processes, or
+//! lanes of one), a rebuild, PostgreSQL, a consumer group
 //! and a few faults. The checker visits every state that any order of their steps can reach; the fault suite tries some
 //! orders on real servers.
 //!

@@ -11,6 +11,8 @@ pub struct System {
     pub log: Log,
     /// The number of workers.
     pub workers: usize,
+    /// The workers are lanes of one process, the first one, and share its positions.
+    pub lanes: bool,
     /// The build that runs `rebuild`, if any. Workers are of build 1.
     pub rebuild: Option<u8>,
     /// How often the group may move a partition.
@@ -53,6 +55,8 @@ pub enum Step {
     Rewind(usize),
     /// The worker gives up a batch because one of its partitions was revoked (`apply/worker.rs`).
     GiveUp(usize),
+    /// The partitions in flight wait for their stored offsets, so that other lanes have room (`consume/thread.rs`, `hold`).
+    Hold(usize),
     /// The worker copies its offsets to Kafka (`consume/offset_report.rs`).
     Copy(usize),
     /// BEGIN and the lock of the offset rows (`apply/sql.rs`, `fence`), up to the first row that is locked by another.
@@ -99,6 +103,11 @@ impl System {
         !self.without.contains(&part)
     }
 
+    /// The process of a worker.
+    pub fn process(&self, worker: usize) -> usize {
+        if self.lanes && worker < WORKERS { 0 } else { worker }
+    }
+
     fn is_counted(&self, state: &State) -> bool {
         (0..PARTITIONS).all(|partition| state.live().next[partition] == self.log.end(partition))
     }
@@ -137,7 +146,11 @@ impl Model for System {
                 state.transactions.iter().flatten().any(|tx| matches!(tx.stage, Stage::Waiting(_)))
             }),
         ];
-        if self.workers > 1 {
+        if self.lanes {
+            properties.push(Property::sometimes("both lanes hold locks", |_, state: &State| {
+                state.transactions[..WORKERS].iter().all(|tx| tx.is_some_and(|tx| tx.stage == Stage::Written))
+            }));
+        } else if self.workers > 1 {
             properties.push(Property::sometimes("two workers believe to own a partition", |_, state: &State| {
                 (0..PARTITIONS).any(|partition| state.workers.iter().all(|worker| worker.position[partition].is_some()))
             }));
@@ -186,6 +199,7 @@ impl Model for System {
                 ]);
             }
             steps.extend([Step::Offsets(worker), Step::GiveUp(worker), Step::Copy(worker), Step::Crash(worker)]);
+            steps.push(Step::Hold(worker));
             for first in 0..=self.log.end(0) {
                 steps.extend((0..=self.log.end(1)).map(|second| Step::SendBatch(worker, [first, second])));
             }
@@ -217,7 +231,7 @@ impl Model for System {
             }
             Step::Commit(number) => self.commit(&mut state, number),
             Step::Disconnect(_) | Step::RollBack | Step::Crash(_) | Step::SwapGivenUp | Step::RebuildCrash => {
-                Self::fault(&mut state, step)
+                self.fault(&mut state, step)
             }
             Step::Round | Step::LockLive | Step::FoldRest | Step::LockShadow | Step::Rename => {
                 self.rebuild_step(&mut state, step)

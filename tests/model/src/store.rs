@@ -13,7 +13,7 @@ impl System {
         if matches!(step, Step::Read(_)) && number < WORKERS && self.is_of_another_build(state, &tx) {
             // The process exits with a fold version error, and a build of that version starts.
             state.transactions[number] = None;
-            state.workers[number] = Worker::new(state.live().build);
+            state.workers[self.process(number)] = Worker::new(state.live().build);
             return true;
         }
         let after = match step {
@@ -33,7 +33,7 @@ impl System {
         tx.commit(&mut state.tables);
         if !self.has(Part::OffsetsInTransaction) && number < WORKERS {
             for partition in tx.batch.partitions() {
-                state.workers[number].to_copy[partition] = Some(tx.batch.0[partition].1);
+                state.workers[self.process(number)].to_copy[partition] = Some(tx.batch.0[partition].1);
             }
         }
         true

@@ -21,6 +21,7 @@ fn built(first: &'static [Event], second: &'static [Event]) -> System {
     System {
         log: Log::new(Dedup::History, [first, second]),
         workers: 2,
+        lanes: false,
         rebuild: None,
         moves: 2,
         faults: 1,
@@ -87,6 +88,18 @@ fn moves_and_crashes_count_exactly() {
 #[test]
 fn two_partition_batches_count_exactly() {
     holds(built(&DELTAS[..2], &USER_EVENTS[..1]));
+}
+
+/// One process, whose lanes apply batches of different partitions.
+fn lanes(first: &'static [Event], second: &'static [Event]) -> System {
+    System { lanes: true, moves: 0, ..built(first, second) }
+}
+
+#[test]
+fn lanes_count_exactly() {
+    holds(System { faults: 2, ..lanes(&DELTAS[..2], &USER_EVENTS[..2]) });
+    holds(System { rebuild: Some(2), ..lanes(&DELTAS[..1], &USER_EVENTS[..1]) });
+    fails(END, unfenced(System { log: without_history().log, ..lanes(&[], &[]) }));
 }
 
 #[test]
@@ -178,7 +191,10 @@ fn offsets_in_kafka_count_twice_after_crash() {
 /// `eventually` needs that every path ends.
 #[test]
 fn step_graph_has_no_cycle() {
-    for system in [built(&DELTAS[..1], &USER_EVENTS[..1]), rebuilding(), System { rebuild: Some(2), ..rebuilding() }] {
+    let lanes = lanes(&DELTAS[..1], &USER_EVENTS[..1]);
+    for system in
+        [built(&DELTAS[..1], &USER_EVENTS[..1]), lanes, rebuilding(), System { rebuild: Some(2), ..rebuilding() }]
+    {
         let hasher = RandomState::new();
         let start = system.init_states()[0];
         // Whether all successors of a state were visited.
