@@ -3,10 +3,13 @@
 //! workers, from when each has a batch ready, which a lock on the offsets holds back until then.
 //! Every count is compared with what the events say.
 
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::{bail, ensure};
 use like_testkit::{TestService, TestSystem};
+use sqlx::PgPool;
 
 use super::{Bench, Row, checkpoint, floors, medians};
 use crate::backlog::{Backlog, Mode};
@@ -30,14 +33,15 @@ pub async fn drain(bench: &Bench) -> anyhow::Result<Vec<Row>> {
             continue;
         }
         let backlog = fill(bench, has_users).await?;
-        let mut rows = vec![Vec::new(); modes.len()];
+        let kinds: Vec<_> = modes.iter().flat_map(|mode| bench.backlog.lanes.iter().map(|n| (**mode, *n))).collect();
+        let mut rows = vec![Vec::new(); kinds.len()];
         for _ in 0..rounds {
             let one_by_one = floors::one_by_one(&backlog, if bench.quick { 2_000 } else { 20_000 }).await?;
-            for (mode, rows) in modes.iter().zip(&mut rows) {
-                let mut row = one(bench, &backlog, **mode).await?;
+            for ((mode, lanes), rows) in kinds.iter().zip(&mut rows) {
+                let mut row = one(bench, &backlog, *mode, *lanes).await?;
                 let rate = row["per_second"].as_f64().unwrap_or_default();
                 let consume = floors::consume(&backlog)?;
-                let memory = floors::from_memory(&backlog, **mode).await?;
+                let memory = floors::from_memory(&backlog, *mode).await?;
                 row.extend(row! {
                     "a_consume_per_second": consume,
                     "b_sql_per_second": memory,
@@ -69,7 +73,7 @@ pub async fn system(backlog: &Backlog) -> TestSystem {
     system
 }
 
-async fn one(bench: &Bench, backlog: &Backlog, mode: Mode) -> anyhow::Result<Row> {
+async fn one(bench: &Bench, backlog: &Backlog, mode: Mode, lanes: u16) -> anyhow::Result<Row> {
     let system = system(backlog).await;
     system.setup(&["--dedup", mode.setting(), "--change-dedup"]).await;
     let pool = &system.database.pool;
@@ -81,7 +85,8 @@ async fn one(bench: &Bench, backlog: &Backlog, mode: Mode) -> anyhow::Result<Row
         sqlx::query("SELECT FROM kafka_offset FOR UPDATE").execute(&mut *transaction).await?;
         held = Some(transaction);
     }
-    let start = || system.start_aggregator(&[]);
+    let lanes = lanes.to_string();
+    let start = || system.start_aggregator(&[("APPLY_LANES", &lanes)]);
     let mut services: Vec<TestService> = std::iter::repeat_with(start).take(workers).collect();
     let before = if let Some(transaction) = held {
         let waiting = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()
@@ -94,7 +99,10 @@ async fn one(bench: &Bench, backlog: &Backlog, mode: Mode) -> anyhow::Result<Row
         folded(&system, &mut services, 1).await?
     };
     let (start, wal, kafka) = (Instant::now(), wal_bytes(&system).await, cpu_seconds(bench.kafka_pid)?);
+    let waits = Waits::default();
+    let sampled = tokio::spawn(waits.clone().sample(pool.clone()));
     let counted = folded(&system, &mut services, backlog.shape.events as i64).await? - before;
+    sampled.abort();
     let seconds = start.elapsed().as_secs_f64();
     let (wal, kafka) = (wal_bytes(&system).await - wal, cpu_seconds(bench.kafka_pid)? - kafka);
 
@@ -114,6 +122,7 @@ async fn one(bench: &Bench, backlog: &Backlog, mode: Mode) -> anyhow::Result<Row
     let (events, repeats) = (backlog.shape.events as f64, backlog.expected.repeats as f64);
     Ok(row! {
         "mode": mode.name(),
+        "lanes": lanes,
         "per_second": counted as f64 / seconds,
         "cpu_seconds_per_million": cpu / events * 1e6,
         "kafka_cpu_seconds_per_million": kafka / counted as f64 * 1e6,
@@ -122,10 +131,38 @@ async fn one(bench: &Bench, backlog: &Backlog, mode: Mode) -> anyhow::Result<Row
         "wal_mb_per_100000": wal as f64 / 1e6 / counted as f64 * 1e5,
         "events_per_batch": events / batches,
         "percent_of_repeats_dropped": dropped / repeats * 100.0,
+        "backends": waits.text(),
     })
 }
 
-async fn wal_bytes(system: &TestSystem) -> i64 {
+/// What the aggregators' backends were doing, by samples of their wait events.
+#[derive(Clone, Default)]
+struct Waits(Arc<Mutex<BTreeMap<String, usize>>>);
+
+impl Waits {
+    async fn sample(self, pool: PgPool) {
+        let sql = "SELECT coalesce(wait_event_type || ' ' || wait_event, 'busy') FROM pg_stat_activity
+                   WHERE datname = current_database() AND application_name = 'like-aggregator' AND state <> 'idle'";
+        loop {
+            tokio::time::sleep(POLL).await;
+            let Ok(events) = sqlx::query_scalar::<_, String>(sql).fetch_all(&pool).await else { continue };
+            let mut seen = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+            events.into_iter().for_each(|event| *seen.entry(event).or_default() += 1);
+        }
+    }
+
+    /// The most frequent ones in percent.
+    fn text(&self) -> String {
+        let seen = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let total: usize = seen.values().sum();
+        let mut seen: Vec<_> = seen.iter().map(|(event, times)| (times * 100 / total.max(1), event)).collect();
+        seen.sort_unstable_by(|a, b| b.cmp(a));
+        let shares = seen.iter().filter(|(percent, _)| *percent > 0).take(4);
+        shares.map(|(percent, event)| format!("{event} {percent} %")).collect::<Vec<_>>().join(", ")
+    }
+}
+
+pub async fn wal_bytes(system: &TestSystem) -> i64 {
     system.number("SELECT pg_wal_lsn_diff(pg_current_wal_insert_lsn(), '0/0')::bigint").await
 }
 

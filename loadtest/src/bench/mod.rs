@@ -52,6 +52,9 @@ pub struct BacklogOptions {
     /// aggregators that share the partitions
     #[arg(long, default_value_t = 1)]
     pub workers: usize,
+    /// lanes of each, one row for each number, separated by commas
+    #[arg(long, value_delimiter = ',', default_value = "1,2")]
+    pub lanes: Vec<u16>,
     /// what to drain, separated by commas
     #[arg(
         long,
