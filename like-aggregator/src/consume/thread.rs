@@ -195,16 +195,20 @@ impl ConsumerThread {
     /// There is no room, and what is collected waits for a batch in flight. Waits a moment for that, then stops fetching, so
     /// that polling returns no records that would have to be dropped.
     fn make_room(&self, state: &mut State) -> anyhow::Result<()> {
-        let waiting = state.in_flight.values().filter(|flight| !flight.held).map(|flight| flight.since.elapsed()).max();
-        if let Some(since) = waiting.filter(|since| *since < PAUSE_AFTER) {
+        let unheld = || state.in_flight.values().filter(|flight| !flight.held);
+        let slow = unheld().filter(|flight| flight.is_slow()).count();
+        if slow == 0
+            && let Some(since) = unheld().map(|flight| flight.since.elapsed()).max()
+        {
             return self.await_event(state, PAUSE_AFTER.saturating_sub(since));
         }
+        let held = state.in_flight.len() - unheld().count();
         // Not right after a partition was assigned: librdkafka may lose one of the two requests. Until then nothing is polled:
         // a record for which there is no place would be read again only once another one comes.
         if state.fetched.is_some_and(|at| at.elapsed() < PAUSE_AFTER) {
             return self.await_event(state, BUSY_POLL);
         }
-        if self.idle_lane(state).is_some() {
+        if slow > 0 && slow + held < self.lanes.len() {
             return self.hold(state);
         }
         let fetched: BTreeSet<i32> = numbers(&state.partitions, Partition::is_fetched);
@@ -220,14 +224,11 @@ impl ConsumerThread {
     /// offsets, once its batch lands.
     fn hold(&self, state: &mut State) -> anyhow::Result<()> {
         let mut slow = Vec::new();
-        for flight in state.in_flight.values_mut().filter(|flight| flight.since.elapsed() >= PAUSE_AFTER) {
+        for flight in state.in_flight.values_mut().filter(|flight| flight.is_slow()) {
             flight.held = true;
             slow.extend(&flight.partitions);
         }
         slow.retain(|number| state.partitions.get_mut(number).is_some_and(Partition::hold));
-        if slow.is_empty() {
-            return self.await_event(state, BUSY_POLL);
-        }
         info!(partitions = ?slow, "their batch takes long: they are fetched again after it, so that other lanes go on");
         self.unfetch(state, &slow)?;
         self.rewind(state, slow)
@@ -306,6 +307,12 @@ impl Collecting {
         self.batch.remove_partition(partition);
         self.links.forget(partition);
         self.reread.retain(|of| *of != partition);
+    }
+}
+
+impl InFlight {
+    fn is_slow(&self) -> bool {
+        self.since.elapsed() >= PAUSE_AFTER
     }
 }
 

@@ -224,6 +224,26 @@ proptest! {
     }
 
     #[test]
+    fn groups_fold_like_the_whole_batch(
+        events in prop::collection::vec(sent(), 1..120), groups in prop::sample::subsequence(vec![vec![1], vec![0]], 0..=2),
+    ) {
+        let events = timed(events);
+        let mut tables = Tables::default();
+        for mut batch in batches(&events) {
+            let lengths = batch.lengths();
+            let mut taken = batch.take_groups(&groups);
+            for (of, group) in taken.iter().zip(&groups) {
+                prop_assert_eq!(of.len(), lengths.get(&group[0]).copied().unwrap_or(0));
+                prop_assert!(of.spans().keys().eq(lengths.keys().filter(|p| group.contains(p))));
+            }
+            taken.push(batch);
+            prop_assert_eq!(taken.iter().map(Batch::len).sum::<usize>(), lengths.values().sum::<usize>());
+            taken.iter().for_each(|batch| tables.apply(batch));
+        }
+        prop_assert_eq!(tables.finish().without_zeros(), reference(&events).without_zeros());
+    }
+
+    #[test]
     fn replayed_log_changes_nothing(
         events in prop::collection::vec(sent(), 1..60), from in 0..60usize,
     ) {
