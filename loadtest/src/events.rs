@@ -7,6 +7,7 @@
 use std::collections::BTreeMap;
 
 use chrono::{DateTime, Utc};
+use clap::ValueEnum;
 use like_events::{EventId, LikeEvent, ProductId, UserId};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
@@ -22,6 +23,35 @@ const REPEATED_WITHIN: u64 = 20_000;
 pub const START_MS: u64 = 1_795_341_600_000;
 /// Events per millisecond, by their ids and `occurredAt`.
 const EVENTS_PER_MS: u64 = 10;
+/// How far the clocks of clients are behind at most.
+const CLOCKS_BEHIND_MS: u64 = 2_000;
+
+/// The form of event ids.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Ids {
+    /// like-api's own: no client sends a key
+    V7,
+    /// from keys that are `UUIDv7`s, by their clients' clocks
+    V7Derived,
+    /// from other keys: hashes
+    Random,
+}
+
+impl Ids {
+    fn make(self, millis: u64, random: [u8; 16]) -> Uuid {
+        let [first, second, ..] = random;
+        let clock = millis - u64::from(u16::from_be_bytes([first, second])) % CLOCKS_BEHIND_MS;
+        let mut derived = random;
+        derived[..6].copy_from_slice(&clock.to_be_bytes()[2..]);
+        match self {
+            Self::V7 => {
+                Builder::from_unix_timestamp_millis(millis, random.first_chunk().expect("10 of 16 bytes")).into_uuid()
+            }
+            Self::V7Derived => Uuid::new_v8(derived),
+            Self::Random => Uuid::new_v8(random),
+        }
+    }
+}
 
 /// The parameters of a log.
 #[derive(Debug, Clone, Copy)]
@@ -34,6 +64,7 @@ pub struct Shape {
     pub users: Option<u32>,
     /// Of 100 likes, how many go to the first product beside those that Zipf's law gives it.
     pub hot_percent: u32,
+    pub ids: Ids,
     pub seed: u64,
 }
 
@@ -88,8 +119,7 @@ impl Generator {
             pair
         };
         let millis = START_MS + self.written / EVENTS_PER_MS;
-        let random: [u8; 16] = self.rng.random();
-        let id = Builder::from_unix_timestamp_millis(millis, random[..10].first_chunk().expect("10 bytes")).into_uuid();
+        let id = self.shape.ids.make(millis, self.rng.random());
         Event { id, liked: !takes_back, product, user, millis, repeat: false }
     }
 
@@ -158,7 +188,7 @@ mod tests {
     use super::*;
 
     fn log(users: Option<u32>, seed: u64) -> Vec<Event> {
-        Generator::new(Shape { events: 50_000, products: 100, users, hot_percent: 0, seed }).collect()
+        Generator::new(Shape { events: 50_000, products: 100, users, hot_percent: 0, ids: Ids::V7, seed }).collect()
     }
 
     #[test]
@@ -179,6 +209,18 @@ mod tests {
             }
             let repeats = log.iter().filter(|event| event.repeat).count();
             assert!((300..600).contains(&repeats), "{repeats}: one in 100, less those due after the log's end");
+        }
+    }
+
+    #[test]
+    fn ids_have_the_form_that_is_asked_for() {
+        let shape = Shape { events: 1_000, products: 10, users: Some(10), hot_percent: 0, ids: Ids::V7, seed: 1 };
+        for (ids, version, ordered) in [(Ids::V7, 7, true), (Ids::V7Derived, 8, true), (Ids::Random, 8, false)] {
+            let behind = |event: &Event| event.millis.wrapping_sub((event.id.as_u128() >> 80) as u64);
+            for event in Generator::new(Shape { ids, ..shape }) {
+                assert_eq!(event.id.get_version_num(), version);
+                assert_eq!(behind(&event) < CLOCKS_BEHIND_MS, ordered, "{ids:?} {event:?}");
+            }
         }
     }
 

@@ -1,5 +1,6 @@
 //! Reads `topic_layout`: the topics in the order in which they are folded.
 
+use chrono::{DateTime, Utc};
 use sqlx::PgExecutor;
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -15,22 +16,25 @@ pub struct Layout {
     pub end_offsets: Option<Vec<i64>>,
     /// Per partition, up to where records past the recorded end were published again.
     pub republished_to: Option<Vec<i64>>,
+    /// Since when keys give time-ordered event ids, by `fold`: the same for all topics.
+    pub time_ordered_ids_from: Option<DateTime<Utc>>,
 }
 
-type Row = (i32, String, i32, bool, Option<Vec<i64>>, Option<Vec<i64>>);
+type Row = (i32, String, i32, bool, Option<Vec<i64>>, Option<Vec<i64>>, Option<DateTime<Utc>>);
 
 /// Returns all topics, first to last.
 pub async fn read_all(executor: impl PgExecutor<'_>) -> sqlx::Result<Vec<Layout>> {
-    let sql = "SELECT sequence, topic, partitions, closing, end_offsets, republished_to FROM topic_layout
-               ORDER BY sequence";
+    let sql = "SELECT sequence, topic, partitions, closing, end_offsets, republished_to, time_ordered_ids_from
+               FROM topic_layout LEFT JOIN fold ON true ORDER BY sequence";
     let rows: Vec<Row> = sqlx::query_as(sql).fetch_all(executor).await?;
-    let layout = |(sequence, topic, partitions, closing, end_offsets, republished_to)| Layout {
+    let layout = |(sequence, topic, partitions, closing, end_offsets, republished_to, time_ordered_ids_from)| Layout {
         sequence,
         topic,
         partitions,
         closing,
         end_offsets,
         republished_to,
+        time_ordered_ids_from,
     };
     Ok(rows.into_iter().map(layout).collect())
 }

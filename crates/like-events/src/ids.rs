@@ -3,9 +3,10 @@
 
 use std::fmt;
 
+use chrono::{DateTime, Utc};
 use serde::Serialize;
 use sha2::{Digest, Sha256};
-use uuid::Uuid;
+use uuid::{Uuid, Variant};
 
 /// Longest product id, in bytes (its alphabet is ASCII, so also in characters).
 pub const PRODUCT_ID_MAX: usize = 128;
@@ -97,10 +98,27 @@ impl EventId {
 
     /// The id of a click that its client named: the same user, product, desired state and key give
     /// the same event on every replica. `UUIDv8` of SHA-256 over length-prefixed fields.
-    pub fn from_idempotency_key(user: &UserId, product: &ProductId, liked: bool, key: &str) -> Self {
+    ///
+    /// If the key is a `UUIDv7` whose time is `time_ordered_from` or later, the id begins with that time, which keeps index
+    /// inserts local, as in [`Self::random`]. The key's bytes are hashed all the same, so two spellings of a UUID are two
+    /// keys. Locality is all that the time is for: repeats are judged by record time, and a key with a wrong time (of 1970
+    /// or 10889) only gives a scattered id. 74 bits of the hash are left: too many to hit another user's id, but a user who
+    /// searches among 2^37 keys can find two clicks of their own with one id, and one of them is dropped.
+    pub fn from_idempotency_key(
+        user: &UserId,
+        product: &ProductId,
+        liked: bool,
+        key: &str,
+        time_ordered_from: Option<DateTime<Utc>>,
+    ) -> Self {
         let desired: &[u8] = if liked { b"LIKED" } else { b"UNLIKED" };
-        let hash = hash_fields(&[user.0.as_bytes(), product.0.as_bytes(), desired, key.as_bytes()]);
-        Self(Uuid::new_v8(hash))
+        let mut id = hash_fields(&[user.0.as_bytes(), product.0.as_bytes(), desired, key.as_bytes()]);
+        if let (Some(from), Some(millis)) = (time_ordered_from, key_millis(key))
+            && millis >= from.timestamp_millis()
+        {
+            id[..6].copy_from_slice(&millis.to_be_bytes()[2..]);
+        }
+        Self(Uuid::new_v8(id))
     }
 
     /// The id of an imported like: importing it again gives the same event. It hashes three fields,
@@ -196,6 +214,13 @@ impl ProductPrefix {
     }
 }
 
+/// The time of a key that is a `UUIDv7` in its 36-character form: milliseconds since 1970, of 48 bits.
+fn key_millis(key: &str) -> Option<i64> {
+    let uuid = EventId::parse(key).ok()?.0;
+    let is_v7 = uuid.get_version_num() == 7 && uuid.get_variant() == Variant::RFC4122;
+    is_v7.then_some((uuid.as_u128() >> 80) as i64)
+}
+
 /// The first 16 bytes of SHA-256 over `fields`, each behind its length in bytes (4, big-endian).
 fn hash_fields(fields: &[&[u8]]) -> [u8; 16] {
     let mut hash = Sha256::new();
@@ -259,7 +284,7 @@ mod tests {
     fn idempotency_key_gives_one_id_per_click() {
         let id = |user, product, liked, key| {
             let (user, product) = (UserId::parse(user).unwrap(), ProductId::parse(product).unwrap());
-            EventId::from_idempotency_key(&user, &product, liked, key)
+            EventId::from_idempotency_key(&user, &product, liked, key, None)
         };
         let first = id("u1", "p1", true, "k1");
         assert_eq!(first, id("u1", "p1", true, "k1"));
@@ -275,6 +300,58 @@ mod tests {
         }
     }
 
+    /// The keys' times are 1970, 2025 and 10889.
+    const V7_KEYS: [&str; 3] = [
+        "00000000-0000-7000-8000-000000000000",
+        "0197aaaa-bbbb-7ccc-8ddd-eeeeeeeeeeee",
+        "ffffffff-ffff-7fff-bfff-ffffffffffff",
+    ];
+
+    #[test]
+    fn uuidv7_key_gives_a_time_ordered_id() {
+        let (user, product) = (UserId::parse("u1").unwrap(), ProductId::parse("p1").unwrap());
+        let id = |key: &str, from| EventId::from_idempotency_key(&user, &product, true, key, from).to_string();
+        let all = DateTime::from_timestamp_millis(0);
+        for (key, hashed, ordered) in [
+            (V7_KEYS[0], "a24dde7a-69cd-86bf-b2cc-404c6253f0de", "00000000-0000-86bf-b2cc-404c6253f0de"),
+            (V7_KEYS[1], "307f5da0-b68c-8d3b-a2eb-c5f648a1151b", "0197aaaa-bbbb-8d3b-a2eb-c5f648a1151b"),
+            (V7_KEYS[2], "33eee122-a335-86fc-a25d-0d92bf5c560a", "ffffffff-ffff-86fc-a25d-0d92bf5c560a"),
+            (
+                "0197AAAA-BBBB-7CCC-8DDD-EEEEEEEEEEEE",
+                "b174527c-b7e2-8503-ae3d-19447ad3d9ad",
+                "0197aaaa-bbbb-8503-ae3d-19447ad3d9ad",
+            ),
+        ] {
+            assert_eq!((id(key, None), id(key, all)), (hashed.to_owned(), ordered.to_owned()), "{key}");
+            assert!(EventId::parse(ordered).is_ok());
+        }
+        // Another version or variant, and other spellings.
+        for key in [
+            "0197aaaa-bbbb-4ccc-8ddd-eeeeeeeeeeee",
+            "0197aaaa-bbbb-7ccc-cddd-eeeeeeeeeeee",
+            "0197aaaabbbb7ccc8dddeeeeeeeeeeee",
+            "{0197aaaa-bbbb-7ccc-8ddd-eeeeeeeeeeee}",
+            "click-1",
+        ] {
+            assert_eq!(id(key, all), id(key, None), "{key}");
+        }
+        let other = UserId::parse("u2").unwrap();
+        assert_ne!(
+            EventId::from_idempotency_key(&other, &product, true, V7_KEYS[1], all).to_string(),
+            id(V7_KEYS[1], all)
+        );
+    }
+
+    #[test]
+    fn keys_time_decides_the_form() {
+        let (user, product) = (UserId::parse("u1").unwrap(), ProductId::parse("p1").unwrap());
+        let millis = 0x0197_aaaa_bbbb;
+        let id = |from| EventId::from_idempotency_key(&user, &product, true, V7_KEYS[1], from);
+        let (ordered, hashed) = (id(DateTime::from_timestamp_millis(0)), id(None));
+        assert_eq!(id(DateTime::from_timestamp_millis(millis)), ordered);
+        assert_eq!(id(DateTime::from_timestamp_millis(millis + 1)), hashed);
+    }
+
     #[test]
     fn imported_like_has_an_id_no_client_can_make() {
         let (product, user) = (ProductId::parse("p1").unwrap(), UserId::parse("u1").unwrap());
@@ -283,7 +360,7 @@ mod tests {
         assert_eq!(id.uuid().get_version_num(), 8);
         assert_ne!(id, EventId::from_import(&ProductId::parse("p1u").unwrap(), &UserId::parse("1").unwrap()));
         let import = UserId::parse("import").unwrap();
-        assert_ne!(id, EventId::from_idempotency_key(&import, &product, true, "u1"));
+        assert_ne!(id, EventId::from_idempotency_key(&import, &product, true, "u1", None));
     }
 
     #[test]

@@ -41,6 +41,10 @@ pub struct SetupSettings {
     #[arg(long)]
     pub adopt_fold_version: bool,
 
+    /// let keys that are `UUIDv7`s give time-ordered event ids, from ten minutes after now: run it once, when every like-api is of this release
+    #[arg(long)]
+    pub time_ordered_ids: bool,
+
     /// the database role of like-api: created without login if it doesn't exist, and allowed to read; default: none
     #[arg(long, value_name = "ROLE", value_parser = NonEmptyStringValueParser::new())]
     pub api_role: Option<String>,

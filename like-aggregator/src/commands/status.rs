@@ -25,6 +25,8 @@ struct Status {
     sequence: i32,
     fold_version: Option<i32>,
     build_fold_version: i32,
+    /// Since when keys that are `UUIDv7`s give time-ordered event ids.
+    time_ordered_ids_from: Option<DateTime<Utc>>,
     /// Records that can be folded now.
     lag: i64,
     /// Records that another producer's open transaction holds back.
@@ -109,6 +111,7 @@ async fn read(settings: &ReportSettings) -> anyhow::Result<Status> {
         sequence: layout.sequence,
         fold_version,
         build_fold_version: FOLD_VERSION,
+        time_ordered_ids_from: layout.time_ordered_ids_from,
         lag: partitions.iter().filter_map(|p| p.lag).sum(),
         held_back: partitions.iter().map(|p| p.held_back).sum(),
         dead_letters: partitions.iter().map(|p| p.dead_letters).sum(),
@@ -153,9 +156,14 @@ impl Status {
     fn text(&self) -> String {
         let Self { topic, sequence, partitions, build_fold_version, lag, dead_letters, log_gaps, .. } = self;
         let version = self.fold_version.map_or_else(|| "none".to_owned(), |v| v.to_string());
+        let ordered = self.time_ordered_ids_from.map_or_else(
+            || "no (setup --time-ordered-ids)".to_owned(),
+            |from| format!("of keys from {} on", time(from)),
+        );
         let mut text = format!(
             "topic         {topic} (sequence {sequence}, {} partitions)\n\
              fold version  {version} in the database, {build_fold_version} in this build\n\
+             ordered ids   {ordered}\n\
              lag           {lag} records\ndead letters  {dead_letters}\nlog gaps      {log_gaps}\n",
             partitions.len()
         );

@@ -9,11 +9,12 @@ use sqlx::{AssertSqlSafe, Connection, PgConnection};
 use tracing::warn;
 
 /// like-api's rights. Of a dead letter it needs the position only.
-const READS: [(&str, &str); 7] = [
+const READS: [(&str, &str); 8] = [
     ("product_like_count", "SELECT"),
     ("product_like", "SELECT"),
     ("kafka_offset", "SELECT"),
     ("topic_layout", "SELECT"),
+    ("fold", "SELECT"),
     ("log_gap", "SELECT"),
     ("dead_letter", "SELECT (topic, partition, record_offset)"),
     ("dead_letter_range", "SELECT"),

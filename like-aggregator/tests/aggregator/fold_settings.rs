@@ -1,7 +1,7 @@
 //! The fold settings: `setup` records them, and a process that is given others refuses before it folds.
 
-use crate::common::set_up;
-use like_testkit::event;
+use crate::common::{has_row, set_up};
+use like_testkit::{TestSystem, event};
 
 #[tokio::test]
 async fn other_dedup_is_refused_everywhere() {
@@ -102,4 +102,45 @@ async fn earlier_release_is_upgraded_by_a_rebuild() {
     topic.flush();
     let _aggregator = system.aggregator(&[]).await;
     system.likes_become(2).await;
+}
+
+/// Seconds from now until keys give time-ordered ids; none: never.
+async fn ordered_ids_in(system: &TestSystem) -> Option<i64> {
+    let sql = "SELECT extract(epoch FROM time_ordered_ids_from - now())::bigint FROM fold";
+    system.database.column(sql).await[0]
+}
+
+#[tokio::test]
+async fn only_a_new_log_has_ordered_ids_at_once() {
+    let (topic, mut system) = set_up(1).await;
+    system.setup(&["--time-ordered-ids"]).await;
+    assert_eq!(system.number("SELECT count(*) FROM fold WHERE time_ordered_ids_from = 'epoch'").await, 1);
+    topic.publish_event(&event("p", Some("u"), true));
+    topic.flush();
+    let other = TestSystem::set_up_on(&topic).await;
+    assert_eq!(ordered_ids_in(&other).await, None, "an earlier release may write to this topic");
+
+    // A system that an earlier release has set up.
+    system.database.execute("UPDATE fold SET time_ordered_ids_from = NULL").await;
+    system.setup(&[]).await;
+    let (first, next) = (system.topic.clone(), format!("{}-next", system.topic));
+    system.setup(&["--topic", &next, "--partitions", "1", "--after", &first]).await;
+    system.succeeds(&["rebuild", "--yes", "--drop-old"]).await;
+    assert_eq!(ordered_ids_in(&system).await, None);
+    assert_eq!(system.json(&["status"]).await.1["timeOrderedIdsFrom"], serde_json::Value::Null);
+    let printed = system.succeeds(&["status"]).await;
+    assert!(has_row(&printed, &["ordered", "ids", "no", "(setup", "--time-ordered-ids)"]), "{printed}");
+
+    system.set("KAFKA_TOPIC", &next);
+    system.setup(&["--time-ordered-ids"]).await;
+    let left = ordered_ids_in(&system).await.unwrap();
+    assert!((500..=600).contains(&left), "{left}");
+    let recorded = "SELECT (extract(epoch FROM time_ordered_ids_from) * 1000)::bigint FROM fold";
+    let from = system.number(recorded).await;
+    system.setup(&["--time-ordered-ids"]).await;
+    system.succeeds(&["audit", "--log"]).await;
+    system.succeeds(&["rebuild", "--yes", "--drop-old"]).await;
+    assert_eq!(system.number(recorded).await, from);
+    let printed = system.succeeds(&["status"]).await;
+    assert!(printed.contains("ordered ids   of keys from 2"), "{printed}");
 }

@@ -67,6 +67,26 @@ async fn last_click_of_a_user_counts() {
     }
 }
 
+/// An id begins with the time that its key claims, and repeats are judged by record time.
+#[tokio::test(flavor = "multi_thread")]
+async fn keys_of_any_time_name_one_click() {
+    let system = TestSystem::set_up(1).await;
+    let (api, _aggregator) = (system.api(&[]).await, system.aggregator(&[]).await);
+    let client = api.client();
+    let click = async |liked, key| {
+        let clicked = client.click("ada", "p", liked, key).await;
+        client.wait_until_counted(&clicked.receipt).await;
+        clicked.event_id.to_string()
+    };
+    let [of_1970, of_10889] = ["00000000-0000-7000-8000-000000000000", "ffffffff-ffff-7fff-bfff-ffffffffffff"];
+    let liked = click(true, of_1970).await;
+    assert!(liked.starts_with("00000000-0000-8"), "{liked}");
+    let unliked = click(false, of_10889).await;
+    assert!(unliked.starts_with("ffffffff-ffff-8"), "{unliked}");
+    assert_eq!(click(true, of_1970).await, liked);
+    assert_eq!(client.likes("ada", &["p".to_owned()]).await, [(0, false)], "the repeat is dropped");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn survivor_counts_after_a_kill() {
     let mut system = TestSystem::set_up(PARTITIONS).await;

@@ -1,10 +1,11 @@
-//! The write gate: whether likes may be published, and under which topic sequence. It opens once the
-//! topic's layout was read from PostgreSQL and the topic matches it. A layout stays in force when
-//! PostgreSQL fails later, so that likes are still accepted.
+//! The write gate: whether likes may be published, under which topic sequence and with which event ids. It opens once
+//! the topic's layout was read from PostgreSQL and the topic matches it. A layout stays in force when PostgreSQL fails
+//! later, so that likes are still accepted.
 
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
+use chrono::{DateTime, Utc};
 use like_common::backoff::Backoff;
 use like_common::database::sqlstate;
 use like_common::health::Health;
@@ -28,9 +29,24 @@ const READ_TIMEOUT: Duration = Duration::from_secs(5);
 
 const NO_LAYOUT: &str = "the topic's layout has not been read yet";
 
-/// Open with a topic sequence, or closed with a reason. Every write checks it.
+/// What an event needs to know of the layout.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct OpenGate {
+    /// The topic's place in `topic_layout`.
+    pub sequence: i32,
+    /// See [`like_events::EventId::from_idempotency_key`].
+    pub time_ordered_ids_from: Option<DateTime<Utc>>,
+}
+
+impl From<&Layout> for OpenGate {
+    fn from(layout: &Layout) -> Self {
+        Self { sequence: layout.sequence, time_ordered_ids_from: layout.time_ordered_ids_from }
+    }
+}
+
+/// Open, or closed with a reason. Every write checks it.
 #[derive(Clone)]
-pub struct WriteGate(Arc<RwLock<Result<i32, String>>>);
+pub struct WriteGate(Arc<RwLock<Result<OpenGate, String>>>);
 
 impl WriteGate {
     /// Creates a gate that is closed until the first check.
@@ -38,17 +54,19 @@ impl WriteGate {
         Self(Arc::new(RwLock::new(Err(NO_LAYOUT.to_owned()))))
     }
 
-    /// The sequence of the topic in `topic_layout`, or why no like can be taken.
-    pub fn sequence(&self) -> Result<i32, String> {
+    /// Returns why no like can be taken if the gate is closed.
+    pub fn state(&self) -> Result<OpenGate, String> {
         self.0.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Opens the gate with the topic's sequence, or closes it with a reason that callers may see.
-    pub fn set(&self, state: Result<i32, String>) {
+    /// Opens the gate, or closes it with a reason that callers may see.
+    pub fn set(&self, state: Result<OpenGate, String>) {
         let mut now = self.0.write().unwrap_or_else(PoisonError::into_inner);
         if *now != state {
             match &state {
-                Ok(sequence) => info!(sequence, "write gate open"),
+                Ok(OpenGate { sequence, time_ordered_ids_from }) => {
+                    info!(sequence, ?time_ordered_ids_from, "write gate open");
+                }
                 Err(why) => warn!(why, "write gate closed"),
             }
             *now = state;
@@ -120,6 +138,7 @@ impl TopicMonitor {
         let layouts =
             read.unwrap_or(Err(sqlx::Error::PoolTimedOut)).map_err(|error| match sqlstate(&error).as_deref() {
                 Some("42P01") => LayoutError::Missing("the tables don't exist: run like-aggregator setup".to_owned()),
+                Some("42703") => LayoutError::Missing("the tables are old: run like-aggregator setup".to_owned()),
                 _ => LayoutError::Unavailable(format!("PostgreSQL can't be queried: {error}")),
             })?;
         let topic = &self.topic;
@@ -144,8 +163,10 @@ impl TopicMonitor {
             Ok(described) => described,
             // An open gate stays open: likes themselves report a Kafka outage.
             Err(error) => {
-                let open = self.gate.sequence().is_ok();
-                if !open {
+                let open = self.gate.state().is_ok();
+                if open {
+                    self.gate.set(Ok(layout.into()));
+                } else {
                     let why = format!("Kafka can't be asked about the topic: {error:#}");
                     self.not_yet(TOPIC_CHECKED, &why, "Kafka can't be asked about the topic");
                 }
@@ -175,7 +196,7 @@ impl TopicMonitor {
         }
         self.publisher.fit_batches(max_batch);
         self.health.met(TOPIC_CHECKED);
-        self.gate.set(Ok(layout.sequence));
+        self.gate.set(Ok(layout.into()));
         true
     }
 

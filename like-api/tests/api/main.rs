@@ -8,6 +8,7 @@ mod common;
 mod configuration_page;
 mod connections;
 mod description;
+mod event_ids;
 mod hostile;
 mod jwks;
 mod likes;

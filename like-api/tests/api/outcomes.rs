@@ -15,6 +15,7 @@ use like_api::app::AppState;
 use like_api::http::middleware::request_context::observe;
 use like_api::http::router::router;
 use like_api::metrics::Metrics;
+use like_api::publish::write_gate::OpenGate;
 use prometheus::Registry;
 use rdkafka::types::{RDKafkaApiKey, RDKafkaRespErr};
 use serde_json::Value;
@@ -28,7 +29,7 @@ fn state(published: &Published, registry: &Registry) -> Arc<AppState> {
     let config = config("t", NO_DATABASE);
     let metrics = Metrics::new(registry);
     let state = AppState::new(&config, Arc::clone(&published.publisher), metrics, registry).unwrap();
-    state.gate.set(Ok(1));
+    state.gate.set(Ok(OpenGate { sequence: 1, time_ordered_ids_from: None }));
     Arc::new(state)
 }
 

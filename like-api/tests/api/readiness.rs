@@ -33,6 +33,13 @@ async fn missing_setup_is_named() {
     let api = Api::start(config(&topic.name, &database.url)).await;
     api.port.waits_for("topic_layout", "setup").await;
     api.get("/v1/likes?ids=p1").await.assert_unavailable("reads-unavailable", "database");
+
+    // Tables of the release before.
+    let database = TestDatabase::create().await;
+    database.lay_out(&topic.name, 1).await;
+    database.execute("ALTER TABLE fold DROP COLUMN time_ordered_ids_from").await;
+    let api = Api::start(config(&topic.name, &database.url)).await;
+    api.port.waits_for("topic_layout", "the tables are old: run like-aggregator setup").await;
 }
 
 #[tokio::test]

@@ -63,7 +63,7 @@ pub async fn fill(bench: &Bench, has_users: bool) -> anyhow::Result<Backlog> {
     let events = options.events.unwrap_or(if bench.quick { 300_000 } else { 1_000_000 });
     let users = has_users.then_some((events / 10).max(1) as u32);
     let (products, hot_percent, seed) = (options.products, options.hot_percent, options.seed);
-    Backlog::fill(options.partitions, Shape { events, products, users, hot_percent, seed }).await
+    Backlog::fill(options.partitions, Shape { events, products, users, hot_percent, ids: options.ids, seed }).await
 }
 
 /// A system on the backlog's topic, after `setup`.

@@ -22,6 +22,7 @@ use serde_json::Value;
 use sqlx::PgPool;
 
 use crate::backlog::Mode;
+use crate::events::Ids;
 
 /// What every section needs to know.
 #[derive(Debug, Clone)]
@@ -46,6 +47,9 @@ pub struct BacklogOptions {
     /// percentage of likes that go to one product in addition
     #[arg(long, default_value_t = 0, value_parser = clap::value_parser!(u32).range(0..=100))]
     pub hot_percent: u32,
+    /// form of the event ids
+    #[arg(long, value_enum, default_value = "v7")]
+    pub ids: Ids,
     /// partitions of the topic
     #[arg(long, default_value_t = 32)]
     pub partitions: i32,

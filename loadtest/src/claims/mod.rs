@@ -15,7 +15,7 @@ use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
 use crate::backlog::Mode;
-use crate::events::{Event, START_MS, Shape};
+use crate::events::{Event, Ids, START_MS, Shape};
 
 /// What the experiments share.
 #[derive(Debug, Clone)]
@@ -78,7 +78,7 @@ impl Lab {
     /// 100,000 events on 1,000 products.
     fn shape(&self, mode: Mode) -> Shape {
         let users = mode.has_users().then_some(20_000);
-        Shape { events: 100_000, products: 1_000, users, hot_percent: 0, seed: self.seed }
+        Shape { events: 100_000, products: 1_000, users, hot_percent: 0, ids: Ids::V7, seed: self.seed }
     }
 }
 

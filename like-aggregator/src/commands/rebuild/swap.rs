@@ -84,6 +84,9 @@ async fn try_it(replay: &Replay, swap: &mut PgConnection) -> anyhow::Result<Opti
     // Another rebuild may have swapped in a newer fold version meanwhile.
     check_live(swap).await?;
     check_fold_rules(swap).await?;
+    let ids =
+        format!("UPDATE {REBUILT}.fold SET time_ordered_ids_from = live.time_ordered_ids_from FROM {SCHEMA}.fold live");
+    sqlx::query(AssertSqlSafe(ids)).execute(&mut *swap).await.context("fold")?;
     let old = format!("{SCHEMA}_old_{}", Utc::now().format("%Y%m%d_%H%M%S_%3f"));
     for rename in
         [format!("ALTER SCHEMA {SCHEMA} RENAME TO {old}"), format!("ALTER SCHEMA {REBUILT} RENAME TO {SCHEMA}")]

@@ -1,6 +1,7 @@
-//! What `setup` records about the fold: its version, and where repeats are dropped.
+//! What `setup` records in `fold`: its version, where repeats are dropped, and since when keys give time-ordered ids.
 
 use anyhow::{Context, bail};
+use chrono::{DateTime, Utc};
 use like_common::database::SCHEMA;
 use like_common::layout::Layout;
 use like_common::session::BEGIN;
@@ -87,5 +88,17 @@ pub(super) async fn check_version(
         "fold version adopted: counts made by the old version stay as they are, aggregators of it end, and only a backup \
          brings it back"
     );
+    Ok(())
+}
+
+/// Records from when on keys give time-ordered ids, unless it is recorded. Each like-api reads it within a minute; the other
+/// nine are for one that can't reach PostgreSQL, and for clients whose clocks are fast.
+pub(super) async fn order_ids(connection: &mut PgConnection) -> anyhow::Result<()> {
+    let mut transaction = connection::beside_batches(connection).await?;
+    let sql = "UPDATE fold SET time_ordered_ids_from = coalesce(time_ordered_ids_from, now() + interval '10 minutes')
+               RETURNING time_ordered_ids_from";
+    let from: DateTime<Utc> = sqlx::query_scalar(sql).fetch_one(&mut *transaction).await?;
+    transaction.commit().await?;
+    info!(%from, "keys that are UUIDv7s give time-ordered event ids: every like-api must be of this release");
     Ok(())
 }

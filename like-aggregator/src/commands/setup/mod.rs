@@ -61,6 +61,9 @@ pub async fn setup(settings: &SetupSettings) -> anyhow::Result<()> {
     topic::check(&live, partitions, settings)?;
     let ends = until(deadline, "the log's offsets", async || log_ends::of(&client, topic, partitions).await).await?;
     record(&mut connection, topic, sequence, partitions, &ends).await?;
+    if settings.time_ordered_ids {
+        fold::order_ids(&mut connection).await?;
+    }
     info!(topic, partitions, replicas = live.replicas, fold_version = FOLD_VERSION, "set up");
     Ok(())
 }
@@ -139,6 +142,11 @@ async fn record(
         let rows = "INSERT INTO kafka_offset (topic, partition, next_offset, updated_at)
                     SELECT $1, partition, start, now() FROM unnest($2::int[], $3::bigint[]) AS new (partition, start)";
         sqlx::query(rows).bind(topic).bind(numbers).bind(starts).execute(&mut *transaction).await?;
+        if sequence == 1 && ends.iter().all(|(_, end)| *end == 0) {
+            // No like was written yet, so no release before has given a key an id of the old form.
+            let ids = "UPDATE fold SET time_ordered_ids_from = 'epoch'";
+            sqlx::query(ids).execute(&mut *transaction).await?;
+        }
     }
     let recorded = layout::read(&mut *transaction, topic).await?;
     if recorded.is_none_or(|layout| layout.partitions != partitions) {

@@ -46,7 +46,7 @@ schemas! {
 
     /// Names one click: 1 to 255 characters, bare, or between double quotes (then also with spaces and commas, and
     /// with `\"` and `\\` for quote and backslash). Bare and quoted name the same key.
-    IdempotencyKey = text().pattern(Some(extract::KEY_PATTERN)).examples(["8e03978e-40d5-43dd-bc93-6894a57f9324"]);
+    IdempotencyKey = text().pattern(Some(extract::KEY_PATTERN)).examples(["019aab02-a100-7e6d-b4a7-0c9d2f1e8a35"]);
 
     /// An event of a stream: its `data` is a count as JSON. The first event has `retry`, the time in milliseconds before
     /// a client reconnects.
