@@ -271,7 +271,9 @@ impl Service {
                 Ok::<_, sqlx::Error>((current, connected))
             };
             if let Ok(Ok((current, connected))) = tokio::time::timeout(HEARTBEAT_LIMIT, read).await {
-                if current.as_ref() != Some(layout) {
+                // The form of event ids makes no difference here.
+                let time_ordered_ids_from = layout.time_ordered_ids_from;
+                if current.map(|current| Layout { time_ordered_ids_from, ..current }).as_ref() != Some(layout) {
                     return;
                 }
                 connection = Some(connected);

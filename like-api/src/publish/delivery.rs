@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use futures::future::select_all;
 use rdkafka::ClientContext;
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
@@ -70,14 +71,17 @@ impl Deliveries {
     }
 }
 
-/// Waits for a fatal error of `producer` and returns its text.
-pub(super) async fn fatal_error(producer: &BaseProducer<Deliveries>) -> String {
-    loop {
-        if let Some((code, text)) = producer.client().fatal_error() {
-            return format!("{code}: {text}");
+/// Waits for a fatal error of one of the producers and returns which one it is and the text.
+pub(super) async fn fatal_error(producers: &[Arc<BaseProducer<Deliveries>>]) -> (usize, String) {
+    let errors = producers.iter().enumerate().map(async |(number, producer)| {
+        loop {
+            if let Some((code, text)) = producer.client().fatal_error() {
+                return (number, format!("{code}: {text}"));
+            }
+            producer.context().maybe_fatal.notified().await;
         }
-        producer.context().maybe_fatal.notified().await;
-    }
+    });
+    select_all(errors.map(Box::pin)).await.0
 }
 
 impl ClientContext for Deliveries {

@@ -1,9 +1,15 @@
 //! Publishes events. The result is exact: written at a position, certainly not written, or perhaps
 //! written. An event is handed to the producer only once; the caller decides about a retry.
 //! `http::error` turns the result into a response.
+//!
+//! librdkafka sends a request per partition, which costs as much as a like here and at the broker. So there are two
+//! producers: under little load one sends each event at once, under more another gathers events for some milliseconds. A
+//! user's events stay in order, because the next request comes after the acknowledgement of the last one; requests that
+//! overlap have no order.
 
 use std::convert::Infallible;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
@@ -34,6 +40,12 @@ pub const PRODUCER_WARM: &str = "producer";
 const REPORTS_EVERY: Duration = Duration::from_millis(1);
 /// The same while none is in flight, for errors and statistics.
 const IDLE_EVERY: Duration = Duration::from_millis(100);
+/// Events are gathered once so many are in flight, on the average of some milliseconds, and sent at once again below the
+/// other number.
+const GATHER_ABOVE: f64 = 112.0;
+const SEND_BELOW: f64 = 72.0;
+/// The weight of one poll in that average.
+const WEIGHT: f64 = 1.0 / 16.0;
 /// Interval and timeout of metadata requests. They show whether likes can be delivered while none
 /// arrives: an unready service gets no likes.
 const ASK_EVERY: Duration = Duration::from_secs(2);
@@ -58,11 +70,16 @@ pub struct Publisher {
     log_ends: Arc<LogEnds>,
     end_offsets: EndOffsets,
     watermark_calls: Semaphore,
-    /// Replaced after a fatal error. Read-locked while an event is handed over (2 us), so that a replaced
-    /// producer gets no event.
-    current: RwLock<Arc<Producer>>,
+    /// In the order of `properties::by_linger`.
+    producers: Vec<Slot>,
+    /// Whether events go to the last producer instead of the first.
+    gathers: AtomicBool,
     handed_over: Notify,
 }
+
+/// A producer, which is replaced after a fatal error. Read-locked while an event is handed over (2 us), so that a replaced
+/// producer gets no event.
+struct Slot(RwLock<Arc<Producer>>);
 
 impl Publisher {
     /// Creates a producer from the connection properties in `config`. It connects in the background
@@ -70,7 +87,8 @@ impl Publisher {
     pub fn new(mut config: ClientConfig, topic: &str, metrics: Publishing) -> anyhow::Result<Self> {
         properties::apply(&mut config);
         let (log_ends, facts) = (Arc::new(LogEnds::default()), Arc::new(TopicFacts::unknown()));
-        let producer = create(&config, &log_ends, &facts, &metrics)?;
+        let create = |config: ClientConfig| Ok(Slot(RwLock::new(create(&config, &log_ends, &facts, &metrics)?)));
+        let producers = properties::by_linger(&config).into_iter().map(create).collect::<anyhow::Result<_>>()?;
         Ok(Self {
             fitted: RwLock::new(config.clone()),
             refitted: Notify::new(),
@@ -81,7 +99,8 @@ impl Publisher {
             log_ends,
             end_offsets: EndOffsets::default(),
             watermark_calls: Semaphore::new(WATERMARK_CALLS),
-            current: RwLock::new(Arc::new(producer)),
+            producers,
+            gathers: AtomicBool::new(false),
             handed_over: Notify::new(),
         })
     }
@@ -135,7 +154,8 @@ impl Publisher {
         let pending = Box::new(Pending { settle, since: Instant::now() });
         let mut record = BaseRecord::with_opaque_to(&self.topic, pending).key(key).payload(value);
         record.headers = headers;
-        let producer = self.current.read().unwrap_or_else(PoisonError::into_inner);
+        let number = if self.gathers.load(Ordering::Relaxed) { self.producers.len() - 1 } else { 0 };
+        let producer = self.producers[number].read();
         self.metrics.in_flight.inc();
         match producer.send(record) {
             Ok(()) => {
@@ -162,53 +182,60 @@ impl Publisher {
         }
     }
 
-    /// Polls for delivery reports, which settle events. A replaced producer is polled by its flush.
+    /// Polls for delivery reports, which settle events, and follows the load. A replaced producer is polled by its flush.
     async fn settle(&self) -> Infallible {
+        let mut average = 0.0;
         loop {
-            if self.metrics.in_flight.get() > 0 {
+            let in_flight = self.metrics.in_flight.get();
+            average += (in_flight as f64 - average) * WEIGHT;
+            let limit = if self.gathers.load(Ordering::Relaxed) { SEND_BELOW } else { GATHER_ABOVE };
+            self.gathers.store(average > limit, Ordering::Relaxed);
+            if in_flight > 0 {
                 tokio::time::sleep(REPORTS_EVERY).await;
             } else {
                 let _ = tokio::time::timeout(IDLE_EVERY, self.handed_over.notified()).await;
             }
-            // The lock and not a clone: dropping the last reference waits for the producer's threads.
-            let producer = self.current.read().unwrap_or_else(PoisonError::into_inner);
-            producer.context().take_reports(|| producer.poll(Duration::ZERO));
+            for slot in &self.producers {
+                // The lock and not a clone: dropping the last reference waits for the producer's threads.
+                let producer = slot.read();
+                producer.context().take_reports(|| producer.poll(Duration::ZERO));
+            }
         }
     }
 
     async fn keep_producing(&self, health: &Health) -> Infallible {
         let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(10));
         loop {
-            let producer = self.current();
+            let producers = self.current();
             let fatal = tokio::select! {
-                fatal = fatal_error(&producer) => Some(fatal),
+                fatal = fatal_error(&producers) => Some(fatal),
                 () = self.refitted.notified() => None,
-                never = self.watch(&producer, health, &mut backoff) => match never {},
+                never = self.watch(&producers, health, &mut backoff) => match never {},
             };
-            drop(producer);
-            let Some(fatal) = fatal else {
-                info!("the topic takes smaller batches; creating a new producer");
-                self.replace();
+            drop(producers);
+            let Some((number, fatal)) = fatal else {
+                info!("the topic takes smaller batches; creating new producers");
+                (0..self.producers.len()).for_each(|number| self.replace(number));
                 continue;
             };
             error!(fatal, "fatal producer error; creating a new producer");
             health.unmet(PRODUCER_WARM, format!("the producer has failed: {fatal}"));
-            self.replace();
+            self.replace(number);
             // After the replacement: an error that recurs at once must not spin.
             tokio::time::sleep(backoff.pause()).await;
         }
     }
 
-    fn current(&self) -> Arc<Producer> {
-        Arc::clone(&self.current.read().unwrap_or_else(PoisonError::into_inner))
+    fn current(&self) -> Vec<Arc<Producer>> {
+        self.producers.iter().map(|slot| Arc::clone(&slot.read())).collect()
     }
 
-    fn replace(&self) {
+    fn replace(&self, number: usize) {
         let config = self.fitted.read().unwrap_or_else(PoisonError::into_inner).clone();
-        match create(&config, &self.log_ends, &self.facts, &self.metrics) {
+        match create(&properties::by_linger(&config)[number], &self.log_ends, &self.facts, &self.metrics) {
             Ok(new) => {
-                let new = Arc::new(new);
-                let old = std::mem::replace(&mut *self.current.write().unwrap_or_else(PoisonError::into_inner), new);
+                let mut current = self.producers[number].0.write().unwrap_or_else(PoisonError::into_inner);
+                let old = std::mem::replace(&mut *current, new);
                 // Its flush settles the remaining events. Flush and drop block, and nothing waits for them.
                 tokio::task::spawn_blocking(move || drop(old.flush(SETTLED_AFTER)));
             }
@@ -216,15 +243,15 @@ impl Publisher {
         }
     }
 
-    /// Reports whether this producer can deliver, as far as metadata shows: no record is sent to find
-    /// out. Once it can, the next fatal error is handled without a pause.
-    async fn watch(&self, producer: &Arc<Producer>, health: &Health, replacing: &mut Backoff) -> Infallible {
+    /// Reports whether these producers can deliver, as far as metadata shows: no record is sent to find
+    /// out. Once they can, the next fatal error is handled without a pause.
+    async fn watch(&self, producers: &[Arc<Producer>], health: &Health, replacing: &mut Backoff) -> Infallible {
         let mut backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(5));
         let mut can_deliver = false;
         loop {
-            let answer = self.ask(producer).await;
+            let answer = self.ask(&producers[0]).await;
             // One of several brokers may be unresponsive: the second request goes to another one.
-            let answer = if answer.is_err() && can_deliver { self.ask(producer).await } else { answer };
+            let answer = if answer.is_err() && can_deliver { self.ask(&producers[0]).await } else { answer };
             can_deliver = answer.is_ok();
             if let Err(reason) = answer {
                 if health.unmet(PRODUCER_WARM, format!("Kafka doesn't describe topic {}: {reason}", self.topic)) {
@@ -233,9 +260,11 @@ impl Publisher {
                 tokio::time::sleep(backoff.pause()).await;
                 continue;
             }
-            if !producer.context().has_id_now() {
-                health.unmet(PRODUCER_WARM, "Kafka has not given the producer its id yet");
-                producer.context().has_id().await;
+            for producer in producers {
+                if !producer.context().has_id_now() {
+                    health.unmet(PRODUCER_WARM, "Kafka has not given the producer its id yet");
+                    producer.context().has_id().await;
+                }
             }
             if health.met(PRODUCER_WARM) {
                 info!(topic = self.topic, "producer is warm");
@@ -275,7 +304,7 @@ impl Publisher {
         }
         let ask = async || {
             let _permit = self.watermark_calls.acquire().await.ok()?;
-            let (producer, topic) = (self.current(), topic.to_owned());
+            let (producer, topic) = (Arc::clone(&self.producers[0].read()), topic.to_owned());
             let asked = tokio::task::spawn_blocking(move || {
                 producer.client().fetch_watermarks(&topic, partition, WATERMARK_TIMEOUT)
             });
@@ -297,14 +326,21 @@ impl Publisher {
 
     /// Waits until all events are settled, at most `within`.
     pub async fn flush(&self, within: Duration) {
-        let producer = self.current();
-        let flushed = tokio::task::spawn_blocking(move || {
-            let result = producer.flush(within);
-            (result, producer.in_flight_count())
-        });
-        if let Ok((Err(error), left)) = flushed.await {
-            warn!(%error, left, "flush timed out with events in flight");
+        let flush = |producer: Arc<Producer>| {
+            tokio::task::spawn_blocking(move || (producer.flush(within), producer.in_flight_count()))
+        };
+        let flushes: Vec<_> = self.current().into_iter().map(flush).collect();
+        for flushed in flushes {
+            if let Ok((Err(error), left)) = flushed.await {
+                warn!(%error, left, "flush timed out with events in flight");
+            }
         }
+    }
+}
+
+impl Slot {
+    fn read(&self) -> RwLockReadGuard<'_, Arc<Producer>> {
+        self.0.read().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -313,7 +349,7 @@ fn create(
     log_ends: &Arc<LogEnds>,
     facts: &Arc<TopicFacts>,
     metrics: &Publishing,
-) -> anyhow::Result<Producer> {
+) -> anyhow::Result<Arc<Producer>> {
     let context = Deliveries::new(Arc::clone(log_ends), Arc::clone(facts), metrics.clone());
-    config.create_with_context(context).context("Kafka producer")
+    config.create_with_context(context).map(Arc::new).context("Kafka producer")
 }

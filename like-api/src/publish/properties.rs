@@ -4,15 +4,14 @@
 use like_events::topic::PARTITIONER;
 use rdkafka::ClientConfig;
 
+const LINGER: [&str; 2] = ["linger.ms", "queue.buffering.max.ms"];
+
 /// Defaults that `KAFKA_CONFIG_FILE` may change, with all spellings of each property.
-/// - linger: librdkafka sends a request per partition, which costs as much as a like here and at the
-///   broker. At 15,000 likes a second, 10 ms take a third less processor time than 1 ms.
 /// - queue: holds what a broker accepts in well under a second. Requests that would wait longer are
 ///   better refused at once.
 /// - reconnect: after an outage likes are accepted at once, not up to ten seconds later.
 /// - batch: many hundred likes. One refused event fails its whole batch, and `limit_batches` follows smaller topics.
-const DEFAULTS: [(&str, &str, &[&str]); 5] = [
-    ("linger.ms", "10", &["linger.ms", "queue.buffering.max.ms"]),
+const DEFAULTS: [(&str, &str, &[&str]); 4] = [
     ("compression.type", "lz4", &["compression.type", "compression.codec"]),
     ("queue.buffering.max.messages", "20000", &["queue.buffering.max.messages"]),
     ("reconnect.backoff.max.ms", "1000", &["reconnect.backoff.max.ms"]),
@@ -34,6 +33,9 @@ const FIXED: [(&str, &str); 6] = [
     ("isolation.level", "read_uncommitted"),
 ];
 
+/// How long the second producer gathers events. At 256 connections and more, longer doesn't raise the rate.
+const GATHER_MS: &str = "2";
+
 /// librdkafka's default of `batch.size`.
 const BATCH_BYTES: usize = 1_000_000;
 
@@ -47,6 +49,16 @@ pub(super) fn limit_batches(config: &mut ClientConfig, max_message_bytes: usize)
 /// Returns whether batches of `config` may be larger than this.
 pub(super) fn batches_exceed(config: &ClientConfig, max_message_bytes: usize) -> bool {
     config.get("batch.size").and_then(|size| size.parse().ok()).unwrap_or(BATCH_BYTES) > max_message_bytes
+}
+
+/// Returns the configurations of the producers: one that sends at once, and one that gathers events for some milliseconds
+/// (see `producer`). Only one if the operator has chosen a linger.
+pub(super) fn by_linger(config: &ClientConfig) -> Vec<ClientConfig> {
+    if LINGER.iter().any(|spelling| config.get(spelling).is_some()) {
+        return vec![config.clone()];
+    }
+    let with = |linger| config.clone().set("linger.ms", linger).clone();
+    vec![with("0"), with(GATHER_MS)]
 }
 
 /// Sets the fixed properties, and the defaults that `config` leaves open.
