@@ -17,6 +17,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use anyhow::Context;
+use like_events::topic::DEFAULT_PARTITIONS;
 use like_testkit::{TestService, TestSystem};
 use serde_json::Value;
 use sqlx::PgPool;
@@ -47,7 +48,7 @@ pub struct BacklogOptions {
     #[arg(long, default_value_t = 0, value_parser = clap::value_parser!(u32).range(0..=100))]
     pub hot_percent: u32,
     /// partitions of the topic
-    #[arg(long, default_value_t = 32)]
+    #[arg(long, default_value_t = DEFAULT_PARTITIONS)]
     pub partitions: i32,
     /// aggregators that share the partitions
     #[arg(long, default_value_t = 1)]
@@ -78,7 +79,7 @@ macro_rules! row {
 
 /// A new topic and database, after `setup`, without debug logs.
 async fn system() -> TestSystem {
-    let mut system = TestSystem::set_up(32).await;
+    let mut system = TestSystem::set_up(DEFAULT_PARTITIONS).await;
     system.set("RUST_LOG", "info");
     system
 }
