@@ -28,6 +28,7 @@ pub struct Publishing {
     pub(crate) unknown: IntCounter,
     pub(crate) duration: Histogram,
     pub(crate) in_flight: IntGauge,
+    pub(crate) batches: IntCounter,
 }
 
 impl Metrics {
@@ -59,6 +60,10 @@ impl Metrics {
             "likes_producer_queued_events",
             "events handed to the producer and not yet settled: waiting to be sent, or for the acknowledgement",
         );
+        let batches = IntCounter::new(
+            "likes_producer_batches_total",
+            "batches of events that were settled, one per partition and produce request",
+        );
         Self {
             requests: add(registry, HistogramVec::new(requests.buckets(SECONDS.to_vec()), &labels)),
             in_progress: add(registry, in_progress),
@@ -69,6 +74,7 @@ impl Metrics {
                 unknown,
                 duration: add(registry, Histogram::with_opts(duration.buckets(SECONDS.to_vec()))),
                 in_flight: add(registry, in_flight),
+                batches: add(registry, batches),
             },
         }
     }

@@ -3,9 +3,10 @@
 /// The topic of the first layout.
 pub const DEFAULT_TOPIC: &str = "like-update-topic-v1";
 
-/// Default partition count of a topic made by `setup`. It is fixed afterwards: more partitions would
-/// send a product's later events to another partition than its earlier ones.
-pub const DEFAULT_PARTITIONS: i32 = 32;
+/// Default partition count of a topic made by `setup`: librdkafka sends a request per partition, so more partitions mean more
+/// and smaller requests. It is fixed afterwards: more partitions would send a product's later events to another partition than
+/// its earlier ones.
+pub const DEFAULT_PARTITIONS: i32 = 12;
 
 /// Largest record value, in bytes. A valid event is far smaller; a larger record is a dead letter.
 pub const MAX_VALUE_BYTES: usize = 16 * 1024;

@@ -133,7 +133,8 @@ async fn repeated_setup_keeps_its_topic() {
     for text in ["--partitions is", "retention.ms=1000 changes", "--replication-factor 2 is"] {
         assert!(output.status.success() && named.contains(text), "{text}: {named}");
     }
-    system.setup(&[]).await;
+    let unasked = system.succeeds(&["setup"]).await;
+    assert!(!unasked.contains("keeps"), "{unasked}");
     system.folded(20).await;
     assert_eq!(system.number("SELECT partitions::bigint FROM topic_layout").await, 4);
     assert_eq!(system.number("SELECT count(*) FROM kafka_offset").await, 4);

@@ -49,7 +49,7 @@ impl Deliveries {
         Self { log_ends, facts, metrics, has_id, maybe_fatal, settled, last_error }
     }
 
-    /// Polls until a poll settles no event. One poll handles one report, of several events.
+    /// Polls until a poll settles no event. One poll handles one report: of all events of a batch.
     pub fn take_reports(&self, poll: impl Fn()) {
         loop {
             let before = self.settled.load(Ordering::Relaxed);
@@ -57,6 +57,7 @@ impl Deliveries {
             if self.settled.load(Ordering::Relaxed) == before {
                 break;
             }
+            self.metrics.batches.inc();
         }
     }
 

@@ -17,6 +17,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use anyhow::Context;
+use like_events::topic::DEFAULT_PARTITIONS;
 use like_testkit::{TestService, TestSystem};
 use serde_json::Value;
 use sqlx::PgPool;
@@ -51,7 +52,7 @@ pub struct BacklogOptions {
     #[arg(long, value_enum, default_value = "v7")]
     pub ids: Ids,
     /// partitions of the topic
-    #[arg(long, default_value_t = 32)]
+    #[arg(long, default_value_t = DEFAULT_PARTITIONS)]
     pub partitions: i32,
     /// aggregators that share the partitions
     #[arg(long, default_value_t = 1)]
@@ -85,7 +86,7 @@ macro_rules! row {
 
 /// A new topic and database, after `setup`, without debug logs.
 async fn system() -> TestSystem {
-    let mut system = TestSystem::set_up(32).await;
+    let mut system = TestSystem::set_up(DEFAULT_PARTITIONS).await;
     system.set("RUST_LOG", "info");
     system
 }

@@ -1,6 +1,6 @@
-//! What a like costs like-api, beside the least that an axum service can do. All are loaded in turn
-//! within one run. Client, services and broker share the machine's processors: a rate in the closed
-//! loop is what they leave to the service, and processor time is the service's own.
+//! What a like costs like-api and the broker, from one connection to a thousand and from 100 likes per second to 15,000.
+//! Client, services and broker share the machine's processors: a rate in the closed loop is what they leave to the service,
+//! and processor time is each process's own. At two loads, other set-ups and the least that an axum service can do beside it.
 
 use std::process::Command;
 use std::sync::Arc;
@@ -18,11 +18,15 @@ use tokio::net::TcpListener;
 use uuid::Uuid;
 
 use super::sender::{Connection, Load, Plan, product, send, user_header};
-use super::{Bench, Row, address, median, medians, seconds, system};
+use super::{Bench, Row, address, medians, seconds, system};
 use crate::row;
 use crate::usage::{cpu_seconds, memory_mib};
 
-const CONNECTIONS: [u32; 3] = [64, 256, 1000];
+const CONNECTIONS: [u32; 5] = [1, 16, 64, 256, 1_000];
+/// Likes per second in the open model.
+const RATES: [u32; 3] = [100, 2_000, 15_000];
+/// Where all services are compared.
+const COMPARED: [u32; 2] = [CONNECTIONS[3], RATES[2]];
 const PRODUCTS: u64 = 1_000;
 /// All of their tokens are in the cache after the first second.
 const USERS: u64 = 2_000;
@@ -33,16 +37,17 @@ const ISSUER: &str = "https://issuer.example/";
 const AUDIENCE: &str = "likes";
 
 /// One of the services that are compared.
-struct Subject {
+struct Subject<'a> {
     name: &'static str,
     addr: std::net::SocketAddr,
     pid: u32,
+    /// None: it publishes nothing.
+    api: Option<&'a TestService>,
     /// The `Authorization` header of each user; empty: the user is in a trusted header.
     tokens: Arc<[String]>,
 }
 
-/// Closed loop at three numbers of connections and with one product, then fixed rates of a half and
-/// a quarter of the highest rate.
+/// Closed loop by number of connections and with one product, then fixed rates.
 pub async fn publish(bench: &Bench) -> anyhow::Result<Vec<Row>> {
     let system = system().await;
     let (bare, bare_addr) = start_bare().await?;
@@ -61,35 +66,38 @@ pub async fn publish(bench: &Bench) -> anyhow::Result<Vec<Row>> {
         ("like-api, token, limits", system.api(&with_tokens).await, Arc::clone(&tokens)),
         ("the same, each request logged", system.api(&logged).await, tokens),
     ];
-    let mut subjects =
-        vec![Subject { name: "bare axum route", addr: bare_addr, pid: bare.id(), tokens: Arc::default() }];
+    let mut subjects = Vec::new();
     for (name, service, tokens) in &services {
-        subjects.push(Subject::of(name, service, tokens)?);
+        let (addr, pid) = (address(service)?, service.process.id());
+        subjects.push(Subject { name, addr, pid, api: Some(service), tokens: Arc::clone(tokens) });
     }
+    let name = "bare axum route";
+    subjects.push(Subject { name, addr: bare_addr, pid: bare.id(), api: None, tokens: Arc::default() });
     let duration = seconds(bench, 2, 5);
     let closed = |duration| Load::Closed { likes: u64::MAX, duration };
     for subject in &subjects {
-        subject.run("first requests", closed(Duration::from_secs(1)), 64, PRODUCTS).await?;
+        subject.run(bench, "first requests", closed(Duration::from_secs(1)), 64, PRODUCTS).await?;
     }
+    let subjects_at = |load| if COMPARED.contains(&load) { &subjects[..] } else { &subjects[..1] };
     let mut rows = Vec::new();
-    for (connections, products) in CONNECTIONS.map(|connections| (connections, PRODUCTS)).into_iter().chain([(64, 1)]) {
-        let shown = format!("closed loop, {connections} connections, {products} products");
-        rows.extend(rounds(bench, &subjects, &shown, closed(duration), connections, products).await?);
+    for connections in CONNECTIONS {
+        let shown = format!("closed loop, {connections} connections");
+        rows.extend(rounds(bench, subjects_at(connections), &shown, closed(duration), connections, PRODUCTS).await?);
     }
-    let of_one = rows.iter().filter(|row| row["service"] == subjects[1].name);
-    let highest = of_one.filter_map(|row| row["per_second"].as_f64()).fold(0.0, f64::max);
-    for (part, shown) in [(0.5, "open, half of the highest rate"), (0.25, "open, a quarter of it")] {
-        let load = Load::Open { rate: highest * part, duration, latest: Duration::MAX };
-        rows.extend(rounds(bench, &subjects, shown, load, 1_000, PRODUCTS).await?);
+    let shown = "closed loop, 64 connections, one product";
+    rows.extend(rounds(bench, &subjects[..1], shown, closed(duration), 64, 1).await?);
+    for rate in RATES {
+        let load = Load::Open { rate: f64::from(rate), duration, latest: Duration::MAX };
+        let shown = format!("open, {rate} per second");
+        rows.extend(rounds(bench, subjects_at(rate), &shown, load, 1_000, PRODUCTS).await?);
     }
     Ok(rows)
 }
 
-/// All subjects in turn, another one first in each round; the medians, and of the ratio that of each
-/// round.
+/// The medians of all subjects, which run in turn, another one first in each round.
 async fn rounds(
     bench: &Bench,
-    subjects: &[Subject],
+    subjects: &[Subject<'_>],
     shown: &str,
     load: Load,
     connections: u32,
@@ -99,41 +107,48 @@ async fn rounds(
     for round in 0..if bench.quick { 2 } else { 3 } {
         for turn in 0..subjects.len() {
             let number = (turn + round) % subjects.len();
-            rows[number].push(subjects[number].run(shown, load, connections, products).await?);
+            rows[number].push(subjects[number].run(bench, shown, load, connections, products).await?);
         }
     }
-    let cpu = |row: &Row| row["cpu_us"].as_f64().unwrap_or_default();
-    let with_ratio = |own: &Vec<Row>| {
-        let mut row = medians(own);
-        let ratios = own.iter().zip(&rows[0]).map(|(own, bare)| cpu(own) / cpu(bare));
-        row.extend(row! { "cpu_over_bare": super::rounded(median(ratios)) });
-        row
-    };
-    Ok(rows.iter().map(with_ratio).collect())
+    Ok(rows.iter().map(|own| medians(own)).collect())
 }
 
-impl Subject {
-    fn of(name: &'static str, service: &TestService, tokens: &Arc<[String]>) -> anyhow::Result<Self> {
-        Ok(Self { name, addr: address(service)?, pid: service.process.id(), tokens: Arc::clone(tokens) })
-    }
-
-    async fn run(&self, shown: &str, load: Load, connections: u32, products: u64) -> anyhow::Result<Row> {
+impl Subject<'_> {
+    async fn run(
+        &self,
+        bench: &Bench,
+        shown: &str,
+        load: Load,
+        connections: u32,
+        products: u64,
+    ) -> anyhow::Result<Row> {
         let tokens = Arc::clone(&self.tokens);
         let like = move |number: u64| {
             let token = tokens.get((number % USERS) as usize).cloned();
             (product(number, products), token.unwrap_or_else(|| user_header(&format!("u{number}"))))
         };
-        let before = cpu_seconds(self.pid)?;
+        let used = async || {
+            let batches = match self.api {
+                Some(api) => api.metric("likes_producer_batches_total", "").await,
+                None => 0.0,
+            };
+            anyhow::Ok([cpu_seconds(self.pid)? * 1e6, cpu_seconds(bench.kafka_pid)? * 1e6, batches])
+        };
+        let before = used().await?;
         let sent = send(Plan { addr: self.addr, load, connections }, like, |_| ()).await?;
-        let cpu = cpu_seconds(self.pid)? - before;
+        let after = used().await?;
         ensure!(!sent.times_ms.is_empty(), "{}: no like was acknowledged", self.name);
+        let per_like = |number: usize| (after[number] - before[number]) / sent.times_ms.len() as f64;
         Ok(row! {
             "load": shown,
             "service": self.name,
             "per_second": sent.per_second,
-            "cpu_us": cpu * 1e6 / sent.times_ms.len() as f64,
             "p50_ms": sent.percentile(50.0),
             "p99_ms": sent.percentile(99.0),
+            "cpu_us": per_like(0),
+            "broker_cpu_us": self.api.map(|_| per_like(1)),
+            // One batch is one partition's part of a produce request. None by versions without the metric.
+            "likes_per_batch": Some(per_like(2).recip()).filter(|likes| likes.is_finite()),
             "rss_mib": memory_mib(self.pid)?,
             "failed": sent.failed as f64,
         })

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use anyhow::{Context, bail};
 use like_common::topic_check::{self, LiveTopic};
-use like_events::topic::{TOPIC_SETTINGS, min_insync_replicas};
+use like_events::topic::{DEFAULT_PARTITIONS, TOPIC_SETTINGS, min_insync_replicas};
 use rdkafka::ClientConfig;
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
 use rdkafka::client::DefaultClientContext;
@@ -58,7 +58,8 @@ pub(super) fn check(live: &LiveTopic, partitions: i32, settings: &SetupSettings)
     if let Some(fatal) = findings.fatal {
         bail!(fatal);
     }
-    if live.partitions != settings.partitions {
+    // The default asks for nothing.
+    if live.partitions != settings.partitions && settings.partitions != DEFAULT_PARTITIONS {
         warn!("topic {} has {} partitions and keeps them; --partitions is for a new topic", live.name, live.partitions);
     }
     // Neither is changed here: the client library can set one setting only by replacing all others, and replicas are moved
