@@ -2,6 +2,7 @@
 
 mod delivery;
 mod end_offsets;
+mod load;
 pub mod outcome;
 pub mod producer;
 mod properties;

@@ -25,6 +25,7 @@ use tracing::{error, info, warn};
 
 use super::delivery::{Deliveries, LogEnds, Pending, Settled, fatal_error};
 use super::end_offsets::EndOffsets;
+use super::load::Load;
 use super::outcome::{Position, PublishError};
 use super::properties;
 use super::topic_facts::TopicFacts;
@@ -40,12 +41,6 @@ pub const PRODUCER_WARM: &str = "producer";
 const REPORTS_EVERY: Duration = Duration::from_millis(1);
 /// The same while none is in flight, for errors and statistics.
 const IDLE_EVERY: Duration = Duration::from_millis(100);
-/// Events are gathered once so many are in flight, on the average of some milliseconds, and sent at once again below the
-/// other number.
-const GATHER_ABOVE: f64 = 112.0;
-const SEND_BELOW: f64 = 72.0;
-/// The weight of one poll in that average.
-const WEIGHT: f64 = 1.0 / 16.0;
 /// Interval and timeout of metadata requests. They show whether likes can be delivered while none
 /// arrives: an unready service gets no likes.
 const ASK_EVERY: Duration = Duration::from_secs(2);
@@ -184,12 +179,10 @@ impl Publisher {
 
     /// Polls for delivery reports, which settle events, and follows the load. A replaced producer is polled by its flush.
     async fn settle(&self) -> Infallible {
-        let mut average = 0.0;
+        let mut load = Load::default();
         loop {
             let in_flight = self.metrics.in_flight.get();
-            average += (in_flight as f64 - average) * WEIGHT;
-            let limit = if self.gathers.load(Ordering::Relaxed) { SEND_BELOW } else { GATHER_ABOVE };
-            self.gathers.store(average > limit, Ordering::Relaxed);
+            self.gathers.store(load.follow(in_flight), Ordering::Relaxed);
             if in_flight > 0 {
                 tokio::time::sleep(REPORTS_EVERY).await;
             } else {
