@@ -22,6 +22,12 @@ set_addresses() {
   export LIKE_AGGREGATOR_ADMIN_URL=http://127.0.0.1:$LIKE_AGGREGATOR_ADMIN_PORT
 }
 
+write_addresses() { # FILE, to be sourced
+  (umask 077 && for name in LIKE_API_URL LIKE_API_ADMIN_URL LIKE_AGGREGATOR_ADMIN_URL KAFKA_BOOTSTRAP_SERVERS DATABASE_URL; do
+    printf 'export %s=%s\n' "$name" "${!name}"
+  done >"$1")
+}
+
 # A service is restarted when its ports, its program or the variables that it reads have changed.
 service_settings() { # NAME PORT…
   local name=$1 environment

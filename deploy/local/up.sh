@@ -26,9 +26,7 @@ say 'starting'
 start_postgres local
 start_kafka
 set_addresses
-(umask 077 && for name in LIKE_API_URL LIKE_API_ADMIN_URL LIKE_AGGREGATOR_ADMIN_URL KAFKA_BOOTSTRAP_SERVERS DATABASE_URL; do
-  printf 'export %s=%s\n' "$name" "${!name}"
-done >"$LOCAL/env")
+write_addresses "$LOCAL/env"
 start_services
 say 'trying it'
 try_a_like

@@ -91,7 +91,8 @@ struct Move {
     skipped: i64,
     /// Records that are in the log, were folded once, and will be once more.
     folded_again: i64,
-    /// Dead letters from the new offset on: they belong to what is folded again.
+    /// Dead letters from the new offset on, also those of which only the offset is kept: they belong to what is folded
+    /// again.
     dead_letters_removed: i64,
 }
 
@@ -126,9 +127,9 @@ async fn reset(settings: &OffsetsResetSettings) -> anyhow::Result<Outcome> {
         connection.begin_with(BEGIN).await?
     };
     let ends = log_ends::of(&topic.client, &topic.layout.topic, topic.layout.partitions).await?;
-    let mut plan = plan(&mut transaction, &topic.layout.topic, &partitions, &ends, settings.to).await?;
+    let plan = plan(&mut transaction, &topic.layout.topic, &partitions, &ends, settings.to).await?;
     if settings.yes {
-        apply(&mut transaction, &topic.layout.topic, &mut plan).await?;
+        apply(&mut transaction, &topic.layout.topic, &plan).await?;
     }
     transaction.commit().await?;
     connection.close().await?;
@@ -159,8 +160,7 @@ async fn plan(
             bail!("--to can't be {after}: the log of partition {partition} goes from {log_start} to {log_end}");
         }
         let before = stored.get(&partition).copied();
-        let sql = "SELECT count(*) FROM dead_letter WHERE topic = $1 AND partition = $2 AND record_offset BETWEEN $3 AND $4 - 1";
-        let letters = sqlx::query_scalar(sql).bind(topic).bind(partition).bind(after).bind(before.unwrap_or(after));
+        let is_forward = before.is_some_and(|before| before < after);
         moves.push(Move {
             partition,
             before,
@@ -169,16 +169,29 @@ async fn plan(
             log_end,
             skipped: before.map_or(0, |before| (after - before).max(0)),
             folded_again: before.map_or(0, |before| (before.min(log_end) - after).max(0)),
-            dead_letters_removed: letters.fetch_one(&mut *connection).await?,
+            dead_letters_removed: if is_forward {
+                0
+            } else {
+                letters_from(connection, topic, partition, after).await?
+            },
         });
     }
     Ok(moves)
 }
 
+/// Returns the number of a partition's dead letters from this offset on.
+async fn letters_from(connection: &mut PgConnection, topic: &str, partition: i32, from: i64) -> sqlx::Result<i64> {
+    let sql = "SELECT (SELECT count(*) FROM dead_letter WHERE topic = $1 AND partition = $2 AND record_offset >= $3)
+                    + (SELECT coalesce(sum(upper(r) - lower(r)), 0)::bigint
+                       FROM dead_letter_range d, unnest(d.offsets * int8multirange(int8range($3, NULL))) r
+                       WHERE topic = $1 AND partition = $2 AND bucket >= $3 / 10000)";
+    sqlx::query_scalar(sql).bind(topic).bind(partition).bind(from).fetch_one(connection).await
+}
+
 /// Moves the rows. Removes dead letters and gaps at the positions to be folded again: a receipt would report them as the
 /// result of an earlier fold, or of an earlier log.
-async fn apply(connection: &mut PgConnection, topic: &str, moves: &mut [Move]) -> sqlx::Result<()> {
-    for Move { partition, before, after, dead_letters_removed, .. } in moves {
+async fn apply(connection: &mut PgConnection, topic: &str, moves: &[Move]) -> sqlx::Result<()> {
+    for Move { partition, before, after, .. } in moves {
         if before.is_some_and(|before| before < *after) {
             let sql = "INSERT INTO log_gap (topic, partition, from_offset, to_offset, found_at)
                        VALUES ($1, $2, $3, $4, now())
@@ -189,13 +202,7 @@ async fn apply(connection: &mut PgConnection, topic: &str, moves: &mut [Move]) -
             for sql in [
                 "DELETE FROM log_gap WHERE topic = $1 AND partition = $2 AND from_offset >= $3",
                 "UPDATE log_gap SET to_offset = $3 WHERE topic = $1 AND partition = $2 AND to_offset > $3",
-            ] {
-                sqlx::query(sql).bind(topic).bind(*partition).bind(*after).execute(&mut *connection).await?;
-            }
-            let sql = "DELETE FROM dead_letter WHERE topic = $1 AND partition = $2 AND record_offset >= $3";
-            let letters = sqlx::query(sql).bind(topic).bind(*partition).bind(*after).execute(&mut *connection).await?;
-            *dead_letters_removed = letters.rows_affected() as i64;
-            for sql in [
+                "DELETE FROM dead_letter WHERE topic = $1 AND partition = $2 AND record_offset >= $3",
                 "DELETE FROM dead_letter_range
                  WHERE topic = $1 AND partition = $2 AND offsets <@ int8range($3, NULL)",
                 "UPDATE dead_letter_range SET offsets = offsets - int8multirange(int8range($3, NULL))

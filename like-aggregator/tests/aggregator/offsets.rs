@@ -52,11 +52,18 @@ async fn reset_while_running_counts_once() {
     system.folded(30).await;
     assert_eq!((system.likes().await, system.number(GAPS).await), (9, 20));
 
+    // Of further letters only the offsets are kept.
+    let ranges =
+        "INSERT INTO dead_letter_range SELECT topic, 0, 0, 'not_json', '{[3,5),[20,28)}', now() FROM kafka_offset";
+    system.database.execute(ranges).await;
+    let shown = reset(&system, &["--partition", "0", "--to", "25"]).await;
+    assert_eq!(shown["partitions"][0]["deadLettersRemoved"], 3 + 1, "25 to 27, and 29 with its payload");
     let shown = reset(&system, &["--all", "--to", "earliest"]).await;
-    assert_eq!(shown["partitions"][0]["foldedAgain"], 30);
-    assert_eq!(shown["partitions"][0]["deadLettersRemoved"], 1);
+    assert_eq!(shown["partitions"][0]["foldedAgain"], 25);
+    assert_eq!(shown["partitions"][0]["deadLettersRemoved"], 2 + 5);
     assert_eq!(system.number(GAPS).await, 0, "what will be folded is no gap");
-    assert_eq!(system.number("SELECT count(*) FROM dead_letter").await, 0);
+    let letters = "SELECT (SELECT count(*) FROM dead_letter) + (SELECT count(*) FROM dead_letter_range)";
+    assert_eq!(system.number(letters).await, 0);
     assert_eq!(system.number("SELECT count(last_record_time) FROM kafka_offset").await, 0, "no record to verify");
     // Its next batch starts at 30 and is fenced.
     publish(&topic, 30..31);

@@ -2,6 +2,7 @@
 //! longer fit.
 
 use std::str::FromStr;
+use std::time::Duration;
 
 use crate::common::{Counting, DEDUP_WINDOW, QUICK, long_log, publish, set_up, store, users};
 use like_aggregator::apply::error::ApplyError;
@@ -10,6 +11,7 @@ use like_common::database::{DatabaseUrl, SCHEMA};
 use like_testkit::process::{TestProcess, command};
 use like_testkit::{TestDatabase, TestSystem, eventually, until};
 use sqlx::AssertSqlSafe;
+use sqlx::postgres::PgPoolOptions;
 
 /// Sets a default for each new connection to the database.
 async fn set_default(database: &TestDatabase, name: &str, value: &str) {
@@ -41,6 +43,22 @@ async fn session_outranks_database_defaults() {
         let found: String = sqlx::query_scalar(sql).fetch_one(&mut connection).await.unwrap();
         assert_eq!(found, value, "{name}");
     }
+}
+
+/// A setting that lasts for one transaction, as behind a pooler whose next statement may reach another session.
+#[tokio::test]
+async fn connection_that_loses_settings_is_refused() {
+    let database = TestDatabase::create_empty().await;
+    set_default(&database, "default_transaction_isolation", "serializable").await;
+    let local = "CREATE SCHEMA pooler;
+                 CREATE FUNCTION pooler.set_config(text, text, boolean) RETURNS text LANGUAGE sql
+                     AS 'SELECT pg_catalog.set_config($1, $2, true)'";
+    database.execute(local).await;
+    let session = DatabaseUrl::from_str(&database.url).unwrap().session("pooler,pg_catalog", "test");
+    let refusal = session.connect().await.unwrap_err().to_string();
+    assert!(refusal.contains("settings (default_transaction_isolation): a pooler"), "{refusal}");
+    let pool = session.pool(PgPoolOptions::new().acquire_timeout(Duration::from_secs(1)));
+    assert!(matches!(pool.acquire().await, Err(sqlx::Error::PoolTimedOut)), "a pool tries again");
 }
 
 #[tokio::test(flavor = "multi_thread")]

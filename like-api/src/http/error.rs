@@ -176,6 +176,10 @@ impl IntoResponse for ApiError {
             Self::NotPublished(PublishError::TooLarge) => {
                 (problem::PAYLOAD_TOO_LARGE, Some("the event is larger than the topic accepts".to_owned()))
             }
+            Self::NotPublished(error @ PublishError::NoTopic) => {
+                retry(RETRY_LATER);
+                (problem::WRITES_UNAVAILABLE, Some(error.to_string()))
+            }
             Self::NotPublished(error) => {
                 retry(RETRY_WRITE);
                 let text = error.to_string();

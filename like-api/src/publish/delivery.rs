@@ -155,7 +155,14 @@ fn settle(result: &DeliveryResult<'_>, facts: &TopicFacts) -> Settled {
             let too_large = facts.refused_for_size(record_bytes(message));
             Err(if too_large { PublishError::TooLarge } else { PublishError::NotWritten(error.to_string()) })
         }
-        Err((error, message)) if certainly_not_written(message) => Err(PublishError::NotWritten(error.to_string())),
+        Err((error, message)) if certainly_not_written(message) => Err(match error {
+            KafkaError::MessageProduction(
+                RDKafkaErrorCode::UnknownTopic
+                | RDKafkaErrorCode::UnknownPartition
+                | RDKafkaErrorCode::UnknownTopicOrPartition,
+            ) => PublishError::NoTopic,
+            error => PublishError::NotWritten(error.to_string()),
+        }),
         Err((error, _)) => Err(PublishError::PerhapsWritten(error.to_string())),
     }
 }
@@ -180,7 +187,7 @@ impl Publishing {
         match settled {
             Ok(()) => &self.acknowledged,
             Err(PublishError::QueueFull) => &self.queue_full,
-            Err(PublishError::TooLarge | PublishError::NotWritten(_)) => &self.rejected,
+            Err(PublishError::TooLarge | PublishError::NoTopic | PublishError::NotWritten(_)) => &self.rejected,
             Err(PublishError::PerhapsWritten(_)) => &self.unknown,
         }
         .inc();

@@ -16,6 +16,9 @@ pub enum PublishError {
     /// Certainly not written: larger than the contract or the topic allows.
     #[error("the event is too large")]
     TooLarge,
+    /// Certainly not written: the brokers don't know the topic.
+    #[error("the topic or its partition does not exist")]
+    NoTopic,
     /// Certainly not written.
     #[error("not written: {0}")]
     NotWritten(String),
@@ -29,7 +32,7 @@ impl PublishError {
     pub fn outcome(&self) -> &'static str {
         match self {
             Self::QueueFull => "queue_full",
-            Self::TooLarge | Self::NotWritten(_) => "rejected",
+            Self::TooLarge | Self::NoTopic | Self::NotWritten(_) => "rejected",
             Self::PerhapsWritten(_) => "unknown",
         }
     }

@@ -162,6 +162,7 @@ impl Publisher {
                 Err(match error {
                     KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull) => PublishError::QueueFull,
                     KafkaError::MessageProduction(RDKafkaErrorCode::MessageSizeTooLarge) => PublishError::TooLarge,
+                    KafkaError::MessageProduction(RDKafkaErrorCode::UnknownTopic) => PublishError::NoTopic,
                     error => PublishError::NotWritten(error.to_string()),
                 })
             }

@@ -10,11 +10,14 @@ const LINGER: [&str; 2] = ["linger.ms", "queue.buffering.max.ms"];
 /// - queue: holds what a broker accepts in well under a second. Requests that would wait longer are
 ///   better refused at once.
 /// - reconnect: after an outage likes are accepted at once, not up to ten seconds later.
+/// - propagation: likes for a deleted topic are refused at once. librdkafka would wait half a minute for it to come back;
+///   the service opens only once its topic is there.
 /// - batch: many hundred likes. One refused event fails its whole batch, and `limit_batches` follows smaller topics.
-const DEFAULTS: [(&str, &str, &[&str]); 4] = [
+const DEFAULTS: [(&str, &str, &[&str]); 5] = [
     ("compression.type", "lz4", &["compression.type", "compression.codec"]),
     ("queue.buffering.max.messages", "20000", &["queue.buffering.max.messages"]),
     ("reconnect.backoff.max.ms", "1000", &["reconnect.backoff.max.ms"]),
+    ("topic.metadata.propagation.max.ms", "0", &["topic.metadata.propagation.max.ms"]),
     ("batch.size", "131072", &["batch.size"]),
 ];
 

@@ -76,7 +76,9 @@ async fn longest_idle_connection_makes_room() {
     .await;
     blocking(&api, |url| {
         let (mut idle, mut busy) = (used(url), used(url));
+        let began = Instant::now();
         loop {
+            assert!(began.elapsed() < Duration::from_secs(60), "no connection makes room");
             busy.send(GET);
             assert_eq!(busy.status(), 404);
             let mut new = Wire::to(url);

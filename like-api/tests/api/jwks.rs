@@ -11,6 +11,8 @@ use reqwest::StatusCode;
 use serde_json::json;
 
 use crate::common::{Answer, Api};
+use crate::process::{Running, client};
+use crate::secrets::jwt;
 use crate::tokens::{AUDIENCE, ISSUER, like_by, with_tokens};
 
 /// Longer than any test.
@@ -254,6 +256,23 @@ async fn key_of_another_algorithm_is_refused() {
     let api = with_keys(&issuer, NEVER, NEVER).await;
     let other = TestKey::generate("k1", Algorithm::EdDSA);
     like_by(&api, &token(&other, "u1")).await.assert_refused("has another algorithm than its key");
+}
+
+#[tokio::test]
+async fn unused_keys_are_logged_once() {
+    let (key, unused) = (es256("k1"), TestKey::generate("k2", Algorithm::EdDSA));
+    let issuer = TestIssuer::start(&[&key, &unused]).await;
+    let running = Running::start(&jwt(&[("JWT_JWKS_URL", &issuer.url), ("JWT_ALGORITHMS", "ES256")])).await;
+    let url = format!("http://{}/v1/products/p1/like", running.public);
+    let unknown = client().put(url).bearer_auth(token_naming(&key, Some("k3")));
+    until("an unknown key causes another fetch", async || {
+        unknown.try_clone().unwrap().send().await.unwrap();
+        issuer.asked() > 1
+    })
+    .await;
+    running.terminate();
+    let log = running.ended().await;
+    assert_eq!(log.matches("issuer keys not used").count(), 1, "{log}");
 }
 
 #[tokio::test]

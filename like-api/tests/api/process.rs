@@ -329,6 +329,6 @@ async fn shutdown_ends_streams_cleanly() {
     running.ended().await;
 }
 
-fn client() -> reqwest::Client {
+pub fn client() -> reqwest::Client {
     reqwest::Client::builder().no_proxy().build().unwrap()
 }

@@ -4,9 +4,6 @@ use std::ops::Deref;
 use std::time::{Duration, Instant};
 
 use like_testkit::{TestDatabase, TestProxy, TestTopic, eventually, until};
-use rdkafka::ClientConfig;
-use rdkafka::admin::{AdminClient, AdminOptions, NewPartitions};
-use rdkafka::client::DefaultClientContext;
 use reqwest::StatusCode;
 use serde_json::Value;
 
@@ -181,9 +178,7 @@ async fn changed_topic_refuses_likes_at_once() {
     let api = TestApp::ready_with(2, |config| config.topic_check_interval = Duration::from_hours(1)).await;
     assert_eq!(api.like("p1", "u1").await.status, 202);
 
-    let admin: AdminClient<DefaultClientContext> =
-        ClientConfig::new().set("bootstrap.servers", like_testkit::kafka()).create().unwrap();
-    admin.create_partitions([&NewPartitions::new(&api.topic.name, 3)], &AdminOptions::new()).await.unwrap();
+    api.topic.grow(3).await;
     until("writes are not possible", async || !api.port.can_write().await).await;
     api.like("p1", "u1").await.assert_unavailable("writes-unavailable", "3 partitions");
     // Reads are served: a condition that all replicas share doesn't take them out of service.
@@ -191,9 +186,18 @@ async fn changed_topic_refuses_likes_at_once() {
     assert_eq!(api.port.metric("likes_writes_possible", "").await, 0.0);
     assert_eq!(api.get("/v1/likes?ids=p1").await.status, 200);
 
-    admin.delete_topics(&[&api.topic.name], &AdminOptions::new()).await.unwrap();
+    api.topic.delete().await;
     api.port.waits_for("topic", "does not exist").await;
     api.like("p1", "u1").await.assert_unavailable("writes-unavailable", "does not exist");
+}
+
+#[tokio::test]
+async fn deleted_topic_refuses_the_next_like() {
+    let api = TestApp::ready_with(1, |config| config.topic_check_interval = Duration::from_hours(1)).await;
+    assert_eq!(api.like("p1", "u1").await.status, 202);
+    api.topic.delete().await;
+    let refused = async || Some(api.like("p1", "u1").await).filter(|answer| answer.status != 202);
+    eventually("the broker has deleted it", refused).await.assert_unavailable("writes-unavailable", "does not exist");
 }
 
 #[tokio::test]

@@ -14,7 +14,8 @@ use crate::tokens::{AUDIENCE, ISSUER, SECRET};
 /// A part of each secret, which no output may contain.
 const CANARY: &str = "canary-8d1f";
 
-fn jwt<'a>(changes: &[(&'a str, &'a str)]) -> Vec<(&'a str, &'a str)> {
+/// Settings of `AUTH_MODE=jwt` with these changes.
+pub fn jwt<'a>(changes: &[(&'a str, &'a str)]) -> Vec<(&'a str, &'a str)> {
     let usual = [("AUTH_MODE", "jwt"), ("JWT_ISSUER", ISSUER), ("JWT_AUDIENCE", AUDIENCE)];
     settings(&[&usual[..], changes].concat())
 }

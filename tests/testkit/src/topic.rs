@@ -39,10 +39,14 @@ impl TestTopic {
         Self { name, partitions, producer: producer() }
     }
 
-    /// Deletes the topic and creates an empty one of the same name.
-    pub async fn recreate(&mut self) {
+    pub async fn delete(&self) {
         let deleted = admin().delete_topics(&[&self.name], &options()).await.expect("topic deleted");
         deleted.into_iter().for_each(|result| drop(result.expect("topic deleted")));
+    }
+
+    /// Deletes the topic and creates an empty one of the same name.
+    pub async fn recreate(&mut self) {
+        self.delete().await;
         // The name is free once the deletion is complete.
         eventually("the topic is re-created", async || make(&self.name, self.partitions).await.ok()).await;
         // The old producer may still have the old topic's id.

@@ -177,9 +177,11 @@ mod tests {
         assert!(!connections.close_longest(), "the others began just now");
         connections.tick();
         connections.tick();
-        assert!(connections.close_longest() && connections.close_longest());
-        let closing: Vec<_> = phases.iter().map(|phase| phase.closing().now_or_never().is_some()).collect();
-        assert_eq!(closing, [false, false, false, true, true]);
+        for longest in [3, 4] {
+            assert!(connections.close_longest());
+            let closing = (0..5).filter(|index| phases[*index].closing().now_or_never().is_some());
+            assert_eq!(closing.collect::<Vec<_>>(), [longest]);
+        }
         phases[2].writing(false);
         connections.tick();
         connections.tick();
