@@ -1,6 +1,6 @@
 //! `audit`: which counts it calls wrong, and that a repair is exact while workers count.
 
-use crate::common::{Publishing, has_row};
+use crate::common::{Publishing, has_row, table_reads};
 use like_testkit::{TestSystem, TestTopic, event, until};
 use serde_json::{Value, json};
 
@@ -172,6 +172,30 @@ async fn all_chunks_are_compared() {
     assert_eq!(report["differences"].as_array().unwrap().len(), 1_000);
     assert_eq!(audit(&system, &[]).await.0, 0);
     assert_eq!(system.wrong_counts().await, 0);
+}
+
+#[tokio::test]
+async fn likes_are_read_once_in_the_order_of_the_disk() {
+    let (_topic, system) = with_counts().await;
+    system.database.execute(SPOIL).await;
+    // Plans of the command's own sessions, as warnings in its log.
+    let name: Vec<String> = system.database.column("SELECT current_database()::text").await;
+    for setting in ["session_preload_libraries = 'auto_explain'", "auto_explain.log_min_duration = 0"] {
+        system.database.execute(format!("ALTER DATABASE {} SET {setting}", name[0])).await;
+    }
+    system.database.execute(format!("ALTER DATABASE {} SET auto_explain.log_level = 'warning'", name[0])).await;
+    for flags in [&["audit"][..], &["audit", "--repair", "--yes"]] {
+        let before = table_reads(&system, "like-aggregator-audit", "product_like").await;
+        let output = system.command(flags).await;
+        let after = table_reads(&system, "like-aggregator-audit", "product_like").await;
+        assert_eq!((after.0 - before.0, after.2 - before.2), (1, 0), "sequential scans and index scans of {flags:?}");
+        let log = String::from_utf8_lossy(&output.stderr);
+        let plan = log.split("Query Text: ").find(|plan| plan.contains("FULL JOIN")).unwrap_or_else(|| panic!("{log}"));
+        for node in ["Hash Full Join", "HashAggregate", "Seq Scan on product_like "] {
+            assert!(plan.contains(node), "{node}: {plan}");
+        }
+        assert!(!plan.contains("Sort") && !plan.contains("Index"), "{plan}");
+    }
 }
 
 #[tokio::test]
