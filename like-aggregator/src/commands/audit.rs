@@ -68,7 +68,8 @@ pub async fn audit(settings: &AuditSettings) -> anyhow::Result<Outcome> {
 
 async fn counts(settings: &AuditSettings, repair: bool) -> anyhow::Result<CountAudit> {
     let database = &settings.report.database;
-    let mut repairer = if repair { Some(Repairer::new(connection::connect(database, "audit").await?).await?) } else { None };
+    let mut repairer =
+        if repair { Some(Repairer::new(connection::connect(database, "audit").await?).await?) } else { None };
     let mut connection = connection::connect_to_scan(database, "audit").await?;
     let products: i64 =
         sqlx::query_scalar("SELECT count(*) FROM product_like_count").fetch_one(&mut connection).await?;

@@ -214,7 +214,8 @@ pub fn store(database: &TestDatabase, topic: &str, dedup: Dedup) -> Store {
 pub async fn table_reads(system: &TestSystem, application: &str, table: &str) -> (i64, i64, i64) {
     let sessions = format!("SELECT count(*) FROM pg_stat_activity WHERE application_name = '{application}'");
     system.number_becomes(&format!("{sessions} AND datname = current_database()"), 0).await;
-    let sql = "SELECT seq_scan, seq_tup_read, idx_scan FROM pg_stat_user_tables WHERE schemaname = 'likes' AND relname = ";
+    let sql =
+        "SELECT seq_scan, seq_tup_read, idx_scan FROM pg_stat_user_tables WHERE schemaname = 'likes' AND relname = ";
     system.database.rows(&format!("{sql}'{table}'")).await[0]
 }
 
