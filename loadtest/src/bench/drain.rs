@@ -125,7 +125,7 @@ async fn one(bench: &Bench, backlog: &Backlog, mode: Mode) -> anyhow::Result<Row
     })
 }
 
-async fn wal_bytes(system: &TestSystem) -> i64 {
+pub async fn wal_bytes(system: &TestSystem) -> i64 {
     system.number("SELECT pg_wal_lsn_diff(pg_current_wal_insert_lsn(), '0/0')::bigint").await
 }
 
