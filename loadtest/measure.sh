@@ -6,6 +6,7 @@
 # Further arguments go to the program (--help lists them), for example
 #   make bench ARGS="--only publish,freshness"    QUICK=1 make bench    make claims ARGS="--only 3,9"
 #   make bench ARGS="--only drain --events 10000000 --modes history-user"
+#   make bench ARGS="--only growth --likes 50000000"    POSTGRES_CONF="shared_buffers = 4GB" make bench ARGS="--only growth"
 # To measure the services of another checkout: PROGRAMS=folder (like-api and like-aggregator).
 # Exit status: the program's.
 set -euo pipefail
@@ -21,6 +22,12 @@ if [ "$program" = claims ]; then
   KAFKA_PROXIED_PORT=$(free_port '')
   KAFKA_PROXY_PORT=$(free_port '')
   export CLAIMS_PROXY_PORT=$KAFKA_PROXY_PORT CLAIMS_BEHIND_PROXY=127.0.0.1:$KAFKA_PROXIED_PORT
+fi
+if [[ " $* " =~ [\ ,=]growth[\ ,] ]]; then
+  # A small cache, and none of the kernel's: the tables are larger than both. Other sections need other servers.
+  [[ " $* " == *[\ =]growth\ * ]] || die 'growth is measured alone: --only growth'
+  export POSTGRES_CONF=${POSTGRES_CONF:-"shared_buffers = 32MB
+debug_io_direct = 'data'"}
 fi
 prepare "$program"
 # Separately: together, cargo would build the services with the features that loadtest needs.

@@ -22,6 +22,7 @@ choose_postgres_user() {
   die "PostgreSQL refuses to run as root, and neither unshare nor setpriv works here: use an ordinary user"
 }
 
+# POSTGRES_CONF may hold further lines, which take precedence.
 postgres_conf() { # PROFILE
   cat <<CONF
 # Written by deploy/local/postgres.sh at every start; ALTER SYSTEM takes precedence.
@@ -37,6 +38,7 @@ log_timezone = UTC
 timezone = UTC
 log_line_prefix = '%m [%p] %q%d '
 CONF
+  [ -z "${POSTGRES_CONF:-}" ] || printf '%s\n' "$POSTGRES_CONF"
   [ "$1" != test ] || cat <<CONF
 # For tests, whose data may be lost. Hashing a password 4,096 times per connection is slow in an
 # unoptimised client.
@@ -78,7 +80,8 @@ make_cluster() { # PROFILE
 postgres_ready() { grep -qs '^ready' "$STATE/postgres/data/postmaster.pid"; }
 
 start_postgres() { # PROFILE: test or local
-  local data=$STATE/postgres/data settings="port=$POSTGRES_PORT profile=$1 dist=$DIST_KEY" stale
+  local data=$STATE/postgres/data stale
+  local settings="port=$POSTGRES_PORT profile=$1 dist=$DIST_KEY ${POSTGRES_CONF:-}"
   choose_postgres_user
   if needs_start postgres "$settings"; then
     mkdir -p "$STATE/postgres"

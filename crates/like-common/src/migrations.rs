@@ -10,7 +10,7 @@ macro_rules! files {
     ($($name:literal)*) => { [$(($name, include_str!(concat!("../../../migrations/", $name, ".sql")))),*] };
 }
 
-const FILES: [(&str, &str); 9] = files! {
+const FILES: [(&str, &str); 10] = files! {
     "0001_counts_and_likes"
     "0002_event_handled"
     "0003_log_position"
@@ -19,6 +19,7 @@ const FILES: [(&str, &str); 9] = files! {
     "0006_fold_settings"
     "0008_bounded_windows_and_dead_letters"
     "0009_redrive_and_close"
+    "0012_large_tables"
     "0013_time_ordered_ids"
 };
 

@@ -185,23 +185,6 @@ impl ProductPrefix {
         Self([hash[0], hash[1], hash[2], hash[3]])
     }
 
-    /// The prefix that a pair key begins with.
-    pub fn of_key(key: Uuid) -> Self {
-        let [a, b, c, d, ..] = key.into_bytes();
-        Self([a, b, c, d])
-    }
-
-    /// The smallest and the largest pair key with this prefix. Another product's keys lie between
-    /// them if it has the same prefix.
-    pub fn keys(self) -> (Uuid, Uuid) {
-        let key = |rest| {
-            let mut bytes = [rest; 16];
-            bytes[..4].copy_from_slice(&self.0);
-            Uuid::from_bytes(bytes)
-        };
-        (key(0), key(0xff))
-    }
-
     /// The prefix, then 12 bytes of SHA-256 over product and user. It replaces (`product_id`,
     /// `user_id`) because an index costs what its key takes, and begins with the product so that a
     /// batch, above all a burst on one product, touches few pages. Users may choose their ids, and
@@ -370,10 +353,6 @@ mod tests {
         let (one, other) = (pair_key("p1", "u1").into_bytes(), pair_key("p1", "u2").into_bytes());
         assert_eq!(one[..4], other[..4], "keys of a product lie side by side");
         assert_ne!(one[4..], other[4..]);
-        let prefix = ProductPrefix::of("p1");
-        assert_eq!(ProductPrefix::of_key(pair_key("p1", "u1")), prefix);
-        let (low, high) = prefix.keys();
-        assert!((low..=high).contains(&pair_key("p1", "u1")) && ProductPrefix::of_key(high) == prefix);
         assert_ne!(one[4..], pair_key("p2", "u1").into_bytes()[4..], "two products with one prefix stay apart");
     }
 }

@@ -32,9 +32,13 @@ pub struct EraseUserSettings {
     #[command(flatten)]
     pub report: ReportSettings,
 
-    /// whose likes: the user's id, as like-api got it
-    #[arg(value_name = "USER", value_parser = |text: &str| UserId::parse(text))]
-    pub user: UserId,
+    /// whose likes: users' ids, as like-api got them
+    #[arg(value_name = "USER", required_unless_present = "file", value_parser = |text: &str| UserId::parse(text))]
+    pub users: Vec<UserId>,
+
+    /// a file with the ids of further users, one per line
+    #[arg(long, value_name = "FILE")]
+    pub file: Option<PathBuf>,
 
     /// how long an aggregator may take to count what is in the log: a duration
     #[arg(long, value_name = "DURATION", default_value = "5m", value_parser = duration)]

@@ -58,7 +58,7 @@ pub enum CliCommand {
     DeadLetters(DeadLettersSettings),
     /// Publish likes that were kept elsewhere, before opening, from a file of product_id,user_id; safe to repeat
     Import(ImportSettings),
-    /// Publish unlikes for all likes of a user and delete the user's rows; needs --yes
+    /// Publish unlikes for all likes of some users and delete the users' rows; needs --yes
     EraseUser(EraseUserSettings),
     /// Ask a running aggregator whether its loops are alive (with --ready: whether it is ready); exit status 0 if so
     Healthcheck(HealthcheckSettings),

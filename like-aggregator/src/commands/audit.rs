@@ -1,38 +1,27 @@
 //! `audit`: compares every count with the number of its likers plus its delta events. `audit --repair` adds what is missing
-//! from those that differ. Both run beside aggregators: each chunk is one statement, so it sees likes and counts of one
-//! moment. A repair adds the difference to whatever the count is by then, since each batch changes likes and count alike.
+//! from those that differ. Both run beside aggregators: one statement compares likes and counts of one moment. A repair adds
+//! the difference to whatever the count is by then, since each batch changes likes and count alike.
 //!
-//! Memory is bounded by a chunk of [`LIKES`] likes (and the rest of its last product's, which the server counts without
-//! keeping them) or [`COUNTS`] counts, and by the [`LISTED`] products named.
+//! The statement reads each table once, in the order of the disk: by `product_like`'s index each row of a table that is
+//! larger than memory would be a read of its own. The server keeps what exceeds its `work_mem` in temporary files; this
+//! process keeps a chunk of [`REPAIRED`] differences and the [`LISTED`] products named.
 
 use std::fmt::Write as _;
 
-use anyhow::Context;
-use like_events::ProductPrefix;
+use anyhow::{Context, bail};
+use futures::TryStreamExt;
 use serde::Serialize;
-use sqlx::{AssertSqlSafe, Connection, PgConnection};
-use uuid::Uuid;
+use sqlx::PgConnection;
 
 use super::{Outcome, not_done};
 use crate::cli::AuditSettings;
 use crate::commands::connection;
 use crate::commands::output::{Table, answer, or_dash};
-use crate::progress::Progress;
 
-/// Rows of `product_like` in a chunk.
-const LIKES: i64 = 50_000;
-/// Rows of `product_like_count` in a chunk.
-const COUNTS: i64 = 10_000;
+/// Counts that one transaction repairs, which blocks batches on the same products until it ends.
+const REPAIRED: usize = 1_000;
 /// Products that are named, of each kind.
 const LISTED: usize = 1_000;
-
-/// A part of the tables that one statement compares.
-enum Chunk {
-    /// Products that have likes, by their keys, first to last. A product's keys are never split.
-    Likes(Uuid, Uuid),
-    /// These products, those of them that have no likes.
-    Counts(Vec<String>),
-}
 
 /// A product whose count differs from the expected one, or is rightly below zero.
 #[derive(Serialize)]
@@ -54,10 +43,18 @@ struct CountAudit {
     repaired: u64,
     /// Counts that are rightly below zero, by delta events.
     negative: u64,
-    /// The first of those that differ.
+    /// Some of those that differ.
     differences: Vec<AuditedCount>,
     negatives: Vec<AuditedCount>,
 }
+
+/// The products whose counts differ or are below zero.
+const COMPARE: &str = "
+    SELECT product_id, likers, deltas, found
+    FROM (SELECT product_id, coalesce(likers, 0) AS likers, coalesce(delta_count, 0) AS deltas, like_count AS found
+          FROM (SELECT product_id, count(*) AS likers FROM product_like WHERE liked GROUP BY product_id) l
+          FULL JOIN product_like_count USING (product_id)) compared
+    WHERE coalesce(found, 0) <> likers + deltas OR likers + deltas < 0";
 
 pub async fn audit(settings: &AuditSettings) -> anyhow::Result<Outcome> {
     let repair = settings.repair && settings.yes;
@@ -70,99 +67,77 @@ pub async fn audit(settings: &AuditSettings) -> anyhow::Result<Outcome> {
 }
 
 async fn counts(settings: &AuditSettings, repair: bool) -> anyhow::Result<CountAudit> {
-    let mut connection = connection::connect(&settings.report.database, "audit").await?;
-    let mut report = CountAudit::default();
-    let progress = Progress::new("chunks compared", None);
-    let mut next = Some(Uuid::nil());
-    while let Some(from) = next {
-        let sql = "SELECT pair_key FROM product_like WHERE pair_key >= $1 ORDER BY pair_key OFFSET $2 LIMIT 1";
-        let key: Option<Uuid> = sqlx::query_scalar(sql).bind(from).bind(LIKES).fetch_optional(&mut connection).await?;
-        // The largest key that the last product in the chunk may have.
-        let last = key.map_or(Uuid::max(), |key| ProductPrefix::of_key(key).keys().1);
-        report.take(&mut connection, &Chunk::Likes(from, last), repair).await?;
-        next = last.as_u128().checked_add(1).map(Uuid::from_u128);
-        progress.add(1);
+    let database = &settings.report.database;
+    let mut repairer =
+        if repair { Some(Repairer::new(connection::connect(database, "audit").await?).await?) } else { None };
+    let mut connection = connection::connect_to_scan(database, "audit").await?;
+    let products: i64 =
+        sqlx::query_scalar("SELECT count(*) FROM product_like_count").fetch_one(&mut connection).await?;
+    let mut report = CountAudit { products: products.cast_unsigned(), ..CountAudit::default() };
+    let mut rows = sqlx::query_as(COMPARE).fetch(&mut connection);
+    while let Some((product_id, likers, deltas, found)) = rows.try_next().await? {
+        let product = AuditedCount { product_id, likers, deltas, expected: likers + deltas, found };
+        if let Some(repairer) = &mut repairer
+            && product.differs()
+        {
+            report.repaired += repairer.add(&product).await?;
+        }
+        report.take(product);
     }
-    let mut after = String::new();
-    loop {
-        let sql = "SELECT product_id FROM product_like_count WHERE product_id > $1 ORDER BY product_id LIMIT $2";
-        let products: Vec<String> =
-            sqlx::query_scalar(sql).bind(&after).bind(COUNTS).fetch_all(&mut connection).await?;
-        let Some(last) = products.last() else { break };
-        after.clone_from(last);
-        report.products += products.len() as u64;
-        report.take(&mut connection, &Chunk::Counts(products), repair).await?;
-        progress.add(1);
+    if let Some(repairer) = &mut repairer {
+        report.repaired += repairer.flush().await?;
     }
-    connection.close().await?;
+    report.differences.sort_by(|a, b| a.product_id.cmp(&b.product_id));
+    report.negatives.sort_by(|a, b| a.product_id.cmp(&b.product_id));
     Ok(report)
 }
 
-/// Selects the products of a [`Chunk::Likes`] whose counts differ or are below zero.
-const OF_LIKES: &str = "
-    SELECT product_id, likers, coalesce(c.delta_count, 0) AS deltas, c.like_count AS found
-    FROM (SELECT product_id, count(*) FILTER (WHERE liked) AS likers
-          FROM product_like WHERE pair_key BETWEEN $1 AND $2 GROUP BY product_id) l
-    LEFT JOIN product_like_count c USING (product_id)
-    WHERE coalesce(c.like_count, 0) <> likers + coalesce(c.delta_count, 0) OR likers + coalesce(c.delta_count, 0) < 0
-    ORDER BY product_id";
-
-/// The same for a [`Chunk::Counts`].
-const OF_COUNTS: &str = "
-    SELECT product_id, 0::bigint AS likers, c.delta_count AS deltas, c.like_count AS found
-    FROM unnest($1::text[], $2::uuid[], $3::uuid[]) AS asked (product_id, first_key, last_key)
-    JOIN product_like_count c USING (product_id)
-    LEFT JOIN LATERAL (SELECT true AS found FROM product_like l
-                       WHERE l.pair_key BETWEEN asked.first_key AND asked.last_key
-                         AND l.product_id = asked.product_id
-                       ORDER BY l.pair_key LIMIT 1) AS like_of ON true
-    WHERE (c.like_count <> c.delta_count OR c.delta_count < 0) AND like_of.found IS NULL
-    ORDER BY product_id";
-
-/// Returns the products of a chunk whose counts differ or are below zero, by one statement. With `repair` the same statement
-/// adds the differences, in product order like a batch.
-async fn compare(connection: &mut PgConnection, chunk: &Chunk, repair: bool) -> sqlx::Result<Vec<AuditedCount>> {
-    let of_chunk = if matches!(chunk, Chunk::Likes(..)) { OF_LIKES } else { OF_COUNTS };
-    let sql = if repair {
-        format!(
-            "WITH compared AS ({of_chunk}), repaired AS (
-                 INSERT INTO product_like_count AS old (product_id, like_count, delta_count, updated_at)
-                 SELECT product_id, likers + deltas - coalesce(found, 0), deltas, now()
-                 FROM compared WHERE likers + deltas <> coalesce(found, 0) ORDER BY product_id
-                 ON CONFLICT (product_id) DO UPDATE
-                 SET like_count = old.like_count + excluded.like_count, updated_at = excluded.updated_at)
-             SELECT * FROM compared"
-        )
-    } else {
-        of_chunk.to_owned()
-    };
-    let query = sqlx::query_as(AssertSqlSafe(sql));
-    let query = match chunk {
-        Chunk::Likes(first, last) => query.bind(first).bind(last),
-        Chunk::Counts(products) => {
-            let (first, last): (Vec<_>, Vec<_>) = products.iter().map(|p| ProductPrefix::of(p).keys()).unzip();
-            query.bind(products).bind(first).bind(last)
-        }
-    };
-    let count = |(product_id, likers, deltas, found): (String, i64, i64, Option<i64>)| AuditedCount {
-        product_id,
-        likers,
-        deltas,
-        expected: likers + deltas,
-        found,
-    };
-    Ok(query.fetch_all(connection).await?.into_iter().map(count).collect())
+/// Adds differences to the counts, while the comparison still returns more of them.
+struct Repairer {
+    connection: PgConnection,
+    /// The tables that are compared. A `rebuild` may swap in others, whose counts lack nothing.
+    tables: (i64, i64),
+    /// Products, and what their counts lack.
+    differences: Vec<(String, i64)>,
 }
 
-/// Compares the chunk once more and adds the differences. Returns what differed.
-async fn repair(connection: &mut PgConnection, chunk: &Chunk) -> anyhow::Result<Vec<AuditedCount>> {
-    let mut transaction = connection::beside_batches(connection).await?;
-    // Two repairs would add the same difference twice.
-    let one = "SELECT pg_advisory_xact_lock(hashtextextended('audit --repair', 0))";
-    sqlx::query(one).execute(&mut *transaction).await.context("another audit repairs counts")?;
-    let found = compare(&mut transaction, chunk, true).await?;
-    transaction.commit().await?;
-    Ok(found)
+impl Repairer {
+    /// Waits for another repair: both would add the same differences. Its lock ends with the connection.
+    async fn new(mut connection: PgConnection) -> anyhow::Result<Self> {
+        let one = "SELECT pg_advisory_lock(hashtextextended('audit --repair', 0))";
+        sqlx::query(one).execute(&mut connection).await.context("another audit repairs counts")?;
+        let tables = Self::tables(&mut connection).await?;
+        Ok(Self { connection, tables, differences: Vec::new() })
+    }
+
+    async fn tables(connection: &mut PgConnection) -> sqlx::Result<(i64, i64)> {
+        let sql = "SELECT 'product_like'::regclass::oid::bigint, 'product_like_count'::regclass::oid::bigint";
+        sqlx::query_as(sql).fetch_one(connection).await
+    }
+
+    /// Returns how many counts are repaired by it.
+    async fn add(&mut self, product: &AuditedCount) -> anyhow::Result<u64> {
+        self.differences.push((product.product_id.clone(), product.expected - product.found.unwrap_or(0)));
+        if self.differences.len() < REPAIRED { Ok(0) } else { self.flush().await }
+    }
+
+    /// Repairs in product order like a batch, so that the two don't deadlock.
+    async fn flush(&mut self) -> anyhow::Result<u64> {
+        self.differences.sort();
+        let (products, differences): (Vec<_>, Vec<_>) = self.differences.drain(..).unzip();
+        let mut transaction = connection::beside_batches(&mut self.connection).await?;
+        if Self::tables(&mut transaction).await? != self.tables {
+            bail!("a rebuild has replaced the tables that were compared: run it again");
+        }
+        let sql = "INSERT INTO product_like_count AS old (product_id, like_count, delta_count, updated_at)
+                   SELECT product_id, difference, 0, now()
+                   FROM unnest($1::text[], $2::bigint[]) AS compared (product_id, difference)
+                   ON CONFLICT (product_id) DO UPDATE
+                   SET like_count = old.like_count + excluded.like_count, updated_at = excluded.updated_at";
+        let done = sqlx::query(sql).bind(products).bind(differences).execute(&mut *transaction).await?;
+        transaction.commit().await?;
+        Ok(done.rows_affected())
+    }
 }
 
 impl AuditedCount {
@@ -172,26 +147,17 @@ impl AuditedCount {
 }
 
 impl CountAudit {
-    async fn take(&mut self, connection: &mut PgConnection, chunk: &Chunk, wanted: bool) -> anyhow::Result<()> {
-        let mut found = compare(connection, chunk, false).await?;
-        if wanted && found.iter().any(AuditedCount::differs) {
-            found = repair(connection, chunk).await?;
-            self.repaired += found.iter().filter(|product| product.differs()).count() as u64;
+    fn take(&mut self, product: AuditedCount) {
+        self.products += u64::from(product.found.is_none());
+        let (kind, named) = if product.differs() {
+            (&mut self.differing, &mut self.differences)
+        } else {
+            (&mut self.negative, &mut self.negatives)
+        };
+        *kind += 1;
+        if named.len() < LISTED {
+            named.push(product);
         }
-        for product in found {
-            // Products with a row were added with the chunks of counts.
-            self.products += u64::from(product.found.is_none() && matches!(chunk, Chunk::Likes(..)));
-            let (kind, named) = if product.differs() {
-                (&mut self.differing, &mut self.differences)
-            } else {
-                (&mut self.negative, &mut self.negatives)
-            };
-            *kind += 1;
-            if named.len() < LISTED {
-                named.push(product);
-            }
-        }
-        Ok(())
     }
 
     fn text(&self) -> String {
@@ -207,7 +173,7 @@ impl CountAudit {
                 continue;
             }
             let first =
-                if all > products.len() as u64 { format!(", the first {}", products.len()) } else { String::new() };
+                if all > products.len() as u64 { format!(", {} of them", products.len()) } else { String::new() };
             let _ = writeln!(text, "\nproducts whose counts {title}{first}:\n");
             let mut table = Table::new(&["product", "likers", "deltas", "expected", "found"]);
             for AuditedCount { product_id, likers, deltas, expected, found } in products {

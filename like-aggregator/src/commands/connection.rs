@@ -25,6 +25,27 @@ pub async fn connect(settings: &DatabaseSettings, name: &str) -> anyhow::Result<
     session.connect().await.context("PostgreSQL")
 }
 
+/// The same for a command that reads whole tables: in the order of the disk, and joined and grouped by hashes that spill to
+/// temporary files. Any index scan would read pages of a large table in random order, and a sort would write all rows.
+pub async fn connect_to_scan(settings: &DatabaseSettings, name: &str) -> anyhow::Result<PgConnection> {
+    let session = settings.database_url.session(SCHEMA, &format!("like-aggregator-{name}")).with([
+        ("enable_indexscan", "off"),
+        ("enable_indexonlyscan", "off"),
+        ("enable_bitmapscan", "off"),
+        ("enable_nestloop", "off"),
+        ("enable_mergejoin", "off"),
+        ("enable_sort", "off"),
+        ("enable_seqscan", "on"),
+        ("enable_hashjoin", "on"),
+        ("enable_hashagg", "on"),
+        ("work_mem", "64MB"),
+        ("hash_mem_multiplier", "1"),
+        ("max_parallel_workers_per_gather", "0"),
+        ("jit", "off"),
+    ]);
+    session.connect().await.context("PostgreSQL")
+}
+
 /// Begins a transaction beside the workers', which doesn't block them. All its statements see the same tables: the lock
 /// conflicts only with the swap of a `rebuild`, and with [`between_batches`].
 pub async fn beside_batches(connection: &mut PgConnection) -> anyhow::Result<Transaction<'_, Postgres>> {

@@ -1,8 +1,9 @@
 //! `audit`: which counts it calls wrong, and that a repair is exact while workers count.
 
-use crate::common::{Publishing, has_row};
+use crate::common::{LOCK_OFFSETS, Publishing, has_row, table_reads};
 use like_testkit::{TestSystem, TestTopic, event, until};
 use serde_json::{Value, json};
+use sqlx::AssertSqlSafe;
 
 /// Runs `audit` with these flags; returns its exit status and its report.
 async fn audit(system: &TestSystem, flags: &[&str]) -> (i32, Value) {
@@ -114,7 +115,31 @@ async fn repair_adds_to_a_batch_in_progress() {
     assert_eq!(status.max(other), 1);
     let high = "SELECT like_count FROM product_like_count WHERE product_id = 'high'";
     assert_eq!(system.number(high).await, 1);
-    assert_eq!(audit(&system, &[]).await.0, 1, "only the batch's row without a count is left");
+    assert_eq!(audit(&system, &[]).await.0, 0, "the second repair has seen the batch's row without a count");
+}
+
+#[tokio::test]
+async fn repair_leaves_swapped_tables_alone() {
+    let (_topic, system) = with_counts().await;
+    system.database.execute(SPOIL).await;
+    // A swap, for which the repair of what it has compared waits.
+    let mut swap = system.database.lock(LOCK_OFFSETS).await;
+    let swapped = async {
+        system.database.waiting_for_lock("like-aggregator-audit", 1).await;
+        sqlx::raw_sql("ALTER SCHEMA likes RENAME TO likes_old; CREATE SCHEMA likes").execute(&mut *swap).await.unwrap();
+        for table in ["kafka_offset", "fold", "product_like", "product_like_count"] {
+            let copy = format!(
+                "CREATE TABLE likes.{table} (LIKE likes_old.{table} INCLUDING ALL);
+                 INSERT INTO likes.{table} SELECT * FROM likes_old.{table}"
+            );
+            sqlx::raw_sql(AssertSqlSafe(copy)).execute(&mut *swap).await.unwrap();
+        }
+        swap.commit().await.unwrap();
+    };
+    let repair = system.refused(&["audit", "--repair", "--yes"], &["a rebuild has replaced the tables"]);
+    tokio::join!(repair, swapped);
+    let changed = "SELECT count(*) FROM (TABLE likes.product_like_count EXCEPT TABLE likes_old.product_like_count) c";
+    assert_eq!(system.number(changed).await, 0);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -144,7 +169,7 @@ async fn repair_beside_workers_loses_nothing() {
 }
 
 #[tokio::test]
-async fn all_chunks_are_compared() {
+async fn many_counts_are_repaired_in_chunks() {
     let (_topic, system) = TestSystem::with_topic(1).await;
     // 60,000 users like one product, and another 60,000 products have one like each.
     system.database.execute(
@@ -172,6 +197,33 @@ async fn all_chunks_are_compared() {
     assert_eq!(report["differences"].as_array().unwrap().len(), 1_000);
     assert_eq!(audit(&system, &[]).await.0, 0);
     assert_eq!(system.wrong_counts().await, 0);
+}
+
+#[tokio::test]
+async fn likes_are_read_once_in_the_order_of_the_disk() {
+    let (_topic, system) = with_counts().await;
+    system.database.execute(SPOIL).await;
+    // Plans of the command's own sessions, as warnings in its log.
+    let name: Vec<String> = system.database.column("SELECT current_database()::text").await;
+    for setting in [
+        "session_preload_libraries = 'auto_explain'",
+        "auto_explain.log_min_duration = 0",
+        "auto_explain.log_level = 'warning'",
+    ] {
+        system.database.execute(format!("ALTER DATABASE {} SET {setting}", name[0])).await;
+    }
+    for flags in [&["audit"][..], &["audit", "--repair", "--yes"]] {
+        let before = table_reads(&system, "like-aggregator-audit", "product_like").await;
+        let output = system.command(flags).await;
+        let after = table_reads(&system, "like-aggregator-audit", "product_like").await;
+        assert_eq!((after.0 - before.0, after.2 - before.2), (1, 0), "sequential scans and index scans of {flags:?}");
+        let log = String::from_utf8_lossy(&output.stderr);
+        let plan = log.split("Query Text: ").find(|plan| plan.contains("FULL JOIN")).unwrap_or_else(|| panic!("{log}"));
+        for node in ["Hash Full Join", "HashAggregate", "Seq Scan on product_like "] {
+            assert!(plan.contains(node), "{node}: {plan}");
+        }
+        assert!(!plan.contains("Sort") && !plan.contains("Index"), "{plan}");
+    }
 }
 
 #[tokio::test]

@@ -1,15 +1,17 @@
-//! `erase-user`: deletes all rows of the user, changes no other user's likes, and reports what the user
-//! likes meanwhile.
+//! `erase-user`: deletes all rows of the users, changes no other user's likes, and reports what the users
+//! like meanwhile.
 
 use std::time::Duration;
 
-use crate::common::{Publishing, set_up};
+use crate::common::{LOCK_OFFSETS, Publishing, set_up, table_reads};
 use like_testkit::{TestSystem, event, until};
 use serde_json::{Value, json};
+use tempfile::NamedTempFile;
 
-/// `erase-user ada` with these flags: its exit status and its result.
+/// `erase-user ada` with these flags: its exit status and its result for ada.
 async fn erase(system: &TestSystem, flags: &[&str]) -> (i32, Value) {
-    system.json(&[&["erase-user", "ada"], flags].concat()).await
+    let (status, mut erased) = system.json(&[&["erase-user", "ada"], flags].concat()).await;
+    (status, erased["users"][0].take())
 }
 
 const ADAS_ROWS: &str = "SELECT count(*) FROM product_like WHERE user_id = 'ada'";
@@ -32,10 +34,9 @@ async fn likes_are_taken_back_and_deleted() {
     assert!(printed.starts_with("ada likes 19 products; 20 rows would be deleted"), "{printed}");
     assert_eq!(system.number(ADAS_ROWS).await, 20);
 
-    let erased = json!({
-        "user": "ada", "done": true, "likes": 19, "rows": 20, "deadLetters": 0, "rowsSince": 0, "retentionMs": -1
-    });
-    assert_eq!(erase(&system, &["--yes"]).await, (0, erased));
+    let ada = json!({ "user": "ada", "likes": 19, "rows": 20, "rowsSince": 0 });
+    let erased = json!({ "done": true, "users": [ada], "deadLetters": 0, "retentionMs": -1 });
+    assert_eq!(system.json(&["erase-user", "ada", "--yes"]).await, (0, erased));
     assert_eq!((system.number(ADAS_ROWS).await, system.likes().await), (0, 20));
     assert_eq!(system.wrong_counts().await, 0);
     // The erased user may like again.
@@ -46,6 +47,72 @@ async fn likes_are_taken_back_and_deleted() {
     let printed = system.succeeds(&["erase-user", "ada", "--yes"]).await;
     assert!(printed.contains("1 likes of ada taken back") && printed.contains("keeps each for ever"), "{printed}");
     assert!(aggregator.stop().await.0.success());
+}
+
+#[tokio::test]
+async fn users_are_found_by_one_scan() {
+    let (topic, system) = set_up(4).await;
+    let _aggregator = system.aggregator(&[]).await;
+    for n in 0..10 {
+        for user in ["ada", "adam", "bob", "eve"] {
+            topic.publish_event(&event(&format!("p{n}"), Some(user), true));
+        }
+    }
+    topic.flush();
+    system.folded(40).await;
+    let file = NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), "eve\r\n\nbob\n").unwrap();
+    let reads = async || table_reads(&system, "like-aggregator-erase-user", "product_like").await;
+    let before = reads().await;
+    let args = ["erase-user", "nobody", "ada", "bob", "--yes", "--file", file.path().to_str().unwrap()];
+    let (status, erased) = system.json(&args).await;
+    let after = reads().await;
+    assert_eq!((after.0 - before.0, after.1 - before.1), (1, 40), "sequential scans, and the rows that they read");
+    let user = |user, rows| json!({ "user": user, "likes": rows, "rows": rows, "rowsSince": 0 });
+    assert_eq!(erased["users"], json!([user("ada", 10), user("bob", 10), user("eve", 10), user("nobody", 0)]));
+    assert_eq!((status, system.likes().await, system.wrong_counts().await), (0, 10, 0));
+    assert_eq!(system.number("SELECT count(*) FROM product_like WHERE user_id = 'adam'").await, 10, "and no other row");
+    assert_eq!(system.number("SELECT count(*) FROM product_like").await, 10);
+    let printed = system.refused(&["erase-user", "ada", "adam"], &["nothing was changed"]).await;
+    assert!(printed.starts_with("2 users like 10 products; 10 rows would be deleted"), "{printed}");
+}
+
+#[tokio::test]
+async fn unusable_file_is_refused() {
+    let (_topic, system) = set_up(1).await;
+    let file = NamedTempFile::new().unwrap();
+    let path = file.path().to_str().unwrap();
+    for (text, error) in [("ada\n\na b\n", "line 3"), ("\n", "names no user")] {
+        std::fs::write(file.path(), text).unwrap();
+        system.refused(&["erase-user", "bob", "--yes", "--file", path], &[path, error]).await;
+    }
+}
+
+#[tokio::test]
+async fn row_added_since_the_scan_is_found() {
+    let (topic, system) = set_up(1).await;
+    let _aggregator = system.aggregator(&[]).await;
+    topic.publish_event(&event("p1", Some("ada"), true));
+    topic.flush();
+    system.folded(1).await;
+    // The command has read the table and waits until its unlike is counted.
+    let held = system.database.lock(LOCK_OFFSETS).await;
+    let like = async {
+        until("the unlike is in the log", async || topic.end_offsets() == [2]).await;
+        topic.publish_event(&event("p2", Some("ada"), true));
+        topic.publish_event(&event("p3", Some("ada"), true));
+        topic.publish_event(&event("p3", Some("ada"), false));
+        topic.publish_event(&event("p4", Some("adam"), true));
+        topic.flush();
+        held.rollback().await.unwrap();
+    };
+    let ((status, erased), ()) = tokio::join!(erase(&system, &["--yes"]), like);
+    assert_eq!((status, &erased["likes"], &erased["rowsSince"]), (1, &json!(1), &json!(1)), "{erased}");
+    system.folded(6).await;
+    assert_eq!((system.likes().await, system.wrong_counts().await), (2, 0));
+    let printed = system.command(&["erase-user", "ada", "adam", "--yes"]).await;
+    assert!(printed.status.success(), "{printed:?}");
+    assert_eq!(system.number("SELECT count(*) FROM product_like").await, 0);
 }
 
 #[tokio::test]

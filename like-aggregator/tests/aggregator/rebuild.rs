@@ -251,6 +251,7 @@ async fn dependents_are_carried_or_named() {
     refused(&system, "old tables: index likes.mine, table likes.theirs, view public.top; drop them").await;
     let printed = system.succeeds(&[&REBUILD[..], &["--leave-behind"]].concat()).await;
     assert!(printed.contains("keep the rows of users who are erased"), "{printed}");
+    system.database.execute("SELECT make_event_window(now(), '48h')").await;
     for (kept, sql) in [
         ("publication", "pg_publication_tables WHERE (pubname, schemaname) = ('counts', 'likes')"),
         (
@@ -261,6 +262,14 @@ async fn dependents_are_carried_or_named() {
         (
             "parameters",
             "pg_class WHERE oid = 'product_like'::regclass AND reloptions @> '{fillfactor=80,autovacuum_vacuum_threshold=7}'",
+        ),
+        (
+            "parameters of the migrations",
+            "pg_class WHERE oid = 'product_like'::regclass AND reloptions @> '{autovacuum_vacuum_insert_scale_factor=0.05}'",
+        ),
+        (
+            "parameters of a window",
+            "pg_class WHERE relname ~ '^event_handled_' AND reloptions = '{autovacuum_enabled=off}'",
         ),
         ("replica identity", "pg_class WHERE oid = 'log_gap'::regclass AND relreplident = 'f'"),
     ] {

@@ -5,6 +5,7 @@
 pub mod drain;
 pub mod floors;
 pub mod freshness;
+pub mod growth;
 pub mod publish;
 pub mod replays;
 pub mod sender;
@@ -22,6 +23,7 @@ use like_testkit::{TestService, TestSystem};
 use serde_json::Value;
 use sqlx::PgPool;
 
+pub use self::growth::GrowthOptions;
 use crate::backlog::Mode;
 use crate::events::Ids;
 
@@ -32,14 +34,15 @@ pub struct Bench {
     pub quick: bool,
     /// The broker's process.
     pub kafka_pid: u32,
-    /// For `drain` and `replays`.
+    /// For `drain`, `replays` and `growth`.
     pub backlog: BacklogOptions,
+    pub growth: GrowthOptions,
 }
 
 /// The log that is drained.
 #[derive(clap::Args, Debug, Clone)]
 pub struct BacklogOptions {
-    /// events in the log, repeats included [default: 1000000; with --quick 300000]
+    /// events in the log, repeats included [default: 1000000, with --quick 300000; growth: 200000, 50000]
     #[arg(long, value_parser = clap::value_parser!(u64).range(1..))]
     pub events: Option<u64>,
     /// products in the log; likes are distributed by Zipf's law

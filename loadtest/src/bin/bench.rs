@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use anyhow::Context;
 use clap::{Parser, ValueEnum};
-use loadtest::bench::{self, BacklogOptions, Bench};
+use loadtest::bench::{self, BacklogOptions, Bench, GrowthOptions};
 use serde_json::{Map, json};
 
 /// Measures the services against what limits them
@@ -21,6 +21,8 @@ struct Settings {
     only: Vec<Section>,
     #[command(flatten)]
     backlog: BacklogOptions,
+    #[command(flatten)]
+    growth: GrowthOptions,
     /// where the JSON goes
     #[arg(long, default_value = "loadtest/out/bench.json")]
     out: PathBuf,
@@ -44,6 +46,7 @@ enum Section {
     Streams,
     Tokens,
     Replays,
+    Growth,
 }
 
 #[tokio::main]
@@ -60,8 +63,8 @@ async fn main() -> ExitCode {
 }
 
 async fn run(settings: Settings) -> anyhow::Result<()> {
-    let Settings { quick, only, backlog, out, version, kafka_pid, .. } = settings;
-    let bench = Bench { quick, kafka_pid: kafka_pid.context("KAFKA_PID")?, backlog };
+    let Settings { quick, only, backlog, growth, out, version, kafka_pid, .. } = settings;
+    let bench = Bench { quick, kafka_pid: kafka_pid.context("KAFKA_PID")?, backlog, growth };
     let (start, mut sections) = (Instant::now(), Map::new());
     for (number, section) in only.iter().enumerate() {
         let name = format!("{section:?}").to_lowercase();
@@ -74,6 +77,7 @@ async fn run(settings: Settings) -> anyhow::Result<()> {
             Section::Streams => bench::streams::streams(&bench).await,
             Section::Tokens => bench::tokens::tokens(&bench).await,
             Section::Replays => bench::replays::replays(&bench).await,
+            Section::Growth => bench::growth::growth(&bench).await,
         };
         let rows = rows.with_context(|| name.clone())?;
         println!("\n**{name}**\n\n{}", bench::table(&rows));

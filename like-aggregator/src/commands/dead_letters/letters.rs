@@ -2,7 +2,6 @@
 
 use anyhow::bail;
 use chrono::{DateTime, Utc};
-use like_events::UserId;
 use serde_json::Value;
 use sqlx::{AssertSqlSafe, PgConnection};
 
@@ -95,15 +94,18 @@ pub(super) async fn delete(connection: &mut PgConnection, which: &Selection) -> 
     Ok(query.execute(connection).await?.rows_affected())
 }
 
-/// Deletes the letters whose payload names this user, as far as it can be read: a letter that is cut, or no JSON, can't be
-/// published again.
-pub(in crate::commands) async fn delete_of_user(connection: &mut PgConnection, user: &UserId) -> sqlx::Result<u64> {
+/// Deletes the letters whose payload names one of these users, as far as it can be read: a letter that is cut, or no JSON,
+/// can't be published again.
+pub(in crate::commands) async fn delete_of_users(
+    connection: &mut PgConnection,
+    is_one: impl Fn(&str) -> bool,
+) -> sqlx::Result<u64> {
     let all = Selection { all: true, ..Selection::default() };
     let mut pages = Pages::of(&all, connection).await?;
     let names_user = |letter: &Letter| {
         let payload = letter.payload.as_deref().unwrap_or_default();
         let value: Option<Value> = serde_json::from_slice(payload).ok();
-        value.is_some_and(|value| value["userId"] == user.as_str())
+        value.is_some_and(|value| value["userId"].as_str().is_some_and(&is_one))
     };
     let mut positions = Vec::new();
     loop {

@@ -8,7 +8,7 @@ mod verdict;
 
 use serde_json::json;
 
-pub(super) use self::letters::delete_of_user;
+pub(super) use self::letters::delete_of_users;
 use self::letters::{check_exist, count, delete};
 use super::{Outcome, not_done};
 use crate::cli::{DeadLettersDropSettings, DeadLettersSettings};

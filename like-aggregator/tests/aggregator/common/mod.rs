@@ -209,6 +209,16 @@ pub fn store(database: &TestDatabase, topic: &str, dedup: Dedup) -> Store {
     Store::new(&DatabaseUrl::from_str(&database.url).unwrap(), SCHEMA, topic, dedup)
 }
 
+/// How a table was read so far, the sessions of this application included, which have ended: sequential scans, rows read by
+/// them, index scans.
+pub async fn table_reads(system: &TestSystem, application: &str, table: &str) -> (i64, i64, i64) {
+    let sessions = format!("SELECT count(*) FROM pg_stat_activity WHERE application_name = '{application}'");
+    system.number_becomes(&format!("{sessions} AND datname = current_database()"), 0).await;
+    let sql =
+        "SELECT seq_scan, seq_tup_read, idx_scan FROM pg_stat_user_tables WHERE schemaname = 'likes' AND relname = ";
+    system.database.rows(&format!("{sql}'{table}'")).await[0]
+}
+
 /// The partitions that an aggregator owns, in order.
 pub async fn owned(aggregator: &TestService) -> Vec<i32> {
     let mut owned = Vec::new();
