@@ -47,7 +47,7 @@ fn history(ids: Ids, likes: u64) -> (String, u32) {
 
 pub async fn growth(bench: &Bench) -> anyhow::Result<Vec<Row>> {
     let likes = bench.growth.likes.unwrap_or(if bench.quick { 500_000 } else { 4_000_000 });
-    let events = bench.backlog.events.unwrap_or(if bench.quick { 50_000 } else { 200_000 });
+    let events = bench.backlog.events.unwrap_or(if bench.quick { 20_000 } else { 100_000 });
     let topic = TestTopic::create(bench.backlog.partitions).await;
     let mut system = TestSystem::set_up_on(&topic).await;
     system.set("RUST_LOG", "info");

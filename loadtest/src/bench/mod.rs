@@ -42,7 +42,7 @@ pub struct Bench {
 /// The log that is drained.
 #[derive(clap::Args, Debug, Clone)]
 pub struct BacklogOptions {
-    /// events in the log, repeats included [default: 1000000, with --quick 300000; growth: 200000, 50000]
+    /// events in the log, repeats included [default: 1000000, with --quick 300000; growth: 100000, 20000]
     #[arg(long, value_parser = clap::value_parser!(u64).range(1..))]
     pub events: Option<u64>,
     /// products in the log; likes are distributed by Zipf's law
