@@ -9,7 +9,7 @@
 # The caller's settings would change what is tested.
 for variable in $(compgen -e); do
   case $variable in
-    KAFKA_* | AUTH_* | JWT_* | DEDUP* | BATCH_* | RATE_LIMIT_* | CORS_* | TRUSTED_* | OTEL_* | LOG_FORMAT | RUST_LOG | \
+    KAFKA_* | AUTH_* | JWT_* | DEDUP* | BATCH_* | APPLY_* | RATE_LIMIT_* | CORS_* | TRUSTED_* | OTEL_* | LOG_FORMAT | RUST_LOG | \
       MAX_* | SHED_ABOVE | STREAM_* | TOKIO_WORKER_THREADS)
       unset "$variable"
       ;;
