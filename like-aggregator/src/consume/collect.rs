@@ -46,10 +46,15 @@ impl ConsumerThread {
         let idle = state.in_flight.is_empty()
             && state.collecting.batch.is_empty()
             && !state.partitions.values().any(Partition::is_awaiting_offset);
-        let mut timeout = if idle { IDLE_POLL } else { BUSY_POLL };
+        let mut timeout = if idle { IDLE_POLL } else { Duration::ZERO };
         let start = Instant::now();
         for taken in 0u32.. {
             match self.consumer.poll(timeout) {
+                // Not in `poll`, which would wake up for each record though no batch is due yet.
+                None if taken == 0 && !idle => {
+                    let wait = Some(self.until_due(state)).filter(|wait| !wait.is_zero());
+                    return self.await_event(state, wait.map_or(BUSY_POLL, |wait| wait.min(BUSY_POLL)));
+                }
                 None => return Ok(()),
                 Some(Ok(message)) => self.take(state, &message)?,
                 Some(Err(error)) => Self::failed(state, &error)?,

@@ -163,7 +163,7 @@ impl ConsumerThread {
     fn send_due(&self, state: &mut State) -> anyhow::Result<()> {
         let (batch, max) = (&state.collecting.batch, self.limits.max_events);
         let full = self.is_full(&state.collecting);
-        let waited = state.begun.is_none_or(|begun| begun.elapsed() >= self.limits.max_wait);
+        let waited = self.until_due(state).is_zero();
         let idle: Vec<_> = (0..self.lanes.len()).filter(|lane| !state.in_flight.contains_key(lane)).collect();
         if batch.is_empty() || idle.is_empty() || !(full || waited || batch.len() >= max) {
             return Ok(());
@@ -174,7 +174,7 @@ impl ConsumerThread {
         if ready.is_empty() || !(full || waited || records >= max) {
             return Ok(());
         }
-        let groups = evenly(ready, records.div_ceil(max).min(idle.len()));
+        let groups = evenly(ready, records.div_ceil(max).min(idle.len()), max);
         let batches = state.collecting.batch.take_groups(&groups);
         let now = Instant::now();
         state.begun = Some(now);
@@ -186,6 +186,11 @@ impl ConsumerThread {
             self.command(lane, apply)?;
         }
         Ok(())
+    }
+
+    /// The time until a batch that isn't full may begin.
+    pub(super) fn until_due(&self, state: &State) -> Duration {
+        state.begun.map_or(Duration::ZERO, |begun| self.limits.max_wait.saturating_sub(begun.elapsed()))
     }
 
     pub(super) fn command(&self, lane: usize, command: Command) -> anyhow::Result<()> {
@@ -235,7 +240,7 @@ impl ConsumerThread {
     }
 
     /// Handles the next event of a lane, if it comes in time.
-    fn await_event(&self, state: &mut State, limit: Duration) -> anyhow::Result<()> {
+    pub(super) fn await_event(&self, state: &mut State, limit: Duration) -> anyhow::Result<()> {
         match self.events.recv_timeout(limit) {
             Ok((lane, event)) => self.handle(state, lane, event),
             Err(RecvTimeoutError::Timeout) => Ok(()),
@@ -316,16 +321,31 @@ impl InFlight {
     }
 }
 
-/// Spreads partitions with so many records over `groups`.
-fn evenly(records: BTreeMap<i32, usize>, groups: usize) -> Vec<Vec<i32>> {
+/// Spreads partitions with so many records over `groups`, up to `max` records in each; a group has at least one partition.
+fn evenly(records: BTreeMap<i32, usize>, groups: usize, max: usize) -> Vec<Vec<i32>> {
     let mut by_size: Vec<_> = records.into_iter().map(|(partition, records)| (records, partition)).collect();
     by_size.sort_unstable_by(|a, b| b.cmp(a));
     let mut spread = vec![(0, Vec::new()); groups.min(by_size.len())];
     for (records, partition) in by_size {
-        if let Some((sum, group)) = spread.iter_mut().min_by_key(|(sum, _)| *sum) {
+        if let Some((sum, group)) = spread.iter_mut().min_by_key(|(sum, _)| *sum)
+            && (group.is_empty() || *sum + records <= max)
+        {
             *sum += records;
             group.push(partition);
         }
     }
     spread.into_iter().map(|(_, group)| group).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn groups_are_even_and_no_larger_than_a_batch() {
+        let records = |sizes: &[usize]| (0..).zip(sizes.iter().copied()).collect::<BTreeMap<i32, usize>>();
+        assert_eq!(evenly(records(&[5, 3, 4, 2]), 2, 10), [vec![0, 3], vec![2, 1]]);
+        assert_eq!(evenly(records(&[6, 5, 4]), 1, 10), [[0, 2]], "the other one waits");
+        assert_eq!(evenly(records(&[60]), 2, 10), [[0]], "the worker cuts it");
+    }
 }

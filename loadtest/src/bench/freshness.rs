@@ -19,11 +19,12 @@ use crate::row;
 use crate::usage::{cpu_seconds, memory_mib, peak_memory_mib};
 
 /// At the lowest rate each like finds an idle system.
-const RATES: [u64; 4] = [5, 500, 2_000, 5_000];
+const RATES: [u64; 4] = [1, 500, 2_000, 5_000];
 /// Watched likes per second, at most.
 const WATCHED: u64 = 50;
-/// The pause of the user who waits for receipts.
-const CLICK_EVERY: Duration = Duration::from_millis(300);
+/// The pauses of the user who waits for receipts are between these, in milliseconds. Equal ones would keep in step with
+/// the batches.
+const CLICK_EVERY: [u64; 2] = [700, 1_300];
 const PRODUCTS: u64 = 1_000;
 const CONNECTIONS: u32 = 128;
 /// The pause between two reads.
@@ -42,7 +43,7 @@ pub async fn freshness(bench: &Bench) -> anyhow::Result<Vec<Row>> {
     at_rate(&system, &api, &aggregator, RATES[1], seconds(bench, 1, 3), 0).await?;
     let mut rows = Vec::new();
     for (number, rate) in (1..).zip(RATES) {
-        rows.push(at_rate(&system, &api, &aggregator, rate, seconds(bench, 6, 20), number).await?);
+        rows.push(at_rate(&system, &api, &aggregator, rate, seconds(bench, 10, 30), number).await?);
     }
     Ok(rows)
 }
@@ -122,7 +123,8 @@ async fn at_rate(
 async fn click_and_wait(addr: SocketAddr, run: u64, times_ms: Arc<Mutex<Vec<f64>>>) -> anyhow::Result<()> {
     let mut connection = Connection::open(addr).await?;
     for number in 0u64.. {
-        tokio::time::sleep(CLICK_EVERY).await;
+        let [least, most] = CLICK_EVERY;
+        tokio::time::sleep(Duration::from_millis(least + number * 37 % (most - least))).await;
         let line = format!("PUT /v1/products/clicked-{run}-{number}/like");
         let (status, body) = connection.request(&line, &user_header("clicker")).await?;
         ensure!(status == 202, "{line}: {status}");
