@@ -38,6 +38,7 @@ impl Links {
     }
 
     /// Moves the links of these partitions to a value of their own.
+    #[must_use]
     pub fn take_group(&mut self, partitions: &[i32]) -> Self {
         Self(self.0.extract_if(.., |(of, _)| partitions.contains(of)).collect())
     }

@@ -63,6 +63,7 @@ impl Health {
     }
 
     /// Returns the same health, for the reports of this part.
+    #[must_use]
     pub fn part(&self, part: usize) -> Self {
         Self { inner: Arc::clone(&self.inner), part }
     }

@@ -12,7 +12,7 @@ use super::open_topic::OpenTopic;
 
 /// Returns the pair keys of the users' events from these offsets to the log's ends, each with the number that the user has
 /// in `numbers`.
-pub async fn pairs_since(
+pub(crate) async fn pairs_since(
     topic: &OpenTopic,
     from: HashMap<i32, i64>,
     numbers: Arc<HashMap<String, usize>>,

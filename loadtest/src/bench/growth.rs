@@ -78,7 +78,7 @@ fn write(bench: &Bench, topic: &TestTopic, events: u64, ids: Ids, step: u32) -> 
     let seed = bench.backlog.seed + u64::from(step);
     let mut expected = Expected::new(products);
     let own = |event: Event| {
-        let id = Uuid::from_u128(event.id.as_u128().wrapping_add(u128::from(step) * STEP_MS << 80));
+        let id = Uuid::from_u128(event.id.as_u128().wrapping_add((u128::from(step) * STEP_MS) << 80));
         Event { id, user: event.user.map(|user| user + step * users), ..event }
     };
     let shape = Shape { events, products, users: Some(users), hot_percent, ids, seed };

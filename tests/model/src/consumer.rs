@@ -63,7 +63,7 @@ impl System {
             Step::Hold(lane) => {
                 let Some(tx) = state.transactions[lane].filter(|_| self.lanes) else { return false };
                 let position = &mut state.workers[self.process(lane)].position;
-                tx.batch.partitions().fold(false, |held, partition| position[partition].take().is_some() || held)
+                tx.batch.partitions().filter(|partition| position[*partition].take().is_some()).count() > 0
             }
             Step::Copy(worker) => {
                 let to_copy = std::mem::take(&mut state.workers[worker].to_copy);
