@@ -91,7 +91,7 @@ BEGIN
     FULL JOIN unnest(topics, partitions, log_ends) AS asked (topic, partition, log_end) USING (topic, partition)
     WHERE o.next_offset IS NULL OR asked.log_end IS NULL OR o.next_offset < asked.log_end;
 
-    -- Only tables that make_event_window has named.
+    -- What isn't named by make_event_window is somebody else's.
     SELECT w.name INTO oldest FROM event_windows() w
     WHERE w.name ~ '^event_handled_\d{8}$' AND w.to_at <= horizon ORDER BY w.from_at LIMIT 1;
     IF oldest IS NULL AND to_regclass('event_handled_other') IS NOT NULL THEN
