@@ -48,4 +48,19 @@ mod tests {
         names.sort();
         assert_eq!(names, FILES.map(|(name, _)| OsString::from(format!("{name}.sql"))));
     }
+
+    /// A database keeps the checksum of each one and refuses another text, a comment included.
+    #[test]
+    fn applied_migrations_are_unchanged() {
+        let begins = migrator().iter().map(|migration| hex(&migration.checksum[..4])).collect::<Vec<_>>();
+        let applied = [
+            "016109e1", "04899af2", "106e310c", "3eaeea4d", "1e45cb79", "e9891aea", "63163d2c", "ec28b12e", "dc576f43",
+            "100f5587",
+        ];
+        assert_eq!(begins, applied, "add a migration instead, and its checksum here");
+    }
+
+    fn hex(bytes: &[u8]) -> String {
+        bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+    }
 }
