@@ -1,5 +1,5 @@
-//! A lane: executes the consumer thread's commands in order and retries what may succeed later. It never skips a batch: it commits
-//! it, has its partitions rewound, or ends the process.
+//! A lane: executes the consumer thread's commands in order and retries what may succeed later. It never skips a batch: it
+//! commits it, has its partitions rewound, or ends the process.
 
 use std::sync::mpsc::Sender;
 use std::time::{Duration, Instant};
@@ -127,16 +127,14 @@ impl Worker {
             };
             let event = match command {
                 None => return,
-                Some(Command::Offsets(partitions)) => match self.offsets(&partitions).await {
-                    Ok(stored) => Event::Offsets(partitions, stored),
-                    Err(error) => Event::Fatal(error),
-                },
+                Some(Command::Offsets(partitions)) => {
+                    let stored = self.offsets(&partitions).await;
+                    stored.map_or_else(Event::Fatal, |stored| Event::Offsets(partitions, stored))
+                }
                 Some(Command::Compare(believed)) => {
                     let partitions: Vec<_> = believed.iter().map(|(partition, _)| *partition).collect();
-                    match self.offsets(&partitions).await {
-                        Ok(stored) => Event::Compared(believed, stored),
-                        Err(error) => Event::Fatal(error),
-                    }
+                    let stored = self.offsets(&partitions).await;
+                    stored.map_or_else(Event::Fatal, |stored| Event::Compared(believed, stored))
                 }
                 Some(Command::Apply(batch, links, given_up)) => {
                     let span = self.traces.batch(&batch, links);

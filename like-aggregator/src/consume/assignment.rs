@@ -60,12 +60,10 @@ impl ConsumerThread {
         if partitions.is_empty() {
             return Ok(());
         }
-        // By the lane that has records of a partition in flight: its answer comes after those.
-        let any = self.idle_lane(state).unwrap_or(0);
         let mut by_lane: BTreeMap<usize, Vec<i32>> = BTreeMap::new();
         for partition in partitions {
             state.collecting.drop_partition(partition);
-            by_lane.entry(Self::lane_of(state, partition).unwrap_or(any)).or_default().push(partition);
+            by_lane.entry(self.lane_for(state, partition)).or_default().push(partition);
         }
         by_lane.into_iter().try_for_each(|(lane, partitions)| self.command(lane, Command::Offsets(partitions)))
     }

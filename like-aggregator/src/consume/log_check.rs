@@ -92,8 +92,7 @@ impl ConsumerThread {
             match verification.compare(position, start, end) {
                 Verified::Gap { from, to } => {
                     partition.record_gap(from);
-                    let lane = Self::lane_of(state, number).or_else(|| self.idle_lane(state)).unwrap_or(0);
-                    self.command(lane, Command::Skip { partition: number, from, to })?;
+                    self.command(self.lane_for(state, number), Command::Skip { partition: number, from, to })?;
                 }
                 Verified::PastEnd { next, end } => {
                     if verification.past_end.is_none() {

@@ -111,7 +111,7 @@ impl ConsumerThread {
             return Ok(());
         }
         state.comparing = true;
-        self.command(self.idle_lane(state).unwrap_or(0), Command::Compare(believed))
+        self.command(self.any_lane(state), Command::Compare(believed))
     }
 
     /// The stored offsets are read, of partitions that had these offsets committed when they were asked for: rewinds those

@@ -149,8 +149,18 @@ impl ConsumerThread {
         collecting.batch.is_full(self.limits.max_events * batches)
     }
 
-    pub(super) fn idle_lane(&self, state: &State) -> Option<usize> {
-        (0..self.lanes.len()).find(|lane| !state.in_flight.contains_key(lane))
+    fn idle_lanes(&self, state: &State) -> impl Iterator<Item = usize> {
+        (0..self.lanes.len()).filter(|lane| !state.in_flight.contains_key(lane))
+    }
+
+    /// The lane to ask about a partition: if one has records of it in flight, its answer comes after those.
+    pub(super) fn lane_for(&self, state: &State, partition: i32) -> usize {
+        Self::lane_of(state, partition).unwrap_or_else(|| self.any_lane(state))
+    }
+
+    /// An idle lane, if there is one.
+    pub(super) fn any_lane(&self, state: &State) -> usize {
+        self.idle_lanes(state).next().unwrap_or(0)
     }
 
     /// The lane that has records of this partition in flight.
@@ -164,7 +174,7 @@ impl ConsumerThread {
         let (batch, max) = (&state.collecting.batch, self.limits.max_events);
         let full = self.is_full(&state.collecting);
         let waited = self.until_due(state).is_zero();
-        let idle: Vec<_> = (0..self.lanes.len()).filter(|lane| !state.in_flight.contains_key(lane)).collect();
+        let idle: Vec<_> = self.idle_lanes(state).collect();
         if batch.is_empty() || idle.is_empty() || !(full || waited || batch.len() >= max) {
             return Ok(());
         }
