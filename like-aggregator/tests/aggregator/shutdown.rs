@@ -148,7 +148,7 @@ async fn ask_for_likes(api: &TestService) -> JoinSet<reqwest::Result<reqwest::Re
     asked
 }
 
-/// Nobody reads what they log, and neither can end in order soon: the one has a batch in flight, the other keeps serving.
+/// Their logs are blocked, and neither can end in order soon: one has a batch in flight, the other keeps serving.
 #[tokio::test(flavor = "multi_thread")]
 async fn second_signal_ends_with_blocked_logs() {
     let (topic, mut system) = set_up(1).await;

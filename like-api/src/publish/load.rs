@@ -33,7 +33,7 @@ mod tests {
         assert!(!follow(&[0, 1]), "one connection");
         assert!(!follow(&[64, 40, 64, 64]), "64 connections");
         assert!(follow(&[256, 250]), "256 connections");
-        assert!(follow(&[256, 0, 128]), "between acknowledgements");
+        assert!(follow(&[0, 256, 128]), "the last poll sees none, right after acknowledgements");
         assert!(!follow(&[64]), "fewer again");
     }
 
