@@ -215,7 +215,7 @@ impl Service {
         let result = tokio::select! {
             result = &mut end => {
                 health.unmet(TOPIC, "counting has stopped");
-                let _ = tokio::time::timeout(CLOSE_WAIT, close).await;
+                closed_in_time(tokio::time::timeout(CLOSE_WAIT, close).await.is_ok());
                 return result.unwrap_or_else(died);
             }
             wrong = self.watch_topic(layout) => Err(anyhow!(wrong)),
@@ -226,14 +226,11 @@ impl Service {
         stop.cancel();
         let ending = async {
             let ended = end.await.unwrap_or_else(died);
-            let _ = tokio::time::timeout(CLOSE_WAIT, close).await;
-            ended
+            (ended, tokio::time::timeout(CLOSE_WAIT, close).await.is_ok())
         };
-        if let Ok(ended) = tokio::time::timeout(SHUTDOWN_WAIT, ending).await {
-            return result.and(ended);
-        }
-        warn!("the consumer could not be closed in time: the group notices by its session timeout");
-        result
+        let (ended, closed) = tokio::time::timeout(SHUTDOWN_WAIT, ending).await.unwrap_or((Ok(()), false));
+        closed_in_time(closed);
+        result.and(ended)
     }
 
     /// Compares the topic with its layout every minute, and returns a difference that must stop the service. An
@@ -307,5 +304,11 @@ impl Service {
             }
             tokio::time::sleep(self.timing.topic_check).await;
         }
+    }
+}
+
+fn closed_in_time(closed: bool) {
+    if !closed {
+        warn!("the consumer could not be closed in time: the group notices by its session timeout");
     }
 }

@@ -12,7 +12,7 @@ use tracing::{error, info};
 use super::group::Rebalanced;
 use super::partition::Partition;
 use super::position::Position;
-use super::thread::{BUSY_POLL, ConsumerThread, GROUP, InFlight, State, numbers};
+use super::thread::{ConsumerThread, GROUP, InFlight, State, numbers};
 use crate::apply::transaction::StoredOffset;
 use crate::apply::worker::{Command, Event};
 use crate::topic::positions;
@@ -23,7 +23,6 @@ const OFFSETS: &str = "kafka_offset";
 const REVOKE_WAIT: Duration = Duration::from_secs(1);
 /// How long a shutdown waits for it.
 const FINISH_WAIT: Duration = Duration::from_secs(4);
-const LEAVE_WAIT: Duration = Duration::from_secs(2);
 
 impl ConsumerThread {
     pub(super) fn rebalance(&self, state: &mut State) -> anyhow::Result<()> {
@@ -179,11 +178,12 @@ impl ConsumerThread {
         self.unfetch(state, &unfetched)
     }
 
-    /// Finishes or gives up the batch in flight, then leaves the group, so that the other members need not wait for this
-    /// one's session to time out.
+    /// Finishes or gives up the batch in flight and answers what librdkafka still waits for, so that the consumer can be
+    /// closed. That leaves the group, whose other members then need not wait for this one's session to time out.
+    ///
+    /// Partitions aren't given back one by one first: a consumer that is closed before librdkafka has removed them (2.12 does
+    /// that in the background) doesn't tell the group that it leaves.
     pub(super) fn leave(&self, state: &mut State) {
-        // A rebalance of the last poll still waits for its answer.
-        let _ = self.rebalance(state);
         let deadline = Instant::now() + FINISH_WAIT;
         while !state.in_flight.is_empty() {
             match self.events.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
@@ -194,19 +194,10 @@ impl ConsumerThread {
             }
         }
         state.in_flight.values().for_each(|flight| flight.give_up.cancel());
-        let lanes: Vec<_> = state.in_flight.keys().copied().collect();
-        lanes.into_iter().for_each(|lane| drop(self.landed(state, lane)));
         self.copy_offsets(state);
-        // librdkafka may still wait for an assignment.
+        state.partitions.keys().for_each(|&number| self.metrics.forget_partition(number));
+        // An assignment is answered only once its offsets are read.
         let _ = self.consumer.incremental_assign(&TopicPartitionList::new());
-        self.consumer.unsubscribe();
-        let deadline = Instant::now() + LEAVE_WAIT;
-        while Instant::now() < deadline && state.partitions.values().any(Partition::is_fetched) {
-            let _ = self.consumer.poll(BUSY_POLL);
-            if self.rebalance(state).is_err() {
-                break;
-            }
-        }
-        self.consumer.context().close();
+        self.consumer.context().close(&self.consumer);
     }
 }

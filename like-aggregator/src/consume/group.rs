@@ -78,9 +78,18 @@ impl GroupContext {
         self.topic_changed.swap(false, Ordering::Relaxed)
     }
 
-    /// Makes the callback itself give partitions back from now on.
-    pub fn close(&self) {
+    /// Answers the rebalances not acted on yet, and makes the callback itself answer from now on.
+    pub fn close(&self, consumer: &BaseConsumer<Self>) {
         self.closing.store(true, Ordering::Relaxed);
+        while let Some(event) = self.next_rebalance() {
+            Self::answer(consumer, matches!(event, Rebalanced::Assigned(_)));
+        }
+    }
+
+    fn answer(consumer: &BaseConsumer<Self>, assigned: bool) {
+        let answered =
+            if assigned { consumer.incremental_assign(&TopicPartitionList::new()) } else { consumer.unassign() };
+        debug!(?answered, assigned, "rebalance while closing");
     }
 }
 
@@ -127,10 +136,7 @@ impl ConsumerContext for GroupContext {
         let partitions = list.elements().iter().map(|element| element.partition()).collect();
         let assigned = event == RDKafkaRespErr::RD_KAFKA_RESP_ERR__ASSIGN_PARTITIONS;
         if self.closing.load(Ordering::Relaxed) {
-            let answered =
-                if assigned { consumer.incremental_assign(&TopicPartitionList::new()) } else { consumer.unassign() };
-            debug!(?answered, assigned, "rebalance while closing");
-            return;
+            return Self::answer(consumer, assigned);
         }
         let event = if assigned {
             Rebalanced::Assigned(partitions)
