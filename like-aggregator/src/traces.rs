@@ -37,10 +37,9 @@ impl Links {
         }
     }
 
-    /// Moves the links of these partitions to a value of their own.
-    #[must_use]
-    pub fn take_group(&mut self, partitions: &[i32]) -> Self {
-        Self(self.0.extract_if(.., |(of, _)| partitions.contains(of)).collect())
+    pub fn absorb(&mut self, other: Self) {
+        self.0.extend(other.0);
+        self.0.truncate(LINKS_MAX);
     }
 
     pub fn forget(&mut self, partition: i32) {

@@ -44,7 +44,7 @@ impl ConsumerThread {
     /// next record of its partition then shows a hole, which is read again.
     fn take_all(&self, state: &mut State) -> anyhow::Result<()> {
         let idle = state.in_flight.is_empty()
-            && state.collecting.batch.is_empty()
+            && state.collecting.is_empty()
             && !state.partitions.values().any(Partition::is_awaiting_offset);
         let mut timeout = if idle { IDLE_POLL } else { Duration::ZERO };
         let start = Instant::now();
@@ -61,7 +61,7 @@ impl ConsumerThread {
             }
             // Reading the clock for every record would take a twentieth of the loop's time.
             let round_over = taken % 64 == 0 && start.elapsed() >= BUSY_POLL;
-            if round_over || self.is_full(&state.collecting) {
+            if round_over || state.collecting.is_full(self.limits.max_events) {
                 return Ok(());
             }
             timeout = Duration::ZERO;
@@ -71,11 +71,11 @@ impl ConsumerThread {
 
     fn take(&self, state: &mut State, message: &BorrowedMessage<'_>) -> anyhow::Result<()> {
         let (partition, offset) = (message.partition(), message.offset());
-        let Some(position) = state.partitions.get_mut(&partition).and_then(Partition::fetching) else {
-            return Ok(());
-        };
+        let Some(of) = state.partitions.get_mut(&partition) else { return Ok(()) };
+        let queue = of.queue;
+        let Some(position) = of.fetching() else { return Ok(()) };
         let past_end = self.ends.as_ref().is_some_and(|ends| offset >= ends[partition as usize]);
-        if past_end || self.is_full(&state.collecting) {
+        if past_end || state.collecting.is_full(self.limits.max_events) {
             return Ok(());
         }
         let collecting = &mut state.collecting;
@@ -92,9 +92,9 @@ impl ConsumerThread {
                 self.stop(state, partition, StopReason::Differs { offset, folded, found: record.time })?;
             }
             Step::Take => {
-                collecting.batch.push(&record, position.next);
+                let links = collecting.push(queue, &record, position.next, self.limits.max_events);
                 if self.traces.tracer().is_some() {
-                    collecting.links.add(message);
+                    links.add(message);
                 }
                 position.taken(offset);
             }

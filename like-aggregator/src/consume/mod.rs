@@ -3,11 +3,12 @@
 //!
 //! `thread` is the loop; `partition` holds the phases of a partition; `assignment` follows the group and starts fetching;
 //! `membership` notices that this consumer is outside its group; `log_check` verifies stored offsets against the log, by
-//! the rules of `verification`; `collect` takes records; `offset_report` copies offsets to Kafka and reports the lag;
+//! the rules of `verification`; `collect` takes records and `collecting` holds them; `offset_report` copies offsets to Kafka and reports the lag;
 //! `position` judges single offsets; `group` holds the callbacks and properties of the Kafka client.
 
 mod assignment;
 mod collect;
+mod collecting;
 mod group;
 mod log_check;
 mod membership;

@@ -16,13 +16,12 @@ use tokio::sync::mpsc::UnboundedSender;
 use tokio_util::sync::CancellationToken;
 use tracing::info;
 
+use super::collecting::{Collected, Collecting};
 use super::group::GroupContext;
 use super::partition::Partition;
 use crate::apply::worker::{Command, Event};
-use crate::fold::Batch;
 use crate::metrics::Metrics;
 use crate::timing::Timing;
-use crate::traces::Links;
 
 /// The condition under which `/readyz` reports that this member has joined its group.
 pub const GROUP: &str = "consumer group";
@@ -89,15 +88,6 @@ pub(super) struct State {
     pub(super) kafka_error: Option<String>,
 }
 
-/// The batch that is being filled.
-#[derive(Default)]
-pub(super) struct Collecting {
-    pub(super) batch: Batch,
-    pub(super) links: Links,
-    /// Partitions with a hole in their offsets, to be read again from in front of it.
-    pub(super) reread: Vec<i32>,
-}
-
 /// A batch that a lane has.
 pub(super) struct InFlight {
     pub(super) partitions: Vec<i32>,
@@ -112,7 +102,7 @@ impl ConsumerThread {
     /// Reads until `stop`, then finishes the batch in flight and leaves the group.
     pub fn run(&self, stop: &CancellationToken) -> anyhow::Result<()> {
         self.consumer.subscribe(&[&self.topic]).context("subscribing")?;
-        let mut state = State::default();
+        let mut state = State { collecting: Collecting::new(self.lanes.len()), ..State::default() };
         let result = loop {
             if stop.is_cancelled() {
                 break Ok(());
@@ -139,14 +129,7 @@ impl ConsumerThread {
         self.report_offsets(state)?;
         self.verify_logs(state)?;
         self.send_due(state)?;
-        if self.is_full(&state.collecting) { self.make_room(state) } else { self.collect(state) }
-    }
-
-    /// Whether there is no room for another record. There is room for a batch per lane, and for one more of partitions that
-    /// are in flight.
-    pub(super) fn is_full(&self, collecting: &Collecting) -> bool {
-        let batches = if self.lanes.len() == 1 { 1 } else { self.lanes.len() + 1 };
-        collecting.batch.is_full(self.limits.max_events * batches)
+        if state.collecting.is_full(self.limits.max_events) { self.make_room(state) } else { self.collect(state) }
     }
 
     fn idle_lanes(&self, state: &State) -> impl Iterator<Item = usize> {
@@ -168,28 +151,17 @@ impl ConsumerThread {
         state.in_flight.iter().find(|(_, flight)| flight.partitions.contains(&partition)).map(|(lane, _)| *lane)
     }
 
-    /// Gives what is collected to idle lanes, once it is due. One lane takes all while that is at most a batch, so that a
-    /// quiet system makes one transaction where a busy one makes several.
+    /// Gives what is due to idle lanes.
     fn send_due(&self, state: &mut State) -> anyhow::Result<()> {
-        let (batch, max) = (&state.collecting.batch, self.limits.max_events);
-        let full = self.is_full(&state.collecting);
-        let waited = self.until_due(state).is_zero();
         let idle: Vec<_> = self.idle_lanes(state).collect();
-        if batch.is_empty() || idle.is_empty() || !(full || waited || batch.len() >= max) {
-            return Ok(());
-        }
-        let mut ready = batch.lengths();
-        ready.retain(|&partition, _| Self::lane_of(state, partition).is_none());
-        let records: usize = ready.values().sum();
-        if ready.is_empty() || !(full || waited || records >= max) {
-            return Ok(());
-        }
-        let groups = evenly(ready, records.div_ceil(max).min(idle.len()), max);
-        let batches = state.collecting.batch.take_groups(&groups);
+        let waited = self.until_due(state).is_zero();
+        let State { collecting, in_flight, .. } = state;
+        let is_in_flight = |partition| in_flight.values().any(|flight| flight.partitions.contains(&partition));
+        let due = collecting.take_due(idle.len(), self.limits.max_events, waited, is_in_flight);
         let now = Instant::now();
-        state.begun = Some(now);
-        for ((lane, partitions), batch) in idle.into_iter().zip(groups).zip(batches) {
-            let links = state.collecting.links.take_group(&partitions);
+        for (lane, Collected { batch, links }) in idle.into_iter().zip(due) {
+            state.begun = Some(now);
+            let partitions = batch.spans().keys().copied().collect();
             let give_up = CancellationToken::new();
             let apply = Command::Apply(batch, links, give_up.clone());
             state.in_flight.insert(lane, InFlight { partitions, since: now, give_up, held: false });
@@ -317,45 +289,8 @@ pub(super) fn numbers<C: FromIterator<i32>>(
     partitions.iter().filter(|(_, partition)| has(partition)).map(|(&number, _)| number).collect()
 }
 
-impl Collecting {
-    pub(super) fn drop_partition(&mut self, partition: i32) {
-        self.batch.remove_partition(partition);
-        self.links.forget(partition);
-        self.reread.retain(|of| *of != partition);
-    }
-}
-
 impl InFlight {
     fn is_slow(&self) -> bool {
         self.since.elapsed() >= PAUSE_AFTER
-    }
-}
-
-/// Spreads partitions with so many records over `groups`, up to `max` records in each; a group has at least one partition.
-fn evenly(records: BTreeMap<i32, usize>, groups: usize, max: usize) -> Vec<Vec<i32>> {
-    let mut by_size: Vec<_> = records.into_iter().map(|(partition, records)| (records, partition)).collect();
-    by_size.sort_unstable_by(|a, b| b.cmp(a));
-    let mut spread = vec![(0, Vec::new()); groups.min(by_size.len())];
-    for (records, partition) in by_size {
-        if let Some((sum, group)) = spread.iter_mut().min_by_key(|(sum, _)| *sum)
-            && (group.is_empty() || *sum + records <= max)
-        {
-            *sum += records;
-            group.push(partition);
-        }
-    }
-    spread.into_iter().map(|(_, group)| group).collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn groups_are_even_and_no_larger_than_a_batch() {
-        let records = |sizes: &[usize]| (0..).zip(sizes.iter().copied()).collect::<BTreeMap<i32, usize>>();
-        assert_eq!(evenly(records(&[5, 3, 4, 2]), 2, 10), [vec![0, 3], vec![2, 1]]);
-        assert_eq!(evenly(records(&[6, 5, 4]), 1, 10), [[0, 2]], "the other one waits");
-        assert_eq!(evenly(records(&[60]), 2, 10), [[0]], "the worker cuts it");
     }
 }

@@ -167,44 +167,14 @@ impl Batch {
         }
     }
 
-    /// Returns how many records of each partition it has.
-    pub fn lengths(&self) -> BTreeMap<i32, usize> {
-        let mut lengths = BTreeMap::new();
-        let runs = self.events.chunk_by(|a, b| a.partition == b.partition).map(|run| (run[0].partition, run.len()));
-        for (partition, records) in runs.chain(self.dead_letters.iter().map(|letter| (letter.partition, 1))) {
-            *lengths.entry(partition).or_default() += records;
+    /// Adds a batch of other partitions. The counts don't depend on which batch has a record.
+    pub fn absorb(&mut self, mut other: Self) {
+        for event in std::mem::take(&mut other.events) {
+            self.adopt(event, &other);
         }
-        lengths
-    }
-
-    /// Moves the records of each group of partitions to a batch of their own. The counts don't depend on it.
-    pub fn take_groups(&mut self, groups: &[Vec<i32>]) -> Vec<Self> {
-        if let [group] = groups
-            && self.spans.keys().all(|partition| group.contains(partition))
-        {
-            return vec![std::mem::take(self)];
-        }
-        let mut all = std::mem::take(self);
-        // The last one is what stays.
-        let mut batches: Vec<Self> = (0..=groups.len()).map(|_| Self::default()).collect();
-        let target = |partition| groups.iter().position(|group| group.contains(&partition)).unwrap_or(groups.len());
-        let mut last = (i32::MIN, 0);
-        for event in std::mem::take(&mut all.events) {
-            if event.partition != last.0 {
-                last = (event.partition, target(event.partition));
-            }
-            batches[last.1].adopt(event, &all);
-        }
-        for letter in all.dead_letters {
-            let batch = &mut batches[target(letter.partition)];
-            batch.dead_bytes += letter.bytes();
-            batch.dead_letters.push(letter);
-        }
-        for (partition, span) in all.spans {
-            batches[target(partition)].spans.insert(partition, span);
-        }
-        *self = batches.pop().unwrap_or_default();
-        batches
+        self.dead_letters.append(&mut other.dead_letters);
+        self.dead_bytes += other.dead_bytes;
+        self.spans.append(&mut other.spans);
     }
 
     /// Adds an event of the batch `from`.

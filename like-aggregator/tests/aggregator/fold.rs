@@ -224,21 +224,16 @@ proptest! {
     }
 
     #[test]
-    fn groups_fold_like_the_whole_batch(
-        events in prop::collection::vec(sent(), 1..120), groups in prop::sample::subsequence(vec![vec![1], vec![0]], 0..=2),
-    ) {
+    fn absorbed_batches_fold_like_one(events in prop::collection::vec(sent(), 1..120)) {
         let events = timed(events);
         let mut tables = Tables::default();
-        for mut batch in batches(&events) {
-            let lengths = batch.lengths();
-            let mut taken = batch.take_groups(&groups);
-            for (of, group) in taken.iter().zip(&groups) {
-                prop_assert_eq!(of.len(), lengths.get(&group[0]).copied().unwrap_or(0));
-                prop_assert!(of.spans().keys().eq(lengths.keys().filter(|p| group.contains(p))));
-            }
-            taken.push(batch);
-            prop_assert_eq!(taken.iter().map(Batch::len).sum::<usize>(), lengths.values().sum::<usize>());
-            taken.iter().for_each(|batch| tables.apply(batch));
+        for (mut batch, mut other) in batches(&events).into_iter().zip(batches(&events)) {
+            let (records, spans) = (batch.len(), batch.spans().clone());
+            batch.remove_partition(1);
+            other.remove_partition(0);
+            batch.absorb(other);
+            prop_assert_eq!((batch.len(), batch.spans()), (records, &spans));
+            tables.apply(&batch);
         }
         prop_assert_eq!(tables.finish().without_zeros(), reference(&events).without_zeros());
     }
