@@ -5,7 +5,9 @@ use std::time::Duration;
 
 use axum::http::{Method, StatusCode};
 use like_common::metrics::{add, add_process};
-use prometheus::{Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, Opts, Registry};
+use prometheus::{
+    Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
+};
 
 /// Upper bounds in seconds: OpenTelemetry's for HTTP, and finer where our answers are.
 const SECONDS: [f64; 16] =
@@ -27,7 +29,8 @@ pub struct Publishing {
     pub(crate) rejected: IntCounter,
     pub(crate) unknown: IntCounter,
     pub(crate) duration: Histogram,
-    pub(crate) in_flight: IntGauge,
+    /// Of the producer that sends at once, and of the one that gathers.
+    pub(crate) in_flight: [IntGauge; 2],
     pub(crate) batches: IntCounter,
 }
 
@@ -56,10 +59,11 @@ impl Metrics {
         )
         .const_label("messaging_system", "kafka")
         .const_label("messaging_operation_name", "send");
-        let in_flight = IntGauge::new(
+        let in_flight = Opts::new(
             "likes_producer_queued_events",
-            "events handed to the producer and not yet settled: waiting to be sent, or for the acknowledgement",
+            "events handed to a producer and not yet settled: waiting to be sent, or for the acknowledgement",
         );
+        let in_flight = add(registry, IntGaugeVec::new(in_flight, &["producer"]));
         let batches = IntCounter::new(
             "likes_producer_batches_total",
             "batches of events that were settled, one per partition and produce request",
@@ -73,7 +77,7 @@ impl Metrics {
                 rejected,
                 unknown,
                 duration: add(registry, Histogram::with_opts(duration.buckets(SECONDS.to_vec()))),
-                in_flight: add(registry, in_flight),
+                in_flight: ["immediate", "gathering"].map(|producer| in_flight.with_label_values(&[producer])),
                 batches: add(registry, batches),
             },
         }

@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use futures::future::select_all;
+use prometheus::IntGauge;
 use rdkafka::ClientContext;
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
@@ -32,6 +33,7 @@ pub(super) struct Deliveries {
     log_ends: Arc<LogEnds>,
     facts: Arc<TopicFacts>,
     metrics: Publishing,
+    in_flight: IntGauge,
     has_id: watch::Sender<bool>,
     maybe_fatal: Notify,
     settled: AtomicU64,
@@ -43,10 +45,10 @@ pub(super) struct Deliveries {
 const REPEAT_ERROR_AFTER: Duration = Duration::from_secs(10);
 
 impl Deliveries {
-    pub fn new(log_ends: Arc<LogEnds>, facts: Arc<TopicFacts>, metrics: Publishing) -> Self {
+    pub fn new(log_ends: Arc<LogEnds>, facts: Arc<TopicFacts>, metrics: Publishing, in_flight: IntGauge) -> Self {
         let has_id = watch::Sender::new(false);
         let (maybe_fatal, settled, last_error) = (Notify::new(), AtomicU64::new(0), Mutex::default());
-        Self { log_ends, facts, metrics, has_id, maybe_fatal, settled, last_error }
+        Self { log_ends, facts, metrics, in_flight, has_id, maybe_fatal, settled, last_error }
     }
 
     /// Polls until a poll settles no event. One poll handles one report: of all events of a batch.
@@ -135,7 +137,7 @@ impl ProducerContext for Deliveries {
             self.log_ends.seen(position.partition, position.offset + 1);
         }
         self.settled.fetch_add(1, Ordering::Relaxed);
-        self.metrics.in_flight.dec();
+        self.in_flight.dec();
         self.metrics.duration.observe(pending.since.elapsed().as_secs_f64());
         self.metrics.count(settled.as_ref().map(|_| ()));
         // The receiver is gone if the caller has disconnected.

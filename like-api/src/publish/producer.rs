@@ -16,6 +16,7 @@ use anyhow::Context;
 use like_common::backoff::Backoff;
 use like_common::health::Health;
 use like_events::topic::MAX_VALUE_BYTES;
+use prometheus::IntGauge;
 use rdkafka::ClientConfig;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::OwnedHeaders;
@@ -74,7 +75,10 @@ pub struct Publisher {
 
 /// A producer, which is replaced after a fatal error. Read-locked while an event is handed over (2 us), so that a replaced
 /// producer gets no event.
-struct Slot(RwLock<Arc<Producer>>);
+struct Slot {
+    current: RwLock<Arc<Producer>>,
+    in_flight: IntGauge,
+}
 
 impl Publisher {
     /// Creates a producer from the connection properties in `config`. It connects in the background
@@ -82,8 +86,12 @@ impl Publisher {
     pub fn new(mut config: ClientConfig, topic: &str, metrics: Publishing) -> anyhow::Result<Self> {
         properties::apply(&mut config);
         let (log_ends, facts) = (Arc::new(LogEnds::default()), Arc::new(TopicFacts::unknown()));
-        let create = |config: ClientConfig| Ok(Slot(RwLock::new(create(&config, &log_ends, &facts, &metrics)?)));
-        let producers = properties::by_linger(&config).into_iter().map(create).collect::<anyhow::Result<_>>()?;
+        let create = |(config, in_flight): (ClientConfig, &IntGauge)| {
+            let producer = create(&config, &log_ends, &facts, &metrics, in_flight)?;
+            Ok(Slot { current: RwLock::new(producer), in_flight: in_flight.clone() })
+        };
+        let configs = properties::by_linger(&config).into_iter();
+        let producers = configs.zip(&metrics.in_flight).map(create).collect::<anyhow::Result<_>>()?;
         Ok(Self {
             fitted: RwLock::new(config.clone()),
             refitted: Notify::new(),
@@ -150,15 +158,16 @@ impl Publisher {
         let mut record = BaseRecord::with_opaque_to(&self.topic, pending).key(key).payload(value);
         record.headers = headers;
         let number = if self.gathers.load(Ordering::Relaxed) { self.producers.len() - 1 } else { 0 };
-        let producer = self.producers[number].read();
-        self.metrics.in_flight.inc();
+        let slot = &self.producers[number];
+        let producer = slot.read();
+        slot.in_flight.inc();
         match producer.send(record) {
             Ok(()) => {
                 self.handed_over.notify_one();
                 Ok(settled)
             }
             Err((error, _)) => {
-                self.metrics.in_flight.dec();
+                slot.in_flight.dec();
                 Err(match error {
                     KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull) => PublishError::QueueFull,
                     KafkaError::MessageProduction(RDKafkaErrorCode::MessageSizeTooLarge) => PublishError::TooLarge,
@@ -182,7 +191,7 @@ impl Publisher {
     async fn settle(&self) -> Infallible {
         let mut load = Load::default();
         loop {
-            let in_flight = self.metrics.in_flight.get();
+            let in_flight = self.producers.iter().map(|slot| slot.in_flight.get()).sum();
             self.gathers.store(load.follow(in_flight), Ordering::Relaxed);
             if in_flight > 0 {
                 tokio::time::sleep(REPORTS_EVERY).await;
@@ -226,9 +235,10 @@ impl Publisher {
 
     fn replace(&self, number: usize) {
         let config = self.fitted.read().unwrap_or_else(PoisonError::into_inner).clone();
-        match create(&properties::by_linger(&config)[number], &self.log_ends, &self.facts, &self.metrics) {
+        let Slot { current, in_flight } = &self.producers[number];
+        match create(&properties::by_linger(&config)[number], &self.log_ends, &self.facts, &self.metrics, in_flight) {
             Ok(new) => {
-                let mut current = self.producers[number].0.write().unwrap_or_else(PoisonError::into_inner);
+                let mut current = current.write().unwrap_or_else(PoisonError::into_inner);
                 let old = std::mem::replace(&mut *current, new);
                 // Its flush settles the remaining events. Flush and drop block, and nothing waits for them.
                 tokio::task::spawn_blocking(move || drop(old.flush(SETTLED_AFTER)));
@@ -334,7 +344,7 @@ impl Publisher {
 
 impl Slot {
     fn read(&self) -> RwLockReadGuard<'_, Arc<Producer>> {
-        self.0.read().unwrap_or_else(PoisonError::into_inner)
+        self.current.read().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -343,7 +353,8 @@ fn create(
     log_ends: &Arc<LogEnds>,
     facts: &Arc<TopicFacts>,
     metrics: &Publishing,
+    in_flight: &IntGauge,
 ) -> anyhow::Result<Arc<Producer>> {
-    let context = Deliveries::new(Arc::clone(log_ends), Arc::clone(facts), metrics.clone());
+    let context = Deliveries::new(Arc::clone(log_ends), Arc::clone(facts), metrics.clone(), in_flight.clone());
     config.create_with_context(context).map(Arc::new).context("Kafka producer")
 }

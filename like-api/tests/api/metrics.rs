@@ -36,7 +36,8 @@ async fn metrics_count_routes_and_outcomes() {
     }
     for name in [
         "messaging_client_operation_duration_seconds_count",
-        "likes_producer_queued_events 0",
+        "likes_producer_queued_events{producer=\"immediate\"} 0",
+        "likes_producer_queued_events{producer=\"gathering\"} 0",
         // All are answered.
         "http_server_active_requests 0",
         "db_client_connection_max{db_client_connection_pool_name=\"likes\"} ",

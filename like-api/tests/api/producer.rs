@@ -42,10 +42,11 @@ async fn fatal_error_settles_events_truly() {
     let it = publisher(&brokers, "t", &[("batch.num.messages", "1")]);
     it.warm().await;
     mock.broker_round_trip_time(-1, Duration::from_secs(1)).unwrap();
-    mock.request_errors(RDKafkaApiKey::Produce, &[OUT_OF_ORDER]);
+    let outcomes = it.load_both(|n| format!("event {n}")).await;
+    // For both producers.
+    mock.request_errors(RDKafkaApiKey::Produce, &[OUT_OF_ORDER; 1000]);
     mock.request_errors(RDKafkaApiKey::InitProducerId, &NO_IDS);
-    let publish = async |n: usize| it.publisher.publish("p1", format!("event {n}").as_bytes(), None).await;
-    let outcomes = join_all((0..20).map(publish)).await;
+    let outcomes: Vec<_> = join_all(outcomes).await.into_iter().map(Result::unwrap).collect();
 
     it.not_ready("its id").await;
     mock.broker_round_trip_time(-1, Duration::ZERO).unwrap();
@@ -64,12 +65,40 @@ async fn fatal_error_settles_events_truly() {
         }
     }
     assert!(unknown > 0 && rejected > 0, "{outcomes:?}");
-    assert_eq!((it.counted("unknown"), it.counted("rejected"), it.queued()), (unknown, rejected, 0));
+    assert_eq!((it.counted("unknown"), it.counted("rejected"), it.queued("")), (unknown, rejected, 0));
 
+    mock.clear_request_errors(RDKafkaApiKey::Produce);
     mock.clear_request_errors(RDKafkaApiKey::InitProducerId);
     it.warm().await;
     let next = it.publisher.publish("p1", b"next", None).await;
     assert_eq!(next, Ok(Position { partition: 0, offset: log.len() as i64 }));
+    // Both were replaced.
+    mock.broker_round_trip_time(-1, Duration::from_secs(1)).unwrap();
+    let outcomes = it.load_both(|n| n.to_string()).await;
+    mock.broker_round_trip_time(-1, Duration::ZERO).unwrap();
+    assert!(join_all(outcomes).await.into_iter().all(|outcome| outcome.unwrap().is_ok()));
+}
+
+#[tokio::test]
+async fn failed_producer_leaves_the_other() {
+    let mock = mock("t");
+    let it = publisher(&mock.bootstrap_servers(), "t", &[]);
+    it.warm().await;
+    mock.request_errors(RDKafkaApiKey::Produce, &[OUT_OF_ORDER]);
+    mock.request_errors(RDKafkaApiKey::InitProducerId, &NO_IDS);
+    let failed = it.publisher.publish("p1", b"failed", None).await;
+    assert!(matches!(failed, Err(PublishError::PerhapsWritten(_))), "{failed:?}");
+    it.not_ready("its id").await;
+    // They wait for the new producer's id, and are the load under which the other one is used.
+    let waiting = it.load_both(|n| n.to_string()).await;
+    eventually("a like is taken", async || it.publisher.publish("p1", b"taken", None).await.ok()).await;
+    assert!(it.queued("immediate") > 0, "none waited for the id");
+    it.not_ready("its id").await;
+
+    mock.clear_request_errors(RDKafkaApiKey::InitProducerId);
+    it.warm().await;
+    let refused = |outcome: &_| matches!(outcome, Err(PublishError::NotWritten(_)));
+    assert!(join_all(waiting).await.into_iter().map(Result::unwrap).all(|it| it.is_ok() || refused(&it)));
 }
 
 #[tokio::test]

@@ -15,6 +15,7 @@ use rdkafka::ClientConfig;
 use rdkafka::message::Message;
 use rdkafka::mocking::MockCluster;
 use rdkafka::types::{RDKafkaApiKey, RDKafkaRespErr};
+use tokio::task::JoinHandle;
 
 use crate::common::record_at;
 
@@ -58,9 +59,24 @@ impl Published {
         self.sum("messaging_client_sent_messages_total", outcome)
     }
 
-    /// The number of events without one yet.
-    pub fn queued(&self) -> u64 {
-        self.sum("likes_producer_queued_events", "")
+    /// The number of events without one yet, at this producer; at both, if it is empty.
+    pub fn queued(&self, producer: &str) -> u64 {
+        self.sum("likes_producer_queued_events", producer)
+    }
+
+    /// Publishes events with the values `value(n)` until both producers hold some, which takes answers that are slow or
+    /// linger. Returns the outcomes to come.
+    pub async fn load_both(&self, value: impl Fn(usize) -> String) -> Vec<JoinHandle<Result<Position, PublishError>>> {
+        let mut outcomes = Vec::new();
+        until("both producers hold events", async || {
+            for _ in 0..100 {
+                let (publisher, value) = (Arc::clone(&self.publisher), value(outcomes.len()));
+                outcomes.push(tokio::spawn(async move { publisher.publish("p1", value.as_bytes(), None).await }));
+            }
+            self.queued("immediate") > 0 && self.queued("gathering") > 0
+        })
+        .await;
+        outcomes
     }
 
     /// The sum of a metric's series with this label value; of all, if it is empty.
@@ -92,7 +108,7 @@ async fn real_broker_returns_positions() {
         assert_eq!(position, Ok(Position { partition: 0, offset }));
         assert_eq!(record_at(&topic.name, 0, offset).payload().unwrap(), value.as_bytes());
     }
-    assert_eq!((it.counted("acknowledged"), it.queued()), (3, 0));
+    assert_eq!((it.counted("acknowledged"), it.queued("")), (3, 0));
     // One after the other, they are not sent together.
     assert_eq!(it.sum("likes_producer_batches_total", ""), 3);
 }
@@ -114,7 +130,43 @@ async fn full_queue_refuses_at_once() {
     let (first, second) = tokio::join!(it.publisher.publish("p1", b"1", None), it.publisher.publish("p1", b"2", None));
     assert_eq!(second, Err(PublishError::QueueFull));
     assert!(matches!(first, Err(PublishError::NotWritten(_))), "{first:?}");
-    assert_eq!((it.counted("queue_full"), it.counted("rejected"), it.queued()), (1, 1, 0));
+    assert_eq!((it.counted("queue_full"), it.counted("rejected"), it.queued("")), (1, 1, 0));
+}
+
+#[tokio::test]
+async fn load_decides_whether_likes_linger() {
+    let mock = mock("t");
+    let it = publisher(&mock.bootstrap_servers(), "t", &[]);
+    it.warm().await;
+    let slow = |by| mock.broker_round_trip_time(-1, by).unwrap();
+    for _ in 0..2 {
+        slow(Duration::from_secs(1));
+        let first = it.publisher.publish("p1", b"first", None);
+        let sent = until("it is sent at once", async || it.queued("immediate") == 1 && it.queued("gathering") == 0);
+        assert!(tokio::join!(first, sent).0.is_ok());
+        let outcomes = join_all(it.load_both(|n| n.to_string()).await);
+        slow(Duration::ZERO);
+        assert!(outcomes.await.into_iter().all(|outcome| outcome.unwrap().is_ok()));
+        // Few are in flight again.
+        until("a like is sent at once", async || {
+            let publish = it.publisher.publish("p1", b"again", None);
+            let at_once = async { it.queued("immediate") == 1 };
+            let (outcome, at_once) = tokio::join!(publish, at_once);
+            outcome.is_ok() && at_once
+        })
+        .await;
+    }
+}
+
+#[tokio::test]
+async fn flush_settles_both_producers() {
+    let topic = TestTopic::create(1).await;
+    let it = publisher(&like_testkit::kafka(), &topic.name, &[]);
+    it.warm().await;
+    let outcomes = it.load_both(|n| n.to_string()).await;
+    it.publisher.flush(Duration::from_secs(30)).await;
+    assert_eq!(it.queued(""), 0);
+    assert_eq!(topic.end_offsets(), [outcomes.len() as i64]);
 }
 
 #[tokio::test]
@@ -126,7 +178,7 @@ async fn event_without_answer_is_perhaps_written() {
     mock.broker_round_trip_time(-1, Duration::from_secs(60)).unwrap();
     let outcome = it.publisher.publish("p1", b"1", None).await;
     assert!(matches!(outcome, Err(PublishError::PerhapsWritten(_))), "{outcome:?}");
-    assert_eq!((it.counted("unknown"), it.queued()), (1, 0));
+    assert_eq!((it.counted("unknown"), it.queued("")), (1, 0));
 }
 
 #[tokio::test]
@@ -167,11 +219,9 @@ async fn large_event_fails_no_neighbour() {
     it.warm().await;
     // Random, so that no compression makes it fit.
     let large: String = (0..120).map(|_| uuid::Uuid::new_v4().to_string()).collect();
-    let small: Vec<String> = (0..200).map(|_| uuid::Uuid::new_v4().to_string()).collect();
-    let publish = async |value: &str| it.publisher.publish("p1", value.as_bytes(), None).await;
-    let neighbours = join_all(small.iter().map(|value| publish(value)));
-    let (outcome, neighbours) = tokio::join!(publish(&large), neighbours);
-    assert_eq!(outcome, Err(PublishError::TooLarge));
-    let failed = neighbours.iter().filter(|outcome| outcome.is_err()).count();
+    let neighbours = it.load_both(|_| uuid::Uuid::new_v4().to_string()).await;
+    assert_eq!(it.publisher.publish("p1", large.as_bytes(), None).await, Err(PublishError::TooLarge));
+    let neighbours = join_all(neighbours).await;
+    let failed = neighbours.iter().filter(|outcome| !matches!(outcome, Ok(Ok(_)))).count();
     assert_eq!(failed, 0, "{neighbours:?}");
 }
