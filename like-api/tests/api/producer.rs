@@ -80,28 +80,6 @@ async fn fatal_error_settles_events_truly() {
 }
 
 #[tokio::test]
-async fn failed_producer_leaves_the_other() {
-    let mock = mock("t");
-    let it = publisher(&mock.bootstrap_servers(), "t", &[]);
-    it.warm().await;
-    mock.request_errors(RDKafkaApiKey::Produce, &[OUT_OF_ORDER]);
-    mock.request_errors(RDKafkaApiKey::InitProducerId, &NO_IDS);
-    let failed = it.publisher.publish("p1", b"failed", None).await;
-    assert!(matches!(failed, Err(PublishError::PerhapsWritten(_))), "{failed:?}");
-    it.not_ready("its id").await;
-    // They wait for the new producer's id, and are the load under which the other one is used.
-    let waiting = it.load_both(|n| n.to_string()).await;
-    eventually("a like is taken", async || it.publisher.publish("p1", b"taken", None).await.ok()).await;
-    assert!(it.queued("immediate") > 0, "none waited for the id");
-    it.not_ready("its id").await;
-
-    mock.clear_request_errors(RDKafkaApiKey::InitProducerId);
-    it.warm().await;
-    let refused = |outcome: &_| matches!(outcome, Err(PublishError::NotWritten(_)));
-    assert!(join_all(waiting).await.into_iter().map(Result::unwrap).all(|it| it.is_ok() || refused(&it)));
-}
-
-#[tokio::test]
 async fn new_producer_works_before_old_is_done() {
     let mock = MockCluster::new(2).unwrap();
     mock.create_topic("t", 2, 1).unwrap();
