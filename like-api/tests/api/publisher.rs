@@ -159,18 +159,6 @@ async fn load_decides_whether_likes_linger() {
 }
 
 #[tokio::test]
-async fn flush_settles_both_producers() {
-    let mock = mock("t");
-    let it = publisher(&mock.bootstrap_servers(), "t", &[]);
-    it.warm().await;
-    mock.broker_round_trip_time(-1, Duration::from_secs(1)).unwrap();
-    let outcomes = it.load_both(|n| n.to_string()).await;
-    it.publisher.flush(Duration::from_secs(30)).await;
-    assert_eq!(it.queued(""), 0);
-    assert!(join_all(outcomes).await.into_iter().all(|outcome| outcome.unwrap().is_ok()));
-}
-
-#[tokio::test]
 async fn event_without_answer_is_perhaps_written() {
     let mock = mock("t");
     let it = publisher(&mock.bootstrap_servers(), "t", &[]);
