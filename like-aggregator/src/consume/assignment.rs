@@ -39,10 +39,7 @@ impl ConsumerThread {
                     for &partition in &partitions {
                         state.partitions.entry(partition).or_insert_with(Partition::assigned);
                     }
-                    let mut rewound: BTreeSet<_> =
-                        spread(&mut state.partitions, self.lanes.len()).into_iter().collect();
-                    rewound.extend(partitions);
-                    self.rewind(state, rewound.into_iter().collect())?;
+                    self.rewind(state, partitions)?;
                 }
                 Rebalanced::Revoked { partitions, lost } => {
                     info!(?partitions, "partitions revoked");
@@ -202,44 +199,5 @@ impl ConsumerThread {
         // An assignment is answered only once its offsets are read.
         let _ = self.consumer.incremental_assign(&TopicPartitionList::new());
         self.consumer.context().close(&self.consumer);
-    }
-}
-
-/// Spreads the partitions evenly over so many queues, new ones first. Returns those that have another queue now, and are to
-/// be rewound.
-fn spread(partitions: &mut BTreeMap<i32, Partition>, queues: usize) -> Vec<i32> {
-    let most = partitions.len().div_ceil(queues);
-    let mut sizes = vec![0; queues];
-    partitions.values().for_each(|partition| sizes[partition.queue] += 1);
-    let mut moved = Vec::new();
-    let mut by_age: Vec<_> = partitions.iter_mut().collect();
-    by_age.sort_by_key(|(_, partition)| partition.is_fetched());
-    for (&number, partition) in by_age {
-        if sizes[partition.queue] > most
-            && let Some(smallest) = (0..queues).min_by_key(|&queue| sizes[queue])
-        {
-            sizes[partition.queue] -= 1;
-            sizes[smallest] += 1;
-            partition.queue = smallest;
-            moved.push(number);
-        }
-    }
-    moved
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn partitions_spread_evenly_and_stay_where_they_are() {
-        let mut partitions: BTreeMap<i32, Partition> = (0..5).map(|number| (number, Partition::assigned())).collect();
-        assert_eq!(spread(&mut partitions, 2), [0, 1]);
-        assert!(spread(&mut partitions, 2).is_empty());
-        partitions.retain(|number, _| *number > 1);
-        assert_eq!(spread(&mut partitions, 2), [2], "all three had the same queue");
-        partitions.values_mut().for_each(|partition| partition.fetch_from(Position::at(0)));
-        partitions.insert(9, Partition::assigned());
-        assert_eq!(spread(&mut partitions, 2), [9]);
     }
 }

@@ -61,7 +61,7 @@ impl ConsumerThread {
             }
             // Reading the clock for every record would take a twentieth of the loop's time.
             let round_over = taken % 64 == 0 && start.elapsed() >= BUSY_POLL;
-            if round_over || state.collecting.is_full(self.limits.max_events) {
+            if round_over || self.is_full(&state.collecting) {
                 return Ok(());
             }
             timeout = Duration::ZERO;
@@ -71,11 +71,11 @@ impl ConsumerThread {
 
     fn take(&self, state: &mut State, message: &BorrowedMessage<'_>) -> anyhow::Result<()> {
         let (partition, offset) = (message.partition(), message.offset());
-        let Some(of) = state.partitions.get_mut(&partition) else { return Ok(()) };
-        let queue = of.queue;
-        let Some(position) = of.fetching() else { return Ok(()) };
+        let Some(position) = state.partitions.get_mut(&partition).and_then(Partition::fetching) else {
+            return Ok(());
+        };
         let past_end = self.ends.as_ref().is_some_and(|ends| offset >= ends[partition as usize]);
-        if past_end || state.collecting.is_full(self.limits.max_events) {
+        if past_end || self.is_full(&state.collecting) {
             return Ok(());
         }
         let collecting = &mut state.collecting;
@@ -92,7 +92,7 @@ impl ConsumerThread {
                 self.stop(state, partition, StopReason::Differs { offset, folded, found: record.time })?;
             }
             Step::Take => {
-                let links = collecting.push(queue, &record, position.next, self.limits.max_events);
+                let links = collecting.push(&record, position.next, self.limits.max_events);
                 if self.traces.tracer().is_some() {
                     links.add(message);
                 }

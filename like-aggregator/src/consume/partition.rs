@@ -13,8 +13,6 @@ use crate::apply::transaction::StoredOffset;
 #[derive(Debug)]
 pub(super) struct Partition {
     phase: Phase,
-    /// Which of the queues in `Collecting` has its records.
-    pub(super) queue: usize,
     /// The offset committed in PostgreSQL, as far as known.
     pub(super) committed: Option<i64>,
     /// Whether `committed` is still to be copied to Kafka.
@@ -45,7 +43,7 @@ enum Phase {
 impl Partition {
     pub(super) fn assigned() -> Self {
         let phase = Phase::AwaitingOffset { fetched: false, verification: None };
-        Self { phase, queue: 0, committed: None, uncopied: false, only_markers: (0, 0) }
+        Self { phase, committed: None, uncopied: false, only_markers: (0, 0) }
     }
 
     pub(super) fn is_fetched(&self) -> bool {

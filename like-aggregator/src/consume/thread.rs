@@ -102,7 +102,7 @@ impl ConsumerThread {
     /// Reads until `stop`, then finishes the batch in flight and leaves the group.
     pub fn run(&self, stop: &CancellationToken) -> anyhow::Result<()> {
         self.consumer.subscribe(&[&self.topic]).context("subscribing")?;
-        let mut state = State { collecting: Collecting::new(self.lanes.len()), ..State::default() };
+        let mut state = State::default();
         let result = loop {
             if stop.is_cancelled() {
                 break Ok(());
@@ -129,7 +129,13 @@ impl ConsumerThread {
         self.report_offsets(state)?;
         self.verify_logs(state)?;
         self.send_due(state)?;
-        if state.collecting.is_full(self.limits.max_events) { self.make_room(state) } else { self.collect(state) }
+        if self.is_full(&state.collecting) { self.make_room(state) } else { self.collect(state) }
+    }
+
+    /// Whether there is no room for another record. There is room for a batch per lane, and for one more of partitions that
+    /// are in flight.
+    pub(super) fn is_full(&self, collecting: &Collecting) -> bool {
+        collecting.is_full(self.limits.max_events, if self.lanes.len() == 1 { 1 } else { self.lanes.len() + 1 })
     }
 
     fn idle_lanes(&self, state: &State) -> impl Iterator<Item = usize> {
@@ -154,17 +160,17 @@ impl ConsumerThread {
     /// Gives what is due to idle lanes.
     fn send_due(&self, state: &mut State) -> anyhow::Result<()> {
         let idle: Vec<_> = self.idle_lanes(state).collect();
-        let waited = self.until_due(state).is_zero();
+        let now = self.until_due(state).is_zero() || self.is_full(&state.collecting);
         let State { collecting, in_flight, .. } = state;
         let is_in_flight = |partition| in_flight.values().any(|flight| flight.partitions.contains(&partition));
-        let due = collecting.take_due(idle.len(), self.limits.max_events, waited, is_in_flight);
-        let now = Instant::now();
-        for (lane, Collected { batch, links }) in idle.into_iter().zip(due) {
-            state.begun = Some(now);
+        let due = collecting.take_due(idle.len(), self.limits.max_events, now, is_in_flight);
+        let since = Instant::now();
+        for (lane, Collected { batch, links, .. }) in idle.into_iter().zip(due) {
+            state.begun = Some(since);
             let partitions = batch.spans().keys().copied().collect();
             let give_up = CancellationToken::new();
             let apply = Command::Apply(batch, links, give_up.clone());
-            state.in_flight.insert(lane, InFlight { partitions, since: now, give_up, held: false });
+            state.in_flight.insert(lane, InFlight { partitions, since, give_up, held: false });
             self.command(lane, apply)?;
         }
         Ok(())

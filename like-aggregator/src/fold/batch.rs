@@ -11,7 +11,7 @@ use uuid::Uuid;
 pub const DEAD_LETTER_BYTES: usize = 64 * 1024;
 
 /// The most bytes of dead letters in a batch, which are in memory until it commits.
-const DEAD_LETTERS_BYTES: usize = 8 * 1024 * 1024;
+pub const DEAD_LETTERS_BYTES: usize = 8 * 1024 * 1024;
 
 /// The end of valid timestamps: the year 10000, in milliseconds.
 const TIME_END_MS: i64 = 253_402_300_800_000;
@@ -152,6 +152,17 @@ impl Batch {
         self.len() >= max_events || self.dead_bytes >= DEAD_LETTERS_BYTES
     }
 
+    /// Returns the size of its dead letters.
+    pub fn dead_bytes(&self) -> usize {
+        self.dead_bytes
+    }
+
+    /// Returns whether both together are no more than a batch. There is room for any in an empty one.
+    pub fn has_room_for(&self, other: &Self, max_events: usize) -> bool {
+        self.is_empty()
+            || self.len() + other.len() <= max_events && self.dead_bytes + other.dead_bytes <= DEAD_LETTERS_BYTES
+    }
+
     pub fn spans(&self) -> &BTreeMap<i32, Span> {
         &self.spans
     }
@@ -167,14 +178,22 @@ impl Batch {
         }
     }
 
-    /// Adds a batch of other partitions. The counts don't depend on which batch has a record.
-    pub fn absorb(&mut self, mut other: Self) {
-        for event in std::mem::take(&mut other.events) {
-            self.adopt(event, &other);
+    /// Adds the records of a batch, which come after those of its partitions here. The counts don't depend on which batch has
+    /// a record.
+    pub fn absorb(&mut self, mut next: Self) {
+        if self.is_empty() {
+            *self = next;
+            return;
         }
-        self.dead_letters.append(&mut other.dead_letters);
-        self.dead_bytes += other.dead_bytes;
-        self.spans.append(&mut other.spans);
+        for event in std::mem::take(&mut next.events) {
+            self.adopt(event, &next);
+        }
+        self.dead_letters.append(&mut next.dead_letters);
+        self.dead_bytes += next.dead_bytes;
+        for (partition, span) in next.spans {
+            let believed = self.spans.get(&partition).map_or(span.believed, |before| before.believed);
+            self.spans.insert(partition, Span { believed, ..span });
+        }
     }
 
     /// Adds an event of the batch `from`.

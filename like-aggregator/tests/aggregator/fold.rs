@@ -224,13 +224,17 @@ proptest! {
     }
 
     #[test]
-    fn absorbed_batches_fold_like_one(events in prop::collection::vec(sent(), 1..120)) {
+    fn absorbed_batches_fold_like_one(events in prop::collection::vec(sent(), 1..120), first in 0..2i32, half in any::<bool>()) {
         let events = timed(events);
         let mut tables = Tables::default();
         for (mut batch, mut other) in batches(&events).into_iter().zip(batches(&events)) {
             let (records, spans) = (batch.len(), batch.spans().clone());
-            batch.remove_partition(1);
-            other.remove_partition(0);
+            if half {
+                other = batch.split_off_half().unwrap_or_default();
+            } else {
+                batch.remove_partition(1 - first);
+                other.remove_partition(first);
+            }
             batch.absorb(other);
             prop_assert_eq!((batch.len(), batch.spans()), (records, &spans));
             tables.apply(&batch);
