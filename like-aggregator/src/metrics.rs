@@ -103,7 +103,7 @@ impl Metrics {
             oldest_window: gauge("likes_oldest_event_window_seconds", "Age of the start of the oldest window"),
             upkeep_failures: gauge(
                 "likes_upkeep_failures",
-                "Rounds of maintenance (windows, old dead letters) that have failed one after the other",
+                "Rounds of maintenance (windows, old dead letters, old hours) that have failed one after the other",
             ),
             fences: counter("likes_fences_total", "Batches refused because another worker had moved the offset"),
             retries: counter("likes_retries_total", "Attempts at a batch that failed and were repeated"),

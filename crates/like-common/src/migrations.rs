@@ -10,7 +10,7 @@ macro_rules! files {
     ($($name:literal)*) => { [$(($name, include_str!(concat!("../../../migrations/", $name, ".sql")))),*] };
 }
 
-const FILES: [(&str, &str); 10] = files! {
+const FILES: [(&str, &str); 11] = files! {
     "0001_counts_and_likes"
     "0002_event_handled"
     "0003_log_position"
@@ -21,6 +21,7 @@ const FILES: [(&str, &str); 10] = files! {
     "0009_redrive_and_close"
     "0012_large_tables"
     "0013_time_ordered_ids"
+    "0014_product_like_hour"
 };
 
 /// Returns the migrations, to be run on a connection whose `search_path` names the schema.
@@ -65,6 +66,7 @@ mod tests {
             0xec28_b12e,
             0x0119_bc94,
             0x100f_5587,
+            0xfbed_440a,
         ];
         assert_eq!(begins, applied, "add a migration instead, and its checksum here");
     }

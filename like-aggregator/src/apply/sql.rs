@@ -166,6 +166,21 @@ impl Statements<'_> {
         Ok(below as u64)
     }
 
+    /// Adds the sums by hour, in the order of hours and products: see [`Self::add_counts`].
+    pub(super) async fn add_hours(&mut self, batch: &Batch, changes: &Changes) -> sqlx::Result<()> {
+        if changes.hours.is_empty() {
+            return Ok(());
+        }
+        let sql = "INSERT INTO product_like_hour AS old (hour, product_id, likes)
+                   SELECT * FROM unnest($1::timestamptz[], $2::text[], $3::bigint[])
+                   ON CONFLICT (hour, product_id) DO UPDATE SET likes = old.likes + excluded.likes";
+        let query = sqlx::query(sql)
+            .bind(changes.hours.iter().map(|sum| timestamp(sum.hour)).collect::<Vec<_>>())
+            .bind(changes.hours.iter().map(|sum| batch.product(sum.product)).collect::<Vec<_>>())
+            .bind(changes.hours.iter().map(|sum| sum.likes).collect::<Vec<_>>());
+        self.execute(query).await.map(drop)
+    }
+
     /// Keeps the first [`DEAD_LETTERS_KEPT`] of a partition and reason, and of the others their offsets.
     pub(super) async fn keep_dead_letters(&mut self, letters: &[DeadLetter]) -> sqlx::Result<()> {
         if letters.is_empty() {

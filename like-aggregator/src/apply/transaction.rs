@@ -179,6 +179,7 @@ impl Store {
         let changes = fold.changes(batch, &sql.liked(&fold).await?);
         sql.write_likes(batch, &fold, &changes).await?;
         let below_zero = sql.add_counts(batch, &changes).await?;
+        sql.add_hours(batch, &changes).await?;
         sql.keep_dead_letters(batch.dead_letters()).await?;
         sql.advance(batch).await?;
         let Statements { sent: statements, .. } = sql;

@@ -16,11 +16,11 @@ pub struct AuditSettings {
     #[command(flatten)]
     pub fold: FoldSettings,
 
-    /// fold the log from its start into tables of its own and compare likes and counts with those; needs twice the disk space of the tables
+    /// fold the log from its start into tables of its own and compare likes, counts and hours with those; needs twice the disk space of the tables
     #[arg(long, conflicts_with = "repair")]
     pub log: bool,
 
-    /// set every count that differs to the number of its likes and delta events; needs --yes
+    /// set every count, and every sum of hours, that differs to the number of its likes and delta events; needs --yes
     #[arg(long)]
     pub repair: bool,
 

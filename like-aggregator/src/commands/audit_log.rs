@@ -1,9 +1,9 @@
-//! `audit --log`: compares likes, counts and deltas with what the log folds to. It copies the live ones and their offsets
+//! `audit --log`: compares likes, counts, deltas and hours with what the log folds to. It copies the live ones and their offsets
 //! at one moment, folds the log into a shadow schema up to these offsets, and compares. The aggregators continue
 //! meanwhile, and no old snapshot holds up vacuum while the log is folded.
 //!
 //! Memory is bounded by a replay's two batches and [`LISTED`] differences of each kind; the server compares. Until the
-//! end, the disk holds the live tables a second time, and a copy of the live likes and counts.
+//! end, the disk holds the live tables a second time, and a copy of the live likes, counts and hours.
 
 use anyhow::{Context, anyhow, bail};
 use chrono::{DateTime, Utc};
@@ -41,6 +41,7 @@ struct LogAudit {
     replay_may_differ: bool,
     products: Differences<ProductDifference>,
     likes: Differences<LikeDifference>,
+    hours: Differences<HourDifference>,
 }
 
 #[derive(Serialize)]
@@ -71,6 +72,17 @@ struct LikeDifference {
     expected_liked: bool,
 }
 
+/// An hour or a day in which a product gained other likes by the log than in the tables.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct HourDifference {
+    product_id: String,
+    /// Its begin. None: all hours, as some likes have none in the tables.
+    at: Option<DateTime<Utc>>,
+    likes: i64,
+    expected_likes: i64,
+}
+
 pub async fn audit_log(settings: &AuditSettings, shutdown: CancellationToken) -> anyhow::Result<Outcome> {
     let Some(kafka) = &settings.kafka.0 else {
         let unset = "KAFKA_BOOTSTRAP_SERVERS (--kafka-bootstrap-servers) is not set: audit --log reads the log from these brokers, host:port[,host:port…]";
@@ -91,7 +103,7 @@ pub async fn audit_log(settings: &AuditSettings, shutdown: CancellationToken) ->
     }
     let report = audited?;
     answer(settings.report.json, &report, LogAudit::text)?;
-    Ok(Outcome::unless(report.products.differing + report.likes.differing > 0))
+    Ok(Outcome::unless(report.products.differing + report.likes.differing + report.hours.differing > 0))
 }
 
 async fn fold_and_compare(
@@ -119,6 +131,7 @@ async fn fold_and_compare(
     };
     let like =
         |(product_id, user_id, liked, expected_liked)| LikeDifference { product_id, user_id, liked, expected_liked };
+    let hour = |(product_id, at, likes, expected_likes)| HourDifference { product_id, at, likes, expected_likes };
     Ok(LogAudit {
         at,
         records: ends.iter().flat_map(|(_, ends)| ends).sum(),
@@ -127,10 +140,11 @@ async fn fold_and_compare(
         replay_may_differ: !rules.is_history,
         products: differences(connection, "differing_product", "product_id", product).await?,
         likes: differences(connection, "differing_like", "product_id, user_id", like).await?,
+        hours: differences(connection, "differing_hour", "product_id, hour", hour).await?,
     })
 }
 
-/// Copies the live likes and counts in one snapshot. Returns its time and its offsets.
+/// Copies the live likes, counts and hours in one snapshot. Returns its time and its offsets.
 async fn copy_live(connection: &mut PgConnection) -> anyhow::Result<(DateTime<Utc>, Ends)> {
     let mut snapshot = connection.begin_with("BEGIN ISOLATION LEVEL REPEATABLE READ").await?;
     // Taken before the snapshot: if a `rebuild` swapped after it, the snapshot would show the new tables at a time when
@@ -148,6 +162,7 @@ async fn copy_live(connection: &mut PgConnection) -> anyhow::Result<(DateTime<Ut
             "CREATE UNLOGGED TABLE live_like AS
              SELECT pair_key, product_id, user_id FROM {SCHEMA}.product_like WHERE liked"
         ),
+        format!("CREATE UNLOGGED TABLE live_hour AS SELECT * FROM {SCHEMA}.product_like_hour"),
     ] {
         sqlx::query(AssertSqlSafe(copy)).execute(&mut *snapshot).await.context("copying the live tables")?;
     }
@@ -156,7 +171,10 @@ async fn copy_live(connection: &mut PgConnection) -> anyhow::Result<(DateTime<Ut
 }
 
 /// A product without a row has no likes, and neither has a user whose row is not `liked`.
-const COMPARE: [&str; 2] = [
+///
+/// Hours are compared by day where one side may have summed them already (0014). Those of a product that has likes without
+/// an hour are compared as one.
+const COMPARE: [&str; 4] = [
     "CREATE UNLOGGED TABLE differing_product AS SELECT * FROM (
          SELECT product_id,
                 coalesce(live.like_count, 0) AS like_count, coalesce(own.like_count, 0) AS expected_like_count,
@@ -168,6 +186,21 @@ const COMPARE: [&str; 2] = [
                 live.product_id IS NOT NULL AS liked, own.product_id IS NOT NULL AS expected_liked
          FROM live_like live FULL JOIN (SELECT * FROM product_like WHERE liked) own USING (pair_key)) both_sides
      WHERE liked <> expected_liked",
+    "CREATE FUNCTION compared_hour(hour timestamptz) RETURNS timestamptz LANGUAGE sql STABLE AS $$
+         SELECT CASE WHEN hour < now() - interval '35 days' THEN date_trunc('day', hour, 'UTC') ELSE hour END $$",
+    "CREATE UNLOGGED TABLE differing_hour AS
+     WITH without AS (SELECT product_id FROM live_hour WHERE hour = '-infinity' AND likes <> 0),
+          live AS (SELECT product_id, CASE WHEN w.product_id IS NULL THEN compared_hour(hour) ELSE '-infinity' END AS hour,
+                          sum(likes) AS likes
+                   FROM live_hour LEFT JOIN without w USING (product_id) GROUP BY 1, 2),
+          own AS (SELECT product_id, CASE WHEN w.product_id IS NULL THEN compared_hour(hour) ELSE '-infinity' END AS hour,
+                         sum(likes) AS likes
+                  FROM product_like_hour LEFT JOIN without w USING (product_id) GROUP BY 1, 2)
+     SELECT * FROM (
+         SELECT product_id, nullif(hour, '-infinity') AS hour, coalesce(live.likes, 0)::bigint AS likes,
+                coalesce(own.likes, 0)::bigint AS expected_likes
+         FROM live FULL JOIN own USING (product_id, hour)) both_sides
+     WHERE likes <> expected_likes",
 ];
 
 async fn differences<T, R: for<'r> FromRow<'r, PgRow> + Send + Unpin>(
@@ -185,14 +218,16 @@ async fn differences<T, R: for<'r> FromRow<'r, PgRow> + Send + Unpin>(
 
 impl LogAudit {
     fn text(&self) -> String {
-        let Self { records, fold_version, build_fold_version, products, likes, .. } = self;
+        let Self { records, fold_version, build_fold_version, products, likes, hours, .. } = self;
         let mut parts = vec![format!(
             "log folded            {records} records, up to the tables' offsets of {}\n\
              fold version          {fold_version} in the database, {build_fold_version} in this build\n\
-             products that differ  {}\nlikes that differ     {}",
+             products that differ  {}\nlikes that differ     {}\n\
+             hours that differ     {}",
             time(self.at),
             products.differing,
-            likes.differing
+            likes.differing,
+            hours.differing
         )];
         if self.replay_may_differ {
             parts.push(
@@ -214,6 +249,14 @@ impl LogAudit {
                 table.row(&[&l.product_id, &l.user_id, &says(l.liked), &says(l.expected_liked)]);
             }
             parts.push(format!("\nlikes that differ{}:\n\n{}", likes.first(), table.text()));
+        }
+        if hours.differing > 0 {
+            let mut table = Table::new(&["product", "hour or day", "likes", "by the log"]);
+            for h in &hours.differences {
+                let at = h.at.map_or_else(|| "all".to_owned(), time);
+                table.row(&[&h.product_id, &at, &h.likes, &h.expected_likes]);
+            }
+            parts.push(format!("\nhours that differ{}:\n\n{}", hours.first(), table.text()));
         }
         parts.join("\n")
     }

@@ -1,5 +1,9 @@
-//! The fold of a batch: drops duplicates, keeps each user's last desired state and adds up per product. Pure: no Kafka, no
-//! SQL, no clock. The result depends on the log alone, and not on where it is cut into batches.
+//! The fold of a batch: drops duplicates, keeps each user's last desired state and adds up per product, and per product and
+//! hour. Pure: no Kafka, no SQL, no clock. The result depends on the log alone, and not on where it is cut into batches.
+//!
+//! A change counts in the hour of its own record. A like at 10:59 and an unlike at 11:01 are +1 for the hour of 10 and -1 for
+//! the hour of 11, whether they share a batch or not. So a user's changes within the batch count one by one. Only for the
+//! first event does the stored state decide whether it changes anything.
 
 use std::time::Duration;
 
@@ -9,8 +13,8 @@ use uuid::Uuid;
 
 use super::batch::{Batch, EventUser, Millis};
 
-/// The version of the fold. Raise it with every change that folds any log to other likers, counts or deltas: a database
-/// with another version is refused.
+/// The version of the fold. Raise it with every change that folds any log to other likers, counts, deltas or hour sums: a
+/// database with another version is refused.
 pub const FOLD_VERSION: i32 = 2;
 
 /// How duplicates are recognised.
@@ -21,6 +25,9 @@ pub enum Dedup {
     /// Within a batch only.
     Batch,
 }
+
+/// Milliseconds of an hour.
+const HOUR: Millis = 3_600_000;
 
 impl Batch {
     /// Drops duplicates and folds the rest. `handled` has the last time at which ids of this batch were counted before, as
@@ -46,8 +53,11 @@ impl Batch {
                 }
             }
             fold.handled.push((event.id, event.time));
+            let hour = event.time - event.time.rem_euclid(HOUR);
+            let step = if event.liked { 1 } else { -1 };
             let Some(EventUser { pair_key, start, length }) = event.user else {
-                fold.deltas[event.product as usize] += if event.liked { 1 } else { -1 };
+                fold.deltas[event.product as usize] += step;
+                *fold.hours.entry((hour, event.product)).or_default() += step;
                 fold.delta_events += 1;
                 continue;
             };
@@ -57,13 +67,17 @@ impl Batch {
                 product: event.product,
                 user,
                 first: event.liked,
+                first_hour: hour,
                 last: event.liked,
                 events: 0,
                 flips: 0,
             });
             desired.events += 1;
-            desired.flips += u64::from(desired.last != event.liked);
-            desired.last = event.liked;
+            if desired.last != event.liked {
+                desired.flips += 1;
+                desired.last = event.liked;
+                *fold.hours.entry((hour, event.product)).or_default() += step;
+            }
         }
         fold.desired = all_desired.into_values().collect();
         // Sorted for the index in which they are looked up and inserted.
@@ -81,6 +95,7 @@ pub struct Desired<'a> {
     pub product: u32,
     pub user: &'a str,
     first: bool,
+    first_hour: Millis,
     /// Whether the last event is a like: the one that counts.
     pub last: bool,
     events: u64,
@@ -98,6 +113,8 @@ pub struct Fold<'a> {
     delta_events: u64,
     /// Per product number, the sum of its delta events.
     deltas: Vec<i64>,
+    /// Per hour and product number, what is gained whatever was stored: by all but the first event of each (product, user).
+    hours: HashMap<(Millis, u32), i64>,
 }
 
 /// The changes to write, given what was liked before.
@@ -109,6 +126,8 @@ pub struct Changes {
     pub changed: Vec<usize>,
     /// The sums to add, in the order of product ids, without products that don't change.
     pub sums: Vec<ProductSum>,
+    /// The same by hour, in the order of hours and product ids, without those that don't change.
+    pub hours: Vec<HourSum>,
     /// Events that changed what their user likes, and delta events.
     pub applied: u64,
     /// Events whose desired state was already stored.
@@ -126,14 +145,28 @@ pub struct ProductSum {
     pub deltas: i64,
 }
 
+/// The sum that a batch adds to one product and hour.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct HourSum {
+    /// Its begin.
+    pub hour: Millis,
+    /// The product's number in the batch.
+    pub product: u32,
+    pub likes: i64,
+}
+
 impl<'a> Fold<'a> {
     /// Compares the desired states with `product_like`; `liked` holds those that have a row.
     pub fn changes(&self, batch: &'a Batch, liked: &HashMap<Uuid, bool>) -> Changes {
         let mut changes = Changes { applied: self.delta_events, ..Changes::default() };
         let mut likes = self.deltas.clone();
+        let mut hours = self.hours.clone();
         for (index, desired) in self.desired.iter().enumerate() {
             let row = liked.get(&desired.pair_key).copied();
             let before = row.unwrap_or(false);
+            if desired.first != before {
+                *hours.entry((desired.first_hour, desired.product)).or_default() += if desired.first { 1 } else { -1 };
+            }
             let applied = desired.flips + u64::from(desired.first != before);
             changes.applied += applied;
             changes.unchanged += desired.events - applied;
@@ -148,6 +181,9 @@ impl<'a> Fold<'a> {
             }
         }
         changes.sums.sort_unstable_by_key(|sum| batch.product(sum.product));
+        let hours = hours.into_iter().filter(|(_, likes)| *likes != 0);
+        changes.hours = hours.map(|((hour, product), likes)| HourSum { hour, product, likes }).collect();
+        changes.hours.sort_unstable_by_key(|sum| (sum.hour, batch.product(sum.product)));
         changes
     }
 }

@@ -5,4 +5,4 @@ mod batch;
 mod fold;
 
 pub use batch::{Batch, DEAD_LETTER_BYTES, DEAD_LETTERS_BYTES, DeadLetter, Millis, Record, Span};
-pub use fold::{Changes, Dedup, Desired, FOLD_VERSION, Fold, ProductSum};
+pub use fold::{Changes, Dedup, Desired, FOLD_VERSION, Fold, HourSum, ProductSum};

@@ -1,10 +1,11 @@
 //! Periodic maintenance, safe to run in several aggregators at once: creates windows of `event_handled` ahead of time,
-//! drops those that no unread record can need, and deletes old dead letters. It has a connection of its own, so that no
-//! batch waits for it. SQL decides what may be dropped; the broker only returns the log's ends.
+//! drops those that no unread record can need, deletes old dead letters, and sums old hours of `product_like_hour` to days. It
+//! has a connection of its own, so that no batch waits for it. SQL decides what may be dropped; the broker only returns the log's ends.
 
 use std::time::Duration;
 
 use anyhow::{Context, anyhow};
+use chrono::{DateTime, Utc};
 use like_common::database::{self, DatabaseUrl};
 use like_common::layout;
 use like_common::session::Session;
@@ -21,6 +22,9 @@ use crate::topic::log_ends;
 const DEADLINE: Duration = Duration::from_secs(60);
 
 const CHUNK: i64 = 1_000;
+
+/// Hours that are summed in one round at most: 14 million a day.
+const HOURS: u64 = 100_000;
 
 /// After so many failed rounds an operator should look. One or two may be an outage, which others report.
 const WARN_AFTER: i64 = 3;
@@ -86,6 +90,7 @@ impl Upkeep {
         self.report_windows(&mut connection).await.context("counting windows of event_handled")?;
         dropped.context("dropping windows of event_handled")?;
         delete_dead_letters(&mut connection).await.context("deleting old dead letters")?;
+        sum_hours(&mut connection).await.context("summing old hours to days")?;
         connection.close().await?;
         Ok(())
     }
@@ -155,4 +160,42 @@ async fn delete_dead_letters(connection: &mut PgConnection) -> anyhow::Result<()
             return Ok(());
         }
     }
+}
+
+/// Sums hours to days that ended 36 days ago by the log's clock: one day more than anything reads by hours, for clocks that
+/// differ. The sum of a product stays the same at any moment, and so does the sum of a day. Hours of such a day that are
+/// folded later, as by a replay, are summed by a later round.
+async fn sum_hours(connection: &mut PgConnection) -> sqlx::Result<()> {
+    // Goes from hour to hour by the index, past the days that are summed, to the first that isn't one.
+    let next = "WITH RECURSIVE old AS (
+                    SELECT date_trunc('day', least(now(), max(last_record_time)) - interval '36 days', 'UTC') AS until,
+                           (SELECT min(hour) FROM product_like_hour WHERE hour > '-infinity') AS hour
+                    FROM kafka_offset
+                    UNION ALL
+                    SELECT until, (SELECT min(h.hour) FROM product_like_hour h WHERE h.hour > old.hour)
+                    FROM old WHERE hour < until)
+                SELECT hour FROM old WHERE hour < until AND hour <> date_trunc('day', hour, 'UTC') LIMIT 1";
+    let sum = "WITH summed AS (
+                   DELETE FROM product_like_hour WHERE hour = $1 AND product_id = ANY (ARRAY(
+                       SELECT product_id FROM product_like_hour WHERE hour = $1 ORDER BY product_id LIMIT $2))
+                   RETURNING product_id, likes)
+               INSERT INTO product_like_hour AS day (hour, product_id, likes)
+               SELECT date_trunc('day', $1, 'UTC'), product_id, likes FROM summed ORDER BY product_id
+               ON CONFLICT (hour, product_id) DO UPDATE SET likes = day.likes + excluded.likes";
+    let mut rows = 0;
+    while rows < HOURS
+        && let Some(hour) = sqlx::query_scalar::<_, DateTime<Utc>>(next).fetch_optional(&mut *connection).await?
+    {
+        loop {
+            let summed = sqlx::query(sum).bind(hour).bind(CHUNK).execute(&mut *connection).await?.rows_affected();
+            rows += summed;
+            if summed < CHUNK as u64 || rows >= HOURS {
+                break;
+            }
+        }
+    }
+    if rows > 0 {
+        info!(rows, "hours of product_like_hour summed to days");
+    }
+    Ok(())
 }

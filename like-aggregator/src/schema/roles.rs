@@ -9,9 +9,10 @@ use sqlx::{AssertSqlSafe, Connection, PgConnection};
 use tracing::warn;
 
 /// like-api's rights. Of a dead letter it needs the position only.
-const READS: [(&str, &str); 8] = [
+const READS: [(&str, &str); 9] = [
     ("product_like_count", "SELECT"),
     ("product_like", "SELECT"),
+    ("product_like_hour", "SELECT"),
     ("kafka_offset", "SELECT"),
     ("topic_layout", "SELECT"),
     ("fold", "SELECT"),
@@ -22,9 +23,10 @@ const READS: [(&str, &str); 8] = [
 
 /// like-aggregator's rights, which suffice for most commands too. Counts are never deleted, and only the owner changes the
 /// layout and the fold version.
-const COUNTS: [(&str, &str); 9] = [
+const COUNTS: [(&str, &str); 10] = [
     ("product_like_count", "SELECT, INSERT, UPDATE"),
     ("product_like", "SELECT, INSERT, UPDATE, DELETE"),
+    ("product_like_hour", "SELECT, INSERT, UPDATE, DELETE"),
     ("event_handled", "SELECT, INSERT"),
     ("kafka_offset", "SELECT, INSERT, UPDATE"),
     ("topic_layout", "SELECT"),

@@ -10,10 +10,10 @@ async fn audit(system: &TestSystem, flags: &[&str]) -> (i32, Value) {
     system.json(&[&["audit"], flags].concat()).await
 }
 
-/// Four products with two likes each, one with none left, one brought below zero by delta events.
+/// Five products with two likes each, one with none left, one brought below zero by delta events.
 async fn with_counts() -> (TestTopic, TestSystem) {
     let (topic, system) = TestSystem::with_topic(2).await;
-    for product in ["high", "low", "missing", "orphan-2"] {
+    for product in ["high", "hours", "low", "missing", "orphan-2"] {
         topic.publish_event(&event(product, Some("u1"), true));
         topic.publish_event(&event(product, Some("u2"), true));
     }
@@ -23,14 +23,14 @@ async fn with_counts() -> (TestTopic, TestSystem) {
     }
     topic.flush();
     let aggregator = system.aggregator(&[]).await;
-    system.folded(12).await;
+    system.folded(14).await;
     until("a metric says that a count is below zero", async || {
         aggregator.metric("likes_counts_below_zero_total", "").await as u32 > 0
     })
     .await;
     topic.publish_event(&event("gone", Some("u1"), false));
     topic.flush();
-    system.folded(13).await;
+    system.folded(15).await;
     (topic, system)
 }
 
@@ -38,6 +38,7 @@ async fn with_counts() -> (TestTopic, TestSystem) {
 const SPOIL: &str = "
     UPDATE product_like_count SET like_count = like_count + 3 WHERE product_id = 'high';
     UPDATE product_like_count SET like_count = like_count - 3 WHERE product_id = 'low';
+    UPDATE product_like_hour SET likes = likes + 4 WHERE product_id = 'hours';
     DELETE FROM product_like_count WHERE product_id = 'missing';
     UPDATE product_like_count SET like_count = 1 WHERE product_id = 'gone';
     DELETE FROM product_like WHERE product_id = 'orphan-2';
@@ -48,10 +49,11 @@ async fn right_counts_are_clean_below_zero() {
     let (_topic, system) = with_counts().await;
     let (status, report) = audit(&system, &[]).await;
     assert_eq!(status, 0, "below zero by delta events is no difference");
-    let minus = json!({"productId": "minus", "likers": 1, "deltas": -2, "expected": -1, "found": -1});
+    let minus = json!({"productId": "minus", "likers": 1, "deltas": -2, "expected": -1, "found": -1, "hours": -1});
     assert_eq!(
         report,
-        json!({"products": 6, "differing": 0, "repaired": 0, "negative": 1, "differences": [], "negatives": [minus]})
+        json!({"products": 7, "differing": 0, "repaired": 0, "differingHours": 0, "repairedHours": 0, "negative": 1,
+               "differences": [], "negatives": [minus]})
     );
 }
 
@@ -59,14 +61,15 @@ async fn right_counts_are_clean_below_zero() {
 async fn each_wrong_count_is_repaired() {
     let (_topic, system) = with_counts().await;
     system.database.execute(SPOIL).await;
-    let wrong = |product: &str, likers: i64, deltas: i64, found: Option<i64>| json!({"productId": product, "likers": likers, "deltas": deltas, "expected": likers + deltas, "found": found});
+    let wrong = |product: &str, likers: i64, deltas: i64, found: Option<i64>, hours: i64| json!({"productId": product, "likers": likers, "deltas": deltas, "expected": likers + deltas, "found": found, "hours": hours});
     let expected = vec![
-        wrong("gone", 0, 0, Some(1)),
-        wrong("high", 2, 0, Some(5)),
-        wrong("low", 2, 0, Some(-1)),
-        wrong("missing", 2, 0, None),
-        wrong("orphan-1", 0, -2, Some(5)),
-        wrong("orphan-2", 0, 0, Some(2)),
+        wrong("gone", 0, 0, Some(1), 0),
+        wrong("high", 2, 0, Some(5), 2),
+        wrong("hours", 2, 0, Some(2), 6),
+        wrong("low", 2, 0, Some(-1), 2),
+        wrong("missing", 2, 0, None, 2),
+        wrong("orphan-1", 0, -2, Some(5), 0),
+        wrong("orphan-2", 0, 0, Some(2), 2),
     ];
     let differences = |report: &Value| {
         let mut found = report["differences"].as_array().unwrap().clone();
@@ -75,9 +78,10 @@ async fn each_wrong_count_is_repaired() {
     };
     let (status, report) = audit(&system, &[]).await;
     assert_eq!((status, differences(&report)), (1, expected.clone()));
-    assert_eq!((&report["products"], &report["differing"]), (&json!(8), &json!(6)));
+    assert_eq!((&report["products"], &report["differing"]), (&json!(9), &json!(6)));
+    assert_eq!(report["differingHours"], 3);
     let table = String::from_utf8(system.command(&["audit"]).await.stdout).unwrap();
-    for row in [["missing", "2", "0", "2", "-"], ["high", "2", "0", "2", "5"]] {
+    for row in [["missing", "2", "0", "2", "-", "2"], ["high", "2", "0", "2", "5", "2"]] {
         assert!(has_row(&table, &row), "{table}");
     }
 
@@ -86,7 +90,7 @@ async fn each_wrong_count_is_repaired() {
 
     let (status, report) = audit(&system, &["--repair", "--yes"]).await;
     assert_eq!((status, differences(&report)), (1, expected));
-    assert_eq!(report["repaired"], 6);
+    assert_eq!((&report["repaired"], &report["repairedHours"]), (&json!(6), &json!(3)));
     let (status, report) = audit(&system, &[]).await;
     assert_eq!((status, &report["negative"]), (0, &json!(2)), "orphan-1 is below zero by its deltas");
     assert_eq!(system.wrong_counts().await, 0);
@@ -102,6 +106,7 @@ async fn repair_adds_to_a_batch_in_progress() {
         "INSERT INTO product_like VALUES (gen_random_uuid(), now(), true, 'unseen', 'u')",
         "UPDATE product_like SET liked = false WHERE product_id = 'high' AND user_id = 'u1'",
         "UPDATE product_like_count SET like_count = like_count - 1 WHERE product_id = 'high'",
+        "UPDATE product_like_hour SET likes = likes - 1 WHERE product_id = 'high'",
     ] {
         sqlx::query(sql).execute(&mut *batch).await.unwrap();
     }
@@ -115,6 +120,8 @@ async fn repair_adds_to_a_batch_in_progress() {
     assert_eq!(status.max(other), 1);
     let high = "SELECT like_count FROM product_like_count WHERE product_id = 'high'";
     assert_eq!(system.number(high).await, 1);
+    let high = "SELECT sum(likes)::bigint FROM product_like_hour WHERE product_id = 'high'";
+    assert_eq!(system.number(high).await, 1);
     assert_eq!(audit(&system, &[]).await.0, 0, "the second repair has seen the batch's row without a count");
 }
 
@@ -127,7 +134,7 @@ async fn repair_leaves_swapped_tables_alone() {
     let swapped = async {
         system.database.waiting_for_lock("like-aggregator-audit", 1).await;
         sqlx::raw_sql("ALTER SCHEMA likes RENAME TO likes_old; CREATE SCHEMA likes").execute(&mut *swap).await.unwrap();
-        for table in ["kafka_offset", "fold", "product_like", "product_like_count"] {
+        for table in ["kafka_offset", "fold", "product_like", "product_like_count", "product_like_hour"] {
             let copy = format!(
                 "CREATE TABLE likes.{table} (LIKE likes_old.{table} INCLUDING ALL);
                  INSERT INTO likes.{table} SELECT * FROM likes_old.{table}"
@@ -159,6 +166,7 @@ async fn repair_beside_workers_loses_nothing() {
     for _ in 0..5 {
         assert_eq!(status(&["audit"]).await, Some(0));
         system.database.execute("UPDATE product_like_count SET like_count = like_count + 7").await;
+        system.database.execute("UPDATE product_like_hour SET likes = likes - 7").await;
         assert_eq!(status(&["audit", "--repair", "--yes"]).await, Some(1));
         assert_eq!(status(&["audit"]).await, Some(0));
     }
@@ -184,8 +192,13 @@ async fn many_counts_are_repaired_in_chunks() {
         .await;
     let counts = "INSERT INTO product_like_count SELECT product_id, count(*), 0, now() FROM product_like GROUP BY 1";
     system.database.execute(counts).await;
+    // As an earlier release left them: without hours.
+    let (status, report) = audit(&system, &["--repair", "--yes"]).await;
+    assert_eq!((status, &report["differing"], &report["repaired"]), (1, &json!(0), &json!(0)));
+    assert_eq!((&report["differingHours"], &report["repairedHours"]), (&json!(60_001), &json!(60_001)));
     let (status, report) = audit(&system, &[]).await;
     assert_eq!((status, &report["products"]), (0, &json!(60_001)));
+    assert_eq!(system.number("SELECT count(*) FROM product_like_hour WHERE hour > '-infinity'").await, 0);
 
     system
         .database

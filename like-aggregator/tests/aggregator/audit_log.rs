@@ -60,6 +60,11 @@ async fn each_difference_is_named() {
          UPDATE product_like SET liked = false WHERE (product_id, user_id) = ('liker', 'u2');
          DELETE FROM product_like_count WHERE product_id = 'lost';
          INSERT INTO product_like_count VALUES ('made-up', 1, 0, now());
+         -- Another hour, with the same sum; a day that is summed; likes without an hour, and one too many in an hour.
+         INSERT INTO product_like_hour SELECT hour + interval '1 hour', product_id, 1 FROM product_like_hour WHERE product_id = 'good';
+         UPDATE product_like_hour SET likes = likes - 1 WHERE product_id = 'good' AND likes > 1;
+         INSERT INTO product_like_hour VALUES ('-infinity', 'extra', 2), ('-infinity', 'lost', 1);
+         UPDATE product_like_hour SET likes = likes - 2 WHERE product_id = 'extra' AND hour > '-infinity';
          INSERT INTO product_like VALUES (gen_random_uuid(), now(), true, 'extra', 'unliked'),
                                          (gen_random_uuid(), now(), false, 'extra', 'harmless')",
         )
@@ -79,10 +84,17 @@ async fn each_difference_is_named() {
         {"productId": "liker", "userId": "u2", "liked": false, "expectedLiked": true},
     ]});
     assert_eq!(report["likes"], likes);
+    assert_eq!(report["hours"]["differing"], 3, "{report}");
+    let hours = report["hours"]["differences"].as_array().unwrap().iter();
+    let hours: Vec<_> = hours.map(|h| (&h["productId"], h["at"].is_null(), &h["likes"], &h["expectedLikes"])).collect();
+    let [good, lost, no] = [json!("good"), json!("lost"), json!(0)];
+    let (three, four, five) = (json!(3), json!(4), json!(5));
+    assert_eq!(hours, [(&good, false, &three, &four), (&good, false, &json!(1), &no), (&lost, true, &five, &four)]);
 
     let table = String::from_utf8(system.command(&AUDIT).await.stdout).unwrap();
     assert!(has_row(&table, &["products", "that", "differ", "4"]), "{table}");
     assert!(has_row(&table, &["liker", "u2", "doesn't", "likes"]), "{table}");
+    assert!(has_row(&table, &["lost", "all", "5", "4"]), "{table}");
 }
 
 #[tokio::test]

@@ -5,13 +5,15 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use hashbrown::HashMap;
-use like_aggregator::fold::{Batch, Changes, Dedup, Millis, Record};
+use like_aggregator::fold::{Batch, Changes, Dedup, HourSum, Millis, Record};
 use like_events::{EventId, LikeEvent, ProductId, UserId};
 use proptest::prelude::*;
 use uuid::Uuid;
 
 /// Small, so that a few hundred milliseconds of log hold repeats within it and beyond it.
 const WINDOW: Duration = Duration::from_millis(200);
+
+const HOUR: Millis = 3_600_000;
 
 #[derive(Debug, Clone)]
 struct Sent {
@@ -48,14 +50,17 @@ struct State {
     likers: BTreeSet<(String, String)>,
     counts: BTreeMap<String, i64>,
     deltas: BTreeMap<String, i64>,
+    /// By product and hour.
+    hours: BTreeMap<(String, Millis), i64>,
     applied: u64,
     unchanged: u64,
     duplicates: u64,
 }
 
 impl State {
-    /// A product with zero likes may have a row or none.
+    /// A product with zero likes, or with none gained in an hour, may have a row or none.
     fn without_zeros(mut self) -> Self {
+        self.hours.retain(|_, likes| *likes != 0);
         self.counts.retain(|_, count| *count != 0);
         self.deltas.retain(|_, delta| *delta != 0);
         self
@@ -75,9 +80,11 @@ fn reference(events: &[(Sent, Millis)]) -> State {
         times.push(*time);
         let product = product(event.id);
         let step = if event.liked { 1 } else { -1 };
+        let hour = (product.clone(), time / HOUR * HOUR);
         let Some(user) = event.user else {
             *state.deltas.entry(product.clone()).or_default() += step;
             *state.counts.entry(product).or_default() += step;
+            *state.hours.entry(hour).or_default() += step;
             state.applied += 1;
             continue;
         };
@@ -85,6 +92,7 @@ fn reference(events: &[(Sent, Millis)]) -> State {
         let changed = if event.liked { state.likers.insert(pair) } else { state.likers.remove(&pair) };
         if changed {
             *state.counts.entry(product).or_default() += step;
+            *state.hours.entry(hour).or_default() += step;
             state.applied += 1;
         } else {
             state.unchanged += 1;
@@ -115,7 +123,7 @@ impl Tables {
         }
         let fold = batch.fold(Dedup::History(WINDOW), handled);
         let liked = self.likes.iter().map(|(key, (liked, ..))| (*key, *liked)).collect();
-        let Changes { first_likes, changed, sums, applied, unchanged } = fold.changes(batch, &liked);
+        let Changes { first_likes, changed, sums, hours, applied, unchanged } = fold.changes(batch, &liked);
         self.handled.extend_from_slice(&fold.handled);
         for &index in &first_likes {
             let desired = &fold.desired[index];
@@ -132,6 +140,11 @@ impl Tables {
             let product = batch.product(sum.product).to_owned();
             *self.state.counts.entry(product.clone()).or_default() += sum.likes;
             *self.state.deltas.entry(product).or_default() += sum.deltas;
+        }
+        let key = |sum: &HourSum| (sum.hour, batch.product(sum.product).to_owned());
+        assert!(hours.is_sorted_by(|a, b| key(a) < key(b)), "rows are locked in the order of their key, each once");
+        for sum in &hours {
+            *self.state.hours.entry((batch.product(sum.product).to_owned(), sum.hour)).or_default() += sum.likes;
         }
         self.state.applied += applied;
         self.state.unchanged += unchanged;
@@ -179,7 +192,8 @@ fn parts(mut batch: Batch, size: usize) -> Vec<Batch> {
 }
 
 fn timed(events: Vec<Sent>) -> Vec<(Sent, Millis)> {
-    let mut time = 1_000_000;
+    // Every log but a short one passes an hour's end, and some step back before it.
+    let mut time = 1_000 * HOUR - 300;
     let step = |event: Sent| {
         time += event.step_ms;
         (event, time)

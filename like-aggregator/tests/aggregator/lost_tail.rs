@@ -7,7 +7,7 @@ use crate::common::{Counting, NEVER, QUICK, publish, set_up, users};
 use like_aggregator::timing::Timing;
 use like_testkit::{TestSystem, TestTopic};
 
-const TABLES: [&str; 4] = ["product_like_count", "product_like", "event_handled", "kafka_offset"];
+const TABLES: [&str; 5] = ["product_like_count", "product_like_hour", "product_like", "event_handled", "kafka_offset"];
 
 /// Folds three likes, keeps a copy of all tables, and folds two more.
 async fn five_folded_and_a_backup_after_three(system: &TestSystem, topic: &TestTopic) {

@@ -32,6 +32,12 @@ async fn counts(system: &TestSystem) -> Vec<(String, i64, i64)> {
     system.database.rows(sql).await
 }
 
+/// Product, hour in seconds, likes gained.
+async fn hours(system: &TestSystem) -> Vec<(String, i64, i64)> {
+    let sql = "SELECT product_id, extract(epoch FROM hour)::bigint, likes FROM product_like_hour WHERE likes <> 0 ORDER BY 1, 2";
+    system.database.rows(sql).await
+}
+
 fn products() -> Vec<String> {
     (0..PRODUCTS).map(|n| format!("p{n}")).collect()
 }
@@ -102,16 +108,21 @@ async fn rebuild_repairs_and_keeps_old_tables() {
     system.folded(1500).await;
     drop(aggregator);
     let (likers_before, counts_before) = (likers(&system).await, counts(&system).await);
+    let hours_before = hours(&system).await;
+    assert_eq!(system.wrong_counts().await, 0);
     for damage in [
         "UPDATE product_like_count SET like_count = like_count + 3, delta_count = 1",
         "UPDATE product_like SET liked = NOT liked WHERE user_id < 'u5'",
         "DELETE FROM event_handled",
+        "DELETE FROM product_like_hour WHERE product_id < 'p3'",
+        "UPDATE product_like_hour SET likes = likes + 1, hour = hour - interval '5 hours'",
     ] {
         system.database.execute(damage).await;
     }
 
     let printed = system.succeeds(&REBUILD).await;
     assert_eq!((likers(&system).await, counts(&system).await), (likers_before, counts_before));
+    assert_eq!(hours(&system).await, hours_before);
     assert_eq!(system.number("SELECT count(*) FROM event_handled").await, 1000);
     assert_eq!(system.number("SELECT count(*) FROM dead_letter").await, 500);
     assert_eq!(system.wrong_counts().await, 0);

@@ -5,9 +5,10 @@ use crate::common::{drill, passing_crowd};
 use like_common::database::sqlstate;
 use like_testkit::{TestSystem, until};
 
-const TABLES: [&str; 9] = [
+const TABLES: [&str; 10] = [
     "product_like_count",
     "product_like",
+    "product_like_hour",
     "event_handled",
     "kafka_offset",
     "topic_layout",

@@ -60,10 +60,11 @@ async fn assert_not_allowed(connection: &mut PgConnection, statements: &[&'stati
     }
 }
 
-const WRITES: [&str; 9] = [
+const WRITES: [&str; 10] = [
     "INSERT INTO product_like_count VALUES ('x', 1, 0, now())",
     "UPDATE product_like_count SET like_count = 0",
     "DELETE FROM product_like",
+    "UPDATE product_like_hour SET likes = 0",
     "UPDATE kafka_offset SET next_offset = 0",
     "INSERT INTO log_gap SELECT topic, 0, 0, 1, now() FROM topic_layout",
     "SELECT make_event_window(now() + interval '9 days')",
@@ -72,9 +73,10 @@ const WRITES: [&str; 9] = [
     "SELECT payload FROM dead_letter",
 ];
 
-const DESTROYS: [&str; 10] = [
+const DESTROYS: [&str; 11] = [
     "DROP TABLE product_like_count",
     "TRUNCATE product_like",
+    "TRUNCATE product_like_hour",
     "DELETE FROM product_like_count",
     "DELETE FROM event_handled",
     "DELETE FROM kafka_offset",

@@ -1,5 +1,5 @@
 //! Maintenance of the tables: windows of `event_handled` exist before they are needed and are dropped when
-//! no record can refer to them, old dead letters are deleted, and no batch waits long for it.
+//! no record can refer to them, old dead letters are deleted, old hours are summed, and no batch waits long for it.
 
 use std::str::FromStr;
 use std::time::{Duration, Instant};
@@ -331,4 +331,48 @@ async fn failing_upkeep_is_counted() {
     rename("missing", "drop_event_window").await;
     until("it works again", async || failures().await == 0).await;
     counting.stop().await.unwrap();
+}
+
+#[tokio::test]
+async fn old_hours_are_summed_to_days() {
+    let (topic, system) = TestSystem::with_topic(1).await;
+    publish(&topic, 0, users("u", 1));
+    let aggregator = system.aggregator(&[]).await;
+    system.folded(1).await;
+    drop(aggregator);
+    // By the log's clock, which is behind ours, the last day that has ended 36 days ago is that of 10 October.
+    let rows = "DELETE FROM product_like_hour;
+        UPDATE kafka_offset SET last_record_time = '2020-11-16T00:30:00Z';
+        INSERT INTO product_like_hour VALUES
+            ('-infinity', 'p', 100), ('2020-11-15T23:00Z', 'p', 1), ('2020-10-11T00:00Z', 'p', 2), ('2020-10-11T01:00Z', 'p', 3),
+            ('2020-10-10T23:00Z', 'p', 4), ('2020-10-10T00:00Z', 'p', 5), ('2020-10-10T07:00Z', 'q', 6),
+            ('2020-10-09T01:00Z', 'p', 7), ('2020-10-09T02:00Z', 'p', -8), ('1970-01-01T05:00Z', 'p', 9);
+        INSERT INTO product_like_hour SELECT '2020-10-08T13:00Z', 'many-' || n, n FROM generate_series(1, 2500) n";
+    system.database.execute(rows).await;
+    let sum = "SELECT sum(likes)::bigint FROM product_like_hour";
+    let before = system.number(sum).await;
+    let task = upkeep(&system);
+    until("all is summed", async || {
+        let left = "SELECT count(*) FROM product_like_hour
+                    WHERE hour < '2020-10-11' AND hour <> date_trunc('day', hour, 'UTC') AND hour > '-infinity'";
+        system.number(left).await == 0
+    })
+    .await;
+    task.abort();
+    let rows = "SELECT to_char(hour AT TIME ZONE 'UTC', 'MM-DD HH24') || ' ' || product_id || '=' || likes
+                FROM product_like_hour WHERE hour > '-infinity' AND product_id IN ('p', 'q') ORDER BY hour, product_id";
+    let expected = [
+        "01-01 00 p=9",
+        "10-09 00 p=-1",
+        "10-10 00 p=9",
+        "10-10 00 q=6",
+        "10-11 00 p=2",
+        "10-11 01 p=3",
+        "11-15 23 p=1",
+    ];
+    assert_eq!(system.database.column::<String>(rows).await, expected);
+    let many = "SELECT count(*) FROM product_like_hour
+                WHERE hour = '2020-10-08T00:00Z' AND product_id = 'many-' || likes";
+    assert_eq!(system.number(many).await, 2_500);
+    assert_eq!(system.number(sum).await, before, "no like is lost");
 }

@@ -15,8 +15,8 @@ use tokio::task::JoinSet;
 
 const PRODUCTS: usize = 4;
 
-/// Likes that the log holds for no product of `wrong()`, written as a wrong fold would: likers and
-/// counts agree. No batch is in progress meanwhile.
+/// Likes that the log holds for no product of `wrong()`, written as a wrong fold would: likers, counts
+/// and hours agree. No batch is in progress meanwhile.
 const WRONG_LIKES: &str = "BEGIN;
     LOCK TABLE kafka_offset IN EXCLUSIVE MODE;
     INSERT INTO product_like
@@ -27,6 +27,8 @@ const WRONG_LIKES: &str = "BEGIN;
                              int4send(octet_length(person)) || person::bytea AS u) bytes;
     INSERT INTO product_like_count SELECT 'wrong-' || p, 10, 0, now() FROM generate_series(0, 3) p
         ON CONFLICT (product_id) DO UPDATE SET like_count = product_like_count.like_count + 10;
+    INSERT INTO product_like_hour SELECT date_trunc('hour', now()), 'wrong-' || p, 10 FROM generate_series(0, 3) p
+        ON CONFLICT (hour, product_id) DO UPDATE SET likes = product_like_hour.likes + 10;
     COMMIT";
 
 /// Products whose likes stay: the wrong fold doesn't touch them.

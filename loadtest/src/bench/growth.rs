@@ -144,10 +144,13 @@ async fn fill_likes(system: &TestSystem, likes: u64, products: u32) -> anyhow::R
                             'auth0|' || md5(n::text) AS person
                      FROM generate_series(1, {likes}) AS n) AS pairs) AS bytes;
          ALTER TABLE product_like ADD PRIMARY KEY (pair_key) WITH (fillfactor = 70);
-         INSERT INTO product_like_count SELECT product_id, count(*), 0, now() FROM product_like GROUP BY product_id"
+         INSERT INTO product_like_count SELECT product_id, count(*), 0, now() FROM product_like GROUP BY product_id;
+         INSERT INTO product_like_hour SELECT date_trunc('hour', now()), product_id, like_count FROM product_like_count"
     );
     sqlx::raw_sql(AssertSqlSafe(fill)).execute(&system.database.pool).await?;
-    sqlx::query("VACUUM (ANALYZE) product_like, product_like_count").execute(&system.database.pool).await?;
+    sqlx::query("VACUUM (ANALYZE) product_like, product_like_count, product_like_hour")
+        .execute(&system.database.pool)
+        .await?;
     Ok(())
 }
 

@@ -146,7 +146,11 @@ impl Record {
         let handled: BTreeSet<Uuid> = handled.into_iter().collect();
         self.event_ids.difference(&handled).for_each(|id| found.note(&format!("event {id}"), 1));
         handled.difference(&self.event_ids).for_each(|id| found.note(&format!("event {id}"), -1));
-        assert_eq!(system.wrong_counts().await, 0, "counts that differ from likers plus deltas");
+        assert_eq!(
+            system.wrong_counts().await,
+            0,
+            "counts that differ from likers plus deltas or from the sum of their hours"
+        );
         found
     }
 

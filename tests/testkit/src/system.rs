@@ -248,12 +248,13 @@ impl TestSystem {
         self.number_becomes("SELECT sum(next_offset)::bigint FROM kafka_offset", records).await;
     }
 
-    /// The number of products whose count differs from likers plus deltas.
+    /// The number of products whose count differs from likers plus deltas, or from the sum of its hours.
     pub async fn wrong_counts(&self) -> i64 {
         self.number(
             "SELECT count(*) FROM product_like_count
              FULL JOIN (SELECT product_id, count(*) AS likers FROM product_like WHERE liked GROUP BY 1) l USING (product_id)
-             WHERE like_count IS DISTINCT FROM coalesce(likers, 0) + delta_count",
+             FULL JOIN (SELECT product_id, sum(likes) AS gained FROM product_like_hour GROUP BY 1) h USING (product_id)
+             WHERE like_count IS DISTINCT FROM coalesce(likers, 0) + delta_count OR like_count IS DISTINCT FROM coalesce(gained, 0)",
         )
         .await
     }

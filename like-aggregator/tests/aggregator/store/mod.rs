@@ -40,6 +40,14 @@ impl Fixture {
         self.database.column(sql).await
     }
 
+    /// `product@hours after noon=likes`, in the order of the key.
+    async fn hours(&self) -> Vec<String> {
+        let sql =
+            "SELECT product_id || '@' || extract(epoch FROM hour - '2026-11-22T12:00:00Z')::int / 3600 || '=' || likes
+                   FROM product_like_hour ORDER BY hour, product_id";
+        self.database.column(sql).await
+    }
+
     async fn offsets(&self) -> Vec<i64> {
         self.database.column("SELECT next_offset FROM kafka_offset ORDER BY partition").await
     }

@@ -19,6 +19,7 @@ async fn batch_writes_all_tables() {
     assert_eq!((applied.applied, applied.unchanged, applied.duplicates), (5, 0, 0));
     assert_eq!(db.likers().await, ["p/u1", "q/u1"]);
     assert_eq!(db.counts().await, ["p=2/1", "q=1/0"]);
+    assert_eq!(db.hours().await, ["p@0=2", "q@0=1"]);
     assert_eq!(db.offsets().await, [6, 0, 0]);
     assert_eq!(db.rows("event_handled").await, 5);
     let time = "SELECT (extract(epoch FROM last_record_time) * 1000)::bigint FROM kafka_offset WHERE partition = 0";
@@ -146,7 +147,7 @@ async fn dedup_batch_ignores_other_batches() {
 }
 
 #[tokio::test]
-async fn count_updates_are_hot() {
+async fn count_and_hour_updates_are_hot() {
     let db = Fixture::new().await;
     let mut store = db.store(HISTORY);
     for round in 0..50i64 {
@@ -154,9 +155,41 @@ async fn count_updates_are_hot() {
         store.apply(&batch(round, &[like(round, round as u128, user)])).await.unwrap();
     }
     drop(store);
-    let updates = "SELECT n_tup_upd, n_tup_hot_upd FROM pg_stat_user_tables WHERE relname = 'product_like_count'";
-    until("50 counts, 49 of them updates, all HOT", async || {
-        db.database.rows::<(i64, i64)>(updates).await == [(49, 49)]
+    let updates = "SELECT n_tup_upd, n_tup_hot_upd FROM pg_stat_user_tables
+                   WHERE relname IN ('product_like_count', 'product_like_hour')";
+    until("50 counts and hours, 49 of them updates, all HOT", async || {
+        db.database.rows::<(i64, i64)>(updates).await == [(49, 49), (49, 49)]
     })
     .await;
+}
+
+#[tokio::test]
+async fn change_counts_in_the_hour_of_its_record() {
+    let minutes = |minutes: i64| NOON + minutes * 60_000;
+    let at = |offset, time, liked, user| Sent { time: minutes(time), liked, user, ..like(offset, offset as u128, "") };
+    let events = [
+        at(0, 58, true, Some("u1")),
+        at(1, 59, true, Some("u2")),
+        at(2, 59, true, Some("u2")), // changes nothing
+        at(3, 61, false, Some("u1")),
+        at(4, 62, true, None),
+        at(5, 63, true, Some("u3")),
+        at(6, 59, false, Some("u2")), // the broker's clock stepped back
+        Sent { product: "a", ..at(7, 121, true, Some("u1")) },
+        Sent { product: "a", ..at(8, 122, false, Some("u1")) },
+    ];
+    let expected = ["p@0=1", "p@1=1"];
+    for cut in 0..=events.len() {
+        let db = Fixture::new().await;
+        let mut store = db.store(HISTORY);
+        for part in [0..cut, cut..events.len()] {
+            if !part.is_empty() {
+                store.apply(&batch(part.start as i64, &events[part])).await.unwrap();
+            }
+        }
+        let mut hours = db.hours().await;
+        hours.retain(|row| row != "a@2=0");
+        assert_eq!(hours, expected, "cut at {cut}");
+        assert_eq!(db.database.number("SELECT sum(like_count)::bigint FROM product_like_count").await, 2);
+    }
 }

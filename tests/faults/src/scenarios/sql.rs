@@ -15,7 +15,7 @@ use crate::{Outcome, Run};
 const POLLING: &str = "session.timeout.ms=12000\nmax.poll.interval.ms=12000\n";
 
 /// The tables that a batch writes.
-const TABLES: [&str; 4] = ["product_like_count", "product_like", "event_handled", "kafka_offset"];
+const TABLES: [&str; 5] = ["product_like_count", "product_like_hour", "product_like", "event_handled", "kafka_offset"];
 
 #[derive(Clone, Copy, PartialEq, Debug)]
 enum Trouble {
