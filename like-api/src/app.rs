@@ -17,8 +17,10 @@ use crate::metrics::Metrics;
 use crate::publish::producer::Publisher;
 use crate::publish::write_gate::WriteGate;
 use crate::read::counts::Counts;
+use crate::read::history::Histories;
 use crate::read::live::Streams;
 use crate::read::receipts::{Receipts, WAITERS_MAX};
+use crate::read::top::Top;
 
 pub struct AppState {
     pub auth: Auth,
@@ -32,6 +34,8 @@ pub struct AppState {
     /// The database; all SQL is in [`crate::read::queries`].
     pub pool: PgPool,
     pub counts: Counts,
+    pub top: Top,
+    pub histories: Histories,
     pub receipts: Receipts,
     pub streams: Streams,
     pub metrics: Metrics,
@@ -66,6 +70,8 @@ impl AppState {
             gate: WriteGate::closed(),
             publisher,
             counts: Counts::new(pool.clone(), registry),
+            top: Top::new(&pool, registry),
+            histories: Histories::new(pool.clone(), registry),
             receipts: Receipts::new(pool.clone(), registry, limits.share("receipts", WAITERS_MAX), stop.clone()),
             streams: streams.map_err(|refusal| anyhow!(refusal))?,
             limits,

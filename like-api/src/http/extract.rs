@@ -1,4 +1,4 @@
-//! Parses parts of a request: product ids, receipts, the list of ids, the idempotency key. A
+//! Parses parts of a request: product ids, receipts, the list of ids, other parameters of the query, the idempotency key. A
 //! [`Fault`] names the part that breaks its rule.
 
 use axum::extract::{FromRequestParts, Path, Query};
@@ -72,6 +72,30 @@ pub fn ids(uri: &Uri) -> Result<Vec<ProductId>, Vec<Fault>> {
         }
     }
     if faults.is_empty() { Ok(ids) } else { Err(faults) }
+}
+
+/// Returns these parameters of the query, None for one that is missing. Others are ignored.
+pub fn parameters<const N: usize>(uri: &Uri, names: [&'static str; N]) -> Result<[Option<String>; N], Fault> {
+    let Ok(Query(pairs)) = Query::<Vec<(String, String)>>::try_from_uri(uri) else {
+        return Err(Fault::parameter(names[0], "the query is malformed"));
+    };
+    let mut found = [const { None }; N];
+    for (name, value) in pairs {
+        if let Some(place) = names.iter().position(|known| *known == name)
+            && found[place].replace(value).is_some()
+        {
+            return Err(Fault::parameter(names[place], "occurs more than once"));
+        }
+    }
+    Ok(found)
+}
+
+/// Returns what a parameter names of a few; None without it.
+pub fn one_of<T: Copy>(name: &'static str, value: Option<&str>, known: &[(&str, T)]) -> Result<Option<T>, Fault> {
+    let Some(value) = value else { return Ok(None) };
+    let found = known.iter().find(|(text, _)| *text == value).map(|(_, named)| Some(*named));
+    let names = || known.iter().map(|(text, _)| *text).collect::<Vec<_>>().join(", ");
+    found.ok_or_else(|| Fault::parameter(name, format!("must be one of {}", names())))
 }
 
 /// Parses `Idempotency-Key`, bare or as a quoted string of RFC 8941: both name the same key. None

@@ -4,8 +4,12 @@
 pub const LIKE: &str = "/v1/products/{productId}/like";
 /// The count of one product.
 pub const PRODUCT_LIKES: &str = "/v1/products/{productId}/likes";
+/// What a product gained by hour or day.
+pub const HISTORY: &str = "/v1/products/{productId}/likes/history";
 /// The counts of several products.
 pub const LIKES: &str = "/v1/likes";
+/// The products with the most likes.
+pub const TOP: &str = "/v1/likes/top";
 /// The counts of several products, as a stream of events.
 pub const STREAM: &str = "/v1/likes/stream";
 /// The status of a like.

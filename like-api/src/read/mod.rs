@@ -1,11 +1,15 @@
-//! Reading from PostgreSQL: the pool and its queries, batched reads, counts, receipts, live counts.
+//! Reading from PostgreSQL: the pool and its queries, batched reads, counts, rankings, histories, receipts, live
+//! counts.
 
 pub mod batcher;
 pub mod counts;
 pub mod error;
+pub mod history;
+mod hours;
 pub mod likes;
 pub mod live;
 mod lock;
 pub mod pool;
 pub mod queries;
 pub mod receipts;
+pub mod top;

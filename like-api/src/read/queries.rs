@@ -1,16 +1,23 @@
-//! The SQL of all reads: counts, and the status of receipts. The tables are like-aggregator's. Every
+//! The SQL of all reads: counts, rankings, likes over time, and the status of receipts. The tables are like-aggregator's. Every
 //! query has a timeout.
+
+use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use like_common::database::{is_transient, sqlstate};
+use like_common::session::BEGIN;
 use like_events::{ProductId, Receipt};
 use sqlx::postgres::{PgArguments, PgRow};
 use sqlx::query::QueryAs;
-use sqlx::{FromRow, PgPool, Postgres};
+use sqlx::{Connection, FromRow, PgPool, Postgres};
 use uuid::Uuid;
 
 use crate::read::error::ReadError;
+use crate::read::history::Range;
 use crate::read::pool::{READ_TIMEOUT, acquire};
+
+/// Longest time of a query that reads much of a table. The server's own comes first.
+const SCAN_TIMEOUT: Duration = Duration::from_secs(31);
 
 /// One product of a read.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -89,6 +96,38 @@ pub async fn changes(
     Ok(rows.into_iter().map(change).collect())
 }
 
+/// Returns what products gained in single hours: the place of the range, the hour, the likes. Hours without a row gained
+/// nothing; a day that is summed has the row of its first hour.
+pub async fn hours(pool: &PgPool, ranges: &[Range]) -> Result<Vec<(usize, DateTime<Utc>, i64)>, ReadError> {
+    let products: Vec<&str> = ranges.iter().map(|range| range.product.as_str()).collect();
+    let (first, last): (Vec<_>, Vec<_>) = ranges.iter().map(Range::hours).unzip();
+    // The key begins with the hour, so the rows are found by naming each.
+    let sql = "SELECT place, hour, likes
+         FROM unnest($1::text[], $2::timestamptz[], $3::timestamptz[])
+              WITH ORDINALITY AS asked (product_id, first, last, place)
+         CROSS JOIN LATERAL (
+             SELECT hour, likes FROM product_like_hour h
+             WHERE h.product_id = asked.product_id
+               AND hour = ANY (ARRAY(SELECT generate_series(first, last, interval '1 hour')))) gained";
+    let rows: Vec<(i64, _, _)> =
+        rows(pool, || sqlx::query_as(sql).bind(&products[..]).bind(&first[..]).bind(&last[..])).await?;
+    Ok(rows.into_iter().map(|(place, hour, likes)| (place as usize - 1, hour, likes)).collect())
+}
+
+/// Returns the products that have gained the most likes since an hour.
+pub async fn gained_most(pool: &PgPool, since: DateTime<Utc>, limit: i64) -> Result<Vec<(String, i64)>, ReadError> {
+    let sql = "SELECT product_id, sum(likes)::bigint FROM product_like_hour WHERE hour >= $1
+               GROUP BY product_id HAVING sum(likes) > 0 ORDER BY sum(likes) DESC, product_id LIMIT $2";
+    scan(pool, sqlx::query_as(sql).bind(since).bind(limit)).await
+}
+
+/// Returns the products with the most likes.
+pub async fn liked_most(pool: &PgPool, limit: i64) -> Result<Vec<(String, i64)>, ReadError> {
+    let sql = "SELECT product_id, like_count FROM product_like_count WHERE like_count > 0
+               ORDER BY like_count DESC, product_id LIMIT $1";
+    scan(pool, sqlx::query_as(sql).bind(limit)).await
+}
+
 /// Returns the status of receipts in their order, all of one snapshot.
 pub async fn receipt_statuses(pool: &PgPool, receipts: &[Receipt]) -> Result<Vec<ReceiptState>, ReadError> {
     let sequences: Vec<i32> = receipts.iter().map(|receipt| receipt.sequence).collect();
@@ -136,7 +175,31 @@ fn receipt_status(row: ReceiptRow, offset: i64) -> ReceiptState {
     }
 }
 
-/// Runs a query. Every read goes through here, which counts its wait and bounds its time.
+/// Runs a query that reads much of a table, on one core of the server, for half a minute at most.
+async fn scan<R>(pool: &PgPool, query: QueryAs<'_, Postgres, R, PgArguments>) -> Result<Vec<R>, ReadError>
+where
+    R: for<'r> FromRow<'r, PgRow> + Send + Unpin,
+{
+    let mut connection = acquire(pool).await.map_err(|error| ReadError::Unavailable(error.to_string()))?;
+    let read = async {
+        let mut transaction = connection.begin_with(BEGIN).await?;
+        let settings =
+            "SET LOCAL statement_timeout = '30s'; SET LOCAL max_parallel_workers_per_gather = 0; SET LOCAL jit = off";
+        sqlx::raw_sql(settings).execute(&mut *transaction).await?;
+        // Planned anew each time, by what the table is like now.
+        let rows = query.persistent(false).fetch_all(&mut *transaction).await?;
+        transaction.commit().await?;
+        Ok(rows)
+    };
+    let rows = match tokio::time::timeout(SCAN_TIMEOUT, read).await {
+        Ok(rows) => rows.map_err(|error: sqlx::Error| unavailable(&error))?,
+        Err(_) => return Err(ReadError::Unavailable(format!("no answer within {SCAN_TIMEOUT:?}"))),
+    };
+    connection.release();
+    Ok(rows)
+}
+
+/// Runs a query. Every other read goes through here, which counts its wait and bounds its time.
 async fn rows<'q, R>(
     pool: &PgPool,
     query: impl Fn() -> QueryAs<'q, Postgres, R, PgArguments>,

@@ -51,7 +51,7 @@ pub fn assert_described(method: &Method, path: &str, answer: &Answer) {
     }
 }
 
-/// A service with the data of the examples: product `p42` has 7 likes, one of them `ada`'s, and the
+/// A service with the data of the examples: product `p42` has 7 likes of one hour, one of them `ada`'s, and the
 /// first record of its partition is counted.
 async fn exemplary() -> TestApp {
     let api = TestApp::ready(32).await;
@@ -60,6 +60,7 @@ async fn exemplary() -> TestApp {
     sqlx::query(liked).bind(key).execute(&api.database.pool).await.unwrap();
     for sql in [
         "INSERT INTO product_like_count VALUES ('p42', 7, 0, '2026-11-22T10:00:00.123Z')",
+        "INSERT INTO product_like_hour VALUES ('2026-11-22T10:00Z', 'p42', 7)",
         "UPDATE kafka_offset SET next_offset = 1 WHERE partition = 21",
     ] {
         sqlx::query(sql).execute(&api.database.pool).await.unwrap();
@@ -117,6 +118,7 @@ fn request(path: &str, operation: &Value) -> (String, Vec<(String, String)>) {
         let name = parameter["name"].as_str().unwrap();
         let example = match &parameter["example"] {
             Value::String(example) => example.clone(),
+            Value::Number(example) => example.to_string(),
             Value::Array(examples) => examples.iter().map(|e| e.as_str().unwrap()).collect::<Vec<_>>().join(","),
             _ => {
                 assert_ne!(parameter["required"], true, "{path}: {name} has no example");
@@ -125,7 +127,7 @@ fn request(path: &str, operation: &Value) -> (String, Vec<(String, String)>) {
         };
         match parameter["in"].as_str().unwrap() {
             "path" => path = path.replace(&format!("{{{name}}}"), &example),
-            "query" => path = format!("{path}?{name}={example}"),
+            "query" => path = format!("{path}{}{name}={example}", if path.contains('?') { '&' } else { '?' }),
             "header" => headers.push((name.to_owned(), example)),
             other => panic!("{name} is in {other}"),
         }

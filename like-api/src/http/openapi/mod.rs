@@ -16,7 +16,10 @@ use crate::http::middleware::request_context::REQUEST_ID_MAX;
 pub fn base() -> OpenApi {
     let tags = [
         ("likes", "Likes and unlikes."),
-        ("counts", "How many users like a product, and whether the caller does."),
+        (
+            "counts",
+            "How many users like a product, and whether the caller does; likes over time, and the most liked products.",
+        ),
         ("receipts", "The status of an acknowledged like."),
     ];
     let tags = tags.map(|(name, description)| TagBuilder::new().name(name).description(Some(description)).build());
@@ -107,8 +110,10 @@ fn never_null(schema: &mut Value) {
         schema["oneOf"].as_array().and_then(|either| either.iter().find(|one| one["$ref"].is_string()))
     {
         *schema = referred.clone();
-    } else if schema["type"] == json!(["string", "null"]) {
-        schema["type"] = "string".into();
+    } else if let Some([kind, null]) = schema["type"].as_array().map(Vec::as_slice)
+        && null == "null"
+    {
+        schema["type"] = kind.clone();
     }
 }
 

@@ -3,6 +3,8 @@
 
 pub(crate) mod counts;
 pub(crate) mod docs;
+pub(crate) mod history;
 pub(crate) mod likes;
 pub(crate) mod receipts;
 pub(crate) mod stream;
+pub(crate) mod top;
