@@ -177,6 +177,7 @@ async fn like_during_deletion_keeps_its_row() {
         for sql in [
             "UPDATE product_like SET liked = true WHERE product_id = 'p1'",
             "UPDATE product_like_count SET like_count = like_count + 1 WHERE product_id = 'p1'",
+            "UPDATE product_like_hour SET likes = likes + 1 WHERE product_id = 'p1'",
         ] {
             sqlx::query(sql).execute(&mut *batch).await.unwrap();
         }

@@ -14,7 +14,7 @@ use crate::read::queries;
 /// The age from which like-aggregator may have summed hours to days (it waits one day more, for clocks that differ).
 pub const HOURS_KEPT: TimeDelta = TimeDelta::days(35);
 
-/// A year by days names some 9,000 rows, which takes PostgreSQL some 10 ms. So few reads share a query, and the queries take
+/// A year by days names some 9,000 rows, which takes PostgreSQL 5 ms. So few reads share a query, and the queries take
 /// at most two connections of the pool.
 const LIMITS: BatchLimits =
     BatchLimits { keys: 4, queries: 2, max_delay: std::time::Duration::from_millis(10), timeout: READ_TIMEOUT };
