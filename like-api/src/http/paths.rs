@@ -4,7 +4,7 @@
 pub const LIKE: &str = "/v1/products/{productId}/like";
 /// The count of one product.
 pub const PRODUCT_LIKES: &str = "/v1/products/{productId}/likes";
-/// The counts of several products.
+/// The counts of several products; `POST`: many likes.
 pub const LIKES: &str = "/v1/likes";
 /// The counts of several products, as a stream of events.
 pub const STREAM: &str = "/v1/likes/stream";

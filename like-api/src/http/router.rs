@@ -11,14 +11,14 @@ use crate::app::AppState;
 use crate::http::error::ApiError;
 use crate::http::middleware::request_context::observe;
 use crate::http::openapi;
-use crate::http::routes::{counts, docs, likes, receipts, stream};
+use crate::http::routes::{batch, counts, docs, likes, receipts, stream};
 
 /// Returns the routes that the OpenAPI description covers, with that description.
 pub(crate) fn described() -> OpenApiRouter<Arc<AppState>> {
     OpenApiRouter::with_openapi(openapi::base())
         .routes(routes!(likes::like, likes::unlike))
         .routes(routes!(counts::one))
-        .routes(routes!(counts::many))
+        .routes(routes!(counts::many, batch::like_many))
         .routes(routes!(stream::stream))
         .routes(routes!(receipts::status))
 }

@@ -13,6 +13,7 @@ mod hostile;
 mod jwks;
 mod likes;
 mod limits;
+mod many;
 mod metrics;
 mod outcomes;
 mod page;

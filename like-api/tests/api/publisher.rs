@@ -216,3 +216,21 @@ async fn large_event_fails_no_neighbour() {
     let failed = neighbours.iter().filter(|outcome| outcome.is_err()).count();
     assert_eq!(failed, 0, "{neighbours:?}");
 }
+
+#[tokio::test]
+async fn events_of_one_call_stay_in_order() {
+    let topic = TestTopic::create(1).await;
+    let it = publisher(&like_testkit::kafka(), &topic.name, &[]);
+    it.warm().await;
+    // Many calls at once, so that events begin to be gathered by the other producer meanwhile.
+    let publish = async |call: usize| {
+        let values: Vec<_> = (0..50).map(|n| format!("{call} {n}")).collect();
+        let events: Vec<_> = values.iter().map(|value| ("p1", value.as_bytes())).collect();
+        it.publisher.publish_all(events.into_iter(), None).await
+    };
+    for outcomes in join_all((0..40).map(publish)).await {
+        let offsets: Vec<_> = outcomes.into_iter().map(|outcome| outcome.unwrap().offset).collect();
+        assert!(offsets.len() == 50 && offsets.is_sorted(), "{offsets:?}");
+    }
+    assert_eq!((topic.end_offsets(), it.counted("acknowledged")), (vec![2_000], 2_000));
+}

@@ -2,11 +2,12 @@
 
 use std::borrow::Cow;
 
-use like_events::ids::{PRODUCT_ID_MAX, PRODUCT_ID_PATTERN};
+use like_events::ids::{PRODUCT_ID_MAX, PRODUCT_ID_PATTERN, USER_ID_MAX, USER_ID_PATTERN};
 use like_events::receipt::RECEIPT_PATTERN;
 use utoipa::openapi::{ArrayBuilder, ObjectBuilder, Ref, RefOr, Schema, SchemaFormat, Type};
 use utoipa::{PartialSchema, ToSchema};
 
+use crate::http::batch::LIKES_MAX;
 use crate::http::extract;
 use crate::read::counts::IDS_MAX;
 
@@ -54,6 +55,25 @@ schemas! {
         .property("data", text().content_media_type("application/json").content_schema(Some(Ref::from_schema_name("Likes"))))
         .property("retry", ObjectBuilder::new().schema_type(Type::Integer))
         .required("data");
+
+    /// One of many likes.
+    ManyLike = ObjectBuilder::new()
+        .property("productId", Ref::from_schema_name("ProductId"))
+        .property("liked", ObjectBuilder::new().schema_type(Type::Boolean).description(Some("true: like; false: unlike")))
+        .property("key", text().min_length(Some(1)).max_length(Some(extract::KEY_MAX)).pattern(Some("^[ -~]+$")).description(
+            Some("Identifies this click, as `Idempotency-Key` does for one like, and without its quotes."),
+        ))
+        .property("userId", text().min_length(Some(1)).max_length(Some(USER_ID_MAX)).pattern(Some(USER_ID_PATTERN)).description(
+            Some("The user, instead of the caller. Only backends that the operators have named may set it \
+                  (`BATCH_USER_IDS_FROM`); such likes count against no user's rate."),
+        ))
+        .required("productId").required("liked");
+
+    /// The body of a request with many likes.
+    ManyLikes = ObjectBuilder::new()
+        .property("likes", ArrayBuilder::new().items(Ref::from_schema_name("ManyLike"))
+            .min_items(Some(1)).max_items(Some(LIKES_MAX)))
+        .required("likes");
 
     /// Product ids, separated by commas; at most 6,000 characters in all.
     ProductIds = ArrayBuilder::new().items(Ref::from_schema_name("ProductId"))

@@ -1,6 +1,7 @@
 //! The public routes, one file per resource. What all routes have in common is in
 //! [`crate::http::middleware::request_context`].
 
+pub(crate) mod batch;
 pub(crate) mod counts;
 pub(crate) mod docs;
 pub(crate) mod likes;
