@@ -19,6 +19,7 @@ use crate::publish::write_gate::WriteGate;
 use crate::read::counts::Counts;
 use crate::read::live::Streams;
 use crate::read::receipts::{Receipts, WAITERS_MAX};
+use crate::read::user_likes::UserLikes;
 
 pub struct AppState {
     pub auth: Auth,
@@ -33,6 +34,7 @@ pub struct AppState {
     pub pool: PgPool,
     pub counts: Counts,
     pub receipts: Receipts,
+    pub user_likes: UserLikes,
     pub streams: Streams,
     pub metrics: Metrics,
     pub traces: Traces,
@@ -67,6 +69,7 @@ impl AppState {
             publisher,
             counts: Counts::new(pool.clone(), registry),
             receipts: Receipts::new(pool.clone(), registry, limits.share("receipts", WAITERS_MAX), stop.clone()),
+            user_likes: UserLikes::new(pool.clone()),
             streams: streams.map_err(|refusal| anyhow!(refusal))?,
             limits,
             pool,

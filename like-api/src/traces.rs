@@ -167,7 +167,7 @@ impl Sending {
         let Self::Span(context) = self else { return };
         let span = context.span();
         match published {
-            Ok(Position { partition, offset }) => {
+            Ok(Position { partition, offset, .. }) => {
                 span.set_attribute(KeyValue::new("messaging.destination.partition.id", partition.to_string()));
                 span.set_attribute(KeyValue::new("messaging.kafka.offset", *offset));
             }

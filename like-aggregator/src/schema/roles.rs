@@ -9,13 +9,14 @@ use sqlx::{AssertSqlSafe, Connection, PgConnection};
 use tracing::warn;
 
 /// like-api's rights. Of a dead letter it needs the position only.
-const READS: [(&str, &str); 8] = [
+const READS: [(&str, &str); 9] = [
     ("product_like_count", "SELECT"),
     ("product_like", "SELECT"),
     ("kafka_offset", "SELECT"),
     ("topic_layout", "SELECT"),
     ("fold", "SELECT"),
     ("log_gap", "SELECT"),
+    ("event_handled", "SELECT"),
     ("dead_letter", "SELECT (topic, partition, record_offset)"),
     ("dead_letter_range", "SELECT"),
 ];

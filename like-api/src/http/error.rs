@@ -33,6 +33,8 @@ pub enum ApiError {
     /// No event has this receipt, for this reason.
     ReceiptUnknown(&'static str),
     MethodNotAllowed,
+    /// The operators have left out what lists a user's likes.
+    UserLikesOff,
     /// The body is too large; the text states the limit.
     TooLarge(String),
     /// The body isn't JSON by its `Content-Type`.
@@ -149,6 +151,7 @@ impl From<ApiError> for Problem {
             ApiError::NotFound => (problem::NOT_FOUND, None),
             ApiError::ReceiptUnknown(why) => (problem::RECEIPT_UNKNOWN, Some(why.to_owned())),
             ApiError::MethodNotAllowed => (problem::METHOD_NOT_ALLOWED, None),
+            ApiError::UserLikesOff => (problem::USER_LIKES_OFF, None),
             ApiError::TooLarge(limit) => (problem::PAYLOAD_TOO_LARGE, Some(limit)),
             ApiError::NotJson => (problem::UNSUPPORTED_MEDIA_TYPE, None),
             ApiError::TooSlow(limit) => (problem::REQUEST_TIMEOUT, Some(limit)),

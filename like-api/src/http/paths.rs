@@ -8,5 +8,7 @@ pub const PRODUCT_LIKES: &str = "/v1/products/{productId}/likes";
 pub const LIKES: &str = "/v1/likes";
 /// The counts of several products, as a stream of events.
 pub const STREAM: &str = "/v1/likes/stream";
+/// What the caller likes.
+pub const MY_LIKES: &str = "/v1/me/likes";
 /// The status of a like.
 pub const RECEIPT: &str = "/v1/receipts/{receipt}";

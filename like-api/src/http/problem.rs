@@ -112,6 +112,12 @@ kinds! {
         "an error on our side; the request id finds it in the log"
         "A bug in this service. Operators find the cause in the log under `requestId`."
 
+    USER_LIKES_OFF: NOT_IMPLEMENTED "user-likes-off"
+        "Users' likes aren't listed here"
+        "the operators of this service have left out the index that lists a user's likes"
+        "This service doesn't list the likes of a user, as its operators have chosen: `like-aggregator setup --user-likes on` \
+         makes the index for it. Whether the caller likes a product is in the answers of `/v1/likes` all the same."
+
     WRITES_UNAVAILABLE: SERVICE_UNAVAILABLE "writes-unavailable"
         "Likes can't be accepted now"
         "the topic's layout has not been read yet"

@@ -11,7 +11,7 @@ use crate::app::AppState;
 use crate::http::error::ApiError;
 use crate::http::middleware::request_context::observe;
 use crate::http::openapi;
-use crate::http::routes::{batch, counts, docs, likes, receipts, stream};
+use crate::http::routes::{batch, counts, docs, likes, my_likes, receipts, stream};
 
 /// Returns the routes that the OpenAPI description covers, with that description.
 pub(crate) fn described() -> OpenApiRouter<Arc<AppState>> {
@@ -19,6 +19,7 @@ pub(crate) fn described() -> OpenApiRouter<Arc<AppState>> {
         .routes(routes!(likes::like, likes::unlike))
         .routes(routes!(counts::one))
         .routes(routes!(counts::many, batch::like_many))
+        .routes(routes!(my_likes::list))
         .routes(routes!(stream::stream))
         .routes(routes!(receipts::status))
 }

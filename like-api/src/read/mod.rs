@@ -9,3 +9,4 @@ mod lock;
 pub mod pool;
 pub mod queries;
 pub mod receipts;
+pub mod user_likes;

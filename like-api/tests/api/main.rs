@@ -15,6 +15,7 @@ mod likes;
 mod limits;
 mod many;
 mod metrics;
+mod my_likes;
 mod outcomes;
 mod page;
 mod partitions;

@@ -3,7 +3,7 @@
 use std::num::NonZeroU32;
 
 use like_events::Receipt;
-use rdkafka::message::Message;
+use rdkafka::message::{Headers, Message};
 use reqwest::Method;
 use serde_json::{Value, json};
 
@@ -167,6 +167,19 @@ async fn request_counts_as_its_likes() {
     let refused = api.like_many("eve", &likes(1)).await;
     let wait: u64 = refused.header("retry-after").parse().unwrap();
     assert!((4_900..=5_000).contains(&wait), "{refused:?}");
+}
+
+#[tokio::test]
+async fn trace_is_passed_on_with_each_event() {
+    let api = TestApp::ready(1).await;
+    let trace = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
+    let body = json!({ "likes": [{ "productId": "p1", "liked": true }, { "productId": "p2", "liked": true }] });
+    let answer = api.post(&[ADA, ("traceparent", trace)], &body.to_string()).await;
+    for offset in 0..2 {
+        let record = record_at(&api.topic.name, 0, offset);
+        let headers: Vec<_> = record.headers().unwrap().iter().map(|header| (header.key, header.value)).collect();
+        assert_eq!(headers, [("traceparent", Some(trace.as_bytes()))], "{answer:?}");
+    }
 }
 
 #[tokio::test]

@@ -105,8 +105,10 @@ async fn real_broker_returns_positions() {
     for offset in 0..3 {
         let value = format!("event {offset}");
         let position = it.publisher.publish("p1", value.as_bytes(), None).await;
-        assert_eq!(position, Ok(Position { partition: 0, offset }));
-        assert_eq!(record_at(&topic.name, 0, offset).payload().unwrap(), value.as_bytes());
+        let record = record_at(&topic.name, 0, offset);
+        let time = record.timestamp().to_millis().unwrap();
+        assert_eq!(position, Ok(Position { partition: 0, offset, time }));
+        assert_eq!(record.payload().unwrap(), value.as_bytes());
     }
     assert_eq!((it.counted("acknowledged"), it.queued("")), (3, 0));
     // One after the other, they are not sent together.

@@ -29,7 +29,11 @@ pub fn base() -> OpenApi {
         .schema_from::<schemas::ProductIds>()
         .schema_from::<schemas::Receipt>()
         .schema_from::<schemas::IdempotencyKey>()
-        .schema_from::<schemas::ManyLike>();
+        .schema_from::<schemas::ManyLike>()
+        .schema_from::<schemas::EventId>()
+        .schema_from::<schemas::RecordTime>()
+        .schema_from::<schemas::PageLimit>()
+        .schema_from::<schemas::Cursor>();
     OpenApiBuilder::new()
         .components(Some(schemas.build()))
         .info(info())
@@ -129,6 +133,7 @@ fn secure(operation: &mut Value, schemes: &[String]) {
 const HEADERS: &[(&str, bool, &str)] = &[
     ("Cache-Control", true, "Who may cache the answer, and for how long."),
     ("ETag", true, "Identifies exactly this answer: send it as `If-None-Match`."),
+    ("Link", false, "The URL of the next page, if there is one: `rel=\"next\"`."),
     ("Location", true, "The URL of the receipt."),
     ("Preference-Applied", false, "The preference that was honoured, if any."),
     (

@@ -4,12 +4,13 @@ use std::borrow::Cow;
 
 use like_events::ids::{PRODUCT_ID_MAX, PRODUCT_ID_PATTERN, USER_ID_MAX, USER_ID_PATTERN};
 use like_events::receipt::RECEIPT_PATTERN;
-use utoipa::openapi::{ArrayBuilder, ObjectBuilder, Ref, RefOr, Schema, SchemaFormat, Type};
+use utoipa::openapi::{ArrayBuilder, KnownFormat, ObjectBuilder, Ref, RefOr, Schema, SchemaFormat, Type};
 use utoipa::{PartialSchema, ToSchema};
 
 use crate::http::batch::LIKES_MAX;
 use crate::http::extract;
 use crate::read::counts::IDS_MAX;
+use crate::read::user_likes::{CURSOR_PATTERN, PAGE_MAX};
 
 macro_rules! schemas {
     ($($(#[doc = $doc:literal])+ $name:ident = $schema:expr;)*) => {
@@ -41,6 +42,9 @@ schemas! {
     /// The id of an event (UUID, RFC 9562).
     EventId = text().format(Some(SchemaFormat::Custom("uuid".to_owned())))
         .examples(["0197aaaa-bbbb-7ccc-8ddd-eeeeeeeeeeee"]);
+
+    /// The timestamp of a record (RFC 3339).
+    RecordTime = text().format(Some(SchemaFormat::KnownFormat(KnownFormat::DateTime)));
 
     /// The position of an acknowledged like in the log: `<topic sequence>-<partition>-<offset>`.
     Receipt = text().pattern(Some(RECEIPT_PATTERN)).examples(["1-21-0"]);
@@ -74,6 +78,12 @@ schemas! {
         .property("likes", ArrayBuilder::new().items(Ref::from_schema_name("ManyLike"))
             .min_items(Some(1)).max_items(Some(LIKES_MAX)))
         .required("likes");
+
+    /// The most likes of a page.
+    PageLimit = ObjectBuilder::new().schema_type(Type::Integer).minimum(Some(1)).maximum(Some(PAGE_MAX as u32));
+
+    /// Where a page continues: opaque, `next` of an earlier one.
+    Cursor = text().pattern(Some(CURSOR_PATTERN));
 
     /// Product ids, separated by commas; at most 6,000 characters in all.
     ProductIds = ArrayBuilder::new().items(Ref::from_schema_name("ProductId"))

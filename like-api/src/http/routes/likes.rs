@@ -8,7 +8,7 @@ use axum::extract::{FromRequestParts, State};
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Json, Response};
-use chrono::Utc;
+use chrono::{DateTime, SecondsFormat, Utc};
 use like_events::{EventId, LikeEvent, ProductId, Receipt, UserId};
 use serde::{Serialize, Serializer};
 use utoipa::ToSchema;
@@ -84,6 +84,12 @@ impl Acknowledged {
     pub fn new(event: LikeEvent, receipt: Receipt) -> Self {
         Self { event_id: event.event_id, product_id: event.product_id, liked: event.liked, receipt }
     }
+}
+
+/// The URL of a receipt, with what tells whether the event is a repeat: which event it is, and when this record of it came.
+fn location(base: &str, receipt: Receipt, event_id: EventId, time: i64) -> String {
+    let time = DateTime::from_timestamp_millis(time).unwrap_or_default().to_rfc3339_opts(SecondsFormat::Millis, true);
+    format!("{base}/v1/receipts/{receipt}?eventId={event_id}&recordTime={time}")
 }
 
 fn shown<S: Serializer>(receipt: &Receipt, serializer: S) -> Result<S::Ok, S::Error> {
@@ -165,6 +171,6 @@ pub async fn publish(app: &AppState, request: LikeRequest, liked: bool) -> Resul
     let position = published.map_err(ApiError::NotPublished)?;
 
     let receipt = Receipt { sequence, partition: position.partition, offset: position.offset };
-    let location = [(header::LOCATION, format!("{}/v1/receipts/{receipt}", app.site.base()))];
+    let location = [(header::LOCATION, location(app.site.base(), receipt, event_id, position.time))];
     Ok((StatusCode::ACCEPTED, location, Json(Acknowledged::new(event, receipt))).into_response())
 }

@@ -5,5 +5,6 @@ pub(crate) mod batch;
 pub(crate) mod counts;
 pub(crate) mod docs;
 pub(crate) mod likes;
+pub(crate) mod my_likes;
 pub(crate) mod receipts;
 pub(crate) mod stream;
