@@ -220,7 +220,7 @@ fn event(like: ManyLike<'_>, caller: Option<&UserId>, gate: OpenGate, occurred_a
     LikeEvent { event_id, liked, product_id: product, user_id: Some(user), occurred_at }
 }
 
-impl<'a> LikeProblem<'a> {
+impl LikeProblem<'_> {
     fn new(app: &AppState, place: usize, problem: Problem) -> Self {
         let Problem { kind, detail, errors, retry_after, .. } = problem;
         // One fault says all.
