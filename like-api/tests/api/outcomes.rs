@@ -97,7 +97,7 @@ async fn many_likes_fail_each_on_its_own() {
         );
         assert_eq!((&problem["pointer"], &problem["retryAfter"]), (&format!("/likes/{place}").into(), &1.into()));
     }
-    assert_eq!((published.counted("queue_full"), published.counted("rejected"), published.queued()), (3, 2, 0));
+    assert_eq!((published.counted("queue_full"), published.counted("rejected"), published.queued("")), (3, 2, 0));
 
     let mock = mock("t");
     let published = publisher(&mock.bootstrap_servers(), "t", &[]);
