@@ -109,6 +109,7 @@ async fn many_likes_fail_each_on_its_own() {
             (&"/problems/outcome-unknown".into(), &504.into()),
             "{problem}"
         );
+        assert_eq!(problem["detail"], "outcome unknown: send it again with the same key");
         assert!(problem.get("retryAfter").is_none(), "{problem}");
     }
 }

@@ -226,6 +226,10 @@ impl LikeProblem<'_> {
         // One fault says all.
         let (pointer, detail) = match &errors[..] {
             [Fault { at: At::Pointer(pointer), detail }] => (pointer.clone(), detail.clone()),
+            // Here the key isn't a header.
+            _ if kind.name == problem::OUTCOME_UNKNOWN.name => {
+                (format!("/likes/{place}"), "outcome unknown: send it again with the same key".to_owned())
+            }
             _ => (format!("/likes/{place}"), detail.into_owned()),
         };
         let r#type = format!("{}{}", app.site.base(), kind.uri());
