@@ -60,7 +60,8 @@ async fn likes_are_listed_newest_first() {
     let times: Vec<u32> = listed.iter().map(|product| product[1..].parse::<u32>().unwrap() / 3).collect();
     assert!(times.is_sorted_by(|a, b| a >= b), "{listed:?}");
     let mut expected: Vec<_> = (0..250).filter(|n| *n != 7).map(|n| format!("p{n}")).collect();
-    (listed.sort(), expected.sort());
+    listed.sort();
+    expected.sort();
     assert_eq!(listed, expected);
     // 50 without a limit; the time in UTC.
     let first = api.my_likes("").await;
@@ -83,7 +84,8 @@ async fn likes_that_come_in_shift_no_page() {
         after = format!("&cursor={next}");
     }
     let mut expected: Vec<_> = (0..60).map(|n| format!("p{n}")).collect();
-    (listed.sort(), expected.sort());
+    listed.sort();
+    expected.sort();
     assert_eq!(listed, expected);
 }
 
