@@ -266,3 +266,29 @@ async fn connection_stays_usable_after_a_body() {
     };
     tokio::task::spawn_blocking(wire).await.unwrap();
 }
+
+#[tokio::test]
+async fn body_of_a_refused_request_is_no_request() {
+    let api = Api::alone(|config| {
+        config.limits.rate_limit_address = 0.001;
+        config.limits.rate_limit_address_burst = NonZeroU32::MIN;
+    })
+    .await;
+    api.get("/nowhere").await;
+    let url = api.url.clone();
+    let wire = move || {
+        let hidden = "GET /hidden HTTP/1.1\r\nHost: h\r\nX-Request-Id: hidden\r\n\r\n";
+        for length in [hidden.len(), 1024 * 1024] {
+            let mut wire = Wire::to(&url);
+            wire.send(format!("POST /v1/likes HTTP/1.1\r\nHost: h\r\nContent-Length: {length}\r\n\r\n{hidden}"));
+            assert_eq!(wire.status(), 429);
+            // Refused before its body was read: the connection is closed, or takes the next request.
+            wire.send("GET /nowhere HTTP/1.1\r\nHost: h\r\nX-Request-Id: next\r\n\r\n");
+            wire.end();
+            while let Some(answer) = wire.answer_if_any(false) {
+                assert_eq!(answer.header("x-request-id"), "next", "{answer:?}");
+            }
+        }
+    };
+    tokio::task::spawn_blocking(wire).await.unwrap();
+}
