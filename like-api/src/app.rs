@@ -21,6 +21,7 @@ use crate::read::history::Histories;
 use crate::read::live::Streams;
 use crate::read::receipts::{Receipts, WAITERS_MAX};
 use crate::read::top::Top;
+use crate::read::user_likes::UserLikes;
 
 pub struct AppState {
     pub auth: Auth,
@@ -37,6 +38,7 @@ pub struct AppState {
     pub top: Top,
     pub histories: Histories,
     pub receipts: Receipts,
+    pub user_likes: UserLikes,
     pub streams: Streams,
     pub metrics: Metrics,
     pub traces: Traces,
@@ -73,6 +75,7 @@ impl AppState {
             top: Top::new(&pool, registry),
             histories: Histories::new(pool.clone(), registry),
             receipts: Receipts::new(pool.clone(), registry, limits.share("receipts", WAITERS_MAX), stop.clone()),
+            user_likes: UserLikes::new(pool.clone()),
             streams: streams.map_err(|refusal| anyhow!(refusal))?,
             limits,
             pool,

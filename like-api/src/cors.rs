@@ -17,7 +17,7 @@ use axum::response::{IntoResponse, Response};
 use crate::config::{AllowedOrigin, BrowserSettings};
 
 /// What pages of a listed origin may send.
-const METHODS: &str = "GET, HEAD, PUT, DELETE";
+const METHODS: &str = "GET, HEAD, POST, PUT, DELETE";
 const HEADERS: &str = "authorization, idempotency-key, prefer, if-none-match, last-event-id, x-request-id, \
                        traceparent, tracestate, baggage, sentry-trace, content-type, cache-control, pragma, \
                        x-requested-with";
@@ -26,7 +26,8 @@ const ANONYMOUS_METHODS: &str = "GET, HEAD";
 const ANONYMOUS_HEADERS: &str = "prefer, if-none-match, last-event-id, x-request-id, traceparent, tracestate, baggage, \
                                  sentry-trace, content-type, cache-control, pragma, x-requested-with";
 /// The response headers that pages may read, beside those that are always readable.
-const EXPOSED: &str = "location, etag, retry-after, x-request-id, preference-applied, www-authenticate";
+const EXPOSED: &str = "location, link, etag, retry-after, ratelimit, ratelimit-policy, x-request-id, preference-applied, \
+                       www-authenticate";
 /// How long a browser caches the answer, in seconds. Chromium caches at most two hours.
 const PREFLIGHT_AGE: &str = "7200";
 

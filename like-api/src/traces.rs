@@ -10,7 +10,7 @@ use std::time::SystemTime;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, Request, StatusCode};
 use like_common::trace_context::{TRACEPARENT, TRACESTATE, extract, record_headers};
 use like_common::traces::Traces;
-use opentelemetry::trace::{SpanContext, SpanKind, Status, TraceContextExt as _, TraceId, Tracer as _};
+use opentelemetry::trace::{SpanContext, SpanKind, SpanRef, Status, TraceContextExt as _, TraceId, Tracer as _};
 use opentelemetry::{Context, KeyValue};
 use rdkafka::message::OwnedHeaders;
 
@@ -122,6 +122,22 @@ pub enum Sending {
 impl Sending {
     /// Starts a span, or copies the caller's context (`incoming`) if tracing is off.
     pub fn begin(traces: &Traces, topic: &str, key: &str, incoming: impl FnOnce() -> Option<Incoming>) -> Self {
+        let key = || KeyValue::new("messaging.kafka.message.key", key.to_owned());
+        Self::begin_with(traces, topic, key, incoming)
+    }
+
+    /// The same for several events: one span, whose context all their records carry.
+    pub fn begin_all(traces: &Traces, topic: &str, events: usize, incoming: impl FnOnce() -> Option<Incoming>) -> Self {
+        let number = || KeyValue::new("messaging.batch.message_count", events as i64);
+        Self::begin_with(traces, topic, number, incoming)
+    }
+
+    fn begin_with(
+        traces: &Traces,
+        topic: &str,
+        attribute: impl FnOnce() -> KeyValue,
+        incoming: impl FnOnce() -> Option<Incoming>,
+    ) -> Self {
         let Some(tracer) = traces.tracer() else {
             return incoming().map_or(Self::Untraced, Self::Passed);
         };
@@ -130,7 +146,7 @@ impl Sending {
             KeyValue::new("messaging.operation.name", "send"),
             KeyValue::new("messaging.operation.type", "send"),
             KeyValue::new("messaging.destination.name", topic.to_owned()),
-            KeyValue::new("messaging.kafka.message.key", key.to_owned()),
+            attribute(),
         ];
         // The record carries its context: that makes the kind producer and not client.
         let span = tracer.span_builder(format!("send {topic}")).with_kind(SpanKind::Producer);
@@ -151,17 +167,28 @@ impl Sending {
         let Self::Span(context) = self else { return };
         let span = context.span();
         match published {
-            Ok(Position { partition, offset }) => {
+            Ok(Position { partition, offset, .. }) => {
                 span.set_attribute(KeyValue::new("messaging.destination.partition.id", partition.to_string()));
                 span.set_attribute(KeyValue::new("messaging.kafka.offset", *offset));
             }
-            Err(error) => {
-                span.set_attribute(KeyValue::new("error.type", error.outcome()));
-                span.set_status(Status::error(error.to_string()));
-            }
+            Err(error) => failed(&span, error),
         }
         span.end();
     }
+
+    /// Ends the span of several events; the first error is the span's.
+    pub fn end_all(self, published: &[Result<Position, PublishError>]) {
+        let Self::Span(context) = self else { return };
+        if let Some(error) = published.iter().find_map(|one| one.as_ref().err()) {
+            failed(&context.span(), error);
+        }
+        context.span().end();
+    }
+}
+
+fn failed(span: &SpanRef<'_>, error: &PublishError) {
+    span.set_attribute(KeyValue::new("error.type", error.outcome()));
+    span.set_status(Status::error(error.to_string()));
 }
 
 #[cfg(test)]

@@ -7,6 +7,8 @@ use clap::{Args, Subcommand};
 use like_common::cli::duration;
 use like_events::topic::DEFAULT_PARTITIONS;
 
+use crate::schema::user_likes::OnOff;
+
 use super::{DedupSettings, FoldSettings, ReportSettings, Servers};
 
 #[derive(Args, Debug, Clone)]
@@ -44,6 +46,10 @@ pub struct SetupSettings {
     /// let keys that are `UUIDv7`s give time-ordered event ids, from ten minutes after now: run it once, when every like-api is of this release
     #[arg(long)]
     pub time_ordered_ids: bool,
+
+    /// the index that lists a user's likes (`GET /v1/me/likes`): made or dropped beside running services; default: on for a new system, else as it is
+    #[arg(long, value_name = "on|off", value_enum)]
+    pub user_likes: Option<OnOff>,
 
     /// the database role of like-api: created without login if it doesn't exist, and allowed to read; default: none
     #[arg(long, value_name = "ROLE", value_parser = NonEmptyStringValueParser::new())]

@@ -2,7 +2,8 @@
 //! row with `liked = false` counts the same as no row, so the counts stay right. Likes that the users send meanwhile stay,
 //! and the command reports them.
 //!
-//! `product_like` is read once, for all users: rows that are added later are found by what the log has since.
+//! `product_like` is read once, for all users, and whole where it has no index on the user (`schema::user_likes`): rows that
+//! are added later are found by what the log has since.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt::Write as _;
@@ -13,6 +14,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, bail};
 use chrono::Utc;
 use futures::TryStreamExt;
+use like_common::database::SCHEMA;
 use like_events::{EventId, LikeEvent, ProductId, UserId};
 use serde::Serialize;
 use sqlx::PgConnection;
@@ -25,6 +27,7 @@ use crate::commands::dead_letters::delete_of_users;
 use crate::commands::output::{Table, answer};
 use crate::commands::publisher::{self, Publisher};
 use crate::progress::Progress;
+use crate::schema::user_likes::{self, UserLikes};
 use crate::topic::log_ends::{self, LogEnds};
 use crate::topic::open_topic::OpenTopic;
 use crate::topic::user_events;
@@ -137,9 +140,11 @@ fn users(settings: &EraseUserSettings) -> anyhow::Result<BTreeSet<UserId>> {
     Ok(users)
 }
 
-/// Reads the users' rows. Without an index on the user this reads the whole table, which is fastest in its own order.
+/// Reads the users' rows. Without the index on the user this reads the whole table, which is fastest in its own order.
 async fn scan(connection: &mut PgConnection, numbers: &Numbers) -> sqlx::Result<Vec<Row>> {
-    sqlx::query("SET enable_seqscan = on").execute(&mut *connection).await?;
+    if user_likes::read(connection, SCHEMA).await? != UserLikes::On {
+        sqlx::query("SET enable_seqscan = on").execute(&mut *connection).await?;
+    }
     let users: Vec<&str> = numbers.keys().map(String::as_str).collect();
     let sql = "SELECT pair_key, user_id, product_id, liked FROM product_like WHERE user_id = ANY($1)";
     let row = |(pair_key, user, product, liked): (Uuid, String, String, bool)| {

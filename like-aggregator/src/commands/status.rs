@@ -15,6 +15,7 @@ use crate::cli::ReportSettings;
 use crate::commands::gaps::{self, LogGap};
 use crate::commands::output::{Table, answer, or_dash, time};
 use crate::fold::FOLD_VERSION;
+use crate::schema::user_likes::{self, UserLikes};
 use crate::topic::log_ends;
 use crate::topic::past_end::{self, PastEnd};
 
@@ -27,6 +28,8 @@ struct Status {
     build_fold_version: i32,
     /// Since when keys that are `UUIDv7`s give time-ordered event ids.
     time_ordered_ids_from: Option<DateTime<Utc>>,
+    /// Whether a user's likes can be listed.
+    user_likes: UserLikes,
     /// Records that can be folded now.
     lag: i64,
     /// Records that another producer's open transaction holds back.
@@ -112,6 +115,7 @@ async fn read(settings: &ReportSettings) -> anyhow::Result<Status> {
         fold_version,
         build_fold_version: FOLD_VERSION,
         time_ordered_ids_from: layout.time_ordered_ids_from,
+        user_likes: user_likes::read(&mut connection, SCHEMA).await?,
         lag: partitions.iter().filter_map(|p| p.lag).sum(),
         held_back: partitions.iter().map(|p| p.held_back).sum(),
         dead_letters: partitions.iter().map(|p| p.dead_letters).sum(),
@@ -160,10 +164,18 @@ impl Status {
             || "no (setup --time-ordered-ids)".to_owned(),
             |from| format!("of keys from {} on", time(from)),
         );
+        let user_likes = match self.user_likes {
+            UserLikes::Off => "not listed (setup --user-likes on)",
+            UserLikes::Incomplete => {
+                "not listed: the index is being made or dropped, or that was interrupted (setup --user-likes)"
+            }
+            UserLikes::On => "listed",
+        };
         let mut text = format!(
             "topic         {topic} (sequence {sequence}, {} partitions)\n\
              fold version  {version} in the database, {build_fold_version} in this build\n\
              ordered ids   {ordered}\n\
+             user likes    {user_likes}\n\
              lag           {lag} records\ndead letters  {dead_letters}\nlog gaps      {log_gaps}\n",
             partitions.len()
         );

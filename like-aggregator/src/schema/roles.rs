@@ -17,6 +17,7 @@ const READS: [(&str, &str); 9] = [
     ("topic_layout", "SELECT"),
     ("fold", "SELECT"),
     ("log_gap", "SELECT"),
+    ("event_handled", "SELECT"),
     ("dead_letter", "SELECT (topic, partition, record_offset)"),
     ("dead_letter_range", "SELECT"),
 ];

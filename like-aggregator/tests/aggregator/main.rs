@@ -39,6 +39,7 @@ mod system;
 mod topics;
 mod traces;
 mod transactions;
+mod user_likes;
 mod watching;
 mod windows;
 mod wrong_fold;

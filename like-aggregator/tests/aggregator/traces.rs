@@ -134,6 +134,27 @@ async fn like_is_traced_to_its_batch() {
 }
 
 #[tokio::test]
+async fn likes_of_one_request_share_a_span() {
+    let collector = TestCollector::start().await;
+    let system = traced(&collector.url).await;
+    let api = system.api(&[]).await;
+    let body = r#"{"likes":[{"productId":"p1","liked":true},{"productId":"p2","liked":true}]}"#;
+    let request = api.http.post(format!("{}/v1/likes", api.url)).header("X-User-Id", "u");
+    let request =
+        request.header("Content-Type", "application/json").header("traceparent", format!("00-{TRACE}-{PARENT}-01"));
+    assert_eq!(request.body(body).send().await.unwrap().status(), 200);
+    let server = collector.span("the span of the request", |span| span.parent_id == PARENT).await;
+    assert_eq!(server.name, "POST /v1/likes");
+    let sent = collector.span("the span of the events", |span| span.parent_id == server.span_id).await;
+    assert_eq!((sent.name, sent.kind), (format!("send {}", system.topic), 4));
+    assert_eq!(sent.attributes["messaging.batch.message_count"], "2");
+    for offset in 0..2 {
+        let carried = [("traceparent".to_owned(), format!("00-{TRACE}-{}-01", sent.span_id))];
+        assert_eq!(record_headers(&system.topic, offset), carried);
+    }
+}
+
+#[tokio::test]
 async fn caller_decides_about_sampling() {
     let collector = TestCollector::start().await;
     let system = traced(&collector.url).await;

@@ -43,6 +43,11 @@ impl Auth {
                 }
                 TrustedHeader::new(config).map(Self::TrustedHeader)
             }
+            AuthMode::Jwt if !settings.batch_user_ids_from.is_empty() => {
+                Err("BATCH_USER_IDS_FROM is set, but with AUTH_MODE=jwt only a token names a user: unset it, or set \
+                 AUTH_MODE=trusted-header"
+                    .to_owned())
+            }
             AuthMode::Jwt => Jwt::new(&settings.jwt).map(Box::new).map(Self::Jwt),
         }
     }
@@ -93,6 +98,11 @@ impl Auth {
             Self::TrustedHeader(header) => header.refused("is missing"),
             Self::Jwt(_) => bearer::Refusal::Missing.into(),
         })
+    }
+
+    /// Whether the likes that this peer sends together may name their users.
+    pub fn may_name_users(&self, peer: IpAddr) -> bool {
+        matches!(self, Self::TrustedHeader(header) if header.may_name_users(peer))
     }
 
     /// Returns the `Vary` header of answers that depend on the caller.

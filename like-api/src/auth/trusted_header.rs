@@ -18,6 +18,8 @@ pub struct TrustedHeader {
     listen_addr: SocketAddr,
     /// Empty: everybody who reaches the listener, which is loopback.
     from: Vec<IpNet>,
+    /// The backends that may name users in a body.
+    users_from: Vec<IpNet>,
 }
 
 impl TrustedHeader {
@@ -36,7 +38,7 @@ impl TrustedHeader {
                  listen on 127.0.0.1, or set AUTH_HEADER_FROM to the networks of the gateways that set the header"
             ));
         }
-        Ok(Self { name, shown, listen_addr, from })
+        Ok(Self { name, shown, listen_addr, from, users_from: settings.batch_user_ids_from.clone() })
     }
 
     pub fn shown(&self) -> &str {
@@ -49,6 +51,7 @@ impl TrustedHeader {
             header = self.shown,
             listen_addr = %self.listen_addr,
             from = ?self.from,
+            batch_user_ids_from = ?self.users_from,
             "callers are authenticated by a trusted header"
         );
     }
@@ -71,6 +74,10 @@ impl TrustedHeader {
         }
         let user = value.to_str().ok().and_then(|text| UserId::parse(text).ok());
         user.map(Some).ok_or_else(|| self.refused("must be 1 to 255 visible ASCII characters"))
+    }
+
+    pub fn may_name_users(&self, peer: IpAddr) -> bool {
+        self.users_from.iter().any(|network| network.contains(&peer))
     }
 
     pub fn vary(&self) -> HeaderValue {

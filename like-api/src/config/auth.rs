@@ -24,6 +24,11 @@ pub struct AuthSettings {
     #[arg(long, env = "AUTH_HEADER_FROM", value_name = "CIDR,…", value_delimiter = ',', value_parser = network)]
     pub auth_header_from: Vec<IpNet>,
 
+    /// networks of backends that may name the user of each like in the body of POST /v1/likes, such as
+    /// 10.2.0.0/16 (trusted-header); never that of a gateway which passes browsers' bodies on
+    #[arg(long, env = "BATCH_USER_IDS_FROM", value_name = "CIDR,…", value_delimiter = ',', value_parser = network)]
+    pub batch_user_ids_from: Vec<IpNet>,
+
     #[command(flatten)]
     pub jwt: JwtSettings,
 }

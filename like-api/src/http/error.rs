@@ -7,7 +7,7 @@
 use std::borrow::Cow;
 
 use axum::body::Body;
-use axum::http::{HeaderName, HeaderValue, header};
+use axum::http::{HeaderValue, header};
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 use tracing::{debug, error, warn};
@@ -20,9 +20,9 @@ use crate::publish::outcome::PublishError;
 use crate::read::error::ReadError;
 
 /// `Retry-After` of a refused like, in seconds: a full queue drains in less.
-const RETRY_WRITE: &str = "1";
+const RETRY_WRITE: u64 = 1;
 /// `Retry-After` while the topic, the database or the keys are missing, in seconds.
-const RETRY_LATER: &str = "5";
+const RETRY_LATER: u64 = 5;
 
 /// Why a request fails. Holds the cause for the log, which is never sent to the client.
 #[derive(Debug, Clone)]
@@ -33,8 +33,12 @@ pub enum ApiError {
     /// No event has this receipt, for this reason.
     ReceiptUnknown(&'static str),
     MethodNotAllowed,
+    /// The operators have left out what lists a user's likes.
+    UserLikesOff,
     /// The body is too large; the text states the limit.
     TooLarge(String),
+    /// The body isn't JSON by its `Content-Type`.
+    NotJson,
     /// The body doesn't end in time; the text states the limit.
     TooSlow(String),
     Limit(LimitError),
@@ -64,6 +68,8 @@ pub enum At {
     Parameter(&'static str),
     /// A header.
     Header(String),
+    /// A member of the body, by its JSON pointer (RFC 6901).
+    Pointer(String),
 }
 
 impl Fault {
@@ -73,6 +79,10 @@ impl Fault {
 
     pub fn header(name: impl Into<String>, detail: impl Into<String>) -> Self {
         Self { at: At::Header(name.into()), detail: detail.into() }
+    }
+
+    pub fn pointer(pointer: impl Into<String>, detail: impl Into<String>) -> Self {
+        Self { at: At::Pointer(pointer.into()), detail: detail.into() }
     }
 }
 
@@ -84,11 +94,13 @@ impl From<Fault> for ApiError {
 
 /// The document without the request id.
 #[derive(Debug, Clone)]
-struct Problem {
-    kind: &'static Kind,
-    detail: Cow<'static, str>,
-    errors: Vec<Fault>,
-    cause: Option<Cause>,
+pub(crate) struct Problem {
+    pub kind: &'static Kind,
+    pub detail: Cow<'static, str>,
+    pub errors: Vec<Fault>,
+    /// Seconds until the next attempt.
+    pub retry_after: Option<u64>,
+    pub cause: Option<Cause>,
 }
 
 /// The body of an error answer (RFC 9457).
@@ -115,72 +127,71 @@ pub(crate) struct Document<'a> {
 
 /// The cause and its log level.
 #[derive(Debug, Clone)]
-enum Cause {
+pub(crate) enum Cause {
     /// Expected under load, where a line for each would add to the load; a metric counts them.
     Quiet(String),
     Warn(String),
     Bug(String),
 }
 
-impl IntoResponse for ApiError {
-    fn into_response(self) -> Response {
-        let mut headers: Vec<(HeaderName, String)> = Vec::new();
-        let mut retry = |after: &str| headers.push((header::RETRY_AFTER, after.to_owned()));
-        let mut errors = Vec::new();
-        let mut cause = None;
-        let (kind, detail) = match self {
-            Self::Invalid(faults) => {
+impl From<ApiError> for Problem {
+    fn from(error: ApiError) -> Self {
+        let (mut errors, mut retry_after, mut cause) = (Vec::new(), None, None);
+        let mut retry = |after| retry_after = Some(after);
+        let (kind, detail) = match error {
+            ApiError::Invalid(faults) => {
                 errors = faults;
                 (problem::INVALID_REQUEST, None)
             }
-            Self::Auth(AuthError::Unauthenticated { challenge, header, what }) => {
-                headers.push((header::WWW_AUTHENTICATE, challenge));
+            ApiError::Auth(AuthError::Unauthenticated { header, what, .. }) => {
                 let detail = format!("{header} {what}");
                 errors.push(Fault::header(header, what));
                 (problem::UNAUTHENTICATED, Some(detail))
             }
-            Self::NotFound => (problem::NOT_FOUND, None),
-            Self::ReceiptUnknown(why) => (problem::RECEIPT_UNKNOWN, Some(why.to_owned())),
-            Self::MethodNotAllowed => (problem::METHOD_NOT_ALLOWED, None),
-            Self::TooLarge(limit) => (problem::PAYLOAD_TOO_LARGE, Some(limit)),
-            Self::TooSlow(limit) => (problem::REQUEST_TIMEOUT, Some(limit)),
-            Self::Limit(LimitError::TooMany { retry_after, what }) => {
-                retry(&retry_after.to_string());
+            ApiError::NotFound => (problem::NOT_FOUND, None),
+            ApiError::ReceiptUnknown(why) => (problem::RECEIPT_UNKNOWN, Some(why.to_owned())),
+            ApiError::MethodNotAllowed => (problem::METHOD_NOT_ALLOWED, None),
+            ApiError::UserLikesOff => (problem::USER_LIKES_OFF, None),
+            ApiError::TooLarge(limit) => (problem::PAYLOAD_TOO_LARGE, Some(limit)),
+            ApiError::NotJson => (problem::UNSUPPORTED_MEDIA_TYPE, None),
+            ApiError::TooSlow(limit) => (problem::REQUEST_TIMEOUT, Some(limit)),
+            ApiError::Limit(LimitError::TooMany { retry_after, what }) => {
+                retry(retry_after);
                 (problem::TOO_MANY_REQUESTS, Some(what))
             }
-            Self::Limit(LimitError::Overloaded) | Self::Read(ReadError::Overloaded) => {
+            ApiError::Limit(LimitError::Overloaded) | ApiError::Read(ReadError::Overloaded) => {
                 retry(RETRY_WRITE);
                 (problem::OVERLOADED, None)
             }
-            Self::Internal(bug) | Self::Read(ReadError::Internal(bug)) => {
+            ApiError::Internal(bug) | ApiError::Read(ReadError::Internal(bug)) => {
                 cause = Some(Cause::Bug(bug));
                 (problem::INTERNAL, None)
             }
-            Self::WritesUnavailable(why) => {
+            ApiError::WritesUnavailable(why) => {
                 retry(RETRY_LATER);
                 (problem::WRITES_UNAVAILABLE, Some(why))
             }
-            Self::Auth(AuthError::KeysUnavailable) => {
+            ApiError::Auth(AuthError::KeysUnavailable) => {
                 retry(RETRY_LATER);
                 (problem::KEYS_UNAVAILABLE, None)
             }
-            Self::Read(ReadError::Unavailable(error)) => {
+            ApiError::Read(ReadError::Unavailable(error)) => {
                 retry(RETRY_LATER);
                 cause = Some(Cause::Warn(error));
                 (problem::READS_UNAVAILABLE, None)
             }
-            Self::NotPublished(PublishError::PerhapsWritten(error)) => {
+            ApiError::NotPublished(PublishError::PerhapsWritten(error)) => {
                 cause = Some(Cause::Warn(error));
                 (problem::OUTCOME_UNKNOWN, None)
             }
-            Self::NotPublished(PublishError::TooLarge) => {
+            ApiError::NotPublished(PublishError::TooLarge) => {
                 (problem::PAYLOAD_TOO_LARGE, Some("the event is larger than the topic accepts".to_owned()))
             }
-            Self::NotPublished(error @ PublishError::NoTopic) => {
+            ApiError::NotPublished(error @ PublishError::NoTopic) => {
                 retry(RETRY_LATER);
                 (problem::WRITES_UNAVAILABLE, Some(error.to_string()))
             }
-            Self::NotPublished(error) => {
+            ApiError::NotPublished(error) => {
                 retry(RETRY_WRITE);
                 let text = error.to_string();
                 let quiet = matches!(error, PublishError::QueueFull);
@@ -188,14 +199,42 @@ impl IntoResponse for ApiError {
                 (problem::NOT_ACCEPTED, None)
             }
         };
-        let detail = detail.map_or(Cow::Borrowed(kind.detail), Cow::Owned);
-        let mut response = kind.status.into_response();
-        for (name, value) in headers {
-            // Header names and fixed texts are always valid values.
-            response.headers_mut().extend(HeaderValue::try_from(value).ok().map(|value| (name, value)));
-        }
-        response.extensions_mut().insert(Problem { kind, detail, errors, cause });
+        Self { kind, detail: detail.map_or(Cow::Borrowed(kind.detail), Cow::Owned), errors, retry_after, cause }
+    }
+}
+
+impl IntoResponse for ApiError {
+    fn into_response(self) -> Response {
+        let challenge = match &self {
+            Self::Auth(AuthError::Unauthenticated { challenge, .. }) => HeaderValue::try_from(challenge).ok(),
+            _ => None,
+        };
+        let problem = Problem::from(self);
+        let mut response = problem.kind.status.into_response();
+        let headers = response.headers_mut();
+        headers.extend(challenge.map(|challenge| (header::WWW_AUTHENTICATE, challenge)));
+        headers.extend(problem.retry_after.map(|after| (header::RETRY_AFTER, HeaderValue::from(after))));
+        response.extensions_mut().insert(problem);
         response
+    }
+}
+
+/// How many of several likes were not published, and why the first was not. An extension of a successful response.
+#[derive(Debug, Clone)]
+pub(crate) struct NotPublished {
+    pub likes: usize,
+    pub problem: Problem,
+}
+
+impl Problem {
+    fn log(&self, request_id: &str, likes: usize) {
+        let (status, problem) = (self.kind.status.as_u16(), self.kind.name);
+        match &self.cause {
+            Some(Cause::Bug(cause)) => error!(request_id, status, problem, likes, cause, "request failed"),
+            Some(Cause::Warn(cause)) => warn!(request_id, status, problem, likes, cause, "request failed"),
+            Some(Cause::Quiet(cause)) => debug!(request_id, status, problem, likes, cause, "request refused"),
+            None => {}
+        }
     }
 }
 
@@ -212,18 +251,16 @@ pub fn waited_for_brokers(response: &Response) -> bool {
 /// Writes the document of an [`ApiError`] into its response, with its type below `base`, and its cause to the log. Leaves other
 /// responses unchanged.
 pub fn finish(response: &mut Response, request_id: &HeaderValue, base: &str) {
+    let request_id = request_id.to_str().unwrap_or_default();
+    if let Some(NotPublished { likes, problem }) = response.extensions_mut().remove() {
+        problem.log(request_id, likes);
+    }
     let Some(problem) = response.extensions_mut().remove::<Problem>() else {
         return;
     };
-    let request_id = request_id.to_str().unwrap_or_default();
+    problem.log(request_id, 1);
     let Problem { kind, detail, errors, .. } = &problem;
-    let (status, name) = (kind.status.as_u16(), kind.name);
-    match &problem.cause {
-        Some(Cause::Bug(cause)) => error!(request_id, status, problem = name, cause, "request failed"),
-        Some(Cause::Warn(cause)) => warn!(request_id, status, problem = name, cause, "request failed"),
-        Some(Cause::Quiet(cause)) => debug!(request_id, status, problem = name, cause, "request refused"),
-        None => {}
-    }
+    let status = kind.status.as_u16();
     let r#type = format!("{base}{}", kind.uri());
     let document = Document { r#type, title: kind.title, status, detail, errors, request_id };
     let body = serde_json::to_vec(&document).expect("strings always serialise");

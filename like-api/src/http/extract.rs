@@ -1,17 +1,22 @@
-//! Parses parts of a request: product ids, receipts, the list of ids, other parameters of the query, the idempotency key. A
-//! [`Fault`] names the part that breaks its rule.
+//! Parses parts of a request: product ids, receipts, the list of ids, the place of a page, other parameters of the query, the
+//! idempotency key. A [`Fault`] names the part that breaks its rule.
 
 use axum::extract::{FromRequestParts, Path, Query};
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, HeaderName, Uri};
+use chrono::DateTime;
 use like_events::receipt::InvalidReceipt;
-use like_events::{ProductId, Receipt};
+use like_events::{EventId, ProductId, Receipt};
 
 use crate::http::error::Fault;
 use crate::read::counts::IDS_MAX;
+use crate::read::queries::RecordOfEvent;
+use crate::read::user_likes::{Cursor, InvalidCursor, PAGE_MAX};
 
 /// The longest list of ids, in characters, commas included.
 pub const IDS_LENGTH_MAX: usize = 6_000;
+/// The likes of a page without `limit`.
+const PAGE_DEFAULT: usize = 50;
 /// The longest idempotency key, in characters.
 pub const KEY_MAX: usize = 255;
 
@@ -44,16 +49,12 @@ async fn path(parts: &mut Parts, name: &'static str) -> Result<String, Fault> {
 /// parameters are ignored.
 pub fn ids(uri: &Uri) -> Result<Vec<ProductId>, Vec<Fault>> {
     let fault = |detail: String| vec![Fault::parameter("ids", detail)];
-    // Pairs, not a map: a repeated parameter is an error.
-    let Ok(Query(pairs)) = Query::<Vec<(String, String)>>::try_from_uri(uri) else {
-        return Err(fault("the query is malformed".to_owned()));
-    };
-    let mut lists = pairs.iter().filter(|(name, _)| name == "ids").map(|(_, list)| list.as_str());
-    let list = match (lists.next(), lists.next()) {
-        (None, _) => return Err(fault("is missing: one to 100 product ids, separated by commas".to_owned())),
-        (Some(""), None) => return Err(fault("is empty: one to 100 product ids, separated by commas".to_owned())),
-        (Some(list), None) => list,
-        (Some(_), Some(_)) => return Err(fault("occurs more than once; separate ids by commas".to_owned())),
+    let list = match only(uri, "ids").map_err(|fault| vec![fault])? {
+        None => return Err(fault("is missing: one to 100 product ids, separated by commas".to_owned())),
+        Some(list) if list.is_empty() => {
+            return Err(fault("is empty: one to 100 product ids, separated by commas".to_owned()));
+        }
+        Some(list) => list,
     };
     let length = list.chars().count();
     if length > IDS_LENGTH_MAX {
@@ -96,6 +97,48 @@ pub fn one_of<T: Copy>(name: &'static str, value: Option<&str>, known: &[(&str, 
     let found = known.iter().find(|(text, _)| *text == value).map(|(_, named)| Some(*named));
     let names = || known.iter().map(|(text, _)| *text).collect::<Vec<_>>().join(", ");
     found.ok_or_else(|| Fault::parameter(name, format!("must be one of {}", names())))
+}
+
+/// Parses `limit` and `cursor` of the query.
+pub fn page(uri: &Uri) -> Result<(usize, Option<Cursor>), Vec<Fault>> {
+    let mut faults = Vec::new();
+    let mut value = |name| {
+        only(uri, name).unwrap_or_else(|fault| {
+            faults.push(fault);
+            None
+        })
+    };
+    let (limit, cursor) = (value("limit"), value("cursor"));
+    let limit = match limit.as_deref().map(|limit| (limit, limit.parse())) {
+        None => PAGE_DEFAULT,
+        // One spelling: no sign, no zeros before it.
+        Some((text, Ok(limit))) if (1..=PAGE_MAX).contains(&limit) && text == limit.to_string() => limit,
+        Some(_) => {
+            faults.push(Fault::parameter("limit", format!("must be a number from 1 to {PAGE_MAX}")));
+            PAGE_DEFAULT
+        }
+    };
+    let cursor = cursor.map(|cursor| cursor.parse()).transpose().unwrap_or_else(|invalid: InvalidCursor| {
+        faults.push(Fault::parameter("cursor", invalid.to_string()));
+        None
+    });
+    if faults.is_empty() { Ok((limit, cursor)) } else { Err(faults) }
+}
+
+/// Parses `eventId` and `recordTime` of the query. None without both.
+pub fn record(uri: &Uri) -> Result<Option<RecordOfEvent>, Fault> {
+    let event_id = only(uri, "eventId")?.map(|text| EventId::parse(&text)).transpose();
+    let time = only(uri, "recordTime")?.map(|text| DateTime::parse_from_rfc3339(&text)).transpose();
+    let event_id = event_id.map_err(|rule| Fault::parameter("eventId", rule.to_string()))?;
+    let time = time.map_err(|_| {
+        Fault::parameter("recordTime", "must be a date and time of RFC 3339, like 2026-11-22T10:00:00.123Z")
+    })?;
+    Ok(event_id.zip(time).map(|(event_id, time)| RecordOfEvent { event_id: event_id.uuid(), time: time.to_utc() }))
+}
+
+/// Returns the value of a parameter of the query that may occur once; None without it.
+fn only(uri: &Uri, name: &'static str) -> Result<Option<String>, Fault> {
+    parameters(uri, [name]).map(|[value]| value)
 }
 
 /// Parses `Idempotency-Key`, bare or as a quoted string of RFC 8941: both name the same key. None

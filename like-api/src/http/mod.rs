@@ -1,5 +1,7 @@
 //! The HTTP side: listener, middleware, routes, errors and the OpenAPI description.
 
+mod batch;
+mod body;
 mod caller;
 pub mod error;
 mod etag;

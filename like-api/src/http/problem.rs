@@ -60,7 +60,7 @@ kinds! {
     INVALID_REQUEST: BAD_REQUEST "invalid-request"
         "The request breaks a rule"
         "errors names each part of the request at fault"
-        "A parameter or a header breaks its rule. `errors` names each of them and the rule. The same request will be \
+        "A parameter, a header or a member of the body breaks its rule. `errors` names each of them and the rule. The same request will be \
          refused again."
 
     UNAUTHENTICATED: UNAUTHORIZED "unauthenticated"
@@ -87,24 +87,36 @@ kinds! {
     REQUEST_TIMEOUT: REQUEST_TIMEOUT "request-timeout"
         "The request takes too long"
         "the body did not end in time"
-        "The body of the request did not end in time. No route needs a body."
+        "The body of the request did not end in time. Only `POST /v1/likes` needs a body."
 
     PAYLOAD_TOO_LARGE: PAYLOAD_TOO_LARGE "payload-too-large"
         "The body is too large"
-        "no route reads a body; this one is too large to be ignored"
-        "The body of the request is larger than this service accepts, or the like is larger than its topic accepts. No \
-         route needs a body."
+        "this route reads no body, and this one is too large to be ignored"
+        "The body of the request is larger than this service accepts, or the like is larger than its topic accepts. Only \
+         `POST /v1/likes` needs a body."
+
+    UNSUPPORTED_MEDIA_TYPE: UNSUPPORTED_MEDIA_TYPE "unsupported-media-type"
+        "The body must be JSON"
+        "Content-Type must be application/json"
+        "The body isn't JSON, by its `Content-Type`: send `Content-Type: application/json`."
 
     TOO_MANY_REQUESTS: TOO_MANY_REQUESTS "too-many-requests"
         "Too many requests"
         "this caller's rate is used up"
-        "The rate limit of the user or the address is exceeded. The next request is admitted after `Retry-After` \
-         seconds. Nothing was done: the request may be repeated unchanged."
+        "The rate limit of the user or the address is exceeded. The same request is admitted after `Retry-After` \
+         seconds, if no other one comes before it. Nothing was done: the request may be repeated unchanged. A request \
+         with several likes counts as that many requests."
 
     INTERNAL: INTERNAL_SERVER_ERROR "internal"
         "Something went wrong"
         "an error on our side; the request id finds it in the log"
         "A bug in this service. Operators find the cause in the log under `requestId`."
+
+    USER_LIKES_OFF: NOT_IMPLEMENTED "user-likes-off"
+        "Users' likes aren't listed here"
+        "the operators of this service have left out the index that lists a user's likes"
+        "This service doesn't list the likes of a user, as its operators have chosen: `like-aggregator setup --user-likes on` \
+         makes the index for it. Whether the caller likes a product is in the answers of `/v1/likes` all the same."
 
     WRITES_UNAVAILABLE: SERVICE_UNAVAILABLE "writes-unavailable"
         "Likes can't be accepted now"
@@ -139,5 +151,6 @@ kinds! {
         "outcome unknown: retry with the same Idempotency-Key"
         "Kafka did not acknowledge the like in time: it may or may not have been written. Repeat the request with the \
          same `Idempotency-Key` until it is answered `202`: it stays one event, counted once. Without a key, a repeat is \
-         an event of its own; it also counts once per user, but may undo a change made in the meantime."
+         an event of its own; it also counts once per user, but may undo a change made in the meantime. In `POST /v1/likes` \
+         the key is the like's `key`."
 }

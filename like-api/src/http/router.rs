@@ -11,14 +11,15 @@ use crate::app::AppState;
 use crate::http::error::ApiError;
 use crate::http::middleware::request_context::observe;
 use crate::http::openapi;
-use crate::http::routes::{counts, docs, history, likes, receipts, stream, top};
+use crate::http::routes::{batch, counts, docs, history, likes, my_likes, receipts, stream, top};
 
 /// Returns the routes that the OpenAPI description covers, with that description.
 pub(crate) fn described() -> OpenApiRouter<Arc<AppState>> {
     OpenApiRouter::with_openapi(openapi::base())
         .routes(routes!(likes::like, likes::unlike))
         .routes(routes!(counts::one))
-        .routes(routes!(counts::many))
+        .routes(routes!(counts::many, batch::like_many))
+        .routes(routes!(my_likes::list))
         .routes(routes!(top::top))
         .routes(routes!(history::history))
         .routes(routes!(stream::stream))

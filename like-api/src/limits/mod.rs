@@ -5,7 +5,9 @@ mod rate;
 pub mod share;
 mod shed;
 
+use std::fmt::Write as _;
 use std::net::IpAddr;
+use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -14,9 +16,9 @@ use like_events::UserId;
 use prometheus::{IntCounter, IntCounterVec, IntGauge, Opts, Registry};
 
 use self::client::{Proxies, held_to};
-use self::rate::Rate;
+use self::rate::{Left, Rate};
 use self::share::{Held, Share};
-pub use self::shed::LikeInProgress;
+pub use self::shed::LikesInProgress;
 use self::shed::{REFUSED_AFTER, Shed};
 use crate::config::LimitSettings;
 use crate::metrics::counters;
@@ -52,6 +54,13 @@ struct Limited {
     rate: Rate,
     whose: &'static str,
     refused: IntCounter,
+}
+
+/// What a request has left of its rates; None: it was not held to that rate.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Remaining {
+    user: Option<Left>,
+    address: Option<Left>,
 }
 
 impl Limits {
@@ -113,25 +122,51 @@ impl Limits {
 
     /// Admits a request of this address. None: it is no like. Only likes count towards the limit of
     /// requests in progress: reads that arrive together share their queries and don't slow each other.
-    pub async fn admit(&self, client: IpAddr, is_like: bool) -> Result<Option<LikeInProgress>, LimitError> {
+    pub async fn admit(
+        &self,
+        client: IpAddr,
+        is_like: bool,
+        remaining: &mut Remaining,
+    ) -> Result<Option<LikesInProgress>, LimitError> {
         if let Some(addresses) = &self.addresses {
-            addresses.take(&held_to(client))?;
+            addresses.take(&held_to(client), NonZeroU32::MIN, &mut remaining.address)?;
         }
-        if !is_like {
-            return Ok(None);
-        }
-        let Some(entered) = self.likes.enter(Instant::now()) else {
+        if is_like { self.likes(1).await.map(Some) } else { Ok(None) }
+    }
+
+    /// Admits the likes of a request, unless too many are in progress.
+    pub async fn likes(&self, number: usize) -> Result<LikesInProgress, LimitError> {
+        let Some(entered) = self.likes.enter(number, Instant::now()) else {
             // A refusal holds its connection meanwhile: not while connections are scarce.
             if self.open_connections.get() < self.max_connections as i64 / 4 * 3 {
                 Box::pin(tokio::time::sleep(REFUSED_AFTER)).await;
             }
             return Err(LimitError::Overloaded);
         };
-        Ok(Some(entered))
+        Ok(entered)
     }
 
-    pub fn user(&self, user: &UserId) -> Result<(), LimitError> {
-        self.users.as_ref().map_or(Ok(()), |users| users.take(user.as_str()))
+    /// Takes so many requests of the user's rate, all or none.
+    pub fn user(&self, user: &UserId, requests: NonZeroU32, remaining: &mut Remaining) -> Result<(), LimitError> {
+        let Some(users) = &self.users else { return Ok(()) };
+        users.take(user.as_str(), requests, &mut remaining.user)
+    }
+
+    /// Returns the values of `RateLimit-Policy` and `RateLimit` (draft-ietf-httpapi-ratelimit-headers-10). None: the request
+    /// was held to no rate.
+    pub fn shown(&self, remaining: Remaining) -> Option<[String; 2]> {
+        let (mut policy, mut limit) = (String::new(), String::new());
+        for (limited, left) in [(&self.users, remaining.user), (&self.addresses, remaining.address)] {
+            let (Some(limited), Some(Left { units, wait })) = (limited, left) else { continue };
+            let (whose, (burst, window)) = (limited.whose, limited.rate.policy());
+            let comma = if policy.is_empty() { "" } else { ", " };
+            let _ = write!(policy, "{comma}\"{whose}\";q={burst};w={window}");
+            let _ = write!(limit, "{comma}\"{whose}\";r={units}");
+            if wait > 0 {
+                let _ = write!(limit, ";t={wait}");
+            }
+        }
+        (!policy.is_empty()).then_some([policy, limit])
     }
 }
 
@@ -142,11 +177,20 @@ fn share(over_share: &IntCounterVec, percent: usize, of: &str, limit: usize) -> 
 }
 
 impl Limited {
-    fn take(&self, key: &(impl std::hash::Hash + ?Sized)) -> Result<(), LimitError> {
-        self.rate.take(key).map_err(|retry_after| {
-            self.refused.inc();
-            let what = format!("this {} may send {}", self.whose, self.rate.shown());
-            LimitError::TooMany { retry_after, what }
-        })
+    fn take(
+        &self,
+        key: &(impl std::hash::Hash + ?Sized),
+        requests: NonZeroU32,
+        left: &mut Option<Left>,
+    ) -> Result<(), LimitError> {
+        let taken = self.rate.take(key, requests);
+        let (Ok(now) | Err(now)) = taken;
+        *left = Some(now);
+        if taken.is_ok() {
+            return Ok(());
+        }
+        self.refused.inc();
+        let what = format!("this {} may send {}", self.whose, self.rate.shown());
+        Err(LimitError::TooMany { retry_after: now.wait, what })
     }
 }

@@ -52,11 +52,12 @@ struct Seen {
     refused: u64,
 }
 
-/// An admitted like, in progress until it is dropped.
-pub struct LikeInProgress {
+/// Admitted likes of one request, in progress until it is dropped.
+pub struct LikesInProgress {
     shed: Arc<Shed>,
     since: Instant,
-    /// Likes in progress when it was admitted, itself included.
+    number: usize,
+    /// Likes in progress when they were admitted, themselves included.
     of: usize,
 }
 
@@ -68,21 +69,22 @@ impl Shed {
         Arc::new(Self { target, limit: MOST.into(), in_progress: 0.into(), seen, refused, shown })
     }
 
-    /// Admits a like. None: too many are in progress.
-    pub fn enter(self: &Arc<Self>, now: Instant) -> Option<LikeInProgress> {
-        let of = self.in_progress.fetch_add(1, Ordering::Relaxed) + 1;
-        let entered = LikeInProgress { shed: Arc::clone(self), since: now, of };
+    /// Admits so many likes, or none of them: too many are in progress.
+    pub fn enter(self: &Arc<Self>, number: usize, now: Instant) -> Option<LikesInProgress> {
+        let of = self.in_progress.fetch_add(number, Ordering::Relaxed) + number;
+        let entered = LikesInProgress { shed: Arc::clone(self), since: now, number, of };
         if of > self.limit.load(Ordering::Relaxed) && !self.target.is_zero() {
-            self.refused.inc();
+            self.refused.inc_by(number as u64);
             return None;
         }
         Some(entered)
     }
 
-    fn settled(&self, took: Duration, of: usize, now: Instant) {
+    fn settled(&self, took: Duration, likes: &LikesInProgress, now: Instant) {
+        let of = likes.of;
         let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
-        seen.settled += 1;
-        seen.time += took;
+        seen.settled += likes.number as u32;
+        seen.time += took * likes.number as u32;
         seen.most = seen.most.max(of);
         if seen.settled < ENOUGH || now.saturating_duration_since(seen.since) < EVERY {
             return;
@@ -112,20 +114,20 @@ impl Seen {
     }
 }
 
-impl LikeInProgress {
-    /// Records the latency of an answered like.
+impl LikesInProgress {
+    /// Records the latency of answered likes.
     pub fn settled(self) {
         let shed = &self.shed;
         if !shed.target.is_zero() {
             let now = Instant::now();
-            shed.settled(now.saturating_duration_since(self.since), self.of, now);
+            shed.settled(now.saturating_duration_since(self.since), &self, now);
         }
     }
 }
 
-impl Drop for LikeInProgress {
+impl Drop for LikesInProgress {
     fn drop(&mut self) {
-        self.shed.in_progress.fetch_sub(1, Ordering::Relaxed);
+        self.shed.in_progress.fetch_sub(self.number, Ordering::Relaxed);
     }
 }
 
@@ -150,11 +152,11 @@ mod tests {
         let (mut waiting, mut settled, mut longest) = (VecDeque::new(), 0, Duration::ZERO);
         for milli in 0..seconds * 1_000 {
             let now = start + MILLI * milli;
-            waiting.extend((0..offered).filter_map(|_| shed.enter(now)));
+            waiting.extend((0..offered).filter_map(|_| shed.enter(1, now)));
             for _ in 0..capacity {
                 let Some(entered) = waiting.pop_front() else { break };
                 let took = now - entered.since;
-                shed.settled(took, entered.of, now);
+                shed.settled(took, &entered, now);
                 if milli >= (seconds - 1) * 1_000 {
                     longest = longest.max(took);
                     settled += 1;
@@ -192,8 +194,8 @@ mod tests {
         let start = Instant::now();
         // A broker was unreachable for some seconds.
         for n in 0..1_000 {
-            let entered = shed.enter(start).unwrap();
-            shed.settled(Duration::from_secs(3), entered.of, start + MILLI * n);
+            let entered = shed.enter(1, start).unwrap();
+            shed.settled(Duration::from_secs(3), &entered, start + MILLI * n);
             // Shrinks from the likes in progress, not from the former limit.
             assert!(n < 200 || shed.limit.load(Ordering::Relaxed) <= 500);
         }
@@ -207,9 +209,9 @@ mod tests {
             let mut waiting = VecDeque::new();
             for milli in from * 1_000..(from + seconds) * 1_000 {
                 let now = start + MILLI * milli;
-                waiting.extend((0..if milli % 10 == 0 { 400 } else { 0 }).filter_map(|_| shed.enter(now)));
+                waiting.extend((0..if milli % 10 == 0 { 400 } else { 0 }).filter_map(|_| shed.enter(1, now)));
                 for entered in waiting.drain(..waiting.len().min(50)) {
-                    shed.settled(now - entered.since, entered.of, now);
+                    shed.settled(now - entered.since, &entered, now);
                 }
             }
         };

@@ -148,7 +148,8 @@ impl ProducerContext for Deliveries {
 fn settle(result: &DeliveryResult<'_>, facts: &TopicFacts) -> Settled {
     match result {
         Ok(message) if message.offset() >= 0 => {
-            Ok(Position { partition: message.partition(), offset: message.offset() })
+            let time = message.timestamp().to_millis().unwrap_or_default();
+            Ok(Position { partition: message.partition(), offset: message.offset(), time })
         }
         // librdkafka repeated a request that the broker had written too long ago to know its offset.
         Ok(_) => Err(PublishError::PerhapsWritten("written at an unknown offset".to_owned())),

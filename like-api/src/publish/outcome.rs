@@ -5,6 +5,8 @@
 pub struct Position {
     pub partition: i32,
     pub offset: i64,
+    /// The record's timestamp, in milliseconds since 1970: the broker's, unless the topic keeps the producer's.
+    pub time: i64,
 }
 
 /// Why an event has no position. The texts are for the log.

@@ -5,7 +5,7 @@
 //! librdkafka sends a request per partition, which costs as much as a like here and at the broker. So there are two
 //! producers: under little load one sends each event at once, under more another gathers events for some milliseconds. A
 //! user's events stay in order, because the next request comes after the acknowledgement of the last one; requests that
-//! overlap have no order.
+//! overlap have no order. The events of one request go through one of them.
 
 use std::convert::Infallible;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -54,6 +54,12 @@ const WATERMARK_CALLS: usize = 8;
 
 type Producer = BaseProducer<Deliveries>;
 
+/// An event that the producer has accepted, or why not.
+type HandedOver = Result<oneshot::Receiver<Settled>, PublishError>;
+
+/// A producer that isn't replaced meanwhile, and the number of its events in flight.
+type Chosen<'p> = (RwLockReadGuard<'p, Arc<Producer>>, &'p IntGauge);
+
 pub struct Publisher {
     /// As the operator has set it, and with the contract's properties.
     config: ClientConfig,
@@ -73,7 +79,7 @@ pub struct Publisher {
     handed_over: Notify,
 }
 
-/// A producer, which is replaced after a fatal error. Read-locked while an event is handed over (2 us), so that a replaced
+/// A producer, which is replaced after a fatal error. Read-locked while events are handed over (2 us each), so that a replaced
 /// producer gets no event.
 struct Slot {
     current: RwLock<Arc<Producer>>,
@@ -139,17 +145,56 @@ impl Publisher {
         value: &[u8],
         headers: Option<OwnedHeaders>,
     ) -> Result<Position, PublishError> {
-        let settled = self.hand_over(key, value, headers).inspect_err(|error| self.metrics.count(Err(error)))?;
+        let handed = self.hand_over(&self.chosen(), key, value, headers);
+        self.settled(handed).await
+    }
+
+    /// Publishes events, each a key and a value, and waits for the results. All go through one producer, in order, so that
+    /// those of one key are in the log in this order. Once the queue is full, the rest is refused too.
+    pub async fn publish_all<'e>(
+        &self,
+        events: impl ExactSizeIterator<Item = (&'e str, &'e [u8])>,
+        headers: Option<&OwnedHeaders>,
+    ) -> Vec<Result<Position, PublishError>> {
+        let mut results = Vec::with_capacity(events.len());
+        let handed: Vec<_> = {
+            let (producer, mut is_full) = (self.chosen(), false);
+            let hand_over = |(key, value)| {
+                if is_full {
+                    return Err(PublishError::QueueFull);
+                }
+                let handed = self.hand_over(&producer, key, value, headers.cloned());
+                is_full = matches!(handed, Err(PublishError::QueueFull));
+                handed
+            };
+            events.map(hand_over).collect()
+        };
+        for handed in handed {
+            results.push(self.settled(handed).await);
+        }
+        results
+    }
+
+    async fn settled(&self, handed: HandedOver) -> Settled {
+        let settled = handed.inspect_err(|error| self.metrics.count(Err(error)))?;
         // The producer settles every event that it accepted, also when it is dropped.
         settled.await.unwrap_or_else(|_| Err(PublishError::PerhapsWritten("the producer gave no report".to_owned())))
     }
 
+    /// Returns the producer for the present load.
+    fn chosen(&self) -> Chosen<'_> {
+        let number = if self.gathers.load(Ordering::Relaxed) { self.producers.len() - 1 } else { 0 };
+        let slot = &self.producers[number];
+        (slot.read(), &slot.in_flight)
+    }
+
     fn hand_over(
         &self,
+        (producer, in_flight): &Chosen<'_>,
         key: &str,
         value: &[u8],
         headers: Option<OwnedHeaders>,
-    ) -> Result<oneshot::Receiver<Settled>, PublishError> {
+    ) -> HandedOver {
         if value.len() > MAX_VALUE_BYTES {
             return Err(PublishError::TooLarge);
         }
@@ -157,17 +202,14 @@ impl Publisher {
         let pending = Box::new(Pending { settle, since: Instant::now() });
         let mut record = BaseRecord::with_opaque_to(&self.topic, pending).key(key).payload(value);
         record.headers = headers;
-        let number = if self.gathers.load(Ordering::Relaxed) { self.producers.len() - 1 } else { 0 };
-        let slot = &self.producers[number];
-        let producer = slot.read();
-        slot.in_flight.inc();
+        in_flight.inc();
         match producer.send(record) {
             Ok(()) => {
                 self.handed_over.notify_one();
                 Ok(settled)
             }
             Err((error, _)) => {
-                slot.in_flight.dec();
+                in_flight.dec();
                 Err(match error {
                     KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull) => PublishError::QueueFull,
                     KafkaError::MessageProduction(RDKafkaErrorCode::MessageSizeTooLarge) => PublishError::TooLarge,

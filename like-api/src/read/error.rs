@@ -8,7 +8,7 @@ pub enum ReadError {
     /// A bug of ours.
     #[error("{0}")]
     Internal(String),
-    /// A stream that would exceed a limit, or that is opened while the service shuts down.
-    #[error("too many streams or products")]
+    /// A stream or a query that would exceed a limit, or a stream that is opened while the service shuts down.
+    #[error("too many streams, products or queries")]
     Overloaded,
 }

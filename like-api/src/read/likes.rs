@@ -33,6 +33,6 @@ impl Likes {
 }
 
 /// The schema itself is part of the HTTP description, which is above this module.
-fn product_id_schema() -> Ref {
+pub(super) fn product_id_schema() -> Ref {
     Ref::from_schema_name("ProductId")
 }

@@ -13,3 +13,4 @@ pub mod pool;
 pub mod queries;
 pub mod receipts;
 pub mod top;
+pub mod user_likes;

@@ -1,12 +1,12 @@
-//! The SQL of all reads: counts, rankings, likes over time, and the status of receipts. The tables are like-aggregator's. Every
-//! query has a timeout.
+//! The SQL of all reads: counts, a user's likes, rankings, likes over time, and the status of receipts. The tables are
+//! like-aggregator's. Every query has a timeout.
 
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use like_common::database::{is_transient, sqlstate};
 use like_common::session::BEGIN;
-use like_events::{ProductId, Receipt};
+use like_events::{ProductId, Receipt, UserId};
 use sqlx::postgres::{PgArguments, PgRow};
 use sqlx::query::QueryAs;
 use sqlx::{Connection, FromRow, PgPool, Postgres};
@@ -15,6 +15,7 @@ use uuid::Uuid;
 use crate::read::error::ReadError;
 use crate::read::history::Range;
 use crate::read::pool::{READ_TIMEOUT, acquire};
+use crate::read::user_likes::Cursor;
 
 /// Longest time of a query that reads much of a table. The server's own comes first.
 const SCAN_TIMEOUT: Duration = Duration::from_secs(31);
@@ -43,6 +44,14 @@ pub struct Change {
     pub place: usize,
     pub count: i64,
     pub updated_at: Option<DateTime<Utc>>,
+}
+
+/// One record of an event: the one that a receipt is of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct RecordOfEvent {
+    pub event_id: Uuid,
+    /// Its timestamp.
+    pub time: DateTime<Utc>,
 }
 
 /// The status of the event at a receipt's position.
@@ -157,6 +166,55 @@ pub async fn receipt_statuses(pool: &PgPool, receipts: &[Receipt]) -> Result<Vec
          ORDER BY place";
     let rows = rows(pool, || sqlx::query_as(sql).bind(&sequences[..]).bind(&partitions[..]).bind(&offsets[..])).await?;
     Ok(rows.into_iter().zip(receipts).map(|(row, receipt)| receipt_status(row, receipt.offset)).collect())
+}
+
+/// Returns the user's likes after `after`, newest first. None: there is no index by which to find them, and the table, which may
+/// be large, isn't read.
+pub async fn user_likes(
+    pool: &PgPool,
+    user: &UserId,
+    after: Option<Cursor>,
+    limit: usize,
+) -> Result<Option<Vec<(String, Cursor)>>, ReadError> {
+    let sql = "SELECT available, product_id, changed_at, pair_key
+         FROM (SELECT EXISTS (SELECT FROM pg_index WHERE indexrelid = to_regclass('product_like_user_id') AND indisvalid))
+              AS index (available)
+         LEFT JOIN LATERAL (
+             SELECT product_id, changed_at, pair_key FROM product_like
+             WHERE index.available AND user_id = $1 AND liked
+               AND ($2::timestamptz IS NULL OR (changed_at, pair_key) < ($2, $3))
+             ORDER BY changed_at DESC, pair_key DESC LIMIT $4) page ON true
+         ORDER BY changed_at DESC, pair_key DESC";
+    let (time, key) = after.map(|after| (after.changed_at, after.pair_key)).unzip();
+    let query = || sqlx::query_as(sql).bind(user.as_str()).bind(time).bind(key).bind(limit as i64);
+    let rows: Vec<UserLikeRow> = rows(pool, query).await?;
+    if rows.iter().any(|(available, ..)| !available) {
+        return Ok(None);
+    }
+    // Without likes there is one row, of nulls.
+    let like = |(_, product, changed_at, pair_key): UserLikeRow| {
+        Some((product?, Cursor { changed_at: changed_at?, pair_key: pair_key? }))
+    };
+    Ok(Some(rows.into_iter().filter_map(like).collect()))
+}
+
+/// Whether there is an index; product, time and key of a like.
+type UserLikeRow = (bool, Option<String>, Option<DateTime<Utc>>, Option<Uuid>);
+
+/// Returns for each counted record whether it was dropped as a repeat, as far as the history knows: it holds the event with the
+/// time of the record that counted. An earlier time within the window means that this record was dropped. With this record's
+/// own time it is the one that counted, or a repeat within the same millisecond: which of the two isn't known.
+pub async fn repeats(pool: &PgPool, records: &[RecordOfEvent]) -> Result<Vec<bool>, ReadError> {
+    let ids: Vec<Uuid> = records.iter().map(|record| record.event_id).collect();
+    let times: Vec<DateTime<Utc>> = records.iter().map(|record| record.time).collect();
+    let sql = "SELECT coalesce(dedup = 'history', false)
+                AND EXISTS (SELECT FROM event_handled h WHERE h.event_id = asked.event_id
+                            AND h.record_time >= asked.time - dedup_window AND h.record_time < asked.time)
+                AND NOT EXISTS (SELECT FROM event_handled h WHERE h.event_id = asked.event_id AND h.record_time = asked.time)
+         FROM unnest($1::uuid[], $2::timestamptz[]) WITH ORDINALITY AS asked (event_id, time, place), fold
+         ORDER BY place";
+    let rows: Vec<(bool,)> = rows(pool, || sqlx::query_as(sql).bind(&ids[..]).bind(&times[..])).await?;
+    Ok(rows.into_iter().map(|(repeat,)| repeat).collect())
 }
 
 /// Topic (None: no such sequence), whether it has the partition, whether it is open, the partition's end

@@ -12,6 +12,7 @@ use prometheus::{Histogram, IntGauge, Registry};
 use sqlx::PgPool;
 use tokio::sync::{Semaphore, watch};
 use tokio_util::sync::CancellationToken;
+use tracing::debug;
 
 use crate::limits::share::Share;
 use crate::metrics::Counted;
@@ -19,7 +20,7 @@ use crate::read::batcher::{BatchLimits, Batcher, reads_per_query};
 use crate::read::error::ReadError;
 use crate::read::lock::lock;
 use crate::read::pool::READ_TIMEOUT;
-use crate::read::queries::{self, ReceiptState};
+use crate::read::queries::{self, ReceiptState, RecordOfEvent};
 
 /// The least pause between two polls. PostgreSQL isn't asked to notify: `NOTIFY` takes a lock for all commits, and every
 /// batch would pay for it.
@@ -37,6 +38,7 @@ const LIMITS: BatchLimits =
 
 pub struct Receipts {
     batcher: Batcher<Receipt, ReceiptState>,
+    repeats: Batcher<RecordOfEvent, bool>,
     places: Semaphore,
     share: Arc<Share>,
     waiters: IntGauge,
@@ -84,13 +86,30 @@ impl Receipts {
             let pool = pool.clone();
             async move { queries::receipt_statuses(&pool, &receipts).await }
         };
+        let of_repeats = poller.pool.clone();
+        let repeats = move |records: Vec<RecordOfEvent>| {
+            let pool = of_repeats.clone();
+            async move { queries::repeats(&pool, &records).await }
+        };
+        let repeats = Batcher::new(LIMITS, reads.clone(), repeats);
         let batcher = Batcher::new(LIMITS, reads, query);
-        Self { batcher, places: Semaphore::new(WAITERS_MAX), share, waiters, poller, shutdown }
+        Self { batcher, repeats, places: Semaphore::new(WAITERS_MAX), share, waiters, poller, shutdown }
     }
 
     pub async fn status(&self, receipt: Receipt) -> Result<ReceiptState, ReadError> {
         let mut statuses = self.batcher.read([receipt]).await?;
         statuses.pop().ok_or_else(|| ReadError::Internal("no status".to_owned()))
+    }
+
+    /// Whether a counted record was dropped as a repeat, as far as is known. The status is answered without it, too.
+    pub async fn is_repeat(&self, record: RecordOfEvent) -> bool {
+        match self.repeats.read([record]).await {
+            Ok(repeats) => repeats.first() == Some(&true),
+            Err(error) => {
+                debug!(%error, "not known whether an event is a repeat");
+                false
+            }
+        }
     }
 
     /// Waits until a pending event is settled, at most `limit`. An outage of PostgreSQL doesn't end the

@@ -142,7 +142,7 @@ async fn unknown_route_and_method_are_refused() {
         ("GET", "/metrics", &[], 404, "not-found", &[]),
         ("GET", LIKE, &[USER], 405, "method-not-allowed", &[]),
         ("POST", LIKE, &[USER], 405, "method-not-allowed", &[]),
-        ("POST", "/v1/likes?ids=p1", &[], 405, "method-not-allowed", &[]),
+        ("DELETE", "/v1/likes?ids=p1", &[], 405, "method-not-allowed", &[]),
         ("BREW", LIKE, &[], 405, "method-not-allowed", &[]),
     ])
     .await;

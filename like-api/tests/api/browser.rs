@@ -43,7 +43,7 @@ async fn preflight_of_listed_origin_is_permitted() {
     assert_eq!(answer.status, 204);
     assert_eq!(answer.header("access-control-allow-origin"), SHOP);
     let list = |name| answer.header(name).split(", ").collect::<Vec<_>>();
-    for method in ["GET", "PUT", "DELETE"] {
+    for method in ["GET", "POST", "PUT", "DELETE"] {
         assert!(list("access-control-allow-methods").contains(&method), "{answer:?}");
     }
     let usual = "authorization idempotency-key prefer if-none-match x-request-id traceparent content-type baggage \
@@ -127,7 +127,9 @@ async fn page_may_read_every_answer_and_refusal() {
             assert_eq!(answer.header("x-content-type-options"), "nosniff", "{what}");
             let allowed = if origin == SHOP { SHOP } else { "" };
             assert_eq!(answer.header("access-control-allow-origin"), allowed, "{what}");
-            for exposed in ["location", "etag", "retry-after", "x-request-id", "preference-applied"] {
+            for exposed in
+                "location link etag retry-after ratelimit ratelimit-policy x-request-id preference-applied".split(' ')
+            {
                 let exposes = answer.header("access-control-expose-headers").split(", ").any(|name| name == exposed);
                 assert_eq!(exposes, origin == SHOP, "{what}");
             }

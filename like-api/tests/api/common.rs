@@ -127,9 +127,17 @@ impl Api {
 
     /// A request with headers.
     pub async fn send(&self, method: Method, path: &str, headers: &[(&str, &str)]) -> Answer {
+        self.send_body(method, path, headers, "").await
+    }
+
+    /// A request with headers and a body, unless that is empty.
+    pub async fn send_body(&self, method: Method, path: &str, headers: &[(&str, &str)], body: &str) -> Answer {
         let mut request = self.http.request(method.clone(), format!("{}{path}", self.url));
         for (name, value) in headers {
             request = request.header(*name, *value);
+        }
+        if !body.is_empty() {
+            request = request.body(body.to_owned());
         }
         let answer = Answer::read(request.send().await.unwrap()).await;
         description::assert_described(&method, path, &answer);

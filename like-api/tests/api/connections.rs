@@ -1,4 +1,4 @@
-//! Connections: their limit, their timeouts, and request bodies, which no route takes.
+//! Connections: their limit, their timeouts, and the bodies of requests whose route takes none.
 
 use like_api::config::Config;
 use like_testkit::until;

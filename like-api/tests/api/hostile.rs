@@ -57,8 +57,8 @@ impl Sent {
 }
 
 fn method() -> impl Strategy<Value = String> {
-    let known = ["PUT", "DELETE", "GET"];
-    let others = ["HEAD", "OPTIONS", "POST", "PATCH", "TRACE", "CONNECT", "get", "BREW"];
+    let known = ["PUT", "DELETE", "GET", "POST"];
+    let others = ["HEAD", "OPTIONS", "PATCH", "TRACE", "CONNECT", "get", "BREW"];
     prop_oneof![
         6 => select(known.to_vec()).prop_map(str::to_owned),
         2 => select(others.to_vec()).prop_map(str::to_owned),
@@ -93,7 +93,12 @@ fn target() -> impl Strategy<Value = Vec<u8>> {
         ("/v1/likes/top?window=", "&limit=2"),
         ("/v1/products/", "/likes/history?from=2026-11-01T00:00:00Z&to=2026-11-02T00:00:00Z&step=day"),
         ("/v1/products/p1/likes/history?step=day&to=2026-11-02T00:00:00Z&from=", ""),
+        ("/v1/likes?", "=1"),
         ("/v1/receipts/", ""),
+        ("/v1/receipts/1-0-0?eventId=", ""),
+        ("/v1/receipts/1-0-0?recordTime=", ""),
+        ("/v1/me/likes?limit=", ""),
+        ("/v1/me/likes?cursor=", ""),
         ("/v1/", ""),
         ("/", ""),
         ("http://h/v1/products/", "/like"),
@@ -161,8 +166,15 @@ fn header() -> impl Strategy<Value = (Vec<u8>, Vec<u8>)> {
 }
 
 fn sent() -> impl Strategy<Value = Sent> {
+    let many = || {
+        let like = r#"(\{("(productId|liked|key|userId)":("[a-z.]{1,3}"|true|"\\u00e9"|null|-1e9|\[\{\}\]),?){0,4}\}|[0-9"{}])"#;
+        let likes = vec(like, 0..5).prop_map(|likes| format!("{{\"likes\":[{}]}}", likes.join(",")));
+        likes.prop_map(String::into_bytes)
+    };
     let body = prop_oneof![
         6 => Just(Body::None),
+        3 => many().prop_map(Body::Whole),
+        1 => many().prop_map(Body::Chunked),
         1 => vec(any::<u8>(), 0..200).prop_map(Body::Whole),
         1 => vec(any::<u8>(), 0..200).prop_map(Body::Chunked),
         1 => vec(any::<u8>(), 0..200).prop_map(Body::Broken),
@@ -171,9 +183,10 @@ fn sent() -> impl Strategy<Value = Sent> {
     // Half of all callers are authenticated; otherwise most code would not be reached.
     let known = format!("Bearer {}", TestKey::of_secret(SECRET).sign(&claims(ISSUER, AUDIENCE, "u1")));
     let known = proptest::option::of(Just((b"Authorization".to_vec(), known.into_bytes())));
-    (method(), target(), version, (known, vec(header(), 0..5)), body).prop_map(
-        |(method, target, version, (known, headers), body)| {
-            let headers = known.into_iter().chain(headers).collect();
+    let json = proptest::option::of(Just((b"Content-Type".to_vec(), b"application/json".to_vec())));
+    (method(), target(), version, (known, json, vec(header(), 0..5)), body).prop_map(
+        |(method, target, version, (known, json, headers), body)| {
+            let headers = known.into_iter().chain(json).chain(headers).collect();
             Sent { method, target, version, headers, body }
         },
     )

@@ -14,10 +14,14 @@ use crate::common::{Answer, TestApp, record_at};
 fn acknowledged(topic: &TestTopic, answer: &Answer) -> (String, Value) {
     assert_eq!(answer.status, 202, "{answer:?}");
     let receipt = answer.json["receipt"].as_str().unwrap();
-    assert_eq!(answer.header("location"), format!("/v1/receipts/{receipt}"));
-    let receipt: Receipt = receipt.parse().unwrap();
-    assert_eq!(receipt.sequence, 1);
-    let record = record_at(&topic.name, receipt.partition, receipt.offset);
+    let location = answer.header("location").to_owned();
+    let at: Receipt = receipt.parse().unwrap();
+    assert_eq!(at.sequence, 1);
+    let record = record_at(&topic.name, at.partition, at.offset);
+    let time = chrono::DateTime::from_timestamp_millis(record.timestamp().to_millis().unwrap()).unwrap();
+    let time = time.to_rfc3339_opts(chrono::SecondsFormat::Millis, true);
+    let event_id = answer.json["eventId"].as_str().unwrap();
+    assert_eq!(location, format!("/v1/receipts/{receipt}?eventId={event_id}&recordTime={time}"));
     let key = String::from_utf8(record.key().unwrap().to_vec()).unwrap();
     (key, serde_json::from_slice(record.payload().unwrap()).unwrap())
 }

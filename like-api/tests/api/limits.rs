@@ -57,17 +57,25 @@ async fn all_routes_share_the_users_rate() {
     .await;
     let user = [("X-User-Id", "u1")];
     // Two are answered without the router, the others with it; all count.
-    for (method, path, status) in [
-        (Method::PUT, "/v1/products/p1/like", 503),
-        (Method::DELETE, "/v1/products/p1/like", 503),
-        (Method::PUT, "/v1/products/a%20b/like", 400),
-        (Method::GET, "/v1/likes", 400),
-        (Method::PUT, "/v1/products/p1/like", 429),
-        (Method::GET, "/v1/likes", 429),
-        (Method::GET, "/v1/products/p1/likes", 429),
+    for (method, path, status, left) in [
+        (Method::PUT, "/v1/products/p1/like", 503, 3),
+        (Method::DELETE, "/v1/products/p1/like", 503, 2),
+        (Method::PUT, "/v1/products/a%20b/like", 400, 1),
+        (Method::GET, "/v1/likes", 400, 0),
+        (Method::PUT, "/v1/products/p1/like", 429, 0),
+        (Method::GET, "/v1/likes", 429, 0),
+        (Method::GET, "/v1/products/p1/likes", 429, 0),
+        (Method::GET, "/v1/me/likes", 429, 0),
     ] {
-        assert_eq!(api.send(method.clone(), path, &user).await.status, status, "{method} {path}");
+        let answer = api.send(method.clone(), path, &user).await;
+        assert_eq!(answer.status, status, "{method} {path}");
+        // Every answer tells what is left, and then how long to wait.
+        assert_eq!(answer.header("ratelimit-policy"), "\"user\";q=4;w=4000", "{method} {path}");
+        let limit = answer.header("ratelimit");
+        assert!(limit.starts_with(&format!("\"user\";r={left}")), "{method} {path}: {limit}");
+        assert_eq!(limit.contains(";t="), left == 0, "{method} {path}: {limit}");
     }
+    assert_eq!(api.get("/v1/likes").await.header("ratelimit"), "", "no rate of an anonymous caller");
 }
 
 #[tokio::test]
@@ -87,6 +95,8 @@ async fn spoofed_header_does_not_change_the_rate() {
     assert_eq!(refused.json["detail"], "this address may send 0.001 a second, 2 at once");
     let wait: u64 = refused.header("retry-after").parse().unwrap();
     assert!((1..=1_000).contains(&wait), "{wait}");
+    assert_eq!(refused.header("ratelimit-policy"), "\"address\";q=2;w=2000");
+    assert_eq!(refused.header("ratelimit"), format!("\"address\";r=0;t={wait}"));
     assert_eq!(api.port.metric("likes_rate_limited_total", "limit=\"address\"").await, 3.0);
 }
 

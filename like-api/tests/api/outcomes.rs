@@ -34,7 +34,19 @@ fn state(published: &Published, registry: &Registry) -> Arc<AppState> {
 }
 
 async fn like(router: &Router) -> (Response<()>, Value) {
-    let request = Request::put("/v1/products/p1/like").header("X-User-Id", "u1").body(Body::empty()).unwrap();
+    answer(router, Request::put("/v1/products/p1/like").header("X-User-Id", "u1").body(Body::empty()).unwrap()).await
+}
+
+/// The problems of many likes; null: acknowledged.
+async fn like_many(router: &Router, number: usize) -> Vec<Value> {
+    let body = serde_json::json!({ "likes": vec![serde_json::json!({ "productId": "p1", "liked": true }); number] });
+    let request = Request::post("/v1/likes").header("X-User-Id", "u1").header("Content-Type", "application/json");
+    let (response, json) = answer(router, request.body(Body::from(body.to_string())).unwrap()).await;
+    assert_eq!(response.status(), StatusCode::OK, "{json}");
+    json["results"].as_array().unwrap().iter().map(|result| result["problem"].clone()).collect()
+}
+
+async fn answer(router: &Router, request: Request<Body>) -> (Response<()>, Value) {
     let (parts, body) = router.clone().oneshot(request).await.unwrap().into_parts();
     let json = serde_json::from_slice(&body.collect().await.unwrap().to_bytes()).unwrap();
     (Response::from_parts(parts, ()), json)
@@ -67,6 +79,38 @@ async fn unwritten_like_is_503() {
         assert_eq!(response.headers()["retry-after"], "1");
         // Without librdkafka's text.
         assert_eq!(problem["detail"], "nothing was written; try again");
+    }
+}
+
+#[tokio::test]
+async fn many_likes_fail_each_on_its_own() {
+    // The first two wait for a broker, the others find the queue full.
+    let published = publisher(NO_BROKER, "t", &[("queue.buffering.max.messages", "2")]);
+    let registry = Registry::new();
+    let problems = like_many(&router(state(&published, &registry)), 5).await;
+    assert_eq!(problems.len(), 5);
+    for (place, problem) in problems.iter().enumerate() {
+        assert_eq!(
+            (&problem["type"], &problem["status"]),
+            (&"/problems/not-accepted".into(), &503.into()),
+            "{problem}"
+        );
+        assert_eq!((&problem["pointer"], &problem["retryAfter"]), (&format!("/likes/{place}").into(), &1.into()));
+    }
+    assert_eq!((published.counted("queue_full"), published.counted("rejected"), published.queued("")), (3, 2, 0));
+
+    let mock = mock("t");
+    let published = publisher(&mock.bootstrap_servers(), "t", &[]);
+    published.warm().await;
+    mock.broker_round_trip_time(-1, Duration::from_mins(1)).unwrap();
+    for problem in like_many(&router(state(&published, &Registry::new())), 2).await {
+        assert_eq!(
+            (&problem["type"], &problem["status"]),
+            (&"/problems/outcome-unknown".into(), &504.into()),
+            "{problem}"
+        );
+        assert_eq!(problem["detail"], "outcome unknown: send it again with the same key");
+        assert!(problem.get("retryAfter").is_none(), "{problem}");
     }
 }
 

@@ -105,8 +105,10 @@ async fn real_broker_returns_positions() {
     for offset in 0..3 {
         let value = format!("event {offset}");
         let position = it.publisher.publish("p1", value.as_bytes(), None).await;
-        assert_eq!(position, Ok(Position { partition: 0, offset }));
-        assert_eq!(record_at(&topic.name, 0, offset).payload().unwrap(), value.as_bytes());
+        let record = record_at(&topic.name, 0, offset);
+        let time = record.timestamp().to_millis().unwrap();
+        assert_eq!(position, Ok(Position { partition: 0, offset, time }));
+        assert_eq!(record.payload().unwrap(), value.as_bytes());
     }
     assert_eq!((it.counted("acknowledged"), it.queued("")), (3, 0));
     // One after the other, they are not sent together.
@@ -215,4 +217,22 @@ async fn large_event_fails_no_neighbour() {
     assert_eq!(outcome, Err(PublishError::TooLarge));
     let failed = neighbours.iter().filter(|outcome| outcome.is_err()).count();
     assert_eq!(failed, 0, "{neighbours:?}");
+}
+
+#[tokio::test]
+async fn events_of_one_call_stay_in_order() {
+    let topic = TestTopic::create(1).await;
+    let it = publisher(&like_testkit::kafka(), &topic.name, &[]);
+    it.warm().await;
+    // Many calls at once, so that events begin to be gathered by the other producer meanwhile.
+    let publish = async |call: usize| {
+        let values: Vec<_> = (0..50).map(|n| format!("{call} {n}")).collect();
+        let events: Vec<_> = values.iter().map(|value| ("p1", value.as_bytes())).collect();
+        it.publisher.publish_all(events.into_iter(), None).await
+    };
+    for outcomes in join_all((0..40).map(publish)).await {
+        let offsets: Vec<_> = outcomes.into_iter().map(|outcome| outcome.unwrap().offset).collect();
+        assert!(offsets.len() == 50 && offsets.is_sorted(), "{offsets:?}");
+    }
+    assert_eq!((topic.end_offsets(), it.counted("acknowledged")), (vec![2_000], 2_000));
 }

@@ -2,9 +2,11 @@
 
 use std::time::Duration;
 
-use like_testkit::{TestDatabase, TestTopic};
+use like_testkit::{TestDatabase, TestTopic, eventually};
 use rdkafka::ClientConfig;
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
+use reqwest::Method;
+use serde_json::json;
 
 use crate::common::TestApp;
 
@@ -59,6 +61,59 @@ async fn like_is_pending_until_folded() {
     assert_eq!(api.get(&location).await.json["status"], "pending");
     sqlx::query("UPDATE kafka_offset SET next_offset = 1").execute(&api.database.pool).await.unwrap();
     assert_eq!(api.get(&location).await.json["status"], "counted");
+}
+
+#[tokio::test]
+async fn receipt_of_a_repeat_says_so() {
+    let api = TestApp::ready(1).await;
+    let click = async || {
+        let headers = [("X-User-Id", "u1"), ("Idempotency-Key", "k")];
+        let location = api.send(Method::PUT, "/v1/products/p1/like", &headers).await.header("location").to_owned();
+        let (_, time) = location.split_once("&recordTime=").unwrap();
+        (location.clone(), time.to_owned())
+    };
+    let (first, first_time) = click().await;
+    let (repeat, repeat_time) =
+        eventually("a later millisecond", async || Some(click().await).filter(|(_, time)| *time != first_time)).await;
+    let answer = async |path: &str| api.get(path).await.json;
+    assert_eq!(answer(&repeat).await, json!({ "status": "pending" }));
+    // As the aggregator folds them: the history has the event with the time of its first record.
+    let event_id = first.split(['=', '&']).nth(1).unwrap();
+    let fold = async |set: &str| {
+        let row = "INSERT INTO fold (fold_version) VALUES (1) ON CONFLICT DO NOTHING";
+        api.database.execute(row).await;
+        api.database.execute(format!("UPDATE fold SET {set}")).await;
+    };
+    fold("dedup = 'history', dedup_window = '48 hours'").await;
+    api.database.execute("SELECT make_event_window(now(), '48 hours')").await;
+    api.database.execute(format!("INSERT INTO event_handled VALUES ('{event_id}', '{first_time}')")).await;
+    api.database.execute("UPDATE kafka_offset SET next_offset = 1000").await;
+    let counted = json!({ "status": "counted" });
+    assert_eq!(answer(&repeat).await, json!({ "status": "counted", "repeat": true }));
+    assert_eq!(answer(&first).await, counted);
+    // Nothing is claimed that isn't known.
+    let receipt = repeat.split('?').next().unwrap();
+    for query in [
+        String::new(),
+        format!("?eventId={event_id}"),
+        format!("?recordTime={repeat_time}"),
+        format!("?eventId={event_id}&recordTime={first_time}"),
+        format!("?eventId={}&recordTime={repeat_time}", uuid::Uuid::now_v7()),
+    ] {
+        assert_eq!(answer(&format!("{receipt}{query}")).await, counted, "{query}");
+    }
+    for set in ["dedup_window = '1 microsecond'", "dedup = 'batch', dedup_window = '48 hours'"] {
+        fold(set).await;
+        assert_eq!(answer(&repeat).await, counted, "{set}");
+    }
+    for (query, parameter) in [("?eventId=1", "eventId"), ("?recordTime=1", "recordTime")] {
+        let refused = api.get(&format!("{receipt}{query}")).await;
+        refused.assert_problem(400, "invalid-request");
+        assert_eq!(refused.json["errors"][0]["parameter"], parameter);
+    }
+    // A role of an earlier release has no right to read the history.
+    api.database.execute("ALTER TABLE event_handled RENAME TO gone").await;
+    assert_eq!(answer(&repeat).await, counted);
 }
 
 #[tokio::test]

@@ -8,10 +8,10 @@ use tracing::{info, warn};
 
 use super::live::REBUILT;
 
-/// Tables of both schemas by name, windows of `event_handled` aside: `live`, `own`.
+/// Tables of both schemas by name, windows of `event_handled` and the index of `schema::user_likes` aside: `live`, `own`.
 const BOTH: &str = "
     WITH live AS (SELECT c.* FROM pg_class c JOIN pg_namespace n ON n.oid = relnamespace
-                  WHERE nspname = '{live}' AND relname !~ '^event_handled_\\d{8}'),
+                  WHERE nspname = '{live}' AND relname !~ '^(event_handled_\\d{8}|product_like_user_id$)'),
          own AS (SELECT c.* FROM pg_class c JOIN pg_namespace n ON n.oid = relnamespace WHERE nspname = '{own}')";
 
 /// What stays with the old tables: everything that neither the migrations make nor `carry` carries.

@@ -23,6 +23,7 @@ use crate::commands::output::print;
 use crate::fold::FOLD_VERSION;
 use crate::replay::Replay;
 use crate::schema::shadow::{self, ShadowSchema};
+use crate::schema::user_likes;
 
 /// After a round that took no longer than this, the rest can be folded while the live workers wait.
 const CLOSE: Duration = Duration::from_secs(2);
@@ -104,6 +105,8 @@ async fn fill_and_swap(
         let round = Instant::now();
         shadow_schema.held_while(replay.fold(&ends)).await?;
         let close = round.elapsed() <= CLOSE;
+        // Made at once from all rows, which is faster than row by row.
+        user_likes::follow(shadow_schema.connection().await?, REBUILT).await?;
         info!(records = replay.folded(), took = ?round.elapsed(), "folded up to the offsets of the live tables");
         if !copied {
             copy_metadata::copy(shadow_schema.connection().await?).await?;

@@ -19,6 +19,7 @@ use super::dependents;
 use super::live::{REBUILT, check_fold_rules, check_live};
 use crate::replay::Replay;
 use crate::schema::shadow::{self, ShadowSchema};
+use crate::schema::user_likes::{self, UserLikes};
 
 /// How long the live workers may be blocked: well below their own lock timeout.
 const HOLD: Duration = Duration::from_secs(5);
@@ -79,6 +80,11 @@ async fn try_it(replay: &Replay, swap: &mut PgConnection) -> anyhow::Result<Opti
     );
     if sqlx::query_scalar(AssertSqlSafe(behind)).fetch_one(&mut *swap).await? {
         info!("not swapped yet: the shadow tables have lost their last batches, as after a failover");
+        return Ok(None);
+    }
+    let live = user_likes::read(swap, SCHEMA).await? == UserLikes::On;
+    if live != (user_likes::read(swap, REBUILT).await? == UserLikes::On) {
+        info!("not swapped yet: `setup --user-likes` has changed the live tables");
         return Ok(None);
     }
     // Another rebuild may have swapped in a newer fold version meanwhile.

@@ -20,6 +20,7 @@ use crate::cli::SetupSettings;
 use crate::fold::FOLD_VERSION;
 use crate::schema::migrate::migrate;
 use crate::schema::roles::{self, Roles};
+use crate::schema::user_likes;
 use crate::topic::log_ends::{self, LogEnds};
 
 pub async fn setup(settings: &SetupSettings) -> anyhow::Result<()> {
@@ -38,6 +39,7 @@ pub async fn setup(settings: &SetupSettings) -> anyhow::Result<()> {
     // First: after an upgrade with another fold version, `rebuild` needs them.
     fold::record_rules(&mut connection, settings).await?;
     fold::check_version(&mut connection, settings, &layouts, &client).await?;
+    user_likes::choose(&database.database_url, settings.user_likes, layouts.is_empty()).await?;
     let known = layouts.iter().find(|layout| layout.topic == topic);
     let sequence = place(topic, settings.after.as_deref(), &layouts)?;
 

@@ -2,7 +2,6 @@
 //! and take a tenth more time per request: it is ready for HTTP/2, for upgrades and for any
 //! listener, and this port has one kind of connection.
 
-mod body;
 mod bypass;
 mod excess;
 mod idle;
@@ -31,14 +30,15 @@ use tokio_util::task::TaskTracker;
 use tower_service::Service;
 use tracing::{debug, warn};
 
-use self::body::PARTIAL_TIMEOUT;
 use self::excess::{ExcessConnections, HEAD_MAX};
 use self::idle::{IdleConnections, Phase};
 use self::timeouts::Timeouts;
 pub use self::timeouts::WriteTimeout;
 use crate::app::AppState;
+use crate::http::body::{self, BodyHead, PARTIAL_TIMEOUT};
 use crate::http::error::{ApiError, Fault};
 use crate::http::middleware::request_context::{Received, RequestContext};
+use crate::http::routes::batch;
 use crate::metrics::Counted;
 
 const CLOSE: HeaderValue = HeaderValue::from_static("close");
@@ -155,7 +155,8 @@ async fn close<E>(
 async fn answer(app: &AppState, router: Router, peer: IpAddr, mut request: Request<Incoming>) -> Response {
     let received = Received { peer, at: Instant::now() };
     let acceptable = match check_host(&request) {
-        Ok(()) => body::discard(&mut request, &app.stop).await,
+        Ok(()) if request.body().is_end_stream() || batch::reads_body(&request) => Ok(()),
+        Ok(()) => body::discard(BodyHead::of(request.headers()), request.body_mut(), &app.stop).await,
         refused => refused,
     };
     if let Err(refusal) = acceptable {

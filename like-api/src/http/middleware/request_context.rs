@@ -11,6 +11,7 @@
 //! token or query.
 
 use std::any::Any;
+use std::cell::Cell;
 use std::net::{IpAddr, Ipv4Addr};
 use std::panic::AssertUnwindSafe;
 use std::pin::pin;
@@ -28,8 +29,10 @@ use tracing::{Level, debug, enabled};
 use uuid::Uuid;
 
 use crate::app::AppState;
+use crate::http::caller::REMAINING;
 use crate::http::error::{ApiError, finish, waited_for_brokers};
 use crate::http::paths;
+use crate::limits::Remaining;
 use crate::metrics::Counted;
 use crate::traces::{Incoming, ServerSpan, within};
 
@@ -38,6 +41,9 @@ pub const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
 /// The longest id accepted from a client, in characters.
 pub const REQUEST_ID_MAX: usize = 128;
+
+const RATE_LIMIT: HeaderName = HeaderName::from_static("ratelimit");
+const RATE_LIMIT_POLICY: HeaderName = HeaderName::from_static("ratelimit-policy");
 
 pub const ACCESS: &str = "like_api::access";
 
@@ -116,12 +122,18 @@ impl RequestContext {
         if let Some(span) = &self.span {
             span.route(&self.method, route);
         }
-        let answer = match app.limits.admit(self.client, route == paths::LIKE).await {
+        let mut remaining = Remaining::default();
+        let mut answer = match app.limits.admit(self.client, route == paths::LIKE, &mut remaining).await {
             Ok(like) => {
                 // Unwind safe: the request isn't used afterwards, and shared state is locked only for
                 // a few instructions that don't panic.
                 let handle = pin!(AssertUnwindSafe(handle).catch_unwind());
-                let answer = within(self.span.as_ref(), handle).await;
+                let handle = REMAINING.scope(Cell::new(remaining), async {
+                    let answer = within(self.span.as_ref(), handle).await;
+                    (answer, REMAINING.with(Cell::get))
+                });
+                let (answer, left) = handle.await;
+                remaining = left;
                 let answer = answer.unwrap_or_else(|panic| ApiError::Internal(panic_text(&*panic)).into_response());
                 // An early refusal says nothing about how long admitted requests take.
                 if let Some(like) = like.filter(|_| answer.status().is_success() || waited_for_brokers(&answer)) {
@@ -131,6 +143,11 @@ impl RequestContext {
             }
             Err(refusal) => ApiError::Limit(refusal).into_response(),
         };
+        if let Some(shown) = app.limits.shown(remaining) {
+            for (name, value) in [RATE_LIMIT_POLICY, RATE_LIMIT].into_iter().zip(shown) {
+                answer.headers_mut().insert(name, HeaderValue::try_from(value).expect("names and numbers"));
+            }
+        }
         self.finish(app, route, answer)
     }
 

@@ -31,7 +31,12 @@ pub fn base() -> OpenApi {
         .schema_from::<schemas::ProductId>()
         .schema_from::<schemas::ProductIds>()
         .schema_from::<schemas::Receipt>()
-        .schema_from::<schemas::IdempotencyKey>();
+        .schema_from::<schemas::IdempotencyKey>()
+        .schema_from::<schemas::ManyLike>()
+        .schema_from::<schemas::EventId>()
+        .schema_from::<schemas::RecordTime>()
+        .schema_from::<schemas::PageLimit>()
+        .schema_from::<schemas::Cursor>();
     OpenApiBuilder::new()
         .components(Some(schemas.build()))
         .info(info())
@@ -62,7 +67,9 @@ pub fn complete(routes: &OpenApi, app: Option<&AppState>) -> Value {
     document["components"]["headers"] = headers();
     let paths = document["paths"].as_object_mut().expect("paths");
     for operation in paths.values_mut().flat_map(|path| path.as_object_mut().expect("a path").values_mut()) {
-        let parameters = operation["parameters"].as_array_mut().expect("parameters");
+        let members = operation.as_object_mut().expect("an operation");
+        let parameters = members.entry("parameters").or_insert_with(|| json!([]));
+        let parameters = parameters.as_array_mut().expect("a list");
         for parameter in parameters.iter_mut() {
             never_null(&mut parameter["schema"]);
         }
@@ -131,8 +138,16 @@ fn secure(operation: &mut Value, schemes: &[String]) {
 const HEADERS: &[(&str, bool, &str)] = &[
     ("Cache-Control", true, "Who may cache the answer, and for how long."),
     ("ETag", true, "Identifies exactly this answer: send it as `If-None-Match`."),
+    ("Link", false, "The URL of the next page, if there is one: `rel=\"next\"`."),
     ("Location", true, "The URL of the receipt."),
     ("Preference-Applied", false, "The preference that was honoured, if any."),
+    (
+        "RateLimit",
+        false,
+        "What is left of the rates that the request counts against, `\"user\"` and `\"address\"`: `r` requests at once; \
+         `t` seconds until more is left, if nothing is (draft-ietf-httpapi-ratelimit-headers). Only where there is a rate.",
+    ),
+    ("RateLimit-Policy", false, "Those rates: `q` requests at once, which come back evenly within `w` seconds."),
     ("Retry-After", true, "Seconds to wait before the next attempt."),
     ("Vary", true, "The request headers that the answer depends on."),
     ("WWW-Authenticate", true, "The credentials that are expected, and what is wrong with those sent."),
@@ -162,7 +177,7 @@ fn refer_to_headers(response: &mut Value) {
         return;
     }
     let named = response["headers"].as_object().into_iter().flat_map(|headers| headers.keys().cloned());
-    let names = named.chain(["X-Request-Id".to_owned()]);
+    let names = named.chain(["X-Request-Id", "RateLimit", "RateLimit-Policy"].map(str::to_owned));
     let refer = |name: String| {
         assert!(HEADERS.iter().any(|(known, ..)| *known == name), "no header {name} is described");
         let place = format!("#/components/headers/{name}");

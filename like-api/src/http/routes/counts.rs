@@ -20,13 +20,13 @@ use crate::http::paths;
 use crate::read::counts::CACHE_AGE;
 use crate::read::likes::Likes;
 
-const IF_NONE_MATCH: &str =
+pub(super) const IF_NONE_MATCH: &str =
     "The `ETag` of an earlier answer. If nothing has changed since, the answer is `304` without a body.";
 
 /// Nothing has changed since the answer with the `ETag` of `If-None-Match`.
 #[derive(IntoResponses)]
 #[response(status = 304, headers(("ETag"), ("Cache-Control"), ("Vary")))]
-struct NotModified;
+pub(super) struct NotModified;
 
 problem_responses!(CountProblems: INVALID_REQUEST, UNAUTHENTICATED, KEYS_UNAVAILABLE, READS_UNAVAILABLE);
 
@@ -97,7 +97,7 @@ async fn read(app: &AppState, products: Vec<ProductId>, user: Option<&UserId>) -
 
 /// Anonymous answers may be cached for as long as our own cache keeps counts; a caller's own answer
 /// only by that caller, who has to revalidate it.
-fn caching(app: &AppState, user: Option<&UserId>) -> [(HeaderName, HeaderValue); 2] {
+pub(super) fn caching(app: &AppState, user: Option<&UserId>) -> [(HeaderName, HeaderValue); 2] {
     const _: () = assert!(CACHE_AGE.as_secs() == 1 && CACHE_AGE.subsec_nanos() == 0, "max-age below says the same");
     let control = match user {
         Some(_) => "private, no-cache",

@@ -8,9 +8,9 @@ use axum::extract::{FromRequestParts, State};
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Json, Response};
-use chrono::Utc;
+use chrono::{DateTime, SecondsFormat, Utc};
 use like_events::{EventId, LikeEvent, ProductId, Receipt, UserId};
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 use utoipa::ToSchema;
 
 use crate::app::AppState;
@@ -24,7 +24,8 @@ use crate::publish::write_gate::OpenGate;
 use crate::traces::{Incoming, Sending};
 
 const KEY: &str = "Identifies this click. A repeat with the same key by the same user, for the same product and method, is the \
-                   same event. Keys are honoured for 48 hours, unless the operators set another time. A UUIDv7 is best: the \
+                   same event. Each click needs a key of its own: one made from user and product would turn every later \
+                   click into a repeat. Keys are honoured for 48 hours, unless the operators set another time. A UUIDv7 is best: the \
                    event id then begins with its time, which makes storing it cheaper.";
 
 /// A like or unlike as requested: the user, the product, and the idempotency key if there is one.
@@ -66,7 +67,7 @@ impl LikeRequest {
 
 #[derive(Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
-struct Acknowledged {
+pub struct Acknowledged {
     /// The id of the event; the same for each repeat with the same key.
     #[schema(value_type = schemas::EventId)]
     event_id: EventId,
@@ -75,7 +76,24 @@ struct Acknowledged {
     /// Whether the user likes the product now.
     liked: bool,
     #[schema(value_type = schemas::Receipt)]
-    receipt: String,
+    #[serde(serialize_with = "shown")]
+    receipt: Receipt,
+}
+
+impl Acknowledged {
+    pub fn new(event: LikeEvent, receipt: Receipt) -> Self {
+        Self { event_id: event.event_id, product_id: event.product_id, liked: event.liked, receipt }
+    }
+}
+
+/// The URL of a receipt, with what tells whether the event is a repeat: which event it is, and when this record of it came.
+fn location(base: &str, receipt: Receipt, event_id: EventId, time: i64) -> String {
+    let time = DateTime::from_timestamp_millis(time).unwrap_or_default().to_rfc3339_opts(SecondsFormat::Millis, true);
+    format!("{base}/v1/receipts/{receipt}?eventId={event_id}&recordTime={time}")
+}
+
+fn shown<S: Serializer>(receipt: &Receipt, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_str(receipt)
 }
 
 problem_responses!(LikeProblems: INVALID_REQUEST, UNAUTHENTICATED, KEYS_UNAVAILABLE, WRITES_UNAVAILABLE, NOT_ACCEPTED, OUTCOME_UNKNOWN);
@@ -152,8 +170,7 @@ pub async fn publish(app: &AppState, request: LikeRequest, liked: bool) -> Resul
     sending.end(&published);
     let position = published.map_err(ApiError::NotPublished)?;
 
-    let receipt = Receipt { sequence, partition: position.partition, offset: position.offset }.to_string();
-    let location = [(header::LOCATION, format!("{}/v1/receipts/{receipt}", app.site.base()))];
-    let body = Acknowledged { event_id, product_id: event.product_id, liked, receipt };
-    Ok((StatusCode::ACCEPTED, location, Json(body)).into_response())
+    let receipt = Receipt { sequence, partition: position.partition, offset: position.offset };
+    let location = [(header::LOCATION, location(app.site.base(), receipt, event_id, position.time))];
+    Ok((StatusCode::ACCEPTED, location, Json(Acknowledged::new(event, receipt))).into_response())
 }

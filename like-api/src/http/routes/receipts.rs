@@ -24,7 +24,7 @@ use crate::read::receipts::Waited;
 
 /// The status of a like: `pending`, written but not counted yet; `counted`; `dead_letter`, it breaks a rule of the event
 /// contract; `lost`, it was removed from the log before it was counted.
-#[derive(Serialize, ToSchema)]
+#[derive(PartialEq, Serialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 enum ReceiptStatus {
     Pending,
@@ -36,6 +36,11 @@ enum ReceiptStatus {
 #[derive(Serialize, ToSchema)]
 struct ReceiptAnswer {
     status: ReceiptStatus,
+    /// true: the like changed nothing, because its key was used before for the same click. Absent where it isn't known: without
+    /// `eventId` and `recordTime`, for repeats within a millisecond, and where repeats are not remembered.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    repeat: Option<bool>,
 }
 
 problem_responses!(ReceiptProblems: INVALID_REQUEST, RECEIPT_UNKNOWN, READS_UNAVAILABLE);
@@ -48,6 +53,15 @@ problem_responses!(ReceiptProblems: INVALID_REQUEST, RECEIPT_UNKNOWN, READS_UNAV
     get, path = paths::RECEIPT, operation_id = "getReceipt", tag = "receipts", security(()),
     params(
         ("receipt" = schemas::Receipt, Path, example = "1-21-0"),
+        (
+            "eventId" = Option<schemas::EventId>, Query,
+            description = "The event of the receipt, as in `Location`. Together with `recordTime`, the answer says whether it is \
+                           a repeat.",
+        ),
+        (
+            "recordTime" = Option<schemas::RecordTime>, Query,
+            description = "When the like was written, as in `Location`.",
+        ),
         (
             "Prefer" = Option<String>, Header, example = "wait=5",
             description = "`wait=N`: the answer waits until the like is counted, for at most N seconds (10 or less).",
@@ -65,6 +79,7 @@ pub async fn status(State(app): State<Arc<AppState>>, request: Request) -> Resul
     let began = Instant::now();
     let (mut parts, _) = request.into_parts();
     let receipt = extract::receipt(&mut parts).await?;
+    let record = extract::record(&parts.uri)?;
     let mut wait = prefer::wait(&parts.headers);
     let client = client(&app, &parts);
     let mut state = app.receipts.status(receipt).await.map_err(ApiError::Read)?;
@@ -92,7 +107,11 @@ pub async fn status(State(app): State<Arc<AppState>>, request: Request) -> Resul
         ReceiptState::Pending { .. } => ReceiptStatus::Pending,
         ReceiptState::NotFound => return Err(ApiError::ReceiptUnknown("no log has this position")),
     };
-    let mut response = ([(header::CACHE_CONTROL, "no-store")], Json(ReceiptAnswer { status })).into_response();
+    let repeat = match record {
+        Some(record) if status == ReceiptStatus::Counted => app.receipts.is_repeat(record).await.then_some(true),
+        _ => None,
+    };
+    let mut response = ([(header::CACHE_CONTROL, "no-store")], Json(ReceiptAnswer { status, repeat })).into_response();
     if let Some(wait) = wait {
         let applied = HeaderValue::try_from(format!("wait={}", wait.as_secs())).expect("text and digits");
         response.headers_mut().insert(PREFERENCE_APPLIED, applied);
