@@ -9,7 +9,7 @@ use sqlx::{AssertSqlSafe, Connection, PgConnection};
 use tracing::warn;
 
 /// like-api's rights. Of a dead letter it needs the position only.
-const READS: [(&str, &str); 9] = [
+const READS: [(&str, &str); 10] = [
     ("product_like_count", "SELECT"),
     ("product_like", "SELECT"),
     ("product_like_hour", "SELECT"),
