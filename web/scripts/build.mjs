@@ -1,13 +1,14 @@
 // `npm run build`: writes dist/. With --check it only compares and says how large the module is.
-import { readFile, mkdtemp, readdir, rm } from 'node:fs/promises';
+
 import { execFileSync } from 'node:child_process';
+import { mkdtemp, readdir, readFile, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { gzipSync } from 'node:zlib';
 import { build, transform } from 'esbuild';
 
 /** The bytes that /like-button.js may have after gzip. */
-const LIMIT = 6000;
+const LIMIT = 7000;
 
 export const styles = {
   name: 'styles',

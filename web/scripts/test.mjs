@@ -20,5 +20,7 @@ await build({
   outdir,
 });
 const files = tests.map((name) => `${outdir}/${name.replace(/ts$/, 'js')}`);
-const { status } = spawnSync(process.execPath, ['--enable-source-maps', '--test', ...args, ...files], { stdio: 'inherit' });
+const { status } = spawnSync(process.execPath, ['--enable-source-maps', '--test', ...args, ...files], {
+  stdio: 'inherit',
+});
 process.exit(status ?? 1);

@@ -134,7 +134,8 @@ export class LikeClient extends EventTarget {
         // After a reload nothing was clicked: the first button of the product reports.
         const shown = target ?? [...this.#watchers].find(({ ids }) => ids.includes(productId))?.target;
         // An error that bubbles would be one of the page.
-        for (const each of [this, shown]) each?.dispatchEvent(new CustomEvent(type, { detail, bubbles: !error, composed: true }));
+        for (const each of [this, shown])
+          each?.dispatchEvent(new CustomEvent(type, { detail, bubbles: !error, composed: true }));
       },
     });
     this.#stream = openStream(
@@ -197,7 +198,10 @@ export class LikeClient extends EventTarget {
 
   /** The caller's liked products, newest first. What isn't counted yet is included. */
   async myLikes({ limit = 50, cursor = '' } = {}): Promise<MyLikes> {
-    const page: MyLikes = await this.#page(`me/likes?limit=${limit}${cursor && `&cursor=${encodeURIComponent(cursor)}`}`, false);
+    const page: MyLikes = await this.#page(
+      `me/likes?limit=${limit}${cursor && `&cursor=${encodeURIComponent(cursor)}`}`,
+      false,
+    );
     const items = page.items.filter(({ productId }) => !this.#outbox.get(productId));
     for (const { productId, liked, at } of cursor ? [] : this.#outbox.all()) {
       if (liked) items.unshift({ productId, likedAt: new Date(at).toISOString() });
@@ -233,7 +237,11 @@ export class LikeClient extends EventTarget {
    * Others' likes arrive by one stream for all watched products, unless `live` is false. `target`
    * receives events of likes that were clicked before the page was loaded.
    */
-  watch(productIds: readonly string[], callback: Watcher['callback'], options: { live?: boolean; target?: EventTarget } = {}): () => void {
+  watch(
+    productIds: readonly string[],
+    callback: Watcher['callback'],
+    options: { live?: boolean; target?: EventTarget } = {},
+  ): () => void {
     const watcher: Watcher = { ids: productIds, callback, live: true, target: undefined, ...options };
     for (const id of productIds) callback(this.view(id));
     this.#watchers.add(watcher);
@@ -331,7 +339,13 @@ export class LikeClient extends EventTarget {
     const known = this.#known.get(productId);
     // An answer for another user, or one that was overtaken.
     if (read <= this.#others || (known && known.read > read)) return;
-    this.#known.set(productId, { count, liked: liked ?? known?.liked, updatedAt: updatedAt ?? '', read, at: Date.now() });
+    this.#known.set(productId, {
+      count,
+      liked: liked ?? known?.liked,
+      updatedAt: updatedAt ?? '',
+      read,
+      at: Date.now(),
+    });
     this.#notify(productId);
   }
 

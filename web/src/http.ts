@@ -43,7 +43,8 @@ const FIRST_PAUSE = 500;
 const LONGEST_PAUSE = 60_000;
 
 /** The pause after attempt `n` (from 1), in milliseconds: doubling up to half a minute, less up to a half at random. */
-export const pauseAfter = (n: number): number => Math.min(FIRST_PAUSE << (n - 1), LONGEST_PAUSE / 2) * (1 - Math.random() / 2);
+export const pauseAfter = (n: number): number =>
+  Math.min(FIRST_PAUSE << (n - 1), LONGEST_PAUSE / 2) * (1 - Math.random() / 2);
 
 /** Ends after `ms`, or when woken, or when the browser has a network again. */
 export const pause = (ms: number, ask: Ask = {}): Promise<void> =>
@@ -72,7 +73,12 @@ export type Http = ReturnType<typeof connect>;
  * `user` returns who the caller is where the token doesn't say it. `changed` is called when
  * the caller has become known, or is another one (`true`).
  */
-export function connect(api: string, credentials: RequestCredentials, user: () => string | null, changed: (user: boolean) => void) {
+export function connect(
+  api: string,
+  credentials: RequestCredentials,
+  user: () => string | null,
+  changed: (user: boolean) => void,
+) {
   let source: TokenSource;
   /** Undefined until the function was asked. */
   let token: Token;
@@ -89,7 +95,7 @@ export function connect(api: string, credentials: RequestCredentials, user: () =
       const next = await (typeof mine === 'function' ? mine(refused) : refused ? null : mine);
       if (typeof source !== typeof mine) return; // another one was set meanwhile
       token = next || null;
-      if (!had || before !== caller()) changed(!!had);
+      if (!had || before !== caller()) changed(!!had && !!token);
     })()
       .catch((error) => console.warn('like-button: no token:', error))
       .finally(() => {
@@ -120,8 +126,8 @@ export function connect(api: string, credentials: RequestCredentials, user: () =
     for (let attempt = 1; ; attempt++) {
       if (globalThis.navigator?.onLine === false) await pause(2 ** 31 - 1, ask);
       await ready();
-      if (ask.wanted?.() === false) throw failure('superseded');
       if (!ask.open && !known()) throw failure('auth');
+      if (ask.wanted?.() === false) throw failure('superseded');
       ask.wake = undefined;
       const bearer: Token = bare ? null : token;
       const limit = new AbortController();

@@ -24,7 +24,7 @@ const WORDS: Record<string, string> = {
 const UNKNOWN = { count: null, liked: false, pending: false };
 
 /** What buttons use that don't say it themselves. */
-let defaults: Partial<ClientOptions> = {};
+const defaults: Partial<ClientOptions> = {};
 const clients = new Map<string, LikeClient>();
 const connected = new Set<LikeButton>();
 let sheet: CSSStyleSheet | undefined;
@@ -88,7 +88,12 @@ export class LikeButton extends Base {
       const root = this.attachShadow({ mode: 'open', delegatesFocus: true });
       root.adoptedStyleSheets = [sheet];
       const icon = make('svg', { part: 'icon', viewBox: '0 0 24 24' }, make('path', { d: HEART }));
-      const button = make('button', { type: 'button' }, make('slot', { name: 'icon' }, icon), make('span', { part: 'count' }));
+      const button = make(
+        'button',
+        { type: 'button' },
+        make('slot', { name: 'icon' }, icon),
+        make('span', { part: 'count', 'aria-hidden': 'true' }),
+      );
       button.onclick = () => this.#click();
       root.append(button, make('span', { part: 'status', role: 'status' }));
       this.#button = button as HTMLButtonElement;
@@ -159,7 +164,12 @@ export class LikeButton extends Base {
     this.#say();
     const { productId } = this;
     this.#client!.set(productId, !this.liked, this).catch(({ reason }: LikeError) => {
-      const event = new CustomEvent('auth-required', { detail: { productId }, bubbles: true, composed: true, cancelable: true });
+      const event = new CustomEvent('auth-required', {
+        detail: { productId },
+        bubbles: true,
+        composed: true,
+        cancelable: true,
+      });
       if (reason === 'auth' && this.dispatchEvent(event)) this.#say('label-auth');
     });
   }
@@ -179,14 +189,18 @@ export class LikeButton extends Base {
     this._view = view;
     const { count, liked, pending } = view;
     const { short, full, plural } = formats(this.closest<HTMLElement>('[lang]')?.lang);
-    const likes = count === null ? '' : this.#word(`label-${plural.select(count)}`).replace('{count}', full.format(count));
+    const likes =
+      count === null ? '' : this.#word(`label-${plural.select(count)}`).replace('{count}', full.format(count));
     const button = this.#button!;
     button.lastChild!.textContent = count === null ? '–' : short.format(count);
     button.disabled = this.disabled || !this.#client;
     button.title = this.#message || likes;
     button.ariaLabel = this.#word('label') + (likes && `, ${likes}`);
     button.ariaPressed = `${liked}`;
-    button.setAttribute('part', `button${liked ? ' liked' : ''}${pending ? ' pending' : ''}${this.#message && ' failed'}`);
+    button.setAttribute(
+      'part',
+      `button${liked ? ' liked' : ''}${pending ? ' pending' : ''}${this.#message && ' failed'}`,
+    );
   }
 }
 

@@ -5,10 +5,14 @@ import { pauseAfter } from './http.js';
 import { batches } from './rules.js';
 
 /** Buttons come into view together: one new stream for all of them. */
-const GATHER = 100;
+const GATHER = 250;
 
 /** `wanted` returns the products to watch now. Returns a function that adapts the stream to it, after `delay`. */
-export function openStream(api: string, wanted: () => Iterable<string>, receive: (data: string) => void): (delay?: number) => void {
+export function openStream(
+  api: string,
+  wanted: () => Iterable<string>,
+  receive: (data: string) => void,
+): (delay?: number) => void {
   let stream: EventSource | undefined;
   let open: string[] = [];
   let timer: ReturnType<typeof setTimeout> | undefined;

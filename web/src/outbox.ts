@@ -17,7 +17,11 @@ export interface Listener {
   changed(productId: string): void;
   /** Reads this product's likes: what has happened is in them. */
   read(productId: string): Promise<unknown>;
-  happened(type: 'like' | 'unlike' | 'counted' | 'error', desired: Desired & { target?: EventTarget | undefined }, error?: LikeError): void;
+  happened(
+    type: 'like' | 'unlike' | 'counted' | 'error',
+    desired: Desired & { target?: EventTarget | undefined },
+    error?: LikeError,
+  ): void;
 }
 
 /** Likes of one user that may wait in a browser. */
@@ -87,7 +91,8 @@ export function openOutbox(http: Http, window: number, { changed, read, happened
       sending.delete(productId);
     };
     // One tab at a time. Without Web Locks, or where they are forbidden, the key makes repeats harmless.
-    await (globalThis.navigator?.locks?.request(`like-button ${api} ${caller()} ${productId}`, work).catch(work) ?? work());
+    await (globalThis.navigator?.locks?.request(`like-button ${api} ${caller()} ${productId}`, work).catch(work) ??
+      work());
   }
 
   async function attempt(pending: Pending): Promise<void> {
@@ -102,7 +107,11 @@ export function openOutbox(http: Http, window: number, { changed, read, happened
     load();
     if (unsent(productId) !== pending) return;
     try {
-      const receipt = await http.ask(path(productId), pending.ask, (body) => /^\d+-\d+-\d+$/.test(body.receipt) && (body.receipt as string));
+      const receipt = await http.ask(
+        path(productId),
+        pending.ask,
+        (body) => /^\d+-\d+-\d+$/.test(body.receipt) && (body.receipt as string),
+      );
       if (!current(pending)) return;
       acknowledged(pending, receipt);
       store.put(pending);
@@ -138,7 +147,9 @@ export function openOutbox(http: Http, window: number, { changed, read, happened
     const { productId } = pending;
     for (let polls = 1; ; polls++) {
       const status = await http
-        .ask(`/v1/receipts/${pending.receipt}`, { open: true, headers: { prefer: 'wait=10' } }, (body) => String(body.status))
+        .ask(`/v1/receipts/${pending.receipt}`, { open: true, headers: { prefer: 'wait=10' } }, (body) =>
+          String(body.status),
+        )
         .catch((error: LikeError) => (error.status === 404 ? 'lost' : ''));
       // What is read from now on includes it.
       if (status === 'counted') await read(productId).catch(() => {});

@@ -2,7 +2,8 @@
 
 export function check(ids: readonly string[]): void {
   for (const id of ids) {
-    if (!/^(?!\.\.?$)[\w.~:-]{1,128}$/.test(id)) throw new TypeError(`product id "${id}": 1 to 128 of A-Z a-z 0-9 . _ ~ : - and neither . nor ..`);
+    if (!/^(?!\.\.?$)[\w.~:-]{1,128}$/.test(id ?? ''))
+      throw new TypeError(`product id "${id}": 1 to 128 of A-Z a-z 0-9 . _ ~ : - and neither . nor ..`);
   }
 }
 

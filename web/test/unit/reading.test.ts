@@ -94,7 +94,7 @@ test('watch shows others\u2019 likes as they come, by one stream', async () => {
   const seen: View[] = [];
   client.watch(['p1'], (view) => seen.push(view));
   const stop = client.watch(['p2', 'p1'], () => {});
-  await world.pass(200);
+  await world.pass(300);
   assert.equal(world.streams.length, 1);
   assert.equal(world.streams[0]!.url, 'https://likes.example/v1/likes/stream?ids=p1,p2');
   world.streams[0]!.send({ productId: 'p1', count: 5, updatedAt: '2026-11-26T10:00:05Z' });
@@ -114,7 +114,7 @@ test('watch shows others\u2019 likes as they come, by one stream', async () => {
 test('stream is reopened after refusals, with growing pauses', async () => {
   const client = world.client();
   client.watch(['p1'], () => {});
-  await world.pass(200);
+  await world.pass(300);
   const pauses: number[] = [];
   for (let i = 0; i < 5; i++) {
     const at = world.now;
@@ -122,7 +122,8 @@ test('stream is reopened after refusals, with growing pauses', async () => {
     while (world.streams.length < i + 2) await world.pass(10);
     pauses.push(world.now - at);
   }
-  for (const [i, pause] of pauses.entries()) assert.ok(pause >= 250 * 2 ** i && pause <= 500 * 2 ** i + 10, `${pauses}`);
+  for (const [i, pause] of pauses.entries())
+    assert.ok(pause >= 250 * 2 ** i && pause <= 500 * 2 ** i + 10, `${pauses}`);
   world.streams.at(-1)!.send({ productId: 'p1', count: 5, updatedAt: null });
   const at = world.now;
   world.streams.at(-1)!.refuse();
@@ -133,7 +134,7 @@ test('stream is reopened after refusals, with growing pauses', async () => {
 test('stream is closed while the page is hidden', async () => {
   const client = world.client();
   client.watch(['p1'], () => {});
-  await world.pass(200);
+  await world.pass(300);
   world.document.hidden = true;
   world.document.dispatchEvent(new Event('visibilitychange'));
   assert.equal(world.streams[0]!.readyState, Stream.CLOSED);
@@ -148,8 +149,9 @@ test('stream is closed while the page is hidden', async () => {
 test('garbage in the stream is ignored', async () => {
   const client = world.client();
   client.watch(['p1'], () => {});
-  await world.pass(200);
-  for (const data of ['', '{', 'null', '[]', '{"productId":"p1"}', '{"productId":"p1","count":"x"}']) world.streams[0]!.send(data);
+  await world.pass(300);
+  for (const data of ['', '{', 'null', '[]', '{"productId":"p1"}', '{"productId":"p1","count":"x"}'])
+    world.streams[0]!.send(data);
   assert.equal(client.view('p1').count, 0);
 });
 
@@ -160,7 +162,7 @@ test('own like does not flicker while the stream and the reads differ', async ()
   client.watch(['p1'], ({ count }) => {
     if (seen.at(-1) !== count) seen.push(count);
   });
-  await world.pass(200);
+  await world.pass(300);
   const stream = world.streams[0]!;
   const before = new Date(world.now).toISOString();
   world.counted = false;
@@ -221,7 +223,9 @@ test('another user sees their own likes', async () => {
 test('an answer for the user before is not shown to the next', async () => {
   const client = world.client();
   world.answer = ({ token }) =>
-    token === sub('ada') ? { delay: 5000, body: [{ productId: 'p1', count: 1, updatedAt: null, liked: true }] } : undefined;
+    token === sub('ada')
+      ? { delay: 5000, body: [{ productId: 'p1', count: 1, updatedAt: null, liked: true }] }
+      : undefined;
   client.watch(['p1'], () => {});
   await world.pass(100);
   client.token = sub('bob');
@@ -265,7 +269,15 @@ test('my likes have what is not counted yet', async () => {
   const client = world.client();
   world.answer = ({ path }) =>
     path.startsWith('/v1/me')
-      ? { body: { items: [{ productId: 'p1', likedAt: 'x' }, { productId: 'p2', likedAt: 'x' }], next: 'n' } }
+      ? {
+          body: {
+            items: [
+              { productId: 'p1', likedAt: 'x' },
+              { productId: 'p2', likedAt: 'x' },
+            ],
+            next: 'n',
+          },
+        }
       : undefined;
   world.counted = false;
   client.unlike('p1');
@@ -297,7 +309,7 @@ test('top products are read by window', async () => {
 test('closed client keeps no stream and hears no event', async () => {
   const client = world.client();
   client.watch(['p1'], () => {});
-  await world.pass(200);
+  await world.pass(300);
   client.close();
   assert.equal(world.streams[0]!.readyState, Stream.CLOSED);
   world.window.dispatchEvent(new Event('online'));

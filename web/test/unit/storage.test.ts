@@ -131,7 +131,15 @@ for (const storage of ['full', 'forbidden'] as const) {
 }
 
 test('garbage in localStorage is ignored', async () => {
-  for (const [i, value] of ['', '{', 'null', '[]', '7', '{"user":"ada"}', '{"user":"bob","productId":"p1","key":"k","at":1}'].entries()) {
+  for (const [i, value] of [
+    '',
+    '{',
+    'null',
+    '[]',
+    '7',
+    '{"user":"ada"}',
+    '{"user":"bob","productId":"p1","key":"k","at":1}',
+  ].entries()) {
     world.items.set(`like-button https://likes.example ada p${i}`, value);
   }
   world.items.set('other', 'thing');

@@ -1,6 +1,6 @@
 // A browser and a service of which a test decides everything: the time, the answers, the storage.
 
-import { LikeClient, type ClientOptions } from '../../src/client.js';
+import { type ClientOptions, LikeClient } from '../../src/client.js';
 
 export interface Call {
   method: string;
@@ -68,7 +68,8 @@ export class World {
   #locks = new Map<string, Promise<unknown>>();
 
   install(): void {
-    const define = (name: string, value: unknown) => Object.defineProperty(globalThis, name, { value, configurable: true, writable: true });
+    const define = (name: string, value: unknown) =>
+      Object.defineProperty(globalThis, name, { value, configurable: true, writable: true });
     define('fetch', (url: string, options: RequestInit) => this.#fetch(url, options));
     define('setTimeout', (run: () => void, ms = 0) => {
       this.#timers.set(++this.#ids, { at: this.now + ms, run });
@@ -113,13 +114,16 @@ export class World {
         },
       },
     });
-    define('CustomEvent', class extends Event {
-      detail: unknown;
-      constructor(type: string, init: CustomEventInit) {
-        super(type, init);
-        this.detail = init.detail;
-      }
-    });
+    define(
+      'CustomEvent',
+      class extends Event {
+        detail: unknown;
+        constructor(type: string, init: CustomEventInit) {
+          super(type, init);
+          this.detail = init.detail;
+        }
+      },
+    );
     Date.now = () => this.now;
     console.warn = (...args: unknown[]) => this.warnings.push(args.map(String).join(' '));
   }
@@ -160,7 +164,9 @@ export class World {
     return {
       ok: status < 300,
       status,
-      headers: { get: (name: string) => (name === 'retry-after' && retryAfter !== undefined ? String(retryAfter) : null) },
+      headers: {
+        get: (name: string) => (name === 'retry-after' && retryAfter !== undefined ? String(retryAfter) : null),
+      },
       json: async () => {
         if (body instanceof Error) throw body;
         return body;
@@ -178,10 +184,18 @@ export class World {
       if (method === 'PUT') likers.add(user!);
       else likers.delete(user!);
       this.counts.set(id, (this.counts.get(id) ?? 0) + likers.size - before);
-      return { status: 202, body: { eventId: 'e', productId: id, liked: method === 'PUT', receipt: `1-0-${this.calls.length}` } };
+      return {
+        status: 202,
+        body: { eventId: 'e', productId: id, liked: method === 'PUT', receipt: `1-0-${this.calls.length}` },
+      };
     }
     if (path.startsWith('/v1/receipts/')) return { body: { status: this.counted ? 'counted' : 'pending' } };
-    return { body: path.split('ids=')[1]!.split(',').map((id) => this.likes(id, user)) };
+    return {
+      body: path
+        .split('ids=')[1]!
+        .split(',')
+        .map((id) => this.likes(id, user)),
+    };
   }
 
   /** Lets all that is due happen, and then what is due within `ms`. */
