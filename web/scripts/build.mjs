@@ -8,7 +8,7 @@ import { gzipSync } from 'node:zlib';
 import { build, transform } from 'esbuild';
 
 /** The bytes that /like-button.js may have after gzip. */
-const LIMIT = 7000;
+const LIMIT = 7100;
 
 export const styles = {
   name: 'styles',

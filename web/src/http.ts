@@ -37,6 +37,7 @@ export interface Ask {
 }
 
 const ATTEMPTS = 8;
+const READ_ATTEMPTS = 4;
 const LIMIT = 15_000;
 const FIRST_PAUSE = 500;
 /** The longest `Retry-After` that is waited for. */
@@ -159,7 +160,7 @@ export function connect(
           ? 'auth'
           : status >= 400 && status < 500 && status !== 408 && status !== 429
             ? 'refused'
-            : (attempt >= ATTEMPTS || wait > LONGEST_PAUSE) && 'gave-up';
+            : (attempt >= (ask.open ? READ_ATTEMPTS : ATTEMPTS) || wait > LONGEST_PAUSE) && 'gave-up';
       if (reason) throw failure(reason, `${status || ''} ${what}`, status);
       // What the service asks for is kept even if the user changes their mind meanwhile.
       await (wait ? pause(wait + Math.random() * FIRST_PAUSE) : pause(pauseAfter(attempt), ask));

@@ -92,7 +92,7 @@ export class LikeButton extends Base {
         'button',
         { type: 'button' },
         make('slot', { name: 'icon' }, icon),
-        make('span', { part: 'count', 'aria-hidden': 'true' }),
+        make('span', { part: 'count' }),
       );
       button.onclick = () => this.#click();
       root.append(button, make('span', { part: 'status', role: 'status' }));
@@ -189,13 +189,17 @@ export class LikeButton extends Base {
     this._view = view;
     const { count, liked, pending } = view;
     const { short, full, plural } = formats(this.closest<HTMLElement>('[lang]')?.lang);
-    const likes =
-      count === null ? '' : this.#word(`label-${plural.select(count)}`).replace('{count}', full.format(count));
+    const number = count === null ? '–' : short.format(count);
+    const all = count === null ? '' : full.format(count);
+    const likes = all && this.#word(`label-${plural.select(count!)}`).replace('{count}', all);
     const button = this.#button!;
-    button.lastChild!.textContent = count === null ? '–' : short.format(count);
+    button.lastChild!.textContent = number;
     button.disabled = this.disabled || !this.#client;
     button.title = this.#message || likes;
-    button.ariaLabel = this.#word('label') + (likes && `, ${likes}`);
+    // The visible text has to be part of the name: people say it to press the button.
+    button.ariaLabel = [this.#word('label'), !likes.includes(number) && likes && number, likes]
+      .filter(Boolean)
+      .join(', ');
     button.ariaPressed = `${liked}`;
     button.setAttribute(
       'part',
@@ -209,7 +213,7 @@ for (const name of REFLECTED) {
     get(this: LikeButton) {
       const value = this.getAttribute(attribute(name));
       // What is shown, what is switched on, or what is written.
-      return name in this._view ? this._view[name as 'count'] : /^[ld]/.test(name) ? value !== null : value;
+      return name in UNKNOWN ? this._view[name as 'count'] : /^[ld]/.test(name) ? value !== null : value;
     },
     set(this: LikeButton, value: unknown) {
       if (value == null || value === false) this.removeAttribute(attribute(name));

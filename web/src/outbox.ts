@@ -48,6 +48,8 @@ export function openOutbox(http: Http, window: number, { changed, read, happened
   const sending = new Set<string>();
 
   const current = (pending: Pending) => waiting.get(pending.productId) === pending;
+  // A clock that was put back makes ages negative.
+  const fresh = ({ at }: Desired, windows = 1) => Math.abs(Date.now() - at) <= window * windows;
   const unsent = (productId: string) => {
     const pending = waiting.get(productId);
     return pending?.receipt === undefined ? pending : undefined;
@@ -61,7 +63,7 @@ export function openOutbox(http: Http, window: number, { changed, read, happened
       done = (error) => (error ? reject(error) : resolve({ productId, liked, receipt: pending.receipt! }));
     });
     promise.catch(() => {}); // the `error` event tells
-    const wanted = () => current(pending) && pending.user === caller();
+    const wanted = () => current(pending) && pending.user === caller() && fresh(pending);
     // It may be sent at once if the page is left.
     const ask: Ask = { method: liked ? 'PUT' : 'DELETE', headers: { 'idempotency-key': key }, wanted, wake() {} };
     const pending: Pending = { ...desired, found, ask, target, done };
@@ -117,7 +119,7 @@ export function openOutbox(http: Http, window: number, { changed, read, happened
       store.put(pending);
       happened(liked ? 'like' : 'unlike', pending);
     } catch (error) {
-      fail(pending, error as LikeError);
+      fail(pending, fresh(pending) ? (error as LikeError) : failure('expired'));
     }
   }
 
@@ -179,10 +181,10 @@ export function openOutbox(http: Http, window: number, { changed, read, happened
     for (const desired of states) {
       const mine = waiting.get(desired.productId);
       const own = desired.user === caller();
-      // A clock that was put back makes ages negative. What others have left is theirs to see.
-      if (Math.abs(Date.now() - desired.at) > window * (own ? 1 : 10)) {
+      // What others have left is theirs to see.
+      if (!fresh(desired, own ? 1 : 10)) {
         store.remove(desired);
-        if (own) happened('error', desired, failure('expired'));
+        if (own && !mine) happened('error', desired, failure('expired'));
       } else if (!own) continue;
       else if (mine?.key === desired.key) {
         if (desired.receipt && !mine.receipt) acknowledged(mine, desired.receipt);

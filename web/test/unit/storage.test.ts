@@ -107,6 +107,20 @@ test('older than the window: given up visibly', async () => {
   assert.equal(world.items.size, 0);
 });
 
+test('offline for longer than the window: given up visibly, not sent', async () => {
+  const client = world.client();
+  const seen = errors(client);
+  world.online = false;
+  client.like('p1');
+  await world.pass(49 * 3600_000);
+  world.online = true;
+  world.window.dispatchEvent(new Event('online'));
+  await world.pass(60_000);
+  assert.deepEqual(seen, ['p1 expired']);
+  assert.equal(world.writes().length, 0);
+  assert.equal(world.items.size, 0);
+});
+
 test('more than 200 waiting: the oldest is given up visibly', async () => {
   const client = world.client();
   const seen = errors(client);
