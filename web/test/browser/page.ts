@@ -117,9 +117,9 @@ export function pageTests(site: () => Site): void {
     await page.keyboard.press('Tab');
     const ring = await page.evaluate(() => {
       const style = getComputedStyle(document.activeElement!.shadowRoot!.activeElement!);
-      return [style.outlineStyle, style.outlineWidth];
+      return [style.outlineStyle, style.outlineWidth, style.outlineColor === style.color];
     });
-    assert.deepEqual(ring, ['solid', '3px']);
+    assert.deepEqual(ring, ['solid', '3px', true], 'as visible as the text');
     await page.keyboard.press('Space');
     await until('it is counted', async () => (await seen(page)).includes(`counted ${id}`));
     await page.keyboard.press('Enter');

@@ -181,27 +181,29 @@ test('newer desired state cancels the repeats of the older one', async () => {
   );
 });
 
-test('requests of one product never overlap', async () => {
-  const client = world.client();
-  let open = 0;
-  world.counted = false;
-  const most: number[] = [];
-  world.answer = ({ method }) => {
-    if (method === 'GET') return undefined;
-    most.push(++open);
-    setTimeout(() => open--, 999);
-    return { status: 202, body: { receipt: '1-0-1' }, delay: 1000 };
-  };
-  for (let i = 0; i < 7; i++) {
-    client[i % 2 ? 'unlike' : 'like']('p1');
-    await world.pass(100);
-  }
-  await world.pass(10_000);
-  assert.equal(Math.max(...most), 1);
-  const sent = world.writes().map(({ method }) => method);
-  assert.deepEqual([sent[0], sent.at(-1), sent.length], ['PUT', 'PUT', 2], 'what was overtaken is not sent');
-  assert.equal(client.view('p1').liked, true);
-});
+for (const locks of [true, false])
+  test(`requests of one product never overlap, ${locks ? 'with' : 'without'} Web Locks`, async () => {
+    world.locks = locks;
+    const client = world.client();
+    let open = 0;
+    world.counted = false;
+    const most: number[] = [];
+    world.answer = ({ method }) => {
+      if (method === 'GET') return undefined;
+      most.push(++open);
+      setTimeout(() => open--, 999);
+      return { status: 202, body: { receipt: '1-0-1' }, delay: 1000 };
+    };
+    for (let i = 0; i < 7; i++) {
+      client[i % 2 ? 'unlike' : 'like']('p1');
+      await world.pass(100);
+    }
+    await world.pass(10_000);
+    assert.equal(Math.max(...most), 1);
+    const sent = world.writes().map(({ method }) => method);
+    assert.deepEqual([sent[0], sent.at(-1), sent.length], ['PUT', 'PUT', 2], 'what was overtaken is not sent');
+    assert.equal(client.view('p1').liked, true);
+  });
 
 test('time limit ends a request without an answer', async () => {
   const client = world.client();
@@ -364,6 +366,17 @@ test('token function that returns another user sends nothing of the first', asyn
   const client = world.client({ token: (refused) => sub(refused ? 'bob' : 'ada') });
   await world.pass();
   world.answer = ({ method, token }) => (method === 'PUT' && token === sub('ada') ? { status: 401 } : undefined);
+  client.like('p1');
+  await world.pass(60_000);
+  assert.deepEqual(
+    world.writes().map(({ token }) => token),
+    [sub('ada')],
+  );
+});
+
+test('a like of a refused token is not sent as the user of the cookie', async () => {
+  const client = world.client({ credentials: 'include' });
+  world.answer = ({ method, token }) => (method === 'PUT' && token ? { status: 401 } : undefined);
   client.like('p1');
   await world.pass(60_000);
   assert.deepEqual(

@@ -54,6 +54,7 @@ export class World {
   items = new Map<string, string>();
   storage: 'works' | 'full' | 'forbidden' = 'works';
   online = true;
+  locks = true;
   warnings: string[] = [];
   /** What the service has: counts, and who likes what. */
   counts = new Map<string, number>();
@@ -106,14 +107,17 @@ export class World {
       get onLine() {
         return world.online;
       },
-      locks: {
-        request: (name: string, work: () => Promise<unknown>) => {
-          const run = (this.#locks.get(name) ?? Promise.resolve()).then(work);
-          this.#locks.set(name, run);
-          return run;
-        },
+      get locks() {
+        return world.locks ? locks : undefined;
       },
     });
+    const locks = {
+      request: (name: string, work: () => Promise<unknown>) => {
+        const run = (this.#locks.get(name) ?? Promise.resolve()).then(work);
+        this.#locks.set(name, run);
+        return run;
+      },
+    };
     define(
       'CustomEvent',
       class extends Event {
