@@ -52,10 +52,11 @@ export const pause = (ms: number, ask: Ask = {}): Promise<void> =>
   new Promise((resolve) => {
     const done = () => {
       clearTimeout(timer);
+      globalThis.removeEventListener?.('online', done);
       resolve();
     };
     const timer = setTimeout(done, ms);
-    globalThis.addEventListener?.('online', done, { once: true });
+    globalThis.addEventListener?.('online', done);
     ask.wake = done;
   });
 

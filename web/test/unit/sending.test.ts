@@ -1,6 +1,7 @@
 // How a click is sent: keys, order, repeats, and their end.
 
 import assert from 'node:assert/strict';
+import { getEventListeners } from 'node:events';
 import { beforeEach, test } from 'node:test';
 import type { LikeEventDetail } from '../../src/client.js';
 import { newWorld, sub, type World } from './world.js';
@@ -413,4 +414,13 @@ test('clock before 1970 still gives a key', async () => {
   client.like('p1');
   await world.pass(100);
   assert.match(world.writes()[0]!.key!, /^00000000-0000-7/);
+});
+
+test('pauses leave no listener behind', async () => {
+  const client = world.client();
+  const before = getEventListeners(world.window, 'online').length;
+  world.answer = ({ method }) => (method === 'PUT' && world.writes().length < 5 ? { status: 503 } : undefined);
+  client.like('p1');
+  await world.pass(60_000);
+  assert.equal(getEventListeners(world.window, 'online').length, before);
 });
