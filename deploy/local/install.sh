@@ -49,6 +49,7 @@ missing_packages() {
         # Debian's python3 has no virtual environments.
         python3 -c 'import ensurepip, venv' 2>/dev/null || printf '%s\n' python3-venv
         ;;
+      web) need node nodejs && need npm && need chromium ;;
       lint) need shellcheck ;;
     esac
   done
