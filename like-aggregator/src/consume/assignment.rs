@@ -178,8 +178,8 @@ impl ConsumerThread {
         self.unfetch(state, &unfetched)
     }
 
-    /// Finishes or gives up the batch in flight and answers what librdkafka still waits for, so that the consumer can be
-    /// closed. That leaves the group, whose other members then need not wait for this one's session to time out.
+    /// Finishes or gives up the batches in flight and answers pending rebalances. Closing the consumer then leaves the
+    /// group, so its other members need not wait for this one's session to time out.
     ///
     /// Partitions aren't given back one by one first: a consumer that is closed before librdkafka has removed them (2.12 does
     /// that in the background) doesn't tell the group that it leaves.

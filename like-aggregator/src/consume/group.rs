@@ -78,7 +78,7 @@ impl GroupContext {
         self.topic_changed.swap(false, Ordering::Relaxed)
     }
 
-    /// Answers the rebalances not acted on yet, and makes the callback itself answer from now on.
+    /// Answers pending rebalances. From now on the callback answers new ones itself.
     pub fn close(&self, consumer: &BaseConsumer<Self>) {
         self.closing.store(true, Ordering::Relaxed);
         while let Some(event) = self.next_rebalance() {
