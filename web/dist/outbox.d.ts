@@ -11,10 +11,6 @@ export interface Listener {
         _target?: EventTarget | undefined;
     }, error?: LikeError): void;
 }
-/** Likes of one user that may wait in a browser. */
-export declare enum Most {
-    Waiting = 200
-}
 export type Outbox = ReturnType<typeof openOutbox>;
 /** `window` is how long the service remembers keys, in milliseconds. */
 export declare function openOutbox(api: string, http: Http, window: number, { _changed: changed, _read: read, _happened: happened }: Listener): {

@@ -21,9 +21,10 @@ export interface Listener {
 }
 
 /** Likes of one user that may wait in a browser. */
-export enum Most {
+enum Most {
   Waiting = 200,
 }
+
 /** With the request that sends it. */
 interface Pending extends Desired, Ask {
   /** Of another tab, or of this page before it was loaded again. */
