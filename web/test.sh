@@ -25,6 +25,8 @@ WEB_PAGE_ORIGIN=http://localhost:$(free_port '')
 export CHROMIUM WEB_PAGE_ORIGIN
 start_servers
 demo_settings
+# Tests click and look faster than a person.
+export RATE_LIMIT_USER=0
 start_services
 say 'web: tests of the demo page in Chromium'
 in_group timeout 300 npm run --silent test:demo
@@ -32,8 +34,6 @@ in_group timeout 300 npm run --silent test:demo
 stop like-api TERM 12
 unset DEMO DEMO_AGGREGATOR_URL BATCH_USER_IDS_FROM
 export AUTH_MODE=jwt JWT_SECRET=web-web-web-web-web-web-web-web-web JWT_ISSUER=https://issuer.example JWT_AUDIENCE=likes
-# Tests click faster than a person.
-export RATE_LIMIT_USER=0
 export CORS_ALLOWED_ORIGINS=$WEB_PAGE_ORIGIN
 start_api
 say 'web: tests of the button in Chromium'

@@ -52,7 +52,7 @@ function chart(
       height: element.clientHeight,
       legend: { show: false },
       cursor: { show: false },
-      padding: [8, 8, 0, 0],
+      padding: [8, 20, 0, 0],
       scales: { x: { time: false }, y: { range: (_, __, max) => [0, Math.max(1, max || 0) * 1.1] } },
       series: [{}, ...series(color)],
       axes: [

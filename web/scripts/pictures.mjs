@@ -23,7 +23,7 @@ async function demo() {
   // The likes of a crowd before, so that the lists have something to tell.
   const story = page.locator('#story');
   const drop = async (size) => {
-    await page.getByText(size, { exact: true }).click();
+    await page.getByRole('radio', { name: size }).check();
     await page.locator('#drop').click();
   };
   await drop('1,000');
