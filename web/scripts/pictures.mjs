@@ -22,12 +22,13 @@ async function demo() {
   await page.evaluate(() => scrollTo(0, 150));
   // The likes of a crowd before, so that the lists have something to tell.
   const story = page.locator('#story');
+  const over = async () => (await story.textContent()).includes('statements');
   const drop = async (size) => {
     await page.getByRole('radio', { name: size }).check();
     await page.locator('#drop').click();
+    while (await over()) await pause(10);
   };
   await drop('1,000');
-  const over = async () => (await story.textContent()).includes('statements');
   while (!(await over())) await pause(100);
   // The list of the most liked is renewed every five seconds.
   await pause(6000);
