@@ -30,8 +30,8 @@ async function demo() {
   };
   await drop('1,000');
   while (!(await over())) await pause(100);
-  // The list of the most liked is renewed every five seconds.
-  await pause(6000);
+  // Renewed every five seconds.
+  await page.locator('#top li').first().waitFor();
 
   const frames = [];
   const take = async () => {
@@ -104,6 +104,7 @@ async function button() {
     await page.locator(`.${scheme} [product-id="failed"]`).click();
   }
   await page.locator('.light [product-id="waiting"]').click();
+  await page.mouse.move(0, 0);
   await page.locator('.light [product-id="focus"] button').focus();
   await page.keyboard.press('Shift+Tab');
   await page.keyboard.press('Tab');

@@ -222,13 +222,13 @@ export function pageTests(site: () => Site): void {
       client.addEventListener('counted', async () => {
         mine.push((await client.myLikes({ limit: 1 })).items.map(({ productId }) => productId));
         done = [accepted.liked, (await client.counts(['${id}', '${id}x'])).map(({ count }) => count), views.at(-1)];
-        top = await client.top({ window: 'all', limit: 100 });
+        best = await client.top({ window: 'all', limit: 100 });
       });`;
-    const page = await s.open('<script>var done, mine, top = undefined</script>', { script });
-    await until('it is counted', () => page.evaluate('Array.isArray(top)'));
+    const page = await s.open('<script>var done, mine, best</script>', { script });
+    await until('it is counted', () => page.evaluate('Array.isArray(best)'));
     assert.deepEqual(await page.evaluate('done'), [true, [1, 0], 1]);
     assert.deepEqual(await page.evaluate('mine'), [[id], [id]], 'before it is counted, and after');
-    const top = (await page.evaluate('top')) as { productId: string; count: number }[];
+    const top = (await page.evaluate('best')) as { productId: string; count: number }[];
     assert.ok(top.length && top.every(({ count }, i) => count >= 1 && count <= (top[i - 1]?.count ?? count)), `${top}`);
   });
 }
