@@ -98,16 +98,16 @@ fn client() -> Client {
 async fn aggregator_numbers(client: &Client, url: Url) -> Option<AggregatorNumbers> {
     let metrics = client.get(url).send().await.ok()?.error_for_status().ok()?.text().await.ok()?;
     Some(AggregatorNumbers {
-        counted: sum(&metrics, "likes_events_total")?,
-        transactions: sum(&metrics, "likes_batch_events_count")?,
-        statements: sum(&metrics, "likes_sql_statements_total")?,
-        age: sum(&metrics, "likes_event_commit_age_seconds_sum")?,
+        counted: sum(&metrics, "likes_events_total", "")?,
+        transactions: sum(&metrics, "likes_batch_events", "_count")?,
+        statements: sum(&metrics, "likes_sql_statements_total", "")?,
+        age: sum(&metrics, "likes_event_commit_age_seconds", "_sum")?,
     })
 }
 
-/// Adds up the series of a metric in Prometheus's text format. None: there is no such metric.
-fn sum(metrics: &str, name: &str) -> Option<f64> {
-    let series = metrics.lines().filter_map(|line| line.strip_prefix(name));
+/// Adds up the series of a metric in Prometheus's text format; `part` is that of a histogram. None: there is no such metric.
+fn sum(metrics: &str, name: &str, part: &str) -> Option<f64> {
+    let series = metrics.lines().filter_map(|line| line.strip_prefix(name)?.strip_prefix(part));
     let values = series.filter(|rest| rest.starts_with(['{', ' '])).map(|rest| rest.rsplit(' ').next()?.parse().ok());
     values.reduce(|sum: Option<f64>, value| Some(sum? + value?)).flatten()
 }
@@ -120,7 +120,7 @@ mod tests {
     fn series_of_a_metric_add_up() {
         let metrics = "# TYPE a counter\na{b=\"x y\"} 1\na{b=\"z\"} 2\na_sum 7\nab 9\nc nothing\n";
         assert_eq!(
-            [sum(metrics, "a"), sum(metrics, "a_sum"), sum(metrics, "b"), sum(metrics, "c")],
+            [sum(metrics, "a", ""), sum(metrics, "a", "_sum"), sum(metrics, "b", ""), sum(metrics, "c", "")],
             [Some(3.0), Some(7.0), None, None]
         );
     }
