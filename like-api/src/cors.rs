@@ -98,7 +98,7 @@ impl Cors {
         if headers.get(header::CONTENT_TYPE).is_some_and(html) {
             page(headers);
         }
-        // The script of the button is for pages of all origins, whoever may use the API.
+        // The button's script sets this header itself: every origin may load it, whatever CORS_ALLOWED_ORIGINS says.
         if !self.enabled() || headers.contains_key(header::ACCESS_CONTROL_ALLOW_ORIGIN) {
             return;
         }

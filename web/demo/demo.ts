@@ -100,7 +100,7 @@ new IntersectionObserver(([entry]) => {
   if (historyInView) showHistory().catch(console.warn);
 }).observe(find('history'));
 
-/** Lists follow what happens, but a page that nobody looks at asks nothing. */
+/** Refreshes the lists. A hidden page sends no request. */
 function refresh(): void {
   if (document.hidden) return;
   showTop().catch(console.warn);

@@ -144,7 +144,7 @@ export class Site {
     if (typeof fault === 'object') await new Promise((done) => setTimeout(done, fault.delay));
     const gone = new AbortController();
     const stream = url.includes('/likes/stream');
-    // A like goes on to the service even if its page is gone.
+    // The service receives the like even if the page has been closed meanwhile.
     if (method === 'GET') response.on('close', () => gone.abort());
     const sent = Object.entries(headers).filter(
       ([name]) => !/^(host|connection|accept-encoding|keep-alive)$/.test(name),

@@ -67,7 +67,7 @@ test('demo: a like counts, for the visitor and for others', async () => {
   await click(page, 'fern');
   await until('it is counted', async () => (await read('/v1/products/fern/likes', user)).liked === true);
   assert.equal((await read('/v1/products/fern/likes', user)).count, before + 1);
-  await until('the visitor is told', async () => (await text(page, 'mine')) === ' and like 1 thing');
+  await until('the page shows it', async () => (await text(page, 'mine')) === ' and like 1 thing');
   await other.locator('[product-id="fern"]').scrollIntoViewIfNeeded();
   await until('others see it', async () => (await shown(other, 'fern')).count === `${before + 1}`);
   assert.equal((await shown(other, 'fern')).pressed, false);
