@@ -54,6 +54,17 @@ settings_are_documented() {
   return $unknown
 }
 
+# like-api serves for SHUTDOWN_DELAY after SIGTERM and ends within 10 s after it.
+shutdown_fits() {
+  local file delay grace
+  for file in "$built"/{development,production}.yaml; do
+    delay=$(sed -nE 's/^  SHUTDOWN_DELAY: ([0-9]+)s$/\1/p' "$file")
+    grace=$(sed -nE '/^  name: like-api$/,/^---/ s/^ +terminationGracePeriodSeconds: //p' "$file")
+    [ "$grace" -ge $((delay + 10)) ] ||
+      die "$file: terminationGracePeriodSeconds of like-api is $grace, less than SHUTDOWN_DELAY ($delay s) and 10 s"
+  done
+}
+
 find_go
 install_packages k8s
 install_go kustomize "$KUSTOMIZE_VERSION" sigs.k8s.io/kustomize/kustomize/v5
@@ -71,6 +82,7 @@ say 'deploy/k8s: kustomize, kubeconform, settings'
 build_overlays
 "$LOCAL/bin/kubeconform" -strict -summary -schema-location "$schemas/{{.ResourceKind}}{{.KindSuffix}}.json" "$built"/*.yaml
 settings_are_documented
+shutdown_fits
 [ "${1:-}" = server ] || exit 0
 
 if [ -z "${KUBECONFIG:-}" ]; then
