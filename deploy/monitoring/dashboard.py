@@ -110,7 +110,7 @@ def draw(url, seconds, file):
             x, y = 14 + place % 2 * 188, 143 + place // 2 * 12
             colour = COLOURS[place]
             out.append(f'<polyline points="{path}" stroke="{colour}"/><path d="M{x} {y - 3}h10" stroke="{colour}" stroke-width="3"/>')
-            out.append(f'<text x="{x + 14}" y="{y}">{html.escape(label[:34])}</text>')
+            out.append(f'<text x="{x + 14}" y="{y}">{html.escape(label[:29])}</text>')
         out.append("</g>")
     height = 12 + (count // COLUMNS + 1) * HEIGHT
     style = (
