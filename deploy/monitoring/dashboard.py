@@ -59,7 +59,8 @@ def check(url):
     for rule in rules:
         if rule["health"] != "ok":
             wrong.append(f"rule {rule['name']}: {rule.get('lastError') or rule['health']}")
-        for name in re.findall(r"\b(?:likes|http|messaging|db)_\w+", re.sub(r"\{.*?\}|\(\w+(, \w+)*\)", "", rule["query"])):
+        without_labels = re.sub(r"\{.*?\}|\b(by|on|ignoring) \(.*?\)", "", rule["query"])
+        for name in re.findall(r"\b(?:likes|http|messaging|db)_\w+", without_labels):
             if name not in known:
                 wrong.append(f"rule {rule['name']}: no service has the metric {name}")
         # A debug build on a busy machine may be slow.
