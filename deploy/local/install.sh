@@ -55,6 +55,7 @@ missing_packages() {
         need python3
         python3 -c 'import yaml' 2>/dev/null || printf '%s\n' python3-yaml
         ;;
+      pictures) need img2webp webp && need_package fonts-dejavu-core ;;
       lint) need shellcheck ;;
     esac
   done
@@ -128,6 +129,16 @@ resolve_prometheus() {
   dpkg-deb -x "$new"/prometheus_*.deb "$new"
   rm "$new"/*.deb
   mv "$new" "$LOCAL/dist/prometheus"
+}
+
+# Installs the packages of web/package-lock.json, unless it has done so. Run in web/.
+npm_packages() {
+  local sum
+  sum=$(sha256sum <package-lock.json)
+  [ "$(cat node_modules/made-from 2>/dev/null)" != "$sum" ] || return 0
+  state_dir
+  quietly "$LOCAL/web-npm.log" 'web: fetching its packages' npm ci --ignore-scripts --no-audit --no-fund
+  printf '%s\n' "$sum" >node_modules/made-from
 }
 
 # Unpacks Kafka's jars and PostgreSQL's programs into .local/dist, in a folder for each version of

@@ -11,7 +11,7 @@ use anyhow::{bail, ensure};
 use like_testkit::{TestService, TestSystem};
 use sqlx::PgPool;
 
-use super::{Bench, Row, checkpoint, floors, medians};
+use super::{BacklogOptions, Bench, Row, checkpoint, floors, medians};
 use crate::backlog::{Backlog, Mode};
 use crate::events::Shape;
 use crate::row;
@@ -33,12 +33,17 @@ pub async fn drain(bench: &Bench) -> anyhow::Result<Vec<Row>> {
             continue;
         }
         let backlog = fill(bench, has_users).await?;
-        let kinds: Vec<_> = modes.iter().flat_map(|mode| bench.backlog.lanes.iter().map(|n| (**mode, *n))).collect();
+        let BacklogOptions { lanes, user_likes, .. } = &bench.backlog;
+        let indexes = if user_likes.is_empty() { vec![None] } else { user_likes.iter().map(Some).collect() };
+        let mut kinds = Vec::new();
+        for mode in modes {
+            kinds.extend(lanes.iter().flat_map(|lanes| indexes.iter().map(move |index| (*mode, *lanes, *index))));
+        }
         let mut rows = vec![Vec::new(); kinds.len()];
         for _ in 0..rounds {
             let one_by_one = floors::one_by_one(&backlog, if bench.quick { 2_000 } else { 20_000 }).await?;
-            for ((mode, lanes), rows) in kinds.iter().zip(&mut rows) {
-                let mut row = one(bench, &backlog, *mode, *lanes).await?;
+            for ((mode, lanes, index), rows) in kinds.iter().zip(&mut rows) {
+                let mut row = one(bench, &backlog, *mode, *lanes, index.map(String::as_str)).await?;
                 let rate = row["per_second"].as_f64().unwrap_or_default();
                 let consume = floors::consume(&backlog)?;
                 let memory = floors::from_memory(&backlog, *mode).await?;
@@ -73,9 +78,17 @@ pub async fn system(backlog: &Backlog) -> TestSystem {
     system
 }
 
-async fn one(bench: &Bench, backlog: &Backlog, mode: Mode, lanes: u16) -> anyhow::Result<Row> {
+async fn one(
+    bench: &Bench,
+    backlog: &Backlog,
+    mode: Mode,
+    lanes: u16,
+    user_likes: Option<&str>,
+) -> anyhow::Result<Row> {
     let system = system(backlog).await;
-    system.setup(&["--dedup", mode.setting(), "--change-dedup"]).await;
+    let mut args = vec!["--dedup", mode.setting(), "--change-dedup"];
+    args.extend(user_likes.iter().flat_map(|choice| ["--user-likes", choice]));
+    system.setup(&args).await;
     let pool = &system.database.pool;
     checkpoint(pool).await?;
     let workers = bench.backlog.workers;
@@ -123,6 +136,7 @@ async fn one(bench: &Bench, backlog: &Backlog, mode: Mode, lanes: u16) -> anyhow
     Ok(row! {
         "mode": mode.name(),
         "lanes": lanes,
+        "user_likes": user_likes,
         "per_second": counted as f64 / seconds,
         "cpu_seconds_per_million": cpu / events * 1e6,
         "kafka_cpu_seconds_per_million": kafka / counted as f64 * 1e6,

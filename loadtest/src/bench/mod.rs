@@ -6,6 +6,7 @@ pub mod drain;
 pub mod floors;
 pub mod freshness;
 pub mod growth;
+pub mod lists;
 pub mod publish;
 pub mod replays;
 pub mod sender;
@@ -61,8 +62,11 @@ pub struct BacklogOptions {
     #[arg(long, default_value_t = 1)]
     pub workers: usize,
     /// lanes of each, one row for each number, separated by commas
-    #[arg(long, value_delimiter = ',', default_value = "1,2")]
+    #[arg(long, value_delimiter = ',', default_value = "1,4")]
     pub lanes: Vec<u16>,
+    /// whether the index of users' likes exists (`setup --user-likes`), one row each, separated by commas [default: as `setup` makes it]
+    #[arg(long, value_delimiter = ',', value_parser = ["on", "off"])]
+    pub user_likes: Vec<String>,
     /// what to drain, separated by commas
     #[arg(
         long,

@@ -30,10 +30,16 @@ impl Connection {
         Ok(Self { stream, read: Vec::with_capacity(1024) })
     }
 
+    /// [`Self::exchange`] without a body.
+    pub async fn request(&mut self, line: &str, headers: &str) -> anyhow::Result<(u16, &[u8])> {
+        self.exchange(line, headers, "").await
+    }
+
     /// Sends a request and returns status and body; `line` is method and path, `headers` each end in
     /// CR LF.
-    pub async fn request(&mut self, line: &str, headers: &str) -> anyhow::Result<(u16, &[u8])> {
-        let request = format!("{line} HTTP/1.1\r\nHost: localhost\r\n{headers}\r\n");
+    pub async fn exchange(&mut self, line: &str, headers: &str, body: &str) -> anyhow::Result<(u16, &[u8])> {
+        let length = if body.is_empty() { String::new() } else { format!("Content-Length: {}\r\n", body.len()) };
+        let request = format!("{line} HTTP/1.1\r\nHost: localhost\r\n{headers}{length}\r\n{body}");
         self.stream.write_all(request.as_bytes()).await?;
         self.read.clear();
         let head = loop {

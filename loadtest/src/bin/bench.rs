@@ -17,7 +17,12 @@ struct Settings {
     #[arg(long, env = "QUICK", value_parser = clap::builder::FalseyValueParser::new(), default_value = "")]
     quick: bool,
     /// only these sections, separated by commas
-    #[arg(long, value_enum, value_delimiter = ',', default_value = "drain,publish,freshness,shedding,streams,tokens")]
+    #[arg(
+        long,
+        value_enum,
+        value_delimiter = ',',
+        default_value = "drain,publish,freshness,lists,shedding,streams,tokens"
+    )]
     only: Vec<Section>,
     #[command(flatten)]
     backlog: BacklogOptions,
@@ -47,6 +52,7 @@ enum Section {
     Tokens,
     Replays,
     Growth,
+    Lists,
 }
 
 #[tokio::main]
@@ -78,6 +84,7 @@ async fn run(settings: Settings) -> anyhow::Result<()> {
             Section::Tokens => bench::tokens::tokens(&bench).await,
             Section::Replays => bench::replays::replays(&bench).await,
             Section::Growth => bench::growth::growth(&bench).await,
+            Section::Lists => bench::lists::lists(&bench).await,
         };
         let rows = rows.with_context(|| name.clone())?;
         println!("\n**{name}**\n\n{}", bench::table(&rows));
