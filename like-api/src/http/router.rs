@@ -13,9 +13,8 @@ use crate::app::AppState;
 use crate::http::error::ApiError;
 use crate::http::middleware::request_context::observe;
 use crate::http::openapi;
-use crate::http::routes::{batch, counts, docs, history, likes, my_likes, receipts, stream, top};
-use crate::metrics::Metrics;
 use crate::http::routes::{batch, button, counts, demo, docs, history, likes, my_likes, receipts, stream, top};
+use crate::metrics::Metrics;
 
 /// Returns the routes that the OpenAPI description covers, with that description.
 pub(crate) fn described() -> OpenApiRouter<Arc<AppState>> {
