@@ -2,10 +2,10 @@
 
 .DEFAULT_GOAL := help
 DENY_VERSION := 0.18.3
-.PHONY: help up down clean-local test test-web pictures test-faults test-stack test-stack-down test-containers contract lint deny loadtest bench claims
+.PHONY: help up down clean-local test test-web pictures test-faults test-stack test-stack-down test-containers test-monitoring lint-k8s test-k8s contract lint deny sbom loadtest bench claims
 
 help: ## list the targets
-	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  \1|\2/p' Makefile | while IFS='|' read -r target text; do \
+	@sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/  \1|\2/p' Makefile | while IFS='|' read -r target text; do \
 	  printf '  %-17s %s\n' $$target "$$text"; done
 
 # --- run the system on this machine, without Docker (ports: KAFKA_PORT=… make up)
@@ -42,10 +42,19 @@ test-stack-down: ## stop them and remove their data
 test-containers: ## build the images, start them with Docker Compose and send likes
 	@deploy/test-containers.sh
 
+test-monitoring: ## half a minute of load, with each query of the dashboard and each alert rule on a Prometheus
+	@loadtest/ci-smoke.sh
+
+lint-k8s: ## check the Kubernetes manifests against schemas, and their settings
+	@deploy/k8s/check.sh
+
+test-k8s: ## have a real API server check them (KUBECONFIG, or K8S_SERVER=program that starts one)
+	@deploy/k8s/check.sh server
+
 contract: ## check the API against its OpenAPI description with generated requests (SEED=7)
 	@tests/contract/run.sh
 
-lint: ## formatting, clippy, documentation, links, shell scripts: no warning passes
+lint: ## formatting, clippy, documentation, links, shell scripts, alerts, manifests: no warning passes
 	@deploy/local/lint.sh
 
 # Advisories need the network: ARGS="advisories licenses bans sources", as the hosted workflow does.
@@ -53,6 +62,9 @@ deny: ## licences, banned and duplicate crates, sources (ARGS="bans")
 	@cargo deny --version 2>/dev/null | grep -qxF 'cargo-deny $(DENY_VERSION)' || \
 	  cargo install --locked cargo-deny --version $(DENY_VERSION)
 	@cargo deny --locked check $(or $(ARGS),licenses bans sources)
+
+sbom: ## write the bill of materials and the licences of both services to .local/sbom
+	@deploy/sbom.sh
 
 # --- measure it
 

@@ -18,34 +18,8 @@ set -euo pipefail
 . "$(dirname -- "${BASH_SOURCE[0]}")/../deploy/local/lib.sh"
 
 K6_VERSION=v1.8.1
-GO_VERSION=1.25.5
 K6=$LOCAL/bin/k6
 OUT=$ROOT/loadtest/out
-
-# Finds Go 1.25 or later. Any older Go, such as Debian's, can fetch it as a module into .local and
-# verify it against the public checksum database.
-recent_go() { [[ $(go env GOVERSION 2>/dev/null) =~ ^go1\.([0-9]+) ]] && [ "${BASH_REMATCH[1]}" -ge 25 ]; }
-find_go() {
-  ! recent_go || return 0
-  install_packages go
-  say "fetching Go $GO_VERSION to build k6"
-  local module dir
-  module=golang.org/toolchain@v0.0.1-go$GO_VERSION.linux-$(go env GOARCH)
-  dir=$(cd "$LOCAL" && GOMODCACHE=$LOCAL/go GOFLAGS=-modcacherw go mod download -json "$module" |
-    sed -n 's/.*"Dir": "\(.*\)".*/\1/p')
-  [ -x "$dir/bin" ] || die "cannot fetch Go $GO_VERSION: install Go 1.25 or newer"
-  chmod -R u+w,+x "$dir/bin" "$dir/pkg/tool" # an older Go drops the executable bits
-  PATH=$dir/bin:$PATH
-  recent_go || die "the fetched Go does not run: install Go 1.25 or newer"
-}
-
-install_k6() {
-  [[ "$("$K6" version 2>/dev/null)" != "k6 $K6_VERSION "* ]] || return 0
-  mkdir -p "$LOCAL/bin"
-  find_go
-  GOBIN=$LOCAL/bin quietly "$LOCAL/k6-install.log" "installing k6 $K6_VERSION (a minute or two)" \
-    go install "go.k6.io/k6@$K6_VERSION"
-}
 
 # seconds DURATION: converts 30s, 2m or 1h to seconds.
 seconds() {
@@ -82,7 +56,7 @@ for name in RATE VUS USERS_PER_VU PRODUCTS READ_RATE AUTH_USER_HEADER; do
   [ -z "${!name:-}" ] || arguments+=(-e "$name=${!name}")
 done
 
-install_k6
+install_go k6 "$K6_VERSION" go.k6.io/k6
 mkdir -p "$OUT"
 rm -f "$OUT/report.html" "$OUT/report.json" # of an earlier run
 say "profile ${PROFILE:-burst}, on $LIKE_API_URL"

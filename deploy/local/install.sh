@@ -50,15 +50,24 @@ missing_packages() {
         python3 -c 'import ensurepip, venv' 2>/dev/null || printf '%s\n' python3-venv
         ;;
       web) need node nodejs && need npm && need chromium ;;
+      monitoring) need python3 ;;
+      k8s)
+        need python3
+        python3 -c 'import yaml' 2>/dev/null || printf '%s\n' python3-yaml
+        ;;
       pictures) need img2webp webp && need_package fonts-dejavu-core ;;
       lint) need shellcheck ;;
     esac
   done
 }
 
+as_root() { # COMMAND…
+  if [ "$(id -u)" = 0 ]; then "$@"; else sudo "$@"; fi
+}
+
 # install_packages GROUP…: uses the network only if a package is missing.
 install_packages() {
-  local missing as_root=()
+  local missing
   if ! has_command dpkg-query; then
     note "this is not Debian: install the programs of deploy/local/install.sh by hand"
     return
@@ -66,17 +75,60 @@ install_packages() {
   mapfile -t missing < <(missing_packages "$@")
   [ ${#missing[@]} != 0 ] || return 0
   note "missing Debian packages: ${missing[*]}"
-  if [ "$(id -u)" != 0 ]; then
-    # Asks for the password now: the output of what follows goes to a file.
-    { has_command sudo && sudo -v; } || die "run as root: apt-get install ${missing[*]}"
-    as_root=(sudo)
-  fi
+  # Asks for the password now: the output of what follows goes to a file.
+  as_root true || die "run as root: apt-get install ${missing[*]}"
   mkdir -p "$LOCAL"
-  quietly "$LOCAL/apt.log" 'reading the package lists' \
-    "${as_root[@]}" apt-get update -q -o Acquire::Retries=3
+  quietly "$LOCAL/apt.log" 'reading the package lists' as_root apt-get update -q -o Acquire::Retries=3
   quietly "$LOCAL/apt.log" 'installing them' \
-    "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -y -q \
+    as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -q \
     --no-install-recommends -o Acquire::Retries=3 "${missing[@]}"
+}
+
+# Finds Go 1.25 or later. Any older Go, such as Debian's, can fetch it as a module into .local and
+# verify it against the public checksum database.
+GO_VERSION=1.25.5
+recent_go() { [[ $(go env GOVERSION 2>/dev/null) =~ ^go1\.([0-9]+) ]] && [ "${BASH_REMATCH[1]}" -ge 25 ]; }
+find_go() {
+  ! recent_go || return 0
+  install_packages go
+  say "fetching Go $GO_VERSION"
+  local module dir
+  module=golang.org/toolchain@v0.0.1-go$GO_VERSION.linux-$(go env GOARCH)
+  dir=$(cd "$LOCAL" && GOMODCACHE=$LOCAL/go GOFLAGS=-modcacherw go mod download -json "$module" |
+    sed -n 's/.*"Dir": "\(.*\)".*/\1/p')
+  [ -x "$dir/bin" ] || die "cannot fetch Go $GO_VERSION: install Go 1.25 or newer"
+  chmod -R u+w,+x "$dir/bin" "$dir/pkg/tool" # an older Go drops the executable bits
+  PATH=$dir/bin:$PATH
+  recent_go || die "the fetched Go does not run: install Go 1.25 or newer"
+}
+
+# install_go NAME VERSION PACKAGE: builds a program of Go into .local/bin, unless that version is there.
+install_go() {
+  local stamp=$LOCAL/bin/$1-$2
+  [ ! -x "$LOCAL/bin/$1" ] || [ ! -e "$stamp" ] || return 0
+  mkdir -p "$LOCAL/bin"
+  find_go
+  GOBIN=$LOCAL/bin quietly "$LOCAL/$1-install.log" "installing $1 $2 (a minute or two)" go install "$3@$2"
+  touch "$stamp"
+}
+
+# Sets PROMETHEUS to the folder of prometheus and promtool: those of the PATH, or Debian's, which are unpacked into
+# .local/dist. Installing the package would start a server.
+resolve_prometheus() {
+  local new
+  if has_command prometheus && has_command promtool; then
+    PROMETHEUS=$(dirname "$(command -v promtool)")
+    return
+  fi
+  PROMETHEUS=$LOCAL/dist/prometheus/usr/bin
+  [ ! -d "$PROMETHEUS" ] || return 0
+  new=$LOCAL/dist/prometheus.$$
+  mkdir -p "$new"
+  [ -n "$(apt-cache policy prometheus)" ] || quietly "$LOCAL/apt.log" 'reading the package lists' as_root apt-get update -q
+  (cd "$new" && quietly "$LOCAL/apt.log" "fetching Debian's Prometheus (19 MB)" apt-get download -q prometheus)
+  dpkg-deb -x "$new"/prometheus_*.deb "$new"
+  rm "$new"/*.deb
+  mv "$new" "$LOCAL/dist/prometheus"
 }
 
 # Installs the packages of web/package-lock.json, unless it has done so. Run in web/.

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# `make lint`: formatting, clippy, documentation, links and shell scripts. Any warning
+# `make lint`: formatting, clippy, documentation, links, shell scripts, alerts and manifests. Any warning
 # fails. Installs the tools that are missing.
 set -euo pipefail
 # shellcheck source=deploy/local/lib.sh
@@ -33,6 +33,7 @@ step() {
 cd "$ROOT"
 find_cargo
 install_packages build lint
+resolve_prometheus
 cargo fmt --version >/dev/null 2>&1 || rustup component add rustfmt
 cargo clippy --version >/dev/null 2>&1 || rustup component add clippy
 
@@ -45,6 +46,10 @@ mapfile -t scripts < <({
 } | sort -u)
 say "lint: shellcheck of ${#scripts[@]} scripts"
 shellcheck --external-sources --source-path=SCRIPTDIR --source-path=. "${scripts[@]}"
+step "$PROMETHEUS/promtool" check rules deploy/monitoring/alerts.yml
+step "$PROMETHEUS/promtool" check config deploy/monitoring/prometheus.yml
+step "$PROMETHEUS/promtool" test rules deploy/monitoring/alerts.test.yml
+step deploy/k8s/check.sh
 step cargo clippy --workspace --all-targets --locked -- -D warnings
 step cargo clippy -p like-aggregator --features fault-points --bins --locked -- -D warnings
 RUSTDOCFLAGS='-D warnings' step cargo doc --workspace --no-deps --locked

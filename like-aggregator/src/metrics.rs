@@ -3,6 +3,7 @@
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use like_common::metrics::{add, add_process};
+use like_events::Reject;
 use prometheus::{Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry};
 
 use crate::apply::transaction::Applied;
@@ -20,6 +21,10 @@ pub struct Metrics {
     batch_seconds: Histogram,
     statements: IntCounter,
     commit_age: Histogram,
+    /// Partitions of the topic that is folded.
+    pub partitions: IntGauge,
+    /// The recorded `DEDUP_WINDOW` in seconds.
+    pub dedup_window: IntGauge,
     lag: IntGaugeVec,
     held_back: IntGaugeVec,
     pub fences: IntCounter,
@@ -47,6 +52,10 @@ impl Metrics {
         let histogram = |name, help, buckets: &[f64]| {
             add(registry, Histogram::with_opts(HistogramOpts::new(name, help).buckets(buckets.to_vec())))
         };
+        let dead_letters = counters("likes_dead_letters_total", "Dead letters kept, by the rule they broke", "reason");
+        for code in Reject::CODES {
+            dead_letters.with_label_values(&[code]);
+        }
         let events = counters("likes_events_total", "Events whose transaction committed, by outcome", "outcome");
         let stopped = gauges(
             "likes_stopped_partitions",
@@ -58,7 +67,7 @@ impl Metrics {
             duplicate: events.with_label_values(&["duplicate"]),
             no_change: events.with_label_values(&["no_change"]),
             dead_letter: events.with_label_values(&["dead_letter"]),
-            dead_letters: counters("likes_dead_letters_total", "Dead letters kept, by the rule they broke", "reason"),
+            dead_letters,
             below_zero: counter(
                 "likes_counts_below_zero_total",
                 "Counts that a batch has left below zero, each time: only a producer of delta events can cause that",
@@ -82,6 +91,8 @@ impl Metrics {
                 "Age of an event at its commit, by the record's timestamp",
                 &[0.01, 0.025, 0.05, 0.1, 0.15, 0.25, 0.5, 1.0, 2.5, 10.0, 60.0, 600.0, 3_600.0],
             ),
+            partitions: gauge("likes_topic_partitions", "Partitions of the topic that is folded"),
+            dedup_window: gauge("likes_dedup_window_seconds", "How long an event id is remembered: DEDUP_WINDOW"),
             lag: gauges(
                 "likes_consumer_lag_records",
                 "Offsets between the last folded record and the end of the records that can be folded, per owned partition",

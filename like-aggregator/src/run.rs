@@ -162,6 +162,8 @@ impl Service {
     async fn fold_topic(&self, layout: &Layout, rules: FoldRules) -> anyhow::Result<()> {
         let Self { settings, timing, client, metrics, traces, health, .. } = self;
         let (url, fold) = (&settings.servers.database.database_url, &settings.fold);
+        metrics.partitions.set(i64::from(layout.partitions));
+        metrics.dedup_window.set(rules.window.as_secs().cast_signed());
         let (worker_events, events) = mpsc::channel();
         let max_events = fold.batch_max_events as usize;
         // A lane without a partition would be of no use.

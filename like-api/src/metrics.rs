@@ -83,6 +83,11 @@ impl Metrics {
         }
     }
 
+    /// Makes the series of a failure before its first one, so that a rate includes it.
+    pub fn expect_failure(&self, method: &Method, route: &str, status: &str) {
+        self.requests.with_label_values(&[method_label(method), route, status]);
+    }
+
     /// Observes an answered request. `route` is a route's template, or empty.
     pub fn answered(&self, method: &Method, route: &str, status: StatusCode, took: Duration) {
         self.requests.with_label_values(&[method_label(method), route, status.as_str()]).observe(took.as_secs_f64());

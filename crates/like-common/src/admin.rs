@@ -11,13 +11,14 @@ use axum::extract::{RawQuery, State};
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Json, Response};
 use axum::routing::get;
-use prometheus::{Registry, TextEncoder};
+use prometheus::{PullingGauge, Registry, TextEncoder};
 use serde_json::json;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_util::sync::CancellationToken;
 
 use crate::health::Health;
+use crate::metrics::add;
 
 #[derive(Clone)]
 struct Admin {
@@ -38,12 +39,24 @@ pub async fn serve(
     registry: Registry,
     stop: CancellationToken,
 ) -> std::io::Result<()> {
+    register(&registry, &health);
     let router = Router::new()
         .route("/livez", get(async |State(admin): State<Admin>| report("silent", &admin.health.silent())))
         .route("/readyz", get(readyz))
         .route("/metrics", get(metrics))
         .with_state(Admin { health, registry });
     axum::serve(listener, router).with_graceful_shutdown(stop.cancelled_owned()).await
+}
+
+/// Registers what `/readyz` and `/livez` answer as metrics, for alerts.
+fn register(registry: &Registry, health: &Health) {
+    let gauge = |name, help, holds: fn(&Health) -> bool| {
+        let health = health.clone();
+        let value = move || f64::from(u8::from(holds(&health)));
+        add(registry, PullingGauge::new(name, help, Box::new(value)));
+    };
+    gauge("likes_ready", "1 while /readyz is 200; else 0", Health::is_ready);
+    gauge("likes_live", "1 while /livez is 200; else 0", |health| health.silent().is_empty());
 }
 
 /// `/readyz?writes` also requires what only writes need.

@@ -290,6 +290,7 @@ mod tests {
         fn any_bytes_are_an_event_or_a_reason(key: Option<Vec<u8>>, value: Vec<u8>) {
             if let Err(reject) = decode(key.as_deref(), Some(&value)) {
                 assert!(reject.to_string().starts_with(reject.code()));
+                assert!(Reject::CODES.contains(&reject.code()));
             }
         }
     }

@@ -54,7 +54,21 @@ pub enum Reject {
 }
 
 impl Reject {
-    /// Returns the kind of fault: one of a fixed set, so it can be a metric's label.
+    /// All kinds of fault.
+    pub const CODES: [&str; 10] = [
+        "tombstone",
+        "too_large",
+        "key_missing",
+        "key_mismatch",
+        "not_utf8",
+        "not_json",
+        "field_missing",
+        "field_type",
+        "field_invalid",
+        "timestamp_invalid",
+    ];
+
+    /// Returns the kind of fault: one of [`Reject::CODES`], so it can be a metric's label.
     pub fn code(&self) -> &'static str {
         match self {
             Self::Tombstone => "tombstone",

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::common::sources::sources;
+use like_events::Reject;
 use like_testkit::process::free_addr;
 use like_testkit::{TestService, TestSystem, until};
 
@@ -73,15 +74,18 @@ fn assert_same(page: &Metrics, service: &Metrics) {
 
 #[tokio::test]
 async fn page_lists_all_metrics() {
-    let (topic, system) = TestSystem::with_topic(1).await;
+    let (_topic, system) = TestSystem::with_topic(1).await;
     let (api, aggregator) = (system.api(&[]).await, system.aggregator(&[]).await);
-    // Metrics with variable label values appear with their first value.
-    topic.publish(None, Some(b"p1"), Some(b"no event"));
-    topic.flush();
+    assert_eq!(aggregator.series("likes_dead_letters_total", "").await, [0.0; Reject::CODES.len()]);
     let acknowledged = api.client().click("u1", "p1", true, "k1").await;
     api.client().wait_until_counted(&acknowledged.receipt).await;
-    for name in ["likes_consumer_lag_records", "likes_dead_letters_total"] {
-        until(name, async || !aggregator.series(name, "").await.is_empty()).await;
+    // A partition's metrics appear once the partition is owned.
+    let name = "likes_consumer_lag_records";
+    until(name, async || !aggregator.series(name, "").await.is_empty()).await;
+    assert_eq!(aggregator.metric("likes_topic_partitions", "").await as u32, 1);
+    assert_eq!(aggregator.metric("likes_dedup_window_seconds", "").await as u32, 48 * 3600);
+    for service in [&api, &aggregator] {
+        assert_eq!((service.metric("likes_ready", "").await, service.metric("likes_live", "").await), (1.0, 1.0));
     }
 
     // Some appear in one mode only. Without its keys like-api serves, but is not ready.

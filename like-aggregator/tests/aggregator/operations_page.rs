@@ -10,13 +10,16 @@ use clap::error::ErrorKind;
 use like_aggregator::cli::Cli;
 
 const PAGE: &str = include_str!("../../../docs/OPERATIONS.md");
+const ALERTS: &str = include_str!("../../../deploy/monitoring/alerts.yml");
+const ALERT_TESTS: &str = include_str!("../../../deploy/monitoring/alerts.test.yml");
 const COMMANDS_PAGE: &str = include_str!("../../../docs/COMMANDS.md");
 
 /// Beginnings of commands.
 const COMMANDS: [&str; 6] = ["curl ", "kafka-", "kill ", "ulimit ", "SELECT ", "like-aggregator "];
 
 /// Names that belong to others.
-const FOREIGN: [&str; 6] = ["HOST:8081", "HOST:8082", "work_mem", "max_connections", "retention.ms", "process_…"];
+const FOREIGN: [&str; 8] =
+    ["HOST:8081", "HOST:8082", "work_mem", "max_connections", "retention.ms", "process_…", "make lint", "runbook_url"];
 
 /// The texts in backticks outside of blocks.
 fn spans(text: &str) -> Vec<String> {
@@ -62,15 +65,40 @@ fn page_has_every_metric() {
     assert!(missing.is_empty(), "not on the page: {missing:?}");
 }
 
-#[test]
-fn links_within_the_page_resolve() {
-    // As GitHub makes them.
+/// The page's anchors, as GitHub makes them from headings.
+fn anchors() -> BTreeSet<String> {
     let slug = |heading: &str| {
         let kept = heading.chars().filter(|c| c.is_alphanumeric() || [' ', '-', '_'].contains(c));
         kept.collect::<String>().to_lowercase().replace(' ', "-")
     };
     let headings = PAGE.lines().filter(|line| line.starts_with('#'));
-    let anchors: BTreeSet<_> = headings.map(|line| slug(line.trim_start_matches('#').trim())).collect();
+    headings.map(|line| slug(line.trim_start_matches('#').trim())).collect()
+}
+
+#[test]
+fn page_and_rules_have_the_same_alerts() {
+    let values = |text: &'static str, name: &str| -> Vec<&str> {
+        text.lines().filter_map(|line| line.trim_start_matches([' ', '-']).strip_prefix(name)).collect()
+    };
+    let rules = values(ALERTS, "alert: ");
+    let rows: BTreeSet<_> = PAGE.lines().filter_map(|line| line.strip_prefix("| Likes")).collect();
+    let rows: BTreeSet<_> = rows.iter().map(|row| format!("Likes{}", row.split(' ').next().unwrap())).collect();
+    assert!(rows.len() > 30, "{rows:?}");
+    assert_eq!(rows, rules.iter().map(|name| (*name).to_owned()).collect(), "the page is on the left");
+    for name in &rules {
+        assert!(ALERT_TESTS.contains(&format!("- name: {name}\n")), "alerts.test.yml has no test of {name}");
+    }
+
+    let runbooks = values(ALERTS, "runbook_url: docs/OPERATIONS.md#");
+    assert_eq!(runbooks.len(), rules.len(), "each rule links to this page");
+    for runbook in runbooks {
+        assert!(anchors().contains(runbook), "#{runbook} is not one of {:?}", anchors());
+    }
+}
+
+#[test]
+fn links_within_the_page_resolve() {
+    let anchors = anchors();
     for link in PAGE.split("](#").skip(1).filter_map(|rest| rest.split(')').next()) {
         assert!(anchors.contains(link), "#{link} is not one of {anchors:?}");
     }

@@ -3,8 +3,9 @@
 use std::sync::Arc;
 
 use axum::Router;
-use axum::http::Uri;
+use axum::http::{Method, Uri};
 use axum::middleware::from_fn_with_state;
+use utoipa::openapi::OpenApi;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
@@ -13,6 +14,7 @@ use crate::http::error::ApiError;
 use crate::http::middleware::request_context::observe;
 use crate::http::openapi;
 use crate::http::routes::{batch, button, counts, demo, docs, history, likes, my_likes, receipts, stream, top};
+use crate::metrics::Metrics;
 
 /// Returns the routes that the OpenAPI description covers, with that description.
 pub(crate) fn described() -> OpenApiRouter<Arc<AppState>> {
@@ -29,6 +31,7 @@ pub(crate) fn described() -> OpenApiRouter<Arc<AppState>> {
 
 pub fn router(app: Arc<AppState>) -> Router {
     let (routes, description) = described().split_for_parts();
+    expect_failures(&app.metrics, &description);
     let home = match (app.site.demo, app.site.docs) {
         (true, _) => demo::router(&app),
         (false, true) => docs::home(),
@@ -43,6 +46,24 @@ pub fn router(app: Arc<AppState>) -> Router {
         .method_not_allowed_fallback(async || ApiError::MethodNotAllowed)
         .layer(from_fn_with_state(Arc::clone(&app), observe))
         .with_state(app)
+}
+
+/// Makes the metrics of each failure (5xx) that the description lists.
+fn expect_failures(metrics: &Metrics, description: &OpenApi) {
+    for (route, item) in &description.paths.paths {
+        let operations = [
+            (Method::GET, &item.get),
+            (Method::PUT, &item.put),
+            (Method::POST, &item.post),
+            (Method::DELETE, &item.delete),
+        ];
+        for (method, operation) in operations {
+            let statuses = operation.iter().flat_map(|operation| operation.responses.responses.keys());
+            for status in statuses.filter(|status| status.starts_with('5')) {
+                metrics.expect_failure(&method, route, status);
+            }
+        }
+    }
 }
 
 #[cfg(test)]

@@ -18,6 +18,8 @@ async fn metrics_count_routes_and_outcomes() {
     for (method, route, status, count) in [
         ("PUT", "/v1/products/{productId}/like", 202, 2),
         ("PUT", "/v1/products/{productId}/like", 400, 1),
+        ("PUT", "/v1/products/{productId}/like", 504, 0),
+        ("GET", "/v1/receipts/{receipt}", 503, 0),
         ("GET", "/v1/products/{productId}/likes", 200, 1),
         ("GET", "", 404, 1),
         ("_OTHER", "/v1/likes", 405, 1),

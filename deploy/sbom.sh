@@ -1,0 +1,26 @@
+#!/usr/bin/env bash
+# `make sbom`: what both services are made of, in .local/sbom: a CycloneDX bill of materials of each (SERVICE.cdx.json), and the
+# licence of every crate (licences.tsv). Debian's part of the images is the packages that deploy/Dockerfile names.
+set -euo pipefail
+# shellcheck source=deploy/local/lib.sh
+. "$(dirname -- "${BASH_SOURCE[0]}")/local/lib.sh"
+
+CYCLONEDX_VERSION=0.5.7
+out=$LOCAL/sbom
+cd "$ROOT"
+find_cargo
+mkdir -p "$out"
+[ "$(cargo cyclonedx --version 2>/dev/null)" = "cargo-cyclonedx-cyclonedx $CYCLONEDX_VERSION" ] ||
+  quietly "$LOCAL/cyclonedx-install.log" "installing cargo-cyclonedx $CYCLONEDX_VERSION (some minutes)" \
+    cargo install --locked cargo-cyclonedx --version "$CYCLONEDX_VERSION"
+make --no-print-directory deny ARGS=licenses
+
+# It writes a file beside the manifest of each member of the workspace.
+trap 'find . -name likes-sbom.json -not -path "./target/*" -delete' EXIT
+cargo cyclonedx --quiet --format json --override-filename likes-sbom
+for service in like-api like-aggregator; do
+  mv "$service/likes-sbom.json" "$out/$service.cdx.json"
+done
+cargo deny --log-level error list --layout crate --format tsv >"$out/licences.tsv"
+say "in ${out#"$ROOT"/}: $(grep -c '"bom-ref": "registry+' "$out/like-api.cdx.json") crates in like-api," \
+  "$(grep -c '"bom-ref": "registry+' "$out/like-aggregator.cdx.json") in like-aggregator, licences of all"
