@@ -106,10 +106,11 @@ free_port() { # sets $port to the next free one
   port=$((port + 1))
   while (exec 3<>"/dev/tcp/127.0.0.1/$port") 2>/dev/null; do port=$((port + 1)); done
 }
-for variable in LIKE_API_PORT LIKE_API_ADMIN_PORT LIKE_AGGREGATOR_ADMIN_PORT KAFKA_PORT POSTGRES_PORT; do
+for variable in LIKE_API_PORT LIKE_API_ADMIN_PORT KAFKA_PORT POSTGRES_PORT; do
   free_port
   export "$variable=$port"
 done
+export LIKE_AGGREGATOR_ADMIN_PORT=$((port + 1))-$((port + 3)) # of three replicas
 api=http://127.0.0.1:$LIKE_API_PORT
 
 # finish writes here, even if a signal arrives during a command whose output goes to a file.
@@ -133,11 +134,22 @@ same "setup succeeds" "exited 0" "$(state setup '{{.State.Status}} {{.State.Exit
 
 for service in like-api like-aggregator; do
   same "$service is healthy" healthy "$(state "$service" '{{.State.Health.Status}}')"
-  user=$(compose exec -T "$service" stat -c %u /proc/1) || user=0
+  user=$(docker top "$(compose ps --quiet "$service")" -eo pid,uid | awk 'NR == 2 { print $2 }') || user=0
   check "$service does not run as root (uid $user)" [ "$user" -ne 0 ]
-  points=$(compose exec -T "$service" grep -c FAULT_POINT "/usr/local/bin/$service") || true
+  points=$(docker cp "$(compose ps --quiet "$service"):/usr/local/bin/$service" - | grep -c FAULT_POINT) || true
   same "$service contains no fault points" 0 "$points"
+  same "$service has a read-only root, and limits" "true 536870912 100" \
+    "$(state "$service" '{{.HostConfig.ReadonlyRootfs}} {{.HostConfig.Memory}} {{.HostConfig.PidsLimit}}')"
+  image=$(state "$service" '{{.Image}}')
+  same "$service's image asks /livez" "[CMD $service healthcheck]" "$(docker image inspect --format '{{.Config.Healthcheck.Test}}' "$image")"
+  same "$service's image names itself" "$service" \
+    "$(docker image inspect --format '{{index .Config.Labels "org.opencontainers.image.title"}}' "$image")"
+  size=$(docker image inspect --format '{{.Size}}' "$image")
+  check "$service's image is below 100 MiB ($((size >> 20)) MiB)" [ "$size" -lt $((100 << 20)) ]
 done
+same "like-aggregator is not the owner of the tables" like_aggregator \
+  "$(compose exec -T postgres psql --username likes --no-align --tuples-only \
+    --command "SELECT DISTINCT usename FROM pg_stat_activity WHERE application_name = 'like-aggregator'")"
 
 # ---- a like ------------------------------------------------------------------------------------
 
@@ -168,6 +180,27 @@ numbers=$(request "$api/demo/numbers")
 same "the demo page sees the aggregator" 1 "$(json_field counted <<<"$numbers" | cut -d. -f1)"
 same "the demo page may name users" true "$(json_field namesUsers <<<"$numbers")"
 
+# ---- three aggregators, killed at random --------------------------------------------------------
+
+wanted=$((1 + 300))
+up "three aggregators start" --scale like-aggregator=3 --no-recreate
+mapfile -t aggregators < <(compose ps --quiet like-aggregator)
+killed='' refused=0
+for user in $(seq 2 "$wanted"); do
+  request --output /dev/null --fail --retry 5 --retry-all-errors --header "X-User-Id: user-$user" --header "Idempotency-Key: k$user" \
+    --request PUT "$api/v1/products/$product/like" || refused=$((refused + 1))
+  [ $((user % 20)) = 0 ] || continue
+  [ -z "$killed" ] || docker start "$killed" >/dev/null
+  killed=${aggregators[RANDOM % 3]}
+  docker kill "$killed" >/dev/null
+done
+docker start "$killed" >/dev/null
+same "all likes are acknowledged while aggregators are killed" 0 "$refused"
+deadline=$((SECONDS + 60))
+until [ "$(count)" = "$wanted" ] || [ "$SECONDS" -ge "$deadline" ]; do sleep 0.2; done
+same "each is counted once" "$wanted" "$(count)"
+up "the killed ones are healthy again" --scale like-aggregator=3 --no-recreate
+
 # ---- stop and replace ---------------------------------------------------------------------------
 
 began=$(date +%s%3N)
@@ -175,12 +208,13 @@ compose stop like-api like-aggregator >"$logs/stop" 2>&1 || cat "$logs/stop" >&2
 took=$(($(date +%s%3N) - began))
 check "both services stop within 10 s (took $took ms)" [ "$took" -lt 10000 ]
 for service in like-api like-aggregator; do
-  same "$service ends with status 0 on SIGTERM" 0 "$(state "$service" '{{.State.ExitCode}}')"
+  # shellcheck disable=SC2046 # one argument for each container
+  same "$service ends with status 0 on SIGTERM" 0 "$(docker inspect --format '{{.State.ExitCode}}' $(compose ps --all --quiet "$service") | sort -u)"
 done
 
 # New containers; only the volumes remain.
 compose down >"$logs/down" 2>&1 || { fail "down"; cat "$logs/down" >&2; }
 up "new containers start with the old volumes"
-same "the count is still there" 1 "$(count)"
-check "a like to the new containers is counted" like_is_counted user-2
-same "the count says so" 2 "$(count)"
+same "the count is still there" "$wanted" "$(count)"
+check "a like to the new containers is counted" like_is_counted user-0
+same "the count says so" $((wanted + 1)) "$(count)"
