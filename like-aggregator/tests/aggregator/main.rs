@@ -3,6 +3,7 @@
 mod audit;
 mod audit_log;
 mod bad_records;
+mod cluster;
 mod commands;
 mod common;
 mod configuration_page;

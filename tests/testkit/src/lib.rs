@@ -3,6 +3,7 @@
 
 pub mod broker;
 mod client;
+mod cluster;
 mod collector;
 pub mod configuration_page;
 mod crowd;
@@ -20,6 +21,7 @@ mod wait;
 
 pub use broker::{Scram, TestBroker};
 pub use client::{Acknowledged, TestClient};
+pub use cluster::TestCluster;
 pub use collector::{TestCollector, TestSpan};
 pub use crowd::{Clicking, Crowd};
 pub use database::TestDatabase;
