@@ -201,6 +201,7 @@ temporary_stack() {
 # Its data isn't worth an orderly shutdown. PostgreSQL's SIGQUIT leaves no shared memory behind,
 # SIGKILL would.
 drop_stack() {
+  [ ! -d "$STATE/standby" ] || STATE=$STATE/standby drop_stack
   stop like-api KILL 10
   stop like-aggregator KILL 10
   stop kafka KILL 10

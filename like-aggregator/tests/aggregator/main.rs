@@ -25,6 +25,7 @@ mod metrics_page;
 mod offsets;
 mod operations_page;
 mod paused;
+mod pooler;
 mod rebalance;
 mod rebuild;
 mod restore;

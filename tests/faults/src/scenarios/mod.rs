@@ -3,6 +3,7 @@
 use crate::Scenario;
 
 mod brokers;
+mod failover;
 mod garbage;
 mod kill;
 mod network;
@@ -55,6 +56,7 @@ scenarios! {
     frozen of brokers: "three brokers: the leader of a busy partition stopped (SIGSTOP) and continued",
     controller of brokers: "three brokers: kill -9 of the active controller",
     two_down of brokers: "three brokers: kill -9 of two",
+    failover: "PostgreSQL's primary killed and its standby promoted, behind and synchronous",
 }
 
 /// Returns the scenario of this name.
