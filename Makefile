@@ -27,7 +27,7 @@ test: ## run all tests with a temporary Kafka and PostgreSQL (ARGS="-p like-api 
 test-web: ## build, lint and test the web component, in Chromium against real services
 	@web/test.sh
 
-test-faults: ## break processes, servers and connections; compare acknowledged with counted (ARGS="--seed 7 --only kill")
+test-faults: ## break processes, servers and connections; compare acknowledged with counted (ARGS="--seed 7 --cluster")
 	@deploy/local/test.sh faults $(ARGS)
 
 test-stack: ## start a Kafka and a PostgreSQL for tests and leave them running (.local/test/env)

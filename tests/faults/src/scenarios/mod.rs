@@ -59,6 +59,9 @@ scenarios! {
     failover: "PostgreSQL's primary killed and its standby promoted, behind and synchronous",
 }
 
+/// Those that run only if they are asked for.
+pub const LONGER: [&str; 3] = ["rolled", "frozen", "controller"];
+
 /// Returns the scenario of this name.
 pub fn named(name: &str) -> &'static Scenario {
     ALL.iter().find(|scenario| scenario.name == name).unwrap_or_else(|| panic!("no scenario {name}"))
