@@ -18,7 +18,7 @@ STATE=$LOCAL/test/stack
 
 start_test_stack() { # [kafka|postgres]
   state_dir
-  install_packages stack
+  install_packages stack test
   resolve_dist
   # A pair that is restarted keeps its ports, so that its env file stays true.
   # shellcheck source=/dev/null

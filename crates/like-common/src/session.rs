@@ -70,6 +70,7 @@ impl Session {
         self
     }
 
+    /// Connects to the only host, or to the one of several that takes writes.
     pub async fn connect(&self) -> sqlx::Result<PgConnection> {
         Ok(self.connect_to_any().await?.1)
     }

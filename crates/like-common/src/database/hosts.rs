@@ -1,5 +1,6 @@
 //! The hosts of a `DATABASE_URL`, of which one takes writes: a primary and its standbys, as libpq writes them. sqlx knows one
-//! host per URL and ignores `target_session_attrs`, so this splits the list into a URL for each host.
+//! host per URL and ignores `target_session_attrs`, so this splits the list into a URL for each host. (tokio-postgres knows
+//! several, and would be a second client.)
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
