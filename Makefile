@@ -2,7 +2,7 @@
 
 .DEFAULT_GOAL := help
 DENY_VERSION := 0.18.3
-.PHONY: help up down clean-local test test-web test-faults test-stack test-stack-down test-containers contract lint deny loadtest bench claims
+.PHONY: help up down clean-local test test-web pictures test-faults test-stack test-stack-down test-containers contract lint deny loadtest bench claims
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  \1|\2/p' Makefile | while IFS='|' read -r target text; do \
@@ -26,6 +26,9 @@ test: ## run all tests with a temporary Kafka and PostgreSQL (ARGS="-p like-api 
 
 test-web: ## build, lint and test the web component, in Chromium against real services
 	@web/test.sh
+
+pictures: ## make the pictures of the README from the demo page, in Chromium
+	@web/pictures.sh
 
 test-faults: ## break processes, servers and connections; compare acknowledged with counted (ARGS="--seed 7 --cluster")
 	@deploy/local/test.sh faults $(ARGS)

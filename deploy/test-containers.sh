@@ -166,6 +166,9 @@ like_is_counted() { # USER
 same "the count is 0 before the first like" 0 "$(count)"
 check "a like sent to the published port is counted" like_is_counted user-1
 same "the count says so" 1 "$(count)"
+numbers=$(request "$api/demo/numbers")
+same "the demo page sees the aggregator" 1 "$(json_field counted <<<"$numbers" | cut -d. -f1)"
+same "the demo page may name users" true "$(json_field namesUsers <<<"$numbers")"
 
 # ---- stop and replace ---------------------------------------------------------------------------
 

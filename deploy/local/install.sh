@@ -51,6 +51,7 @@ missing_packages() {
         python3 -c 'import ensurepip, venv' 2>/dev/null || printf '%s\n' python3-venv
         ;;
       web) need node nodejs && need npm && need chromium ;;
+      pictures) need img2webp webp && need_package fonts-dejavu-core ;;
       lint) need shellcheck ;;
     esac
   done
@@ -78,6 +79,16 @@ install_packages() {
   quietly "$LOCAL/apt.log" 'installing them' \
     "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive RUNLEVEL=1 apt-get install -y -q \
     --no-install-recommends -o Acquire::Retries=3 "${missing[@]}"
+}
+
+# Installs the packages of web/package-lock.json, unless it has done so. Run in web/.
+npm_packages() {
+  local sum
+  sum=$(sha256sum <package-lock.json)
+  [ "$(cat node_modules/made-from 2>/dev/null)" != "$sum" ] || return 0
+  state_dir
+  quietly "$LOCAL/web-npm.log" 'web: fetching its packages' npm ci --ignore-scripts --no-audit --no-fund
+  printf '%s\n' "$sum" >node_modules/made-from
 }
 
 # Unpacks Kafka's jars and PostgreSQL's programs into .local/dist, in a folder for each version of

@@ -32,7 +32,7 @@ write_addresses() { # FILE, to be sourced
 service_settings() { # NAME PORT…
   local name=$1 environment
   shift
-  environment=$(env | grep -E '^(KAFKA_|DATABASE_|AUTH_|JWT_|RATE_|TRUSTED_|MAX_|SHED_|CORS_|SHUTDOWN_|IDLE_|ADDRESS_|STREAM_|PUBLIC_|DOCS|DEDUP|BATCH_|LOG_|RUST_|OTEL_)' | sort | sha256sum | cut -c1-12)
+  environment=$(env | grep -E '^(KAFKA_|DATABASE_|AUTH_|JWT_|RATE_|TRUSTED_|MAX_|SHED_|CORS_|SHUTDOWN_|IDLE_|ADDRESS_|STREAM_|PUBLIC_|DOCS|DEMO|DEDUP|BATCH_|LOG_|RUST_|OTEL_)' | sort | sha256sum | cut -c1-12)
   printf '%s' "ports=$* program=$(stat -c '%i.%s.%.9Y' "$BIN/$name") environment=$environment"
 }
 
@@ -49,6 +49,12 @@ start_service() { # NAME ADMIN_PORT PUBLIC_PORT_OR_NONE [ARG…]
     printf '%s' "$settings" >"$STATE/$name.settings"
   fi
   wait_for 60 "$name" ready "$admin"
+}
+
+# The demo page at /. Its bursts are of users that the page makes up.
+demo_settings() {
+  export DEMO=true DEMO_AGGREGATOR_URL=$LIKE_AGGREGATOR_ADMIN_URL
+  export BATCH_USER_IDS_FROM=${BATCH_USER_IDS_FROM:-127.0.0.0/8}
 }
 
 start_api() { LISTEN_ADDR=127.0.0.1:$LIKE_API_PORT start_service like-api "$LIKE_API_ADMIN_PORT" "$LIKE_API_PORT"; }

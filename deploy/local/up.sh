@@ -27,6 +27,7 @@ start_postgres local
 start_kafka
 set_addresses
 write_addresses "$LOCAL/env"
+demo_settings
 start_services
 say 'trying it'
 try_a_like
@@ -34,6 +35,7 @@ try_a_like
 cat <<DONE
 
 The like counter is up.
+  demo page     $LIKE_API_URL/
   API           $LIKE_API_URL
   metrics       $LIKE_API_ADMIN_URL/metrics and $LIKE_AGGREGATOR_ADMIN_URL/metrics
   Kafka         $KAFKA_BOOTSTRAP_SERVERS

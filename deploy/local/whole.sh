@@ -10,7 +10,7 @@
 for variable in $(compgen -e); do
   case $variable in
     KAFKA_* | AUTH_* | JWT_* | DEDUP* | BATCH_* | APPLY_* | RATE_LIMIT_* | CORS_* | TRUSTED_* | OTEL_* | LOG_FORMAT | RUST_LOG | \
-      MAX_* | SHED_ABOVE | STREAM_* | TOKIO_WORKER_THREADS)
+      MAX_* | SHED_ABOVE | STREAM_* | DEMO* | TOKIO_WORKER_THREADS)
       unset "$variable"
       ;;
   esac

@@ -98,7 +98,8 @@ impl Cors {
         if headers.get(header::CONTENT_TYPE).is_some_and(html) {
             page(headers);
         }
-        if !self.enabled() {
+        // The script of the button is for pages of all origins, whoever may use the API.
+        if !self.enabled() || headers.contains_key(header::ACCESS_CONTROL_ALLOW_ORIGIN) {
             return;
         }
         let allowed = match self.permission(origin) {

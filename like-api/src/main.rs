@@ -27,7 +27,7 @@ fn main() -> ExitCode {
         }
         let usable = Auth::new(config)
             .map(drop)
-            .and(config.check_limits())
+            .and(config.check())
             .and(config.kafka.client_config("like-api").map_err(|e| format!("{e:#}")));
         if let Err(refusal) = usable.map(drop).and_then(|()| traces::check()) {
             return cli::usage_error(&refusal);

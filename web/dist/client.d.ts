@@ -1,40 +1,19 @@
-import { type LikeError, type TokenSource } from './http.js';
-import { type Accepted } from './outbox.js';
+import { type ClientOptions, type Likes, type View } from './core.js';
+import type { TokenSource } from './http.js';
+export type { ClientOptions, LikeEventDetail, Likes, View } from './core.js';
 export type { LikeError, Reason, TokenSource } from './http.js';
-export type { Accepted };
-export interface ClientOptions {
-    /** URL of the service, with its path if it has one: `https://shop.example/likes`. */
-    api: string;
-    /** A token, or a function that returns one and is called again after a `401`. */
-    token?: TokenSource;
-    /** `same-origin` or `include` where a gateway knows the caller by a cookie; `omit` (default) with tokens. */
-    credentials?: RequestCredentials | undefined;
-    /** The user's id, if the token isn't a JWT whose `sub` has it. Without it likes aren't kept across reloads. */
-    user?: string | null | undefined;
-    /** How long the service remembers keys (its `DEDUP_WINDOW`), in milliseconds; 48 hours by default. */
-    dedupWindow?: number;
-}
-/** What the service knows about a product. */
-export interface Likes {
+/** The service has the like and will count it. */
+export interface Accepted {
     productId: string;
-    count: number;
-    /** Null: never liked. */
-    updatedAt: string | null;
-    /** Absent for anonymous callers. */
-    liked?: boolean;
-}
-/** What to show for a product: what the service knows, and over it what the user wants. */
-export interface View {
-    productId: string;
-    /** Null: unknown. */
-    count: number | null;
     liked: boolean;
-    /** The service hasn't acknowledged the user's last click yet. */
-    pending: boolean;
+    receipt: string;
 }
 export interface TopProduct {
     productId: string;
-    count: number;
+    /** Likes less unlikes within the window; absent for `all`. */
+    gained?: number;
+    /** How many people like it; for `all` only. */
+    count?: number;
 }
 export interface MyLikes {
     items: {
@@ -44,21 +23,6 @@ export interface MyLikes {
     /** The cursor of the next page; null or absent on the last one. */
     next?: string | null;
 }
-export interface LikeEventDetail {
-    productId: string;
-    liked: boolean;
-    /** Names the click. */
-    key: string;
-    receipt: string | undefined;
-    /** With `error` events. */
-    error: LikeError | undefined;
-}
-interface Watcher {
-    ids: readonly string[];
-    callback: (view: View) => void;
-    live: boolean;
-    target: EventTarget | undefined;
-}
 /**
  * Likes, counts and their changes.
  *
@@ -67,8 +31,8 @@ interface Watcher {
  */
 export declare class LikeClient extends EventTarget {
     #private;
-    readonly api: string;
-    constructor({ api, token, credentials, user, dedupWindow }: ClientOptions);
+    constructor(options: ClientOptions);
+    get api(): string;
     /** Another token, or none when the user signs out. */
     set token(source: TokenSource);
     /** The user's id where no token names it. */
@@ -82,8 +46,6 @@ export declare class LikeClient extends EventTarget {
     like(productId: string): Promise<Accepted>;
     /** Takes a like back, see `like`. */
     unlike(productId: string): Promise<Accepted>;
-    /** `like` or `unlike`; `target` receives the events too. */
-    set(productId: string, liked: boolean, target?: EventTarget): Promise<Accepted>;
     /**
      * Reads counts, in the order of `productIds`. Reads of the same moment share requests.
      * @throws {LikeError}
@@ -103,12 +65,10 @@ export declare class LikeClient extends EventTarget {
     view(productId: string): View;
     /**
      * Calls back with what to show, now and after each change, until the returned function is called.
-     * Others' likes arrive by one stream for all watched products, unless `live` is false. `target`
-     * receives events of likes that were clicked before the page was loaded.
+     * Others' likes arrive by one stream for all watched products, unless `live` is false.
      */
-    watch(productIds: readonly string[], callback: Watcher['callback'], options?: {
-        live?: boolean;
-        target?: EventTarget;
+    watch(productIds: readonly string[], callback: (view: View) => void, { live }?: {
+        live?: boolean | undefined;
     }): () => void;
     /** Values that a server has rendered into the page: shown until the first read. */
     seed(productId: string, count: number | null, liked: boolean): void;

@@ -13,21 +13,21 @@ export type TokenSource = Token | ((refused: boolean) => Token | Promise<Token>)
  * - `superseded`: the user has changed their mind, or left
  */
 export type Reason = 'auth' | 'refused' | 'gave-up' | 'expired' | 'too-many' | 'superseded';
-/** `status` is that of the last answer; absent if there was none. */
+/** `status` is that of the last answer; 0 if there was none. */
 export type LikeError = Error & {
     reason: Reason;
-    status?: number;
+    status: number;
 };
 export declare const failure: (reason: Reason, message?: string, status?: number) => LikeError;
 export interface Ask {
     method?: 'PUT' | 'DELETE';
     headers?: Record<string, string>;
     /** Also without credentials: if there are none, or if they are refused. */
-    open?: boolean;
+    _open?: boolean;
     /** Whether it should still be sent. */
-    wanted?(): boolean;
+    _wanted?(): boolean;
     /** Ends the present pause. Undefined while a request is under way, or the service wants the pause. */
-    wake?: (() => void) | undefined;
+    _wake?: (() => void) | undefined;
 }
 /** The pause after attempt `n` (from 1), in milliseconds: doubling up to half a minute, less up to a half at random. */
 export declare const pauseAfter: (n: number) => number;
@@ -39,15 +39,14 @@ export type Http = ReturnType<typeof connect>;
  * the caller has become known, or is another one (`true`).
  */
 export declare function connect(api: string, credentials: RequestCredentials, user: () => string | null, changed: (user: boolean) => void): {
-    api: string;
-    ask: <T>(path: string, ask: Ask, read: (body: any) => T | undefined | null | false) => Promise<T>;
-    caller: () => string | null;
-    ready: () => Promise<void>;
-    renew: (refused: boolean) => Promise<void>;
+    _ask: <T>(path: string, ask: Ask, read: (body: any) => T | undefined | null | false) => Promise<T>;
+    _caller: () => string | null;
+    _ready: () => Promise<void>;
+    _renew: (refused: boolean) => Promise<void>;
     /** No one is signed in, as far as is known. */
-    anonymous: () => boolean;
+    _anonymous: () => boolean;
     /** One attempt without waiting for anything, for a page that is being left. */
-    last: (path: string, ask: Ask) => false | Promise<void | Response>;
-    set(next: TokenSource): void;
+    _last: (path: string, ask: Ask) => false | Promise<void | Response>;
+    _set(next: TokenSource): void;
 };
 export {};

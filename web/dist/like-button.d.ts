@@ -1,5 +1,7 @@
-import { type ClientOptions, type TokenSource } from './client.js';
-export * from './client.js';
+import { type ClientOptions } from './core.js';
+import type { TokenSource } from './http.js';
+export type { ClientOptions, LikeEventDetail } from './core.js';
+export type { LikeError, Reason, TokenSource } from './http.js';
 /** Server-side rendering loads this module without a DOM. */
 declare const Base: {
     new (): HTMLElement;

@@ -14,7 +14,7 @@ export interface Desired {
 export type Store = ReturnType<typeof openStore>;
 export declare function openStore(api: string): {
     /** The states of all users. */
-    all: () => Desired[];
-    put: (desired: Desired) => void | undefined;
-    remove: (desired: Desired) => void | undefined;
+    _all: () => Desired[];
+    _put: (desired: Desired) => void | undefined;
+    _remove: (desired: Desired) => void | undefined;
 };

@@ -1,4 +1,4 @@
-// `npm test` (unit) and `npm run test:browser`: bundles test/<kind>/*.test.ts, which Node.js 18 can't
+// `npm test` (unit), `npm run test:browser` and `npm run test:demo`: bundles test/<kind>/*.test.ts, which Node.js 18 can't
 // run as they are, and runs them with node's own test runner. More arguments go to it.
 import { spawnSync } from 'node:child_process';
 import { readdir, rm } from 'node:fs/promises';

@@ -1,25 +1,21 @@
 // Numbers and plurals in the language of the page around a button, else in the reader's.
 
-const made = new Map<string, ReturnType<typeof make>>();
+const make = (locale?: string) => ({
+  _short: new Intl.NumberFormat(locale, { notation: 'compact', maximumFractionDigits: 1 }),
+  _full: new Intl.NumberFormat(locale),
+  _plural: new Intl.PluralRules(locale),
+});
 
-function make(locale: string | undefined) {
-  return {
-    short: new Intl.NumberFormat(locale, { notation: 'compact', maximumFractionDigits: 1 }),
-    full: new Intl.NumberFormat(locale),
-    plural: new Intl.PluralRules(locale),
-  };
-}
+const made = new Map<string, ReturnType<typeof make>>();
 
 /** An unknown language is the reader's own. */
 export function formats(lang = ''): ReturnType<typeof make> {
-  let found = made.get(lang);
-  if (!found) {
+  if (!made.has(lang)) {
     try {
-      found = make(lang || undefined);
+      made.set(lang, make(lang || undefined));
     } catch {
-      found = make(undefined);
+      made.set(lang, make());
     }
-    made.set(lang, found);
   }
-  return found;
+  return made.get(lang)!;
 }

@@ -1,5 +1,7 @@
 // Requests to the service: credentials, time limits, and repeats with growing pauses.
-// What is asked is the concern of client.ts and outbox.ts.
+// What is asked is the concern of core.ts, client.ts and outbox.ts.
+
+import { warn } from './rules.js';
 
 type Token = string | null | undefined;
 
@@ -19,33 +21,36 @@ export type TokenSource = Token | ((refused: boolean) => Token | Promise<Token>)
  */
 export type Reason = 'auth' | 'refused' | 'gave-up' | 'expired' | 'too-many' | 'superseded';
 
-/** `status` is that of the last answer; absent if there was none. */
-export type LikeError = Error & { reason: Reason; status?: number };
+/** `status` is that of the last answer; 0 if there was none. */
+export type LikeError = Error & { reason: Reason; status: number };
 
-export const failure = (reason: Reason, message: string = reason, status?: number): LikeError =>
-  Object.assign(new Error(message), { reason, ...(status && { status }) });
+export const failure = (reason: Reason, message: string = reason, status = 0): LikeError =>
+  Object.assign(new Error(message), { reason, status });
 
 export interface Ask {
   method?: 'PUT' | 'DELETE';
   headers?: Record<string, string>;
   /** Also without credentials: if there are none, or if they are refused. */
-  open?: boolean;
+  _open?: boolean;
   /** Whether it should still be sent. */
-  wanted?(): boolean;
+  _wanted?(): boolean;
   /** Ends the present pause. Undefined while a request is under way, or the service wants the pause. */
-  wake?: (() => void) | undefined;
+  _wake?: (() => void) | undefined;
 }
 
-const ATTEMPTS = 8;
-const READ_ATTEMPTS = 4;
-const LIMIT = 15_000;
-const FIRST_PAUSE = 500;
-/** The longest `Retry-After` that is waited for. */
-const LONGEST_PAUSE = 60_000;
+/** An enum, because the build writes its values in place of the names. Times are in milliseconds. */
+enum Limit {
+  Attempts = 8,
+  ReadAttempts = 4,
+  Answer = 15_000,
+  FirstPause = 500,
+  /** The longest `Retry-After` that is waited for. */
+  LongestPause = 60_000,
+}
 
 /** The pause after attempt `n` (from 1), in milliseconds: doubling up to half a minute, less up to a half at random. */
 export const pauseAfter = (n: number): number =>
-  Math.min(FIRST_PAUSE << (n - 1), LONGEST_PAUSE / 2) * (1 - Math.random() / 2);
+  Math.min(Limit.FirstPause << (n - 1), Limit.LongestPause / 2) * (1 - Math.random() / 2);
 
 /** Ends after `ms`, or when woken, or when the browser has a network again. */
 export const pause = (ms: number, ask: Ask = {}): Promise<void> =>
@@ -57,7 +62,7 @@ export const pause = (ms: number, ask: Ask = {}): Promise<void> =>
     };
     const timer = setTimeout(done, ms);
     globalThis.addEventListener?.('online', done);
-    ask.wake = done;
+    ask._wake = done;
   });
 
 /** `sub` of a JWT; undefined for any other token. */
@@ -99,7 +104,7 @@ export function connect(
       token = next || null;
       if (!had || before !== caller()) changed(!!had && !!token);
     })()
-      .catch((error) => console.warn('like-button: no token:', error))
+      .catch((error) => warn('no token:', error))
       .finally(() => {
         renewal = undefined;
       }));
@@ -108,14 +113,14 @@ export function connect(
     if (token === undefined) await renew(false);
   };
 
-  const send = (path: string, { method, headers }: Ask, bearer: Token, signal: AbortSignal | null = null) =>
-    fetch(api + path, {
+  const send = (path: string, { method, headers }: Ask, bearer: Token) =>
+    fetch(`${api}/v1/${path}`, {
       method: method ?? 'GET',
       headers: { ...headers, ...(bearer && { authorization: `Bearer ${bearer}` }) },
       credentials,
       // A like is sent even if its page is left at this moment.
       keepalive: !!method,
-      signal,
+      signal: AbortSignal.timeout(Limit.Answer),
     });
 
   /**
@@ -128,57 +133,52 @@ export function connect(
     for (let attempt = 1; ; attempt++) {
       if (globalThis.navigator?.onLine === false) await pause(2 ** 31 - 1, ask);
       await ready();
-      if (!ask.open && !known()) throw failure('auth');
-      if (ask.wanted?.() === false) throw failure('superseded');
-      ask.wake = undefined;
+      if (!ask._open && !known()) throw failure('auth');
+      if (ask._wanted?.() === false) throw failure('superseded');
+      ask._wake = undefined;
       const bearer: Token = bare ? null : token;
-      const limit = new AbortController();
-      const timer = setTimeout(() => limit.abort(), LIMIT);
       let wait = 0;
       let status = 0;
-      // A lost connection, or the time limit: perhaps the request has arrived.
+      // Remains after a lost connection, or the time limit: perhaps the request has arrived.
       let what = 'no answer';
       try {
-        const answer = await send(path, ask, bearer, limit.signal);
+        const answer = await send(path, ask, bearer);
         status = answer.status;
         wait = +answer.headers.get('retry-after')! * 1000 || 0;
-        what = 'not an answer of the service';
         const body = await answer.json();
         const result = answer.ok && read(body);
         if (result) return result;
-        what = body.detail ?? what;
+        what = body.detail;
       } catch {}
-      clearTimeout(timer);
       if (status === 401 && bearer) {
         // Another request may have asked for a new token meanwhile.
         if (!refreshed && bearer === token) await renew(true);
         bare = refreshed || bearer === token;
         refreshed = true;
-        if (!bare || ask.open) continue;
+        if (!bare || ask._open) continue;
       }
       const reason =
         status === 401
           ? 'auth'
-          : status >= 400 && status < 500 && status !== 408 && status !== 429
+          : /^4(?!08|29)/.test(`${status}`)
             ? 'refused'
-            : (attempt >= (ask.open ? READ_ATTEMPTS : ATTEMPTS) || wait > LONGEST_PAUSE) && 'gave-up';
-      if (reason) throw failure(reason, `${status || ''} ${what}`, status);
+            : (attempt >= (ask._open ? Limit.ReadAttempts : Limit.Attempts) || wait > Limit.LongestPause) && 'gave-up';
+      if (reason) throw failure(reason, `${status} ${what}`, status);
       // What the service asks for is kept even if the user changes their mind meanwhile.
-      await (wait ? pause(wait + Math.random() * FIRST_PAUSE) : pause(pauseAfter(attempt), ask));
+      await (wait ? pause(wait + Math.random() * Limit.FirstPause) : pause(pauseAfter(attempt), ask));
     }
   }
 
   return {
-    api,
-    ask,
-    caller,
-    ready,
-    renew,
+    _ask: ask,
+    _caller: caller,
+    _ready: ready,
+    _renew: renew,
     /** No one is signed in, as far as is known. */
-    anonymous: () => !known() && token === null,
+    _anonymous: () => !known() && token === null,
     /** One attempt without waiting for anything, for a page that is being left. */
-    last: (path: string, ask: Ask) => known() && send(path, ask, token).catch(() => {}),
-    set(next: TokenSource) {
+    _last: (path: string, ask: Ask) => known() && send(path, ask, token).catch(() => {}),
+    _set(next: TokenSource) {
       const mine = source;
       source = next;
       // Templates pass a new function each time: the token of the last one stays good.

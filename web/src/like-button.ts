@@ -1,13 +1,16 @@
 // <like-button>: shows the likes of a product and lets the reader like it. What to show and what to
-// send is the concern of client.ts; all buttons of a service share one client.
+// send is the concern of core.ts, of which all buttons of a service share one.
 
-import { type ClientOptions, LikeClient, type LikeError, type TokenSource, type View } from './client.js';
+import { type ClientOptions, type Core, openCore, type View } from './core.js';
 import { formats } from './format.js';
+import type { LikeError, TokenSource } from './http.js';
+import { emit, warn } from './rules.js';
 import css from './style.css';
 
-export * from './client.js';
+export type { ClientOptions, LikeEventDetail } from './core.js';
+export type { LikeError, Reason, TokenSource } from './http.js';
 
-const HEART = 'M12 21C5 15 3 12 3 8.5A4.7 4.7 0 0 1 12 6a4.7 4.7 0 0 1 9 2.5C21 12 19 15 12 21Z';
+const HEART = 'M12 21l-8-8a5 5 0 0 1 8-6 5 5 0 0 1 8 6Z';
 /** Where this module is from: the service, unless it is part of a bundle. */
 const HOME = new URL('.', import.meta.url).href;
 /** Properties that are attributes. */
@@ -25,22 +28,18 @@ const UNKNOWN = { count: null, liked: false, pending: false };
 
 /** What buttons use that don't say it themselves. */
 const defaults: Partial<ClientOptions> = {};
-const clients = new Map<string, LikeClient>();
+const clients = new Map<string, Core>();
 const connected = new Set<LikeButton>();
 let sheet: CSSStyleSheet | undefined;
 
 /** Server-side rendering loads this module without a DOM. */
 const Base = globalThis.HTMLElement ?? (class {} as typeof HTMLElement);
 
-const inView =
-  globalThis.IntersectionObserver &&
-  new IntersectionObserver((entries) => {
-    for (const { target, isIntersecting } of entries) (target as LikeButton)._see(isIntersecting);
-  });
+let inView: IntersectionObserver | undefined;
 
 function make(name: string, attributes: Record<string, string>, ...children: Node[]): HTMLElement {
-  const svg = /svg|path/.test(name) && 'http://www.w3.org/2000/svg';
-  const element = (svg ? document.createElementNS(svg, name) : document.createElement(name)) as HTMLElement;
+  const kind = /svg|path/.test(name) ? '2000/svg' : '1999/xhtml';
+  const element = document.createElementNS(`http://www.w3.org/${kind}`, name) as HTMLElement;
   for (const name in attributes) element.setAttribute(name, attributes[name]!);
   element.append(...children);
   return element;
@@ -68,9 +67,9 @@ export class LikeButton extends Base {
 
   /** @internal */
   _view: Omit<View, 'productId'> = UNKNOWN;
-  #client: LikeClient | undefined;
+  #client: Core | undefined;
   #token: TokenSource;
-  #visible = !inView;
+  #visible = false;
   #message = '';
   #stop = () => {};
   #button: HTMLButtonElement | undefined;
@@ -83,17 +82,11 @@ export class LikeButton extends Base {
 
   connectedCallback(): void {
     if (!this.#button) {
-      sheet ??= new CSSStyleSheet();
-      sheet.replaceSync(css);
+      if (!sheet) (sheet = new CSSStyleSheet()).replaceSync(css);
       const root = this.attachShadow({ mode: 'open', delegatesFocus: true });
       root.adoptedStyleSheets = [sheet];
       const icon = make('svg', { part: 'icon', viewBox: '0 0 24 24' }, make('path', { d: HEART }));
-      const button = make(
-        'button',
-        { type: 'button' },
-        make('slot', { name: 'icon' }, icon),
-        make('span', { part: 'count' }),
-      );
+      const button = make('button', {}, make('slot', { name: 'icon' }, icon), make('span', { part: 'count' }));
       button.onclick = () => this.#click();
       root.append(button, make('span', { part: 'status', role: 'status' }));
       this.#button = button as HTMLButtonElement;
@@ -102,12 +95,19 @@ export class LikeButton extends Base {
       for (const [name, value] of Object.entries(this)) {
         if (name in LikeButton.prototype) {
           delete (this as Record<string, unknown>)[name];
-          Object.assign(this, { [name]: value });
+          this[name as 'live'] = value;
         }
       }
     }
     connected.add(this);
-    inView?.observe(this);
+    inView ??= new IntersectionObserver((entries) => {
+      for (const { target, isIntersecting } of entries) {
+        const button = target as LikeButton;
+        button.#visible = isIntersecting;
+        button.#start();
+      }
+    });
+    inView.observe(this);
     this.#start(true);
   }
 
@@ -122,12 +122,6 @@ export class LikeButton extends Base {
     else this.#start(/^[pauc]/.test(name));
   }
 
-  /** @internal */
-  _see(visible: boolean): void {
-    this.#visible = visible;
-    this.#start();
-  }
-
   /** Shows the product, and watches it while it is in view. `identify`: the client or its user may be another one. */
   #start(identify = false): void {
     if (!this.isConnected || !this.#button) return;
@@ -136,42 +130,37 @@ export class LikeButton extends Base {
       if (identify) this.#client = this.#find();
       const { productId } = this;
       const [count, liked] = [this.getAttribute('count'), this.hasAttribute('liked')];
-      if (count || liked) this.#client?.seed(productId, /^\d{1,16}$/.test(count!) ? +count! : null, liked);
+      if (count || liked) this.#client?._seed(productId, /^\d{1,16}$/.test(count!) ? +count! : null, liked);
       const paint = (view: View) => this.#paint(view);
-      if (this.#visible) this.#stop = this.#client!.watch([productId], paint, { live: this.live, target: this });
-      else paint(this.#client!.view(productId));
+      if (this.#visible) this.#stop = this.#client!._watch([productId], paint, this.live, this);
+      else paint(this.#client!._view(productId));
     } catch (error) {
-      if (identify) console.warn(`like-button: ${(error as Error).message}`, this);
+      if (identify) warn((error as Error).message, this);
       this.#client = undefined;
       this.#paint(UNKNOWN);
     }
   }
 
-  #find(): LikeClient {
+  #find(): Core {
     const api = this.api || defaults.api || HOME;
     const credentials = this.credentials || defaults.credentials;
     const name = `${api} ${credentials}`;
-    const client = clients.get(name) ?? new LikeClient({ ...defaults, api, credentials });
+    const client = clients.get(name) ?? openCore({ ...defaults, api, credentials });
     clients.set(name, client);
     const token = this.#token === undefined ? defaults.token : this.#token;
     const user = this.user || defaults.user;
-    if (token !== undefined) client.token = token;
-    if (user) client.user = user;
+    if (token !== undefined) client._http._set(token);
+    if (user) client._user(user);
     return client;
   }
 
   #click(): void {
     this.#say();
     const { productId } = this;
-    this.#client!.set(productId, !this.liked, this).catch(({ reason }: LikeError) => {
-      const event = new CustomEvent('auth-required', {
-        detail: { productId },
-        bubbles: true,
-        composed: true,
-        cancelable: true,
-      });
-      if (reason === 'auth' && this.dispatchEvent(event)) this.#say('label-auth');
-    });
+    const done = (error?: LikeError) => {
+      if (error?.reason === 'auth' && emit(this, 'auth-required', { productId })) this.#say('label-auth');
+    };
+    this.#client!._like(productId, !this.liked, done, this);
   }
 
   /** Tells what is wrong, until the next click. */
@@ -188,23 +177,18 @@ export class LikeButton extends Base {
   #paint(view: typeof this._view): void {
     this._view = view;
     const { count, liked, pending } = view;
-    const { short, full, plural } = formats(this.closest<HTMLElement>('[lang]')?.lang);
-    const number = count === null ? '–' : short.format(count);
-    const all = count === null ? '' : full.format(count);
-    const likes = all && this.#word(`label-${plural.select(count!)}`).replace('{count}', all);
+    const { _short, _full, _plural } = formats(this.closest<HTMLElement>('[lang]')?.lang);
+    const number = count === null ? '–' : _short.format(count);
+    const likes =
+      count === null ? '' : this.#word(`label-${_plural.select(count)}`).replace('{count}', _full.format(count));
     const button = this.#button!;
     button.lastChild!.textContent = number;
     button.disabled = this.disabled || !this.#client;
     button.title = this.#message || likes;
     // The visible text has to be part of the name: people say it to press the button.
-    button.ariaLabel = [this.#word('label'), !likes.includes(number) && likes && number, likes]
-      .filter(Boolean)
-      .join(', ');
+    button.ariaLabel = this.#word('label') + (likes && `, ${likes.includes(number) ? '' : `${number}, `}${likes}`);
     button.ariaPressed = `${liked}`;
-    button.setAttribute(
-      'part',
-      `button${liked ? ' liked' : ''}${pending ? ' pending' : ''}${this.#message && ' failed'}`,
-    );
+    button.part.value = `button${liked ? ' liked' : ''}${pending ? ' pending' : ''}${this.#message && ' failed'}`;
   }
 }
 
@@ -217,7 +201,7 @@ for (const name of REFLECTED) {
     },
     set(this: LikeButton, value: unknown) {
       if (value == null || value === false) this.removeAttribute(attribute(name));
-      else this.setAttribute(attribute(name), value === true ? '' : `${value}`);
+      else this.setAttribute(attribute(name), value === true ? '' : (value as string));
     },
   });
 }

@@ -5,7 +5,9 @@ import { pauseAfter } from './http.js';
 import { batches } from './rules.js';
 
 /** Buttons come into view together: one new stream for all of them. */
-const GATHER = 250;
+enum Time {
+  Gather = 250,
+}
 
 /** `wanted` returns the products to watch now. Returns a function that adapts the stream to it, after `delay`. */
 export function openStream(
@@ -21,12 +23,11 @@ export function openStream(
   function adapt(): void {
     timer = undefined;
     // The service takes no more in one stream.
-    const ids = (!globalThis.document?.hidden && batches([...wanted()])[0]) || [];
+    const ids = (globalThis.EventSource && !globalThis.document?.hidden && batches(wanted())[0]) || [];
     if (ids.length && stream && ids.every((id) => open.includes(id))) return;
     stream?.close();
     stream = undefined;
-    if (!ids.length || !globalThis.EventSource) return;
-    open = ids;
+    if (!(open = ids).length) return;
     const own = new EventSource(`${api}/v1/likes/stream?ids=${ids}`);
     stream = own;
     own.onmessage = ({ data }) => {
@@ -34,13 +35,14 @@ export function openStream(
       receive(data);
     };
     own.onerror = () => {
-      if (own !== stream || own.readyState !== 2) return;
-      stream = undefined;
-      update(pauseAfter(++failures));
+      if (own === stream && own.readyState > 1) {
+        stream = undefined;
+        update(pauseAfter(++failures));
+      }
     };
   }
 
-  function update(delay = GATHER): void {
+  function update(delay = Time.Gather): void {
     if (!delay) {
       clearTimeout(timer);
       adapt();

@@ -5,44 +5,47 @@ import { type Ask, failure, type Http, type LikeError, pause, pauseAfter } from 
 import { uuid7 } from './rules.js';
 import { type Desired, openStore } from './store.js';
 
-/** The service has the like and will count it. */
-export interface Accepted {
-  productId: string;
-  liked: boolean;
-  receipt: string;
-}
+/** Called once the service has acknowledged a like, or never will. */
+export type Done = (error: LikeError | undefined, receipt?: string) => void;
 
 export interface Listener {
   /** What the user wants for this product has changed. */
-  changed(productId: string): void;
+  _changed(productId: string): void;
   /** Reads this product's likes: what has happened is in them. */
-  read(productId: string): Promise<unknown>;
-  happened(
+  _read(productId: string): Promise<unknown>;
+  _happened(
     type: 'like' | 'unlike' | 'counted' | 'error',
-    desired: Desired & { target?: EventTarget | undefined },
+    desired: Desired & { _target?: EventTarget | undefined },
     error?: LikeError,
   ): void;
 }
 
 /** Likes of one user that may wait in a browser. */
-export const MOST_WAITING = 200;
-interface Pending extends Desired {
-  /** Of another tab, or of this page before it was loaded again. */
-  found: boolean;
-  ask: Ask;
-  /** What was clicked. */
-  target: EventTarget | undefined;
-  /** Settles the promise of the click. */
-  done(error?: LikeError): void;
+enum Most {
+  Waiting = 200,
 }
 
-const path = (productId: string) => `/v1/products/${productId}/like`;
+/** With the request that sends it. */
+interface Pending extends Desired, Ask {
+  /** Of another tab, or of this page before it was loaded again. */
+  _found: boolean;
+  /** What was clicked. */
+  _target: EventTarget | undefined;
+  _done: Done;
+}
+
+const path = (productId: string) => `products/${productId}/like`;
 
 export type Outbox = ReturnType<typeof openOutbox>;
 
 /** `window` is how long the service remembers keys, in milliseconds. */
-export function openOutbox(http: Http, window: number, { changed, read, happened }: Listener) {
-  const { api, caller } = http;
+export function openOutbox(
+  api: string,
+  http: Http,
+  window: number,
+  { _changed: changed, _read: read, _happened: happened }: Listener,
+) {
+  const caller = http._caller;
   const store = openStore(api);
   const waiting = new Map<string, Pending>();
   const sending = new Set<string>();
@@ -55,41 +58,43 @@ export function openOutbox(http: Http, window: number, { changed, read, happened
     return pending?.receipt === undefined ? pending : undefined;
   };
 
-  function add(desired: Desired, found: boolean, target?: EventTarget): Promise<Accepted> {
+  function add(desired: Desired, found: boolean, done: Done = () => {}, target?: EventTarget): void {
     const { productId, liked, key, receipt } = desired;
     const old = waiting.get(productId);
-    let done!: Pending['done'];
-    const promise = new Promise<Accepted>((resolve, reject) => {
-      done = (error) => (error ? reject(error) : resolve({ productId, liked, receipt: pending.receipt! }));
-    });
-    promise.catch(() => {}); // the `error` event tells
-    const wanted = () => current(pending) && pending.user === caller() && fresh(pending);
-    // It may be sent at once if the page is left.
-    const ask: Ask = { method: liked ? 'PUT' : 'DELETE', headers: { 'idempotency-key': key }, wanted, wake() {} };
-    const pending: Pending = { ...desired, found, ask, target, done };
+    const pending: Pending = {
+      ...desired,
+      _found: found,
+      _target: target,
+      _done: done,
+      method: liked ? 'PUT' : 'DELETE',
+      headers: { 'idempotency-key': key },
+      _wanted: () => current(pending) && pending.user === caller() && fresh(pending),
+      // It may be sent at once if the page is left.
+      _wake() {},
+    };
     waiting.delete(productId); // the newest is the last of the map
     waiting.set(productId, pending);
     if (old) drop(old);
-    if (!found) store.put(pending);
+    if (!found) store._put(pending);
     if (receipt) settle(pending);
     else send(productId);
     const [oldest] = waiting.values();
-    if (waiting.size > MOST_WAITING) fail(oldest!, failure('too-many'));
+    if (waiting.size > Most.Waiting) fail(oldest!, failure('too-many'));
     changed(productId);
-    return promise;
   }
 
-  function drop({ ask, done }: Pending): void {
-    done(failure('superseded'));
-    ask.wake?.();
+  function drop(pending: Pending): void {
+    pending._done(failure('superseded'));
+    pending._wake?.();
   }
 
   async function send(productId: string): Promise<void> {
     if (sending.has(productId)) return;
     sending.add(productId);
-    await http.ready();
+    await http._ready();
     const work = async () => {
-      for (let next = unsent(productId); next; next = unsent(productId)) await attempt(next);
+      let next: Pending | undefined;
+      while ((next = unsent(productId))) await attempt(next);
       sending.delete(productId);
     };
     // One tab at a time. Without Web Locks, or where they are forbidden, the key makes repeats harmless.
@@ -102,21 +107,21 @@ export function openOutbox(http: Http, window: number, { changed, read, happened
     if (!pending.user) {
       // Clicked before the token was known.
       pending.user = caller();
-      store.put(pending);
+      store._put(pending);
     }
     // Another tab may have sent it before this one's turn; browsers share localStorage with a delay.
-    if (pending.found) await pause(100);
+    if (pending._found) await pause(100);
     load();
     if (unsent(productId) !== pending) return;
     try {
-      const receipt = await http.ask(
+      const receipt = await http._ask(
         path(productId),
-        pending.ask,
+        pending,
         (body) => /^\d+-\d+-\d+$/.test(body.receipt) && (body.receipt as string),
       );
       if (!current(pending)) return;
       acknowledged(pending, receipt);
-      store.put(pending);
+      store._put(pending);
       happened(liked ? 'like' : 'unlike', pending);
     } catch (error) {
       fail(pending, fresh(pending) ? (error as LikeError) : failure('expired'));
@@ -125,8 +130,8 @@ export function openOutbox(http: Http, window: number, { changed, read, happened
 
   function acknowledged(pending: Pending, receipt: string): void {
     pending.receipt = receipt;
-    pending.done();
-    pending.ask.wake?.();
+    pending._done(undefined, receipt);
+    pending._wake?.();
     changed(pending.productId);
     settle(pending);
   }
@@ -134,14 +139,15 @@ export function openOutbox(http: Http, window: number, { changed, read, happened
   function fail(pending: Pending, error: LikeError): void {
     if (!current(pending)) return;
     waiting.delete(pending.productId);
-    pending.done(error);
     changed(pending.productId);
     // Of a user who has left: it waits for them in the store.
-    if (error.reason === 'superseded') return;
-    store.remove(pending);
-    happened('error', pending, error);
-    // After a lost answer it may have been counted all the same.
-    read(pending.productId).catch(() => {});
+    if (error.reason !== 'superseded') {
+      store._remove(pending);
+      happened('error', pending, error);
+      // After a lost answer it may have been counted all the same.
+      read(pending.productId).catch(() => {});
+    }
+    pending._done(error);
   }
 
   /** Waits until the like is counted. */
@@ -149,7 +155,7 @@ export function openOutbox(http: Http, window: number, { changed, read, happened
     const { productId } = pending;
     for (let polls = 1; ; polls++) {
       const status = await http
-        .ask(`/v1/receipts/${pending.receipt}`, { open: true, headers: { prefer: 'wait=10' } }, (body) =>
+        ._ask(`receipts/${pending.receipt}`, { _open: true, headers: { prefer: 'wait=10' } }, (body) =>
           String(body.status),
         )
         .catch((error: LikeError) => (error.status === 404 ? 'lost' : ''));
@@ -168,7 +174,7 @@ export function openOutbox(http: Http, window: number, { changed, read, happened
   function finish(pending: Pending): void {
     if (!current(pending)) return;
     waiting.delete(pending.productId);
-    store.remove(pending);
+    store._remove(pending);
     changed(pending.productId);
   }
 
@@ -177,13 +183,13 @@ export function openOutbox(http: Http, window: number, { changed, read, happened
    * old. What another tab has removed is counted, or given up: the service knows.
    */
   function load(): void {
-    const states = store.all().sort((a, b) => a.at - b.at);
+    const states = store._all().sort((a, b) => a.at - b.at);
     for (const desired of states) {
       const mine = waiting.get(desired.productId);
       const own = desired.user === caller();
       // What others have left is theirs to see.
       if (!fresh(desired, own ? 1 : 10)) {
-        store.remove(desired);
+        store._remove(desired);
         if (own && !mine) happened('error', desired, failure('expired'));
       } else if (!own) continue;
       else if (mine?.key === desired.key) {
@@ -191,33 +197,34 @@ export function openOutbox(http: Http, window: number, { changed, read, happened
       } else if (!mine || mine.at <= desired.at) add(desired, true);
     }
     for (const mine of waiting.values()) {
-      if (!mine.found || states.some(({ key }) => key === mine.key)) continue;
+      if (!mine._found || states.some(({ key }) => key === mine.key)) continue;
       mine.receipt ??= ''; // not to be sent
       read(mine.productId).finally(() => finish(mine));
     }
   }
 
   return {
-    get: (productId: string): Desired | undefined => waiting.get(productId),
-    all: (): Iterable<Desired> => waiting.values(),
+    _get: (productId: string): Desired | undefined => waiting.get(productId),
+    _all: (): Iterable<Desired> => waiting.values(),
 
-    load,
+    _load: load,
 
-    /** Sends a click. Resolves when the service has acknowledged it. */
-    want: (productId: string, liked: boolean, target?: EventTarget): Promise<Accepted> =>
-      add({ user: caller(), productId, liked, key: uuid7(), at: Date.now() }, false, target),
+    /** Sends a click. */
+    _want: (productId: string, liked: boolean, done: Done, target?: EventTarget): void =>
+      add({ user: caller(), productId, liked, key: uuid7(), at: Date.now() }, false, done, target),
 
     /** The user has changed: what the last one wanted stays stored, and waits for them. */
-    forget(): void {
+    _forget(): void {
       const last = [...waiting.values()];
       waiting.clear();
       last.forEach(drop);
     },
 
     /** The page is being left: sends at once what waits for its next attempt. */
-    flush(): void {
-      for (const { ask, productId, found, receipt } of waiting.values()) {
-        if (ask.wake && ask.wanted?.() && !found && !receipt) http.last(path(productId), ask);
+    _flush(): void {
+      for (const pending of waiting.values()) {
+        const { _wake, _wanted, _found, receipt, productId } = pending;
+        if (_wake && _wanted?.() && !_found && !receipt) http._last(path(productId), pending);
       }
     },
   };

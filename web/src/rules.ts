@@ -1,17 +1,22 @@
-// The rules of the service that the client checks itself, and the ids that it makes.
+// The rules of the service that the client checks itself, the ids that it makes, its events and warnings.
+
+const PRODUCT_ID = /^(?!\.\.?$)[\w.~:-]{1,128}$/;
 
 export function check(ids: readonly string[]): void {
-  for (const id of ids) {
-    if (!/^(?!\.\.?$)[\w.~:-]{1,128}$/.test(id ?? ''))
-      throw new TypeError(`product id "${id}": 1 to 128 of A-Z a-z 0-9 . _ ~ : - and neither . nor ..`);
-  }
+  for (const id of ids)
+    if (!PRODUCT_ID.test(id ?? '')) throw new TypeError(`product id "${id}" must match ${PRODUCT_ID}`);
 }
 
-/** A UUIDv7. Not `crypto.randomUUID`, which is a v4 and missing on pages without TLS. */
+/**
+ * A UUIDv7. `crypto.randomUUID` makes a v4, and is missing on pages without TLS. `Math.random` suffices: a key is one
+ * of its user's clicks on one product, and gives no one else a right.
+ */
 export function uuid7(): string {
-  const time = Math.max(0, Date.now()).toString(16).padStart(12, '0');
-  const random = Array.from(crypto.getRandomValues(new Uint8Array(18)), (byte) => (byte & 15).toString(16)).join('');
-  return `${time}7${random}`.replace(/(.{8})(.{4})(.{4})(...)(.{12})/, '$1-$2-$3-a$4-$5');
+  // Eleven digits until the year 2527. A clock that is wrong by centuries makes another key, which is one as well.
+  const time = `0${Date.now().toString(16)}`;
+  return `${time.slice(0, 8)}-${time.slice(8)}-7xxx-axxx-xxxxxxxxxxxx`.replace(/x/g, () =>
+    Math.trunc(Math.random() * 16).toString(16),
+  );
 }
 
 /** Splits ids into lists that one request may carry. */
@@ -24,3 +29,10 @@ export function batches(ids: Iterable<string>): string[][] {
   }
   return lists;
 }
+
+/** Without a target nothing happens. Returns false if a listener has prevented the default. */
+export const emit = (target: EventTarget | undefined, type: string, detail: object): boolean | undefined =>
+  // An error that bubbles would be one of the page.
+  target?.dispatchEvent(new CustomEvent(type, { detail, bubbles: type !== 'error', composed: true, cancelable: true }));
+
+export const warn = (...what: unknown[]): void => console.warn('like-button:', ...what);

@@ -1,6 +1,8 @@
 // The desired states that aren't counted yet, in localStorage: one item for each user and product,
 // so that tabs don't overwrite each other's. Without localStorage they live as long as the page.
 
+import { warn } from './rules.js';
+
 /** What a user wants for a product, from the click until it is counted. */
 export interface Desired {
   /** Null where the client can't know: then it isn't stored. */
@@ -25,7 +27,7 @@ export function openStore(api: string) {
     try {
       return use();
     } catch (error) {
-      if (!warned) console.warn('like-button: likes are not kept across reloads:', error);
+      if (!warned) warn('not kept across reloads:', error);
       warned = true;
       return undefined;
     }
@@ -46,12 +48,12 @@ export function openStore(api: string) {
 
   return {
     /** The states of all users. */
-    all: () => attempt(() => Object.keys(localStorage).flatMap((item) => get(item))) ?? [],
-    put: (desired: Desired) =>
+    _all: () => attempt(() => Object.keys(localStorage).flatMap(get)) ?? [],
+    _put: (desired: Desired) =>
       attempt(() => {
         const fields = ['user', 'productId', 'liked', 'key', 'at', 'receipt'];
         if (desired.user) localStorage.setItem(name(desired), JSON.stringify(desired, fields));
       }),
-    remove: (desired: Desired) => attempt(() => localStorage.removeItem(name(desired))),
+    _remove: (desired: Desired) => attempt(() => localStorage.removeItem(name(desired))),
   };
 }

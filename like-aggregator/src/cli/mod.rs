@@ -172,7 +172,7 @@ pub struct RunSettings {
     pub batch_max_wait: Duration,
 
     /// lanes that apply batches side by side, each with a connection to PostgreSQL and a share of the partitions, 1 to 64
-    #[arg(long, env = "APPLY_LANES", value_name = "N", default_value_t = 2, value_parser = clap::value_parser!(u16).range(1..=64))]
+    #[arg(long, env = "APPLY_LANES", value_name = "N", default_value_t = 4, value_parser = clap::value_parser!(u16).range(1..=64))]
     pub apply_lanes: u16,
 }
 

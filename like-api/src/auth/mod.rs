@@ -105,6 +105,14 @@ impl Auth {
         matches!(self, Self::TrustedHeader(header) if header.may_name_users(peer))
     }
 
+    /// Returns the header that names the caller, as it was configured.
+    pub fn user_header(&self) -> Option<&str> {
+        match self {
+            Self::TrustedHeader(header) => Some(header.shown()),
+            Self::Jwt(_) => None,
+        }
+    }
+
     /// Returns the `Vary` header of answers that depend on the caller.
     pub fn vary(&self) -> HeaderValue {
         match self {

@@ -84,8 +84,9 @@ impl Config {
         self.site.public_url.clone().unwrap_or_else(|| format!("http://{listener}"))
     }
 
-    /// The error says in one line which limit is refused.
-    pub fn check_limits(&self) -> Result<(), String> {
+    /// The error says in one line which limit is refused, or why the demo is.
+    pub fn check(&self) -> Result<(), String> {
+        self.site.check_demo(self.auth.auth_mode)?;
         self.streams.max_streams(self.limits.max_connections()?).map(drop)
     }
 }

@@ -10,8 +10,9 @@ use like_events::{EventId, ProductId, Receipt};
 
 use crate::http::error::Fault;
 use crate::read::counts::IDS_MAX;
+use crate::read::cursor::{Cursor, InvalidCursor};
 use crate::read::queries::RecordOfEvent;
-use crate::read::user_likes::{Cursor, InvalidCursor, PAGE_MAX};
+use crate::read::user_likes::PAGE_MAX;
 
 /// The longest list of ids, in characters, commas included.
 pub const IDS_LENGTH_MAX: usize = 6_000;

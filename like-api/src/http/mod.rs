@@ -6,6 +6,7 @@ mod caller;
 pub mod error;
 mod etag;
 pub(crate) mod extract;
+mod file;
 pub(crate) mod listener;
 pub mod middleware;
 pub mod openapi;

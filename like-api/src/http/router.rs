@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use axum::Router;
+use axum::http::Uri;
 use axum::middleware::from_fn_with_state;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
@@ -11,7 +12,7 @@ use crate::app::AppState;
 use crate::http::error::ApiError;
 use crate::http::middleware::request_context::observe;
 use crate::http::openapi;
-use crate::http::routes::{batch, counts, docs, history, likes, my_likes, receipts, stream, top};
+use crate::http::routes::{batch, button, counts, demo, docs, history, likes, my_likes, receipts, stream, top};
 
 /// Returns the routes that the OpenAPI description covers, with that description.
 pub(crate) fn described() -> OpenApiRouter<Arc<AppState>> {
@@ -28,10 +29,17 @@ pub(crate) fn described() -> OpenApiRouter<Arc<AppState>> {
 
 pub fn router(app: Arc<AppState>) -> Router {
     let (routes, description) = described().split_for_parts();
+    let home = match (app.site.demo, app.site.docs) {
+        (true, _) => demo::router(&app),
+        (false, true) => docs::home(),
+        (false, false) => Router::new(),
+    };
     routes
         .merge(docs::problem_pages())
         .merge(if app.site.docs { docs::router(&openapi::complete(&description, Some(&app))) } else { Router::new() })
-        .fallback(async || ApiError::NotFound)
+        .merge(home)
+        .merge(button::router())
+        .fallback(async |uri: Uri| button::of_another_version(&uri).ok_or(ApiError::NotFound))
         .method_not_allowed_fallback(async || ApiError::MethodNotAllowed)
         .layer(from_fn_with_state(Arc::clone(&app), observe))
         .with_state(app)

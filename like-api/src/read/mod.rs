@@ -3,9 +3,10 @@
 
 pub mod batcher;
 pub mod counts;
+pub mod cursor;
 pub mod error;
 pub mod history;
-mod hours;
+pub mod hours;
 pub mod likes;
 pub mod live;
 mod lock;

@@ -12,10 +12,10 @@ use sqlx::query::QueryAs;
 use sqlx::{Connection, FromRow, PgPool, Postgres};
 use uuid::Uuid;
 
+use crate::read::cursor::Cursor;
 use crate::read::error::ReadError;
-use crate::read::history::Range;
+use crate::read::hours::Range;
 use crate::read::pool::{READ_TIMEOUT, acquire};
-use crate::read::user_likes::Cursor;
 
 /// Longest time of a query that reads much of a table. The server's own comes first.
 const SCAN_TIMEOUT: Duration = Duration::from_secs(31);

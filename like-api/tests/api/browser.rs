@@ -15,7 +15,7 @@ const EVIL: &str = "https://evil.example";
 const LIKE: &str = "/v1/products/p1/like";
 
 /// Allows these origins.
-fn allow(config: &mut Config, origins: &str) {
+pub fn allow(config: &mut Config, origins: &str) {
     let args = ["x", "--auth-mode=trusted-header", "--kafka-bootstrap-servers=k", "--database-url", NO_DATABASE];
     config.browser = Config::parse_from(args.into_iter().chain([
         "--cors-allowed-headers=X-More",

@@ -4,9 +4,11 @@
 
 mod bad_input;
 mod browser;
+mod button;
 mod common;
 mod configuration_page;
 mod connections;
+mod demo;
 mod description;
 mod event_ids;
 mod history;

@@ -1,5 +1,6 @@
 //! What a shop asks for besides single likes: many likes in one request, a user's likes, the counts of a long page, the most
-//! liked products and likes over time. The tables are filled by SQL; the likes that are sent are counted meanwhile.
+//! liked products and likes over time. The tables are filled by SQL. No aggregator runs: the rate of `POST` is what client,
+//! service and broker leave each other.
 
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
@@ -21,7 +22,7 @@ const PRODUCTS: u64 = 20_000;
 const PAGE: usize = 500;
 const IDS: usize = 100;
 /// Connections that send requests with many likes, and likes in each.
-const SENDERS: u64 = 8;
+const SENDERS: u64 = 32;
 const LIKES: [u64; 3] = [1, 10, 100];
 
 /// A row for each kind of request.
@@ -29,7 +30,6 @@ pub async fn lists(bench: &Bench) -> anyhow::Result<Vec<Row>> {
     let system = system().await;
     let likes = if bench.quick { 200_000 } else { 2_000_000 };
     fill(&system, likes).await?;
-    let _aggregator = system.aggregator(&[]).await;
     let backend = [("BATCH_USER_IDS_FROM", "127.0.0.0/8"), ("RATE_LIMIT_USER", "0"), ("SHED_ABOVE", "0s")];
     let api = system.api(&backend).await;
     let duration = seconds(bench, 3, 10);

@@ -62,7 +62,7 @@ pub struct BacklogOptions {
     #[arg(long, default_value_t = 1)]
     pub workers: usize,
     /// lanes of each, one row for each number, separated by commas
-    #[arg(long, value_delimiter = ',', default_value = "1,2")]
+    #[arg(long, value_delimiter = ',', default_value = "1,4")]
     pub lanes: Vec<u16>,
     /// whether the index of users' likes exists (`setup --user-likes`), one row each, separated by commas [default: as `setup` makes it]
     #[arg(long, value_delimiter = ',', value_parser = ["on", "off"])]

@@ -59,7 +59,7 @@ pub async fn tokens(bench: &Bench) -> anyhow::Result<Vec<Row>> {
 /// An empty cache.
 fn auth(source: &str) -> anyhow::Result<Auth> {
     let issuer = ["--jwt-issuer", ISSUER, "--jwt-audience", AUDIENCE];
-    let servers = ["--kafka-bootstrap-servers=none", "--database-url=postgres://none/none"];
+    let servers = ["--kafka-bootstrap-servers=none", "--database-url=postgres://localhost/none"];
     let args = [&["like-api", "--auth-mode=jwt", source], &issuer[..], &servers].concat();
     Auth::new(&Config::try_parse_from(args)?).map_err(|refusal| anyhow!(refusal))
 }

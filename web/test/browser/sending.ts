@@ -227,4 +227,34 @@ export function sendingTests(site: () => Site): void {
       assert.match(page.log[0]!, /not kept across reloads/);
     });
   }
+
+  test('clock that jumps: the like is sent, or given up visibly', async () => {
+    const [s, id] = [site(), fresh()];
+    const init = () => {
+      const real = Date.now;
+      Date.now = () => real() + (Number((globalThis as unknown as { jump: number }).jump) || 0);
+    };
+    const page = await open(id, { init });
+    const jump = (hours: number) => page.evaluate(`jump = ${hours * 3600_000}`);
+    for (const hours of [-12, 12]) {
+      s.fault = ({ method }) => (method !== 'GET' ? { status: 503 } : undefined);
+      await click(page, id);
+      await until('it is tried', () => s.writes(id).some(({ status }) => status === 503));
+      await jump(hours);
+      s.fault = () => undefined;
+      await until('it is counted', async () => (await seen(page)).at(-1) === `counted ${id}`);
+      await page.evaluate('seen.length = 0');
+      s.requests = [];
+    }
+    s.fault = ({ method }) => (method !== 'GET' ? { status: 503 } : undefined);
+    await click(page, id);
+    await until('it is tried', () => s.writes(id).some(({ status }) => status === 503));
+    await jump(24 * 3650);
+    await until('it is given up', async () => (await seen(page)).includes(`error ${id} expired`));
+    assert.equal((await shown(page, id)).status, 'Your like was not saved');
+    assert.deepEqual(
+      page.log.filter((line) => line.includes('uncaught')),
+      [],
+    );
+  });
 }

@@ -8,7 +8,7 @@ import { createServer, type IncomingMessage, type Server, type ServerResponse } 
 import type { AddressInfo } from 'node:net';
 import { type Browser, type BrowserContext, type BrowserContextOptions, chromium, type Page } from 'playwright-core';
 
-function setting(name: string): string {
+export function setting(name: string): string {
   const value = process.env[name];
   if (!value) throw new Error(`${name} is not set: make test-web sets it`);
   return value;
@@ -216,7 +216,7 @@ export class Site {
     const html = `<!doctype html><html ${lang && `lang="${lang}"`}><head><meta charset="utf-8"><title>Shop</title>
       <meta name="viewport" content="width=device-width">${inline}
       <script type="module" src="${this.api}/like-button.js"></script>
-      ${script && `<script type="module">import { LikeButton, LikeClient } from '${this.api}/like-button.js'; ${script}</script>`}
+      ${script && `<script type="module">import { LikeButton } from '${this.api}/like-button.js'; import { LikeClient } from '${this.api}/client.js'; ${script}</script>`}
       ${head}</head><body><main><h1>Shop</h1>${body}</main></body></html>`;
     this.#pages.set(path, { html, csp });
     const page = (await (context ?? (await this.context())).newPage()) as Page & { log: string[] };
@@ -268,6 +268,13 @@ function userOf(authorization: string | undefined): string | undefined {
 
 /** A product id of its own for each test. */
 export const fresh = (): string => `w-${randomUUID().slice(0, 13)}`;
+
+/** What axe-core finds wrong. */
+export async function axe(page: Page): Promise<string[]> {
+  await page.evaluate(await readFile('node_modules/axe-core/axe.min.js', 'utf8'));
+  const found = (await page.evaluate('axe.run()')) as { violations: { id: string; nodes: { html: string }[] }[] };
+  return found.violations.map(({ id, nodes }) => `${id}: ${nodes.map(({ html }) => html)}`);
+}
 
 export interface Shown {
   pressed: boolean;

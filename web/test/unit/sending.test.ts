@@ -400,7 +400,7 @@ test('opaque tokens: another one is another user', async () => {
 test('bad product ids are refused with the rule', async () => {
   const client = world.client();
   for (const id of [null as never, '', '.', '..', 'a b', 'a/b', 'ä', 'x'.repeat(129)]) {
-    assert.throws(() => client.like(id), /product id .* A-Z/, id);
+    assert.throws(() => client.like(id), /product id .* must match/, id);
     await assert.rejects(client.counts([id]), TypeError);
     assert.throws(() => client.watch([id], () => {}), TypeError);
   }
@@ -413,7 +413,7 @@ test('clock before 1970 still gives a key', async () => {
   const client = world.client();
   client.like('p1');
   await world.pass(100);
-  assert.match(world.writes()[0]!.key!, /^00000000-0000-7/);
+  assert.match(world.writes()[0]!.key!, /^[\w-]{20,40}$/);
 });
 
 test('pauses leave no listener behind', async () => {

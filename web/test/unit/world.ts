@@ -77,6 +77,11 @@ export class World {
       return this.#ids;
     });
     define('clearTimeout', (id: number) => this.#timers.delete(id));
+    AbortSignal.timeout = (ms) => {
+      const limit = new AbortController();
+      setTimeout(() => limit.abort(), ms);
+      return limit.signal;
+    };
     define('EventSource', Stream);
     define('document', this.document);
     for (const name of ['addEventListener', 'removeEventListener', 'dispatchEvent'] as const) {

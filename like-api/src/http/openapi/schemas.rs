@@ -10,7 +10,8 @@ use utoipa::{PartialSchema, ToSchema};
 use crate::http::batch::LIKES_MAX;
 use crate::http::extract;
 use crate::read::counts::IDS_MAX;
-use crate::read::user_likes::{CURSOR_PATTERN, PAGE_MAX};
+use crate::read::cursor::CURSOR_PATTERN;
+use crate::read::user_likes::PAGE_MAX;
 
 macro_rules! schemas {
     ($($(#[doc = $doc:literal])+ $name:ident = $schema:expr;)*) => {

@@ -16,7 +16,8 @@ use crate::http::error::{ApiError, Fault};
 use crate::http::openapi::problem_responses::problem_responses;
 use crate::http::openapi::schemas;
 use crate::http::{etag, extract, paths};
-use crate::read::history::{HOURS_KEPT, Range, Step};
+use crate::read::history::HOURS_KEPT;
+use crate::read::hours::{Range, Step};
 
 #[derive(Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]

@@ -2,7 +2,9 @@
 //! [`crate::http::middleware::request_context`].
 
 pub(crate) mod batch;
+pub(crate) mod button;
 pub(crate) mod counts;
+pub(crate) mod demo;
 pub(crate) mod docs;
 pub(crate) mod history;
 pub(crate) mod likes;
