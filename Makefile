@@ -30,7 +30,7 @@ test-web: ## build, lint and test the web component, in Chromium against real se
 pictures: ## make the pictures of the README from the demo page, in Chromium
 	@web/pictures.sh
 
-test-faults: ## break processes, servers and connections; compare acknowledged with counted (ARGS="--seed 7 --only kill")
+test-faults: ## break processes, servers and connections; compare acknowledged with counted (ARGS="--seed 7 --cluster")
 	@deploy/local/test.sh faults $(ARGS)
 
 test-stack: ## start a Kafka and a PostgreSQL for tests and leave them running (.local/test/env)

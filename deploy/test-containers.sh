@@ -128,6 +128,8 @@ up() { # NAME ARGUMENTS...
   fi
 }
 
+check "deploy/compose.cluster.yml fits docker-compose.yml" \
+  docker compose --file docker-compose.yml --file deploy/compose.cluster.yml config --quiet
 say "building the images and bringing them up as $project (the first build takes minutes)"
 up "docker compose up --build --wait succeeds" --build
 same "setup succeeds" "exited 0" "$(state setup '{{.State.Status}} {{.State.ExitCode}}')"

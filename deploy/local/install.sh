@@ -43,6 +43,7 @@ missing_packages() {
         find_java || printf '%s\n' default-jre-headless
         need_package libstdc++6 # of PostgreSQL's programs
         ;;
+      test) [ -x /usr/sbin/pgbouncer ] || printf '%s\n' pgbouncer ;;
       go) need go golang-go ;;
       contract)
         need node nodejs && need npm && need python3
@@ -78,9 +79,10 @@ install_packages() {
   # Asks for the password now: the output of what follows goes to a file.
   as_root true || die "run as root: apt-get install ${missing[*]}"
   mkdir -p "$LOCAL"
+  # RUNLEVEL: a package must not start its server.
   quietly "$LOCAL/apt.log" 'reading the package lists' as_root apt-get update -q -o Acquire::Retries=3
   quietly "$LOCAL/apt.log" 'installing them' \
-    as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -q \
+    as_root env DEBIAN_FRONTEND=noninteractive RUNLEVEL=1 apt-get install -y -q \
     --no-install-recommends -o Acquire::Retries=3 "${missing[@]}"
 }
 

@@ -202,6 +202,7 @@ temporary_stack() {
 # SIGKILL would.
 drop_stack() {
   stop prometheus KILL 10
+  [ ! -d "$STATE/standby" ] || STATE=$STATE/standby drop_stack
   stop like-api KILL 10
   stop like-aggregator KILL 10
   stop kafka KILL 10

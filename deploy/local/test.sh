@@ -8,6 +8,8 @@
 # For a test that breaks its servers, which are in a folder of their own (tests/testkit):
 #   test.sh own FOLDER up|down                  start or remove a pair (FOLDER/env)
 #   test.sh own FOLDER kill|start kafka|postgres
+#   test.sh own FOLDER standby PORT         start a second PostgreSQL (FOLDER/standby/env), which follows the
+#                                           first one through this port
 set -euo pipefail
 # shellcheck source=deploy/local/lib.sh
 . "$(dirname -- "${BASH_SOURCE[0]}")/lib.sh"
@@ -16,7 +18,7 @@ STATE=$LOCAL/test/stack
 
 start_test_stack() { # [kafka|postgres]
   state_dir
-  install_packages stack
+  install_packages stack test
   resolve_dist
   # A pair that is restarted keeps its ports, so that its env file stays true.
   # shellcheck source=/dev/null
@@ -45,14 +47,14 @@ sweep() {
     [ -d "$dir" ] || continue
     [ ! -d "/proc/$pid" ] || continue
     say "removing the servers of an earlier test run (pid $pid)"
-    (STATE=$dir && drop_stack)
+    STATE=$dir drop_stack
   done
 }
 
 # in_test_stack COMMAND…: on a temporary pair. Ends the script with COMMAND's exit status.
 in_test_stack() {
   find_cargo
-  install_packages build stack
+  install_packages build stack test
   sweep
   temporary_stack "$LOCAL/test/run-$$"
   say 'starting Kafka and PostgreSQL for the tests'
@@ -64,6 +66,23 @@ in_test_stack() {
   find_java && export JAVA_HOME=${JAVA%/bin/java}
   cd "$ROOT"
   in_group "$@"
+}
+
+# A copy of the stopped primary: the programs don't include pg_basebackup, and another release's refuses the server.
+start_standby() { # PORT
+  local data=$STATE/standby/postgres/data
+  start_test_stack postgres
+  stop postgres INT 20
+  mkdir -p "$STATE/standby/postgres"
+  cp -a "$STATE/postgres/data" "$STATE/postgres/password" "$STATE/standby/postgres/"
+  start_test_stack postgres
+  printf "primary_conninfo = 'host=127.0.0.1 port=%s user=likes password=%s'\n" "$1" "$POSTGRES_PASSWORD" \
+    >>"$data/postgresql.auto.conf"
+  touch "$data/standby.signal"
+  unset POSTGRES_PORT KAFKA_PORT KAFKA_CONTROLLER_PORT # the first one's
+  STATE=$STATE/standby
+  start_test_stack postgres
+  test_env >"$STATE/env"
 }
 
 command=${1:-}
@@ -101,7 +120,8 @@ case $command in
       'down ') drop_stack ;;
       'kill kafka' | 'kill postgres') stop "$3" KILL 10 ;;
       'start kafka' | 'start postgres') start_test_stack "$3" ;;
-      *) die "own: $2 ${3:-}: expected up, down, kill NAME or start NAME" ;;
+      'standby '*) start_standby "$3" ;;
+      *) die "own: $2 ${3:-}: expected up, down, kill NAME, start NAME or standby PORT" ;;
     esac
     ;;
   *) die 'usage: test.sh run [ARG…] | faults [ARG…] | up | down | own FOLDER …' ;;

@@ -119,6 +119,8 @@ impl Service {
                     self.health.met(TOPIC);
                     return Ok((layout, rules));
                 }
+                // A pooler that keeps no settings won't keep them next time.
+                Err(error) if matches!(error.downcast_ref(), Some(sqlx::Error::Configuration(_))) => return Err(error),
                 Err(error) => {
                     let waiting_for = format!("{error:#}");
                     if self.health.unmet(TOPIC, waiting_for.as_str()) {
@@ -140,7 +142,7 @@ impl Service {
 
     async fn read_active(&self) -> anyhow::Result<(Layout, FoldRules)> {
         let topic = &self.settings.servers.kafka.kafka_topic;
-        let mut connection = self.session().connect().await.context("PostgreSQL")?;
+        let mut connection = self.session().connect_unshared().await.context("PostgreSQL")?;
         let own =
             layout::read(&mut connection, topic).await.context("topic_layout (made by `like-aggregator setup`)")?;
         if own.is_none() {

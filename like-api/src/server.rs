@@ -54,6 +54,7 @@ pub async fn serve(config: Config, listeners: Listeners, shutdown: CancellationT
         gate: state.gate.clone(),
         health: health.clone(),
         pool: state.pool.clone(),
+        session: crate::read::pool::session(&config.database),
         kafka,
         publisher: Arc::clone(&publisher),
         topic: topic.clone(),

@@ -1,5 +1,6 @@
 //! Connections to PostgreSQL, the schema of the tables, and the meaning of errors.
 
+mod hosts;
 mod url;
 
 use std::str::FromStr;
@@ -8,6 +9,7 @@ use clap::Args;
 use sqlx::ConnectOptions;
 use sqlx::postgres::PgConnectOptions;
 
+pub(crate) use self::hosts::Hosts;
 pub use self::url::DatabaseUrl;
 
 /// The schema that holds all tables.
@@ -18,18 +20,25 @@ pub const STALE_PLAN: &str = "0A000";
 
 #[derive(Args, Debug, Clone)]
 pub struct DatabaseSettings {
-    /// the database's URL, postgres://user:password@host:port/name?sslmode=verify-full
+    /// the database's URL, postgres://user:password@host:port[,host:port…]/name?sslmode=verify-full
     #[arg(long, env = "DATABASE_URL", value_name = "URL", hide_env_values = true, value_parser = DatabaseUrl::from_str)]
     pub database_url: DatabaseUrl,
 }
 
 impl DatabaseUrl {
-    /// Returns options for a connection with `schema` as its `search_path`, shown as `application`
-    /// in `pg_stat_activity`.
+    /// Returns options for a connection to the first host with `schema` as its `search_path`, shown as `application` in
+    /// `pg_stat_activity`.
     pub fn connect_options(&self, schema: &str, application: &str) -> PgConnectOptions {
-        // One line per statement would hide the line per batch, and costs time.
-        let options = self.options().disable_statement_logging();
-        options.application_name(application).options([("search_path", schema)])
+        self.hosts_for(schema, application).options.swap_remove(0)
+    }
+
+    /// Returns the same for each host.
+    pub(crate) fn hosts_for(&self, schema: &str, application: &str) -> Hosts {
+        self.hosts().map(|options| {
+            // One line per statement would hide the line per batch, and costs time.
+            let options = options.disable_statement_logging();
+            options.application_name(application).options([("search_path", schema)])
+        })
     }
 }
 

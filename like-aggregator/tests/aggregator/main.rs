@@ -3,6 +3,7 @@
 mod audit;
 mod audit_log;
 mod bad_records;
+mod cluster;
 mod commands;
 mod common;
 mod configuration_page;
@@ -24,6 +25,7 @@ mod metrics_page;
 mod offsets;
 mod operations_page;
 mod paused;
+mod pooler;
 mod rebalance;
 mod rebuild;
 mod restore;

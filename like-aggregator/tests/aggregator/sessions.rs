@@ -9,7 +9,7 @@ use like_aggregator::apply::error::ApplyError;
 use like_aggregator::fold::Dedup;
 use like_common::database::{DatabaseUrl, SCHEMA};
 use like_testkit::process::{TestProcess, command};
-use like_testkit::{TestDatabase, TestSystem, eventually, until};
+use like_testkit::{TestDatabase, TestSystem, eventually, server_of, until};
 use sqlx::AssertSqlSafe;
 use sqlx::postgres::PgPoolOptions;
 
@@ -59,6 +59,18 @@ async fn connection_that_loses_settings_is_refused() {
     assert!(refusal.contains("settings (default_transaction_isolation): a pooler"), "{refusal}");
     let pool = session.pool(PgPoolOptions::new().acquire_timeout(Duration::from_secs(1)));
     assert!(matches!(pool.acquire().await, Err(sqlx::Error::PoolTimedOut)), "a pool tries again");
+}
+
+/// The first host is down.
+#[tokio::test]
+async fn second_host_is_found() {
+    let database = TestDatabase::create_empty().await;
+    let server = server_of(&database.url);
+    let both = database.url.replace(server, &format!("127.0.0.1:1,{server}"));
+    let both = || DatabaseUrl::from_str(&format!("{both}?target_session_attrs=read-write")).unwrap();
+    both().session(SCHEMA, "test").connect().await.unwrap();
+    let pool = both().session(SCHEMA, "test").pool(PgPoolOptions::new().acquire_timeout(Duration::from_secs(1)));
+    until("the pool is on the second host", async || pool.acquire().await.is_ok()).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

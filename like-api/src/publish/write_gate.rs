@@ -10,10 +10,11 @@ use like_common::backoff::Backoff;
 use like_common::database::sqlstate;
 use like_common::health::Health;
 use like_common::layout::{self, Layout};
+use like_common::session::Session;
 use like_common::topic_check::{self, Findings};
 use like_events::topic::{FENCE_BYTES, MAX_MESSAGE_BYTES};
 use rdkafka::ClientConfig;
-use sqlx::PgPool;
+use sqlx::{Connection, PgPool};
 use tracing::{error, info, warn};
 
 use super::producer::Publisher;
@@ -80,6 +81,8 @@ pub struct TopicMonitor {
     /// Receives [`LAYOUT_READ`] and [`TOPIC_CHECKED`].
     pub health: Health,
     pub pool: PgPool,
+    /// The pool's session.
+    pub session: Session,
     pub kafka: ClientConfig,
     pub publisher: Arc<Publisher>,
     pub topic: String,
@@ -94,7 +97,7 @@ impl TopicMonitor {
         let mut layout: Option<Layout> = None;
         let mut warned = Vec::new();
         loop {
-            match self.read().await {
+            match self.read(layout.is_none()).await {
                 Ok(read) => layout = Some(read),
                 // The last layout stays in force until a newer one is read.
                 Err(LayoutError::Refused(why)) => {
@@ -123,9 +126,13 @@ impl TopicMonitor {
         }
     }
 
-    /// Reads the layout of our topic, if it permits writes.
-    async fn read(&self) -> Result<Layout, LayoutError> {
+    /// Reads the layout of our topic, if it permits writes. The first time, a connection of its own shows why a pool would
+    /// have none, and whether a pooler shares its sessions.
+    async fn read(&self, first: bool) -> Result<Layout, LayoutError> {
         let read = async {
+            if first {
+                self.session.connect_unshared().await?.close().await?;
+            }
             let mut connection = acquire(&self.pool).await?;
             let mut layouts = layout::read_all(&mut *connection).await;
             if connection.recovers(&layouts).await {

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use like_common::database::{DatabaseSettings, SCHEMA, STALE_PLAN, sqlstate};
 use like_common::metrics::add;
+use like_common::session::Session;
 use prometheus::core::{Collector, Desc};
 use prometheus::proto::MetricFamily;
 use prometheus::{IntCounter, IntGauge, IntGaugeVec, Opts, Registry};
@@ -39,11 +40,16 @@ fn pool_opts(name: &str, help: &str) -> Opts {
     Opts::new(name, help).const_label("db_client_connection_pool_name", "likes")
 }
 
-/// Creates the pool. It connects on demand: PostgreSQL needn't be reachable yet.
-pub fn open(settings: &DatabaseSettings) -> PgPool {
+/// Returns the session of the pool's connections.
+pub fn session(settings: &DatabaseSettings) -> Session {
     // The server's timeout matches ours, or an abandoned query would keep its connection busy.
     let limit = READ_TIMEOUT.as_millis().to_string();
     let limits = ["statement_timeout", "lock_timeout"].map(|name| (name, limit.as_str()));
+    settings.database_url.session(SCHEMA, "like-api").with(limits)
+}
+
+/// Creates the pool. It connects on demand: PostgreSQL needn't be reachable yet.
+pub fn open(settings: &DatabaseSettings) -> PgPool {
     let pool = PgPoolOptions::new()
         .max_connections(CONNECTIONS)
         .acquire_timeout(CONNECT_TIMEOUT)
@@ -56,7 +62,7 @@ pub fn open(settings: &DatabaseSettings) -> PgPool {
                 Ok(true)
             })
         });
-    settings.database_url.session(SCHEMA, "like-api").with(limits).pool(pool)
+    session(settings).pool(pool)
 }
 
 /// Registers the pool's metrics.

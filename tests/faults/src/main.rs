@@ -19,6 +19,9 @@ struct Args {
     /// run only these scenarios
     #[arg(long, value_delimiter = ',', value_name = "NAME,…")]
     only: Vec<String>,
+    /// run also the longer scenarios with three brokers
+    #[arg(long)]
+    cluster: bool,
     /// list the scenarios and exit
     #[arg(long)]
     list: bool,
@@ -35,7 +38,10 @@ async fn main() -> ExitCode {
         eprintln!("--only {unknown}: no such scenario; --list shows them");
         return ExitCode::from(2);
     }
-    let asked = |name: &str| args.only.is_empty() || args.only.iter().any(|only| only == name);
+    let asked = |name: &str| match &args.only[..] {
+        [] => args.cluster || !scenarios::LONGER.contains(&name),
+        only => only.iter().any(|only| only == name),
+    };
     let seed = args.seed.unwrap_or_else(|| rand::rng().random_range(1..1_000_000));
     let chosen: Vec<_> = scenarios::ALL.iter().filter(|scenario| asked(scenario.name)).collect();
     let (start, mut ended) = (Instant::now(), Vec::new());

@@ -19,4 +19,4 @@ macro_rules! quick {
     };
 }
 
-quick! { kill servers network replicas sql storm stopped twice swap topic garbage }
+quick! { kill servers network replicas sql storm stopped twice swap topic garbage failover }

@@ -102,10 +102,15 @@ impl Drop for TestBroker {
 
 /// A Java program of Kafka's jars; `folder` is for its temporary files.
 pub fn java(folder: &Path, class: &str) -> Command {
+    java_with_heap("256m", folder, class)
+}
+
+pub(crate) fn java_with_heap(heap: &str, folder: &Path, class: &str) -> Command {
     let java = std::env::var_os("JAVA_HOME").map_or_else(|| "java".into(), |home| Path::new(&home).join("bin/java"));
     let mut command = Command::new(java);
     command
-        .args(["-Xmx256m", "-XX:TieredStopAtLevel=1", "-XX:-UsePerfData", "-Djava.awt.headless=true"])
+        .arg(format!("-Xmx{heap}"))
+        .args(["-XX:TieredStopAtLevel=1", "-XX:-UsePerfData", "-Djava.awt.headless=true"])
         .arg(format!("-Djava.io.tmpdir={}", folder.display()))
         .arg(concat!("-Dlog4j2.configurationFile=", env!("CARGO_MANIFEST_DIR"), "/../../deploy/local/log4j2.yaml"))
         .arg("-cp")

@@ -36,11 +36,22 @@ impl TestDatabase {
     pub async fn create_empty_on(server: &str) -> Self {
         let name = format!("test_{}", uuid::Uuid::now_v7().simple());
         execute(server, format!("CREATE DATABASE {name}")).await;
+        Self::connect(server, name).await
+    }
+
+    async fn connect(server: &str, name: String) -> Self {
         let (base, _) = server.rsplit_once('/').expect("TEST_DATABASE_URL ends with /database");
         let url = format!("{base}/{name}");
         let options = DatabaseUrl::from_str(&url).expect("TEST_DATABASE_URL").connect_options(SCHEMA, "test");
         let pool = PgPoolOptions::new().max_connections(4).connect_with(options).await.expect("test database");
         Self { url, pool, server: server.to_owned(), name }
+    }
+
+    /// Goes on with the same database on another server, which is a copy of the first.
+    pub async fn move_to(&mut self, server: &str) {
+        // The first one is gone, so there is nothing to drop there.
+        let here = Self::connect(server, self.name.clone()).await;
+        std::mem::forget(std::mem::replace(self, here));
     }
 
     /// Inserts what `like-aggregator setup` does for one topic: its layout and an offset row at 0 for
@@ -124,7 +135,7 @@ impl Drop for TestDatabase {
     }
 }
 
-async fn execute(server: &str, sql: String) {
+pub(crate) async fn execute(server: &str, sql: String) {
     let options = PgConnectOptions::from_str(server).expect("TEST_DATABASE_URL");
     let mut connection = PgConnection::connect_with(&options).await.expect("test PostgreSQL");
     sqlx::raw_sql(AssertSqlSafe(sql)).execute(&mut connection).await.expect("statement on the test server");

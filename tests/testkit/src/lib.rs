@@ -3,12 +3,14 @@
 
 pub mod broker;
 mod client;
+mod cluster;
 mod collector;
 pub mod configuration_page;
 mod crowd;
 mod database;
 mod events;
 mod http;
+mod pooler;
 pub mod process;
 mod proxy;
 mod record;
@@ -20,13 +22,15 @@ mod wait;
 
 pub use broker::{Scram, TestBroker};
 pub use client::{Acknowledged, TestClient};
+pub use cluster::TestCluster;
 pub use collector::{TestCollector, TestSpan};
 pub use crowd::{Clicking, Crowd};
 pub use database::TestDatabase;
 pub use events::event;
+pub use pooler::TestPooler;
 pub use proxy::TestProxy;
 pub use record::{Click, Differences, Record};
-pub use servers::{Server, TestServers};
+pub use servers::{Server, TestServers, TestStandby, server_of};
 pub use system::{AdminPort, TestService, TestSystem};
 pub use topic::{TestTopic, Transactions, reader};
 pub use wait::{eventually, eventually_within, until};

@@ -1,11 +1,12 @@
 //! Kafka and PostgreSQL of one test, which can kill and restart them (deploy/local/test.sh).
 
 use std::collections::HashMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
+use crate::database::execute;
 use crate::process::{free_addr, run_to_end};
 use crate::{TestDatabase, TestProxy, TestSystem};
 
@@ -19,6 +20,14 @@ const LIMIT: Duration = Duration::from_secs(150);
 pub enum Server {
     Kafka,
     Postgres,
+}
+
+/// A PostgreSQL that follows another one; removed with its [`TestServers`].
+pub struct TestStandby {
+    /// The URL of the server's database.
+    pub postgres: String,
+    /// Between the two.
+    pub line: TestProxy,
 }
 
 /// A running pair; removed with the value.
@@ -40,11 +49,18 @@ impl TestServers {
         let proxied = (free_addr().port(), free_addr().port());
         let mut servers = Self { kafka: String::new(), postgres: String::new(), folder, proxied };
         servers.script(&["up"]).await;
-        let env = std::fs::read_to_string(servers.folder.join("env")).expect("the stack's env file");
-        let env: HashMap<_, _> = env.lines().filter_map(|line| line.split_once('=')).collect();
-        env["TEST_KAFKA_BOOTSTRAP_SERVERS"].clone_into(&mut servers.kafka);
-        env["TEST_DATABASE_URL"].clone_into(&mut servers.postgres);
+        let mut env = read_env(&servers.folder);
+        servers.kafka = env.remove("TEST_KAFKA_BOOTSTRAP_SERVERS").expect("its brokers");
+        servers.postgres = env.remove("TEST_DATABASE_URL").expect("its database");
         servers
+    }
+
+    /// Starts a standby of this PostgreSQL, which is restarted for it.
+    pub async fn standby(&self) -> TestStandby {
+        let line = TestProxy::start(server_of(&self.postgres)).await;
+        self.script(&["standby", &line.addr.port().to_string()]).await;
+        let postgres = read_env(&self.folder.join("standby")).remove("TEST_DATABASE_URL").expect("its database");
+        TestStandby { postgres, line }
     }
 
     /// Sends SIGKILL.
@@ -94,6 +110,25 @@ impl TestServers {
         command.arg("own").arg(&self.folder).args(args);
         command.env("KAFKA_PROXIED_PORT", listener.to_string()).env("KAFKA_PROXY_PORT", proxy.to_string());
         command
+    }
+}
+
+/// host:port of a URL of PostgreSQL.
+pub fn server_of(url: &str) -> &str {
+    url.rsplit_once('@').and_then(|(_, server)| server.split('/').next()).expect("postgres://user:password@host:port/")
+}
+
+/// The variables that describe a stack.
+fn read_env(folder: &Path) -> HashMap<String, String> {
+    let env = std::fs::read_to_string(folder.join("env")).expect("the stack's env file");
+    let pairs = env.lines().filter_map(|line| line.split_once('='));
+    pairs.map(|(name, value)| (name.to_owned(), value.to_owned())).collect()
+}
+
+impl TestStandby {
+    /// Makes it a primary.
+    pub async fn promote(&self) {
+        execute(&self.postgres, "SELECT pg_promote()".to_owned()).await;
     }
 }
 

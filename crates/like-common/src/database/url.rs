@@ -10,13 +10,14 @@ use sqlx::postgres::{PgConnectOptions, PgSslMode};
 use tracing::warn;
 use url::Url;
 
+use super::hosts::{self, Hosts};
 use crate::transport::is_local;
 
 /// The modes that sqlx implements; its `allow` never tries TLS.
 const SSL_MODES: [&str; 5] = ["disable", "prefer", "require", "verify-ca", "verify-full"];
 
-/// The parameters that sqlx applies.
-const PARAMETERS: [&str; 13] = [
+/// The parameters that sqlx or [`hosts`] applies.
+const PARAMETERS: [&str; 14] = [
     "sslmode",
     "sslrootcert",
     "sslcert",
@@ -30,6 +31,7 @@ const PARAMETERS: [&str; 13] = [
     "application_name",
     "options",
     "statement-cache-capacity",
+    "target_session_attrs",
 ];
 
 /// Beginnings of libpq's variables about the protection of a connection, and those of them that sqlx reads.
@@ -39,7 +41,7 @@ const READ: [&str; 4] = ["PGSSLMODE", "PGSSLROOTCERT", "PGSSLCERT", "PGSSLKEY"];
 /// A valid URL that no log shows.
 #[derive(Clone)]
 pub struct DatabaseUrl {
-    options: PgConnectOptions,
+    hosts: Hosts,
     /// The mode, if it protects less than `verify-full` on a connection that leaves the machine.
     weak: Option<&'static str>,
 }
@@ -62,8 +64,8 @@ impl std::fmt::Debug for DatabaseUrl {
 }
 
 impl DatabaseUrl {
-    /// Returns options for a connection, and warns once per process if it is not protected by verified TLS.
-    pub(super) fn options(&self) -> PgConnectOptions {
+    /// Returns options for a connection to each host, and warns once per process if it is not protected by verified TLS.
+    pub(super) fn hosts(&self) -> &Hosts {
         static WARNED: Once = Once::new();
         if let Some(sslmode) = self.weak {
             WARNED.call_once(|| {
@@ -73,7 +75,7 @@ impl DatabaseUrl {
                 );
             });
         }
-        self.options.clone()
+        &self.hosts
     }
 
     /// No error quotes the URL, whose parts may be a password.
@@ -81,16 +83,36 @@ impl DatabaseUrl {
         if !text.starts_with("postgres://") && !text.starts_with("postgresql://") {
             return Err("it doesn't start with postgres://".to_owned());
         }
-        let unusable = || "it can't be parsed as a URL".to_owned();
-        let url = Url::parse(text).map_err(|_| unusable())?;
-        if url.fragment().is_some() {
-            return Err("it has a #, which is written %23 in a password".to_owned());
+        let protection = Protection::of_variables(variables)?;
+        let hosts: Vec<_> =
+            hosts::split(text)?.iter().map(|url| parse_host(url, &protection)).collect::<Result<_, _>>()?;
+        let primary_only = hosts.iter().all(|host| host.primary_only);
+        if hosts.len() > 1 && !primary_only {
+            return Err("it names several hosts, so it needs the parameter target_session_attrs=read-write".to_owned());
         }
-        let (mut mode, mut root) = (None, false);
+        let weak = hosts.iter().find_map(|host| host.weak);
+        let mut names = BTreeSet::new();
+        if !hosts.iter().all(|host| names.insert((host.options.get_host(), host.options.get_port()))) {
+            return Err("it names a host twice; 'host', 'hostaddr' and 'port' are for one host".to_owned());
+        }
+        Ok(Self { hosts: Hosts::new(hosts.into_iter().map(|host| host.options).collect(), primary_only), weak })
+    }
+}
+
+/// What variables say about the protection of a connection.
+#[derive(Default)]
+struct Protection {
+    mode: Option<&'static str>,
+    root: bool,
+}
+
+impl Protection {
+    fn of_variables(variables: impl Iterator<Item = (String, String)>) -> Result<Self, String> {
+        let mut found = Self::default();
         for (name, value) in variables.filter(|(_, value)| !value.is_empty()) {
             match name.as_str() {
-                "PGSSLMODE" => mode = Some(ssl_mode("PGSSLMODE", &value)?),
-                "PGSSLROOTCERT" => root = true,
+                "PGSSLMODE" => found.mode = Some(ssl_mode("PGSSLMODE", &value)?),
+                "PGSSLROOTCERT" => found.root = true,
                 "PGPORT" if value.parse::<u16>().is_err() => return Err(format!("PGPORT='{value}' is not a port")),
                 name if PROTECTING.iter().any(|start| name.starts_with(start)) && !READ.contains(&name) => {
                     return Err(format!("{name} has no effect here: unset it; of its kind, {} have", READ.join(", ")));
@@ -98,40 +120,64 @@ impl DatabaseUrl {
                 _ => {}
             }
         }
-        let mut seen = BTreeSet::new();
-        for (name, value) in url.query_pairs() {
-            let option = name.starts_with("options[") && name.ends_with(']');
-            if !option && !PARAMETERS.contains(&&*name) {
-                return Err(format!("'{name}' is none of its parameters, which are {}", PARAMETERS.join(", ")));
-            }
-            match &*name {
-                "sslmode" => mode = Some(ssl_mode("sslmode", &value)?),
-                "sslrootcert" => root = true,
-                _ => {}
-            }
-            if !seen.insert(name.clone()) {
-                return Err(format!("it has two parameters '{name}'"));
-            }
-        }
-
-        let mut options = PgConnectOptions::from_url(&url).map_err(|_| unusable())?;
-        // sqlx would look up a name with brackets.
-        if let Some(address) = options.get_host().strip_prefix('[').and_then(|host| host.strip_suffix(']')) {
-            let address = address.to_owned();
-            options = options.host(&address);
-        }
-        let socket = options.get_socket().is_some() || options.get_host().starts_with('/');
-        let local = socket || is_local(options.get_host());
-        let Some(mut mode) = mode else {
-            return if local { Ok(Self { options, weak: None }) } else { Err(no_choice(options.get_host())) };
-        };
-        // As libpq does it.
-        if mode == "require" && root {
-            mode = "verify-ca";
-        }
-        let options = options.ssl_mode(PgSslMode::from_str(mode).map_err(|_| unusable())?);
-        Ok(Self { options, weak: (!local && mode != "verify-full").then_some(mode) })
+        Ok(found)
     }
+}
+
+/// One host of a URL.
+struct Host {
+    options: PgConnectOptions,
+    primary_only: bool,
+    weak: Option<&'static str>,
+}
+
+/// Parses a URL with one host.
+fn parse_host(text: &str, protection: &Protection) -> Result<Host, String> {
+    let unusable = || "it can't be parsed as a URL".to_owned();
+    let mut url = Url::parse(text).map_err(|_| unusable())?;
+    if url.fragment().is_some() {
+        return Err("it has a #, which is written %23 in a password".to_owned());
+    }
+    let primary_only = hosts::take_target(&mut url)?;
+    let Protection { mut mode, mut root } = *protection;
+    let mut seen = BTreeSet::new();
+    for (name, value) in url.query_pairs() {
+        let option = name.starts_with("options[") && name.ends_with(']');
+        if !option && !PARAMETERS.contains(&&*name) {
+            return Err(format!("'{name}' is none of its parameters, which are {}", PARAMETERS.join(", ")));
+        }
+        match &*name {
+            "sslmode" => mode = Some(ssl_mode("sslmode", &value)?),
+            "sslrootcert" => root = true,
+            _ => {}
+        }
+        if !seen.insert(name.clone()) {
+            return Err(format!("it has two parameters '{name}'"));
+        }
+    }
+
+    let mut options = PgConnectOptions::from_url(&url).map_err(|_| unusable())?;
+    // sqlx would look up a name with brackets.
+    if let Some(address) = options.get_host().strip_prefix('[').and_then(|host| host.strip_suffix(']')) {
+        let address = address.to_owned();
+        options = options.host(&address);
+    }
+    if options.get_host().contains(',') {
+        return Err(
+            "several hosts are written before the database: postgres://user@host1:port,host2:port/name".to_owned()
+        );
+    }
+    let socket = options.get_socket().is_some() || options.get_host().starts_with('/');
+    let local = socket || is_local(options.get_host());
+    let Some(mut mode) = mode else {
+        return if local { Ok(Host { options, primary_only, weak: None }) } else { Err(no_choice(options.get_host())) };
+    };
+    // As libpq does it.
+    if mode == "require" && root {
+        mode = "verify-ca";
+    }
+    let options = options.ssl_mode(PgSslMode::from_str(mode).map_err(|_| unusable())?);
+    Ok(Host { options, primary_only, weak: (!local && mode != "verify-full").then_some(mode) })
 }
 
 fn ssl_mode(setting: &str, value: &str) -> Result<&'static str, String> {
@@ -177,6 +223,15 @@ mod tests {
             ("postgres://u:secret@db/d", &[("PGSSLMODE", "")], "the host db is not this machine"),
             ("postgres://u:secret@[2001:db8::1]/d", &[], "the host 2001:db8::1 is not this machine"),
             ("postgres://u:1#secret@127.0.0.1/d", &[], "it "),
+            (
+                "postgres://u:secret@[::1],127.0.0.1/d",
+                &[],
+                "several hosts, so it needs the parameter target_session_attrs",
+            ),
+            ("postgres://u:secret@[::1],db/d?target_session_attrs=read-write", &[], "the host db is not this machine"),
+            ("postgres://u:secret@[::1],db/d?target_session_attrs=any", &[], "'any' is none of read-write, primary"),
+            ("postgres://u:secret@[::1],[::1]/d?target_session_attrs=primary", &[], "names a host twice"),
+            ("postgres://u:secret@x/d?host=db1,db2", &[], "several hosts are written before the database"),
         ] {
             let refused = parse(url, variables).unwrap_err();
             assert!(refused.contains(said) && !refused.contains("secret"), "{url}: {refused}");
@@ -198,8 +253,12 @@ mod tests {
             ("postgres://u@127.0.0.1/d?host=db&sslmode=prefer", &[], "db", Some("prefer")),
         ] {
             let parsed = parse(url, variables).expect(url);
-            assert_eq!((parsed.options.get_host(), parsed.weak), (host, weak), "{url}");
+            assert_eq!((parsed.hosts.options[0].get_host(), parsed.weak), (host, weak), "{url}");
         }
+        let several = "postgres://u@localhost:1,[::1]:2,db:3/d?sslmode=require&target_session_attrs=read-write";
+        let several = parse(several, &[]).unwrap();
+        let names: Vec<_> = several.hosts.options.iter().map(|host| (host.get_host(), host.get_port())).collect();
+        assert_eq!((&names[..], several.weak), (&[("localhost", 1), ("::1", 2), ("db", 3)][..], Some("require")));
         assert!(!format!("{:?}", parse("postgres://u:secret@[::1]/d", &[]).unwrap()).contains("secret"));
     }
 }

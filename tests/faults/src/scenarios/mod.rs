@@ -2,6 +2,8 @@
 
 use crate::Scenario;
 
+mod brokers;
+mod failover;
 mod garbage;
 mod kill;
 mod network;
@@ -16,14 +18,24 @@ mod topic;
 mod twice;
 
 /// Declares `ALL`. The modules stay outside, because rustfmt doesn't find modules in a macro.
+/// Without `of`, a scenario's module has its name.
 macro_rules! scenarios {
-    ($($name:ident: $what:literal,)+) => {
+    ($($name:ident $(of $module:ident)?: $what:literal,)+) => {
         /// All scenarios, in the order in which they run.
         pub const ALL: &[Scenario] = &[$(Scenario {
             name: stringify!($name),
             what: $what,
-            run: |run| Box::pin($name::$name(run)),
+            run: |run| Box::pin(function!($name $($module)?)(run)),
         }),+];
+    };
+}
+
+macro_rules! function {
+    ($name:ident) => {
+        $name::$name
+    };
+    ($name:ident $module:ident) => {
+        $module::$name
     };
 }
 
@@ -39,7 +51,16 @@ scenarios! {
     swap: "the swap of a rebuild under full load, with workers waiting for their offsets",
     topic: "the topic deleted and created again, and records removed by retention",
     garbage: "a fifth of the records breaks the contract",
+    leaders of brokers: "three brokers: the leader of a busy partition killed and restarted, in turn",
+    rolled of brokers: "three brokers: all restarted one by one",
+    frozen of brokers: "three brokers: the leader of a busy partition stopped (SIGSTOP) and continued",
+    controller of brokers: "three brokers: kill -9 of the active controller",
+    two_down of brokers: "three brokers: kill -9 of two",
+    failover: "PostgreSQL's primary killed and its standby promoted, behind and synchronous",
 }
+
+/// Those that run only if they are asked for.
+pub const LONGER: [&str; 3] = ["rolled", "frozen", "controller"];
 
 /// Returns the scenario of this name.
 pub fn named(name: &str) -> &'static Scenario {

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use like_testkit::{TestProxy, TestServers, TestService, eventually, until};
+use like_testkit::{TestProxy, TestServers, TestService, eventually, server_of, until};
 use rand::RngExt;
 use rand::rngs::StdRng;
 use rand::seq::SliceRandom;
@@ -84,11 +84,6 @@ fn hits(run: Run, dice: &mut StdRng) -> Vec<Hit> {
     }
     hits.shuffle(dice);
     hits
-}
-
-/// host:port of a URL.
-fn server_of(url: &str) -> &str {
-    url.rsplit_once('@').and_then(|(_, server)| server.split('/').next()).expect("postgres://user:password@host:port/")
 }
 
 impl Network {

@@ -1,0 +1,86 @@
+//! PostgreSQL's primary is killed and its standby promoted. Both services have one URL with two hosts. A standby that was
+//! behind has lost the last batches: offsets and counts are older together, and the log has the rest. A synchronous one has
+//! lost nothing that a receipt called counted.
+
+use like_testkit::{Click, Server, TestServers, server_of, until};
+
+use super::scene::{SHORT_SESSIONS, Scene, offsets};
+use crate::{Outcome, Run};
+
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Standby {
+    Behind,
+    Synchronous,
+}
+
+pub async fn failover(run: Run) -> Outcome {
+    let mut all = to(Standby::Behind, run).await;
+    if !run.quick {
+        let one = to(Standby::Synchronous, run).await;
+        all.faults += one.faults;
+        all.acknowledged += one.acknowledged;
+        all.unsettled += one.unsettled;
+        all.differences.lost += one.differences.lost;
+        all.differences.doubled += one.differences.doubled;
+    }
+    all
+}
+
+async fn to(kind: Standby, run: Run) -> Outcome {
+    let servers = TestServers::start().await;
+    let standby = servers.standby().await;
+    let mut system = servers.system().await;
+    let (primary, second) = (server_of(&servers.postgres), server_of(&standby.postgres));
+    let both = system.database.url.replace(primary, &format!("{primary},{second}"));
+    system.set("DATABASE_URL", &format!("{both}?target_session_attrs=read-write"));
+    let mut scene = Scene::on(run, system, SHORT_SESSIONS).await;
+    let mut aggregator = scene.system.aggregator(&[]).await;
+    scene.counts().await;
+    until("the standby follows", async || {
+        scene.system.number("SELECT count(*) FROM pg_stat_replication WHERE state = 'streaming'").await == 1
+    })
+    .await;
+    match kind {
+        Standby::Behind => standby.line.cut(),
+        Standby::Synchronous => {
+            scene.system.database.execute("ALTER SYSTEM SET synchronous_standby_names = '*'").await;
+            scene.system.database.execute("SELECT pg_reload_conf()").await;
+            until("the standby is synchronous", async || {
+                scene.system.number("SELECT count(*) FROM pg_stat_replication WHERE sync_state = 'sync'").await == 1
+            })
+            .await;
+        }
+    }
+    scene.acknowledges(200).await;
+    let client = scene.api.client();
+    let counted = client.click("careful", "product-0", true, "click").await;
+    client.wait_until_counted(&counted.receipt).await;
+    let (user, product) = ("careful".to_owned(), "product-0".to_owned());
+    scene.others.note(Click { user, product, liked: true, acknowledged: counted.clone() });
+    let folded = offsets(&scene.system).await;
+
+    servers.kill(Server::Postgres).await;
+    // Likes are acknowledged without a database, and the standby is not mistaken for one.
+    aggregator.waits_for("postgresql", "no host takes writes").await;
+    scene.acknowledges(200).await;
+    scene.system.database.move_to(&standby.postgres).await;
+    let kept = async || offsets(&scene.system).await;
+    match kind {
+        Standby::Behind => assert!(kept().await.iter().sum::<i64>() < folded.iter().sum(), "the tail is not lost"),
+        // It has everything, and may still be replaying it.
+        Standby::Synchronous => {
+            until("nothing is lost", async || kept().await.iter().zip(&folded).all(|(kept, folded)| kept >= folded))
+                .await;
+        }
+    }
+    standby.promote().await;
+    aggregator.wait_until_ready().await;
+    aggregator.process.says("PostgreSQL's primary is another host").await;
+    if kind == Standby::Synchronous {
+        assert_eq!(client.receipt(&counted.receipt).await["status"], "counted");
+    }
+    client.wait_until_counted(&counted.receipt).await;
+    scene.counts().await;
+    scene.acknowledges(50).await;
+    scene.outcome(1).await
+}
