@@ -8,7 +8,7 @@ use anyhow::{Context, anyhow, bail};
 use like_common::backoff::Backoff;
 use like_common::database::SCHEMA;
 use like_common::health::Health;
-use like_common::layout::{self, Layout};
+use like_common::layout::{self, Layout, partitions_text};
 use like_common::session::Session;
 use like_common::traces::Traces;
 use like_common::{admin, topic_check};
@@ -115,7 +115,7 @@ impl Service {
                         bail!(fatal);
                     }
                     let rules = self.settings.fold.dedup.check(recorded)?;
-                    info!(topic = layout.topic, %rules, "topic and fold settings read");
+                    info!(topic = layout.topic, partitions = layout.held_text(), %rules, "topic and fold settings read");
                     self.health.met(TOPIC);
                     return Ok((layout, rules));
                 }
@@ -164,19 +164,20 @@ impl Service {
     async fn fold_topic(&self, layout: &Layout, rules: FoldRules) -> anyhow::Result<()> {
         let Self { settings, timing, client, metrics, traces, health, .. } = self;
         let (url, fold) = (&settings.servers.database.database_url, &settings.fold);
+        let (held, group) = (layout.held(), group(&fold.kafka_group_id, layout));
         metrics.partitions.set(i64::from(layout.partitions));
         metrics.dedup_window.set(rules.window.as_secs().cast_signed());
         let (worker_events, events) = mpsc::channel();
         let max_events = fold.batch_max_events as usize;
         // A lane without a partition would be of no use.
-        let count = usize::from(settings.apply_lanes).min(layout.partitions as usize);
+        let count = usize::from(settings.apply_lanes).min(held.len());
         health.forget_parts(count);
         let mut lanes = Vec::new();
         for lane in 0..count {
             let (commands, worker_commands) = channel::unbounded_channel();
             let store = Store::new(url, SCHEMA, &layout.topic, rules.dedup());
             let mut worker = Worker::new(lane, max_events, store, metrics.clone(), health, worker_events.clone());
-            let (topic, group) = (layout.topic.clone(), fold.kafka_group_id.clone());
+            let (topic, group) = (layout.topic.clone(), group.clone());
             worker.traces = BatchTraces { traces: traces.clone(), topic, group };
             tokio::spawn(worker.run(worker_commands));
             lanes.push(commands);
@@ -188,10 +189,11 @@ impl Service {
         tasks.spawn(upkeep.run(timing.upkeep));
 
         let thread = ConsumerThread {
-            consumer: consumer_config(client.clone(), &fold.kafka_group_id)
+            consumer: consumer_config(client.clone(), &group)
                 .create_with_context(GroupContext::default())
                 .context("Kafka consumer")?,
             topic: layout.topic.clone(),
+            held,
             ends: layout.end_offsets.clone(),
             limits: BatchLimits { max_events, max_wait: settings.batch_max_wait },
             timing: *timing,
@@ -308,6 +310,14 @@ impl Service {
             }
             tokio::time::sleep(self.timing.topic_check).await;
         }
+    }
+}
+
+/// The group of the aggregators of one database. Another database's would be assigned partitions that it doesn't read.
+fn group(name: &str, layout: &Layout) -> String {
+    match &layout.held {
+        None => name.to_owned(),
+        Some(held) => format!("{name}-{}", partitions_text(held)),
     }
 }
 

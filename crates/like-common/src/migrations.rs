@@ -10,7 +10,7 @@ macro_rules! files {
     ($($name:literal)*) => { [$(($name, include_str!(concat!("../../../migrations/", $name, ".sql")))),*] };
 }
 
-const FILES: [(&str, &str); 11] = files! {
+const FILES: [(&str, &str); 12] = files! {
     "0001_counts_and_likes"
     "0002_event_handled"
     "0003_log_position"
@@ -22,6 +22,7 @@ const FILES: [(&str, &str); 11] = files! {
     "0012_large_tables"
     "0013_time_ordered_ids"
     "0014_product_like_hour"
+    "0015_held_partitions"
 };
 
 /// Returns the migrations, to be run on a connection whose `search_path` names the schema.

@@ -5,6 +5,7 @@ use std::time::Duration;
 use clap::builder::NonEmptyStringValueParser;
 use clap::{Args, Subcommand};
 use like_common::cli::duration;
+use like_common::layout::parse_partitions;
 use like_events::topic::DEFAULT_PARTITIONS;
 
 use crate::schema::user_likes::OnOff;
@@ -23,6 +24,10 @@ pub struct SetupSettings {
     /// partitions of a new topic, 1 to 1024; fixed from then on
     #[arg(long, value_name = "N", default_value_t = DEFAULT_PARTITIONS, value_parser = clap::value_parser!(i32).range(1..=1024))]
     pub partitions: i32,
+
+    /// the partitions whose products this database holds, such as 0-5 or 0-5,12-17; recorded once; default: all, or what belongs to those of the topic before
+    #[arg(long, value_name = "RANGES", value_parser = parse_partitions)]
+    pub hold_partitions: Option<std::vec::Vec<i32>>,
 
     /// replicas of a new topic; default: 3, or as many brokers as there are
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(i32).range(1..=9))]

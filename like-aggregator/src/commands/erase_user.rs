@@ -100,7 +100,7 @@ pub async fn erase_user(settings: &EraseUserSettings) -> anyhow::Result<Outcome>
     let name = topic.layout.topic.as_str();
     let ends = settled(&topic, deadline).await?;
     let ends = log_ends::after_last_records(&topic.client, name, ends).await?;
-    let ends: Vec<_> = (0..).zip(ends).collect();
+    let ends: Vec<_> = (0..).zip(ends).filter(|(partition, _)| topic.layout.holds(*partition)).collect();
     folded(&mut connection, name, &ends, deadline).await?;
 
     let since = stored(&mut connection, name).await?;

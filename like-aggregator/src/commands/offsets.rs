@@ -112,12 +112,12 @@ async fn reset(settings: &OffsetsResetSettings) -> anyhow::Result<Outcome> {
     let mut connection = connection::connect(&settings.report.servers.database, "offsets").await?;
     let topic = OpenTopic::find(&settings.report.servers.kafka, &mut connection, "offsets").await?;
     let partitions = match settings.partition {
-        Some(partition) if partition < topic.layout.partitions => vec![partition],
+        Some(partition) if topic.layout.held().contains(&partition) => vec![partition],
         Some(partition) => {
-            let last = topic.layout.partitions - 1;
-            return Err(UsageError(format!("--partition can't be {partition}: the topic has 0 to {last}")).into());
+            let held = topic.layout.held_text();
+            return Err(UsageError(format!("--partition can't be {partition}: the database has {held}")).into());
         }
-        None => (0..topic.layout.partitions).collect(),
+        None => topic.layout.held(),
     };
     // Between two batches, so that the offsets shown are those that are moved. The log's ends are read within it too, or
     // a worker could advance past them.

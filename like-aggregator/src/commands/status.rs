@@ -7,7 +7,7 @@ use std::fmt::Write as _;
 use anyhow::{Context, bail};
 use chrono::{DateTime, SecondsFormat, Utc};
 use like_common::database::SCHEMA;
-use like_common::layout;
+use like_common::layout::{self, partitions_text};
 use rdkafka::ClientConfig;
 use serde::Serialize;
 
@@ -24,6 +24,9 @@ use crate::topic::past_end::{self, PastEnd};
 struct Status {
     topic: String,
     sequence: i32,
+    /// The partitions that the database holds, if not all.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    held: Option<Vec<i32>>,
     fold_version: Option<i32>,
     build_fold_version: i32,
     /// Since when keys that are `UUIDv7`s give time-ordered event ids.
@@ -107,11 +110,12 @@ async fn read(settings: &ReportSettings) -> anyhow::Result<Status> {
             dead_letters_beyond: beyond,
         }
     });
-    let mut partitions: Vec<_> = partitions.collect();
+    let mut partitions: Vec<_> = partitions.filter(|p| layout.holds(p.partition)).collect();
     find_problems(&client, topic, &mut partitions).await?;
     Ok(Status {
         topic: topic.to_owned(),
         sequence: layout.sequence,
+        held: layout.held.clone(),
         fold_version,
         build_fold_version: FOLD_VERSION,
         time_ordered_ids_from: layout.time_ordered_ids_from,
@@ -172,12 +176,15 @@ impl Status {
             UserLikes::On => "listed",
         };
         let mut text = format!(
-            "topic         {topic} (sequence {sequence}, {} partitions)\n\
+            "topic         {topic} (sequence {sequence}, {})\n\
              fold version  {version} in the database, {build_fold_version} in this build\n\
              ordered ids   {ordered}\n\
              user likes    {user_likes}\n\
              lag           {lag} records\ndead letters  {dead_letters}\nlog gaps      {log_gaps}\n",
-            partitions.len()
+            match &self.held {
+                None => format!("{} partitions", partitions.len()),
+                Some(held) => format!("partitions {}, the others are in other databases", partitions_text(held)),
+            }
         );
         if self.dead_letters_beyond > 0 {
             let beyond = self.dead_letters_beyond;

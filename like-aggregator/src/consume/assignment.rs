@@ -28,9 +28,10 @@ impl ConsumerThread {
     pub(super) fn rebalance(&self, state: &mut State) -> anyhow::Result<()> {
         while let Some(event) = self.consumer.context().next_rebalance() {
             match event {
-                Rebalanced::Assigned(partitions) => {
+                Rebalanced::Assigned(mut partitions) => {
                     self.health.met(GROUP);
                     info!(?partitions, "partitions assigned");
+                    partitions.retain(|partition| self.held.contains(partition));
                     state.outside = None;
                     if partitions.is_empty() {
                         // librdkafka waits for this call before it joins again.

@@ -44,6 +44,8 @@ pub struct ConsumerThread {
     /// Subscribed by [`ConsumerThread::run`].
     pub consumer: BaseConsumer<GroupContext>,
     pub topic: String,
+    /// The partitions that the database holds: the group assigns others, too, and they aren't read.
+    pub held: Vec<i32>,
     /// The end offset of each partition of a closed topic: records past it aren't folded.
     pub ends: Option<Vec<i64>>,
     pub limits: BatchLimits,

@@ -64,7 +64,11 @@ impl Reader {
 
     /// Reads the stored offsets of the partitions that aren't folded to their ends.
     fn positions(&self) -> anyhow::Result<Open> {
-        self.command(Command::Offsets((0..self.ends.len() as i32).collect()))?;
+        let asked: Vec<i32> = (0..).zip(&self.ends).filter(|(_, end)| **end > 0).map(|(partition, _)| partition).collect();
+        if asked.is_empty() {
+            return Ok(Open::new());
+        }
+        self.command(Command::Offsets(asked.clone()))?;
         let stored = loop {
             match self.event()? {
                 Event::Offsets(_, stored) => break stored,
@@ -72,8 +76,8 @@ impl Reader {
                 _ => {} // not expected here
             }
         };
-        if stored.len() != self.ends.len() {
-            bail!("kafka_offset has {} rows for {} partitions", stored.len(), self.ends.len());
+        if stored.len() != asked.len() {
+            bail!("kafka_offset has {} rows for {} partitions", stored.len(), asked.len());
         }
         let open = stored.into_iter().filter(|s| s.next_offset < self.ends[s.partition as usize]);
         Ok(open.map(|s| (s.partition, Position::at(s.next_offset))).collect())

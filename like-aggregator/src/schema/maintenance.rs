@@ -107,7 +107,7 @@ impl Upkeep {
     async fn drop_windows(&self, connection: &mut PgConnection) -> anyhow::Result<()> {
         let (mut topics, mut partitions, mut ends) = (Vec::new(), Vec::new(), Vec::new());
         for layout in layout::read_all(&mut *connection).await? {
-            let log_ends = if let Some(ends) = layout.end_offsets {
+            let log_ends = if let Some(ends) = layout.end_offsets.clone() {
                 ends
             } else {
                 let sql = "SELECT coalesce(next_offset, 0) FROM generate_series(0, $2 - 1) AS p (number)
@@ -117,7 +117,7 @@ impl Upkeep {
                 let ends = log_ends::unfolded(&self.client, &layout.topic, &next).await?;
                 ends.iter().map(log_ends::Unfolded::end).collect()
             };
-            for (partition, end) in (0i32..).zip(log_ends) {
+            for (partition, end) in (0..).zip(log_ends).filter(|(partition, _)| layout.holds(*partition)) {
                 topics.push(layout.topic.clone());
                 partitions.push(partition);
                 ends.push(end);

@@ -109,8 +109,8 @@ impl ShadowSchema {
     /// Copies the live layout, and adds offset rows at 0 for its new partitions.
     pub async fn copy_layout(&mut self) -> anyhow::Result<()> {
         let layout = format!(
-            "INSERT INTO topic_layout (sequence, topic, partitions, closing, end_offsets, republished_to)
-             SELECT sequence, topic, partitions, closing, end_offsets, republished_to FROM {SCHEMA}.topic_layout
+            "INSERT INTO topic_layout (sequence, topic, partitions, held, closing, end_offsets, republished_to)
+             SELECT sequence, topic, partitions, held, closing, end_offsets, republished_to FROM {SCHEMA}.topic_layout
              ON CONFLICT (sequence) DO UPDATE SET closing = excluded.closing, end_offsets = excluded.end_offsets,
                                                   republished_to = excluded.republished_to"
         );
@@ -119,6 +119,7 @@ impl ShadowSchema {
         let offsets = "INSERT INTO kafka_offset (topic, partition, next_offset, updated_at)
                        SELECT topic, partition, 0, now()
                        FROM topic_layout, generate_series(0, partitions - 1) AS p (partition)
+                       WHERE held IS NULL OR partition = ANY (held)
                        ON CONFLICT DO NOTHING";
         sqlx::query(offsets).execute(&mut *connection).await.context("kafka_offset")?;
         Ok(())
@@ -179,19 +180,18 @@ pub async fn drop_schema(connection: &mut PgConnection, schema: &str) -> anyhow:
     bail!("dropping {schema}: deadlocked three times: try again")
 }
 
-/// Reads how far the live schema is folded.
+/// Reads how far the live schema is folded: partitions that it doesn't hold, to 0.
 pub async fn live_ends(connection: &mut PgConnection) -> anyhow::Result<Ends> {
     let sql = format!(
-        "SELECT topic, l.partitions, array_agg(o.next_offset ORDER BY o.partition)
-         FROM {SCHEMA}.topic_layout l JOIN {SCHEMA}.kafka_offset o USING (topic)
-         GROUP BY l.sequence, topic, l.partitions ORDER BY l.sequence"
+        "SELECT l.topic, array_agg(CASE WHEN held IS NULL OR p.number = ANY (held) THEN next_offset ELSE 0 END ORDER BY p.number)
+         FROM {SCHEMA}.topic_layout l CROSS JOIN generate_series(0, partitions - 1) AS p (number)
+         LEFT JOIN {SCHEMA}.kafka_offset o ON o.topic = l.topic AND o.partition = p.number
+         GROUP BY sequence, l.topic ORDER BY sequence"
     );
     let rows = sqlx::query_as(AssertSqlSafe(sql)).fetch_all(connection).await.context("reading the live offsets")?;
-    let complete = |(topic, partitions, ends): (String, i32, Vec<i64>)| {
-        if ends.len() != partitions as usize {
-            bail!("kafka_offset has {} rows for the {partitions} partitions of {topic}", ends.len());
-        }
-        Ok((topic, ends))
+    let complete = |(topic, ends): (String, Vec<Option<i64>>)| match ends.iter().position(Option::is_none) {
+        Some(missing) => bail!("kafka_offset has no row for partition {missing} of {topic}"),
+        None => Ok((topic, ends.into_iter().flatten().collect())),
     };
     rows.into_iter().map(complete).collect()
 }

@@ -14,7 +14,8 @@ macro_rules! unfinished {
         "t.end_offsets IS NULL OR EXISTS (
              SELECT FROM generate_series(1, t.partitions) AS p (number)
              LEFT JOIN kafka_offset o ON o.topic = t.topic AND o.partition = p.number - 1
-             WHERE o.next_offset IS NULL OR o.next_offset < t.end_offsets[p.number])"
+             WHERE (t.held IS NULL OR p.number - 1 = ANY (t.held))
+               AND (o.next_offset IS NULL OR o.next_offset < t.end_offsets[p.number]))"
     };
 }
 

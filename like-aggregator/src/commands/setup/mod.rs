@@ -52,6 +52,7 @@ pub async fn setup(settings: &SetupSettings) -> anyhow::Result<()> {
             known.partitions
         ),
         (None, None) => {
+            held(settings, topic, settings.partitions, &layouts)?;
             topic::create(settings, &client).await?;
             let created = async || {
                 topic_check::describe(&client, topic).await?.context("the topic is not known to all brokers yet")
@@ -62,7 +63,8 @@ pub async fn setup(settings: &SetupSettings) -> anyhow::Result<()> {
     let partitions = known.map_or(live.partitions, |layout| layout.partitions);
     topic::check(&live, partitions, settings)?;
     let ends = until(deadline, "the log's offsets", async || log_ends::of(&client, topic, partitions).await).await?;
-    record(&mut connection, topic, sequence, partitions, &ends).await?;
+    let held = held(settings, topic, partitions, &layouts)?;
+    record(&mut connection, topic, sequence, partitions, held, &ends).await?;
     if settings.time_ordered_ids {
         fold::order_ids(&mut connection).await?;
     }
@@ -107,6 +109,42 @@ fn place(topic: &str, after: Option<&str>, layouts: &[Layout]) -> anyhow::Result
     }
 }
 
+/// Returns the partitions whose products this database holds; None: all. A product stays in its database when a topic with
+/// more partitions follows, so that its later events meet its likes.
+fn held(settings: &SetupSettings, topic: &str, partitions: i32, layouts: &[Layout]) -> anyhow::Result<Option<Vec<i32>>> {
+    let asked = settings.hold_partitions.clone();
+    if let Some(beyond) = asked.iter().flatten().find(|number| **number >= partitions) {
+        bail!("--hold-partitions: {topic} has no partition {beyond}: it has 0 to {}", partitions - 1);
+    }
+    let asked = asked.filter(|held| held.len() < partitions as usize);
+    let due = match layouts.iter().find(|layout| layout.topic == topic) {
+        Some(known) => known.held.clone(),
+        None => match layouts.last() {
+            None => return Ok(asked),
+            Some(Layout { held: None, .. }) => None,
+            Some(before) if partitions % before.partitions == 0 => {
+                Some((0..partitions).filter(|number| before.holds(number % before.partitions)).collect())
+            }
+            Some(before) => bail!(
+                "this database holds partitions {} of {}, and {topic} has {partitions}: only with a multiple of {} does every \
+                 product stay in its database",
+                before.held_text(),
+                before.topic,
+                before.partitions
+            ),
+        },
+    };
+    if settings.hold_partitions.is_some() && asked != due {
+        let all = || (0..partitions).collect();
+        bail!(
+            "--hold-partitions: of {topic} this database holds {}, which can't be changed: fold the log into new databases \
+             (docs/SCALING.md)",
+            layout::partitions_text(&due.unwrap_or_else(all))
+        );
+    }
+    Ok(due)
+}
+
 /// Grants rights to the named roles, and to those that have rights already, which lack them on tables that a migration has
 /// just created.
 async fn grant(connection: &mut PgConnection, settings: &SetupSettings) -> anyhow::Result<()> {
@@ -131,16 +169,18 @@ async fn record(
     topic: &str,
     sequence: i32,
     partitions: i32,
+    held: Option<Vec<i32>>,
     ends: &LogEnds,
 ) -> anyhow::Result<()> {
     let mut transaction = connection.begin_with(BEGIN).await?;
     // Before the other statements, so that a `rebuild` swaps before or after all of them.
     sqlx::query("LOCK TABLE kafka_offset IN ROW EXCLUSIVE MODE").execute(&mut *transaction).await?;
-    let layout = "INSERT INTO topic_layout (sequence, topic, partitions) VALUES ($3, $1, $2) ON CONFLICT DO NOTHING";
-    let insert = sqlx::query(layout).bind(topic).bind(partitions).bind(sequence);
+    let layout = "INSERT INTO topic_layout (sequence, topic, partitions, held) VALUES ($3, $1, $2, $4)
+                  ON CONFLICT DO NOTHING";
+    let insert = sqlx::query(layout).bind(topic).bind(partitions).bind(sequence).bind(&held);
     if insert.execute(&mut *transaction).await?.rows_affected() == 1 {
-        let numbers: Vec<i32> = (0..partitions).collect();
-        let starts: Vec<i64> = ends.iter().map(|(start, _)| *start).collect();
+        let numbers = held.unwrap_or_else(|| (0..partitions).collect());
+        let starts: Vec<i64> = numbers.iter().map(|number| ends[*number as usize].0).collect();
         let rows = "INSERT INTO kafka_offset (topic, partition, next_offset, updated_at)
                     SELECT $1, partition, start, now() FROM unnest($2::int[], $3::bigint[]) AS new (partition, start)";
         sqlx::query(rows).bind(topic).bind(numbers).bind(starts).execute(&mut *transaction).await?;
@@ -150,14 +190,13 @@ async fn record(
             sqlx::query(ids).execute(&mut *transaction).await?;
         }
     }
-    let recorded = layout::read(&mut *transaction, topic).await?;
-    if recorded.is_none_or(|layout| layout.partitions != partitions) {
-        bail!("another `setup` has recorded another layout at the same time: run it again");
-    }
+    let recorded = layout::read(&mut *transaction, topic).await?.filter(|layout| layout.partitions == partitions);
+    let recorded = recorded.context("another `setup` has recorded another layout at the same time: run it again")?;
     let rows = "SELECT partition, next_offset FROM kafka_offset WHERE topic = $1";
     let rows: Vec<(i32, i64)> = sqlx::query_as(rows).bind(topic).fetch_all(&mut *transaction).await?;
     let offsets: HashMap<i32, i64> = rows.into_iter().collect();
-    for (partition, (start, end)) in (0..).zip(ends) {
+    for partition in recorded.held() {
+        let (start, end) = &ends[partition as usize];
         match offsets.get(&partition) {
             None => bail!(
                 "kafka_offset has no row for partition {partition} of {topic}, though its log was folded already: \

@@ -116,7 +116,7 @@ impl Left {
 async fn unfolded(connection: &mut PgConnection, client: &ClientConfig, layout: &Layout) -> anyhow::Result<Left> {
     // Checked first: once a transaction is committed, its records are found below.
     let open = log_ends::transaction_open(client, &layout.topic, layout.partitions).await.context("Kafka")?;
-    let next = next_offsets(connection, layout).await?;
+    let next = next_offsets(connection, layout, &vec![i64::MAX; layout.partitions as usize]).await?;
     let first = log_ends::first_records(client, &layout.topic, &next).await.context("Kafka")?;
     Ok(Left { first, open_transaction: open })
 }
@@ -137,7 +137,8 @@ async fn try_close(
     folded: &LogEnds,
 ) -> anyhow::Result<bool> {
     let mut transaction = connection::between_batches(connection).await?;
-    let ends = next_offsets(&mut transaction, layout).await?;
+    let elsewhere: Vec<i64> = folded.iter().map(|(_, end)| *end).collect();
+    let ends = next_offsets(&mut transaction, layout, &elsewhere).await?;
     if written(client, layout).await? != *folded {
         transaction.rollback().await?;
         return Ok(false);
@@ -151,12 +152,17 @@ async fn try_close(
     Ok(true)
 }
 
-async fn next_offsets(connection: &mut PgConnection, layout: &Layout) -> anyhow::Result<Vec<i64>> {
-    let sql = "SELECT next_offset FROM kafka_offset WHERE topic = $1 AND partition < $2 ORDER BY partition";
-    let query = sqlx::query_scalar(sql).bind(&layout.topic).bind(layout.partitions);
-    let next: Vec<i64> = query.fetch_all(connection).await.context("kafka_offset")?;
-    if next.len() != layout.partitions as usize {
-        bail!("kafka_offset has {} rows for the {} partitions of {}", next.len(), layout.partitions, layout.topic);
+/// Returns up to where each partition is folded; those that other databases hold, as in `elsewhere`.
+async fn next_offsets(connection: &mut PgConnection, layout: &Layout, elsewhere: &[i64]) -> anyhow::Result<Vec<i64>> {
+    let sql = "SELECT partition, next_offset FROM kafka_offset WHERE topic = $1";
+    let query = sqlx::query_as(sql).bind(&layout.topic);
+    let stored: Vec<(i32, i64)> = query.fetch_all(connection).await.context("kafka_offset")?;
+    let mut next = elsewhere.to_vec();
+    for partition in layout.held() {
+        let Some((_, stored)) = stored.iter().find(|(stored, _)| *stored == partition) else {
+            bail!("kafka_offset has no row for partition {partition} of {}", layout.topic);
+        };
+        next[partition as usize] = *stored;
     }
     Ok(next)
 }
