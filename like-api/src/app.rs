@@ -6,7 +6,6 @@ use std::sync::atomic::AtomicBool;
 use anyhow::anyhow;
 use like_common::traces::Traces;
 use prometheus::Registry;
-use sqlx::PgPool;
 use tokio_util::sync::CancellationToken;
 
 use crate::auth::Auth;
@@ -17,6 +16,7 @@ use crate::metrics::Metrics;
 use crate::publish::producer::Publisher;
 use crate::publish::write_gate::WriteGate;
 use crate::read::counts::Counts;
+use crate::read::databases::Databases;
 use crate::read::history::Histories;
 use crate::read::live::Streams;
 use crate::read::receipts::{Receipts, WAITERS_MAX};
@@ -32,8 +32,8 @@ pub struct AppState {
     pub example_url: String,
     pub gate: WriteGate,
     pub publisher: Arc<Publisher>,
-    /// The database; all SQL is in [`crate::read::queries`].
-    pub pool: PgPool,
+    /// All SQL is in [`crate::read::queries`].
+    pub databases: Databases,
     pub counts: Counts,
     pub top: Top,
     pub histories: Histories,
@@ -58,12 +58,12 @@ impl AppState {
         registry: &Registry,
     ) -> anyhow::Result<Self> {
         let stop = CancellationToken::new();
-        let pool = crate::read::pool::open(&config.database);
+        let databases = Databases::open(config);
         let auth = Auth::new(config).map_err(|refusal| anyhow!(refusal))?;
         auth.register(registry);
         let limits = Limits::new(&config.limits, registry).map_err(|refusal| anyhow!(refusal))?;
-        let streams = Streams::new(&config.streams, &limits, pool.clone(), registry);
-        crate::read::pool::register(registry, &pool);
+        let streams = Streams::new(&config.streams, &limits, databases.clone(), registry);
+        crate::read::pool::register(registry, databases.all().iter().map(|database| database.pool.clone()).collect());
         Ok(Self {
             auth,
             cors: Cors::new(&config.browser),
@@ -71,14 +71,14 @@ impl AppState {
             example_url: config.example_url(),
             gate: WriteGate::closed(),
             publisher,
-            counts: Counts::new(pool.clone(), registry),
-            top: Top::new(&pool, registry),
-            histories: Histories::new(pool.clone(), registry),
-            receipts: Receipts::new(pool.clone(), registry, limits.share("receipts", WAITERS_MAX), stop.clone()),
-            user_likes: UserLikes::new(pool.clone()),
+            counts: Counts::new(&databases, registry),
+            top: Top::new(&databases, registry),
+            histories: Histories::new(&databases, registry),
+            receipts: Receipts::new(&databases, registry, limits.share("receipts", WAITERS_MAX), stop.clone()),
+            user_likes: UserLikes::new(databases.clone()),
             streams: streams.map_err(|refusal| anyhow!(refusal))?,
             limits,
-            pool,
+            databases,
             metrics,
             draining: AtomicBool::new(false),
             stop: stop.clone(),

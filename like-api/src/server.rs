@@ -53,8 +53,7 @@ pub async fn serve(config: Config, listeners: Listeners, shutdown: CancellationT
     let watch = TopicMonitor {
         gate: state.gate.clone(),
         health: health.clone(),
-        pool: state.pool.clone(),
-        session: crate::read::pool::session(&config.database),
+        databases: state.databases.clone(),
         kafka,
         publisher: Arc::clone(&publisher),
         topic: topic.clone(),

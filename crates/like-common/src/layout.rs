@@ -76,15 +76,8 @@ pub async fn read_all(executor: impl PgExecutor<'_>) -> sqlx::Result<Vec<Layout>
     let sql = "SELECT sequence, topic, partitions, held, closing, end_offsets, republished_to, time_ordered_ids_from
                FROM topic_layout LEFT JOIN fold ON true ORDER BY sequence";
     let rows: Vec<Row> = sqlx::query_as(sql).fetch_all(executor).await?;
-    let layout = |(sequence, topic, partitions, held, closing, end_offsets, republished_to, time_ordered_ids_from)| Layout {
-        sequence,
-        topic,
-        partitions,
-        held,
-        closing,
-        end_offsets,
-        republished_to,
-        time_ordered_ids_from,
+    let layout = |(sequence, topic, partitions, held, closing, end_offsets, republished_to, time_ordered_ids_from)| {
+        Layout { sequence, topic, partitions, held, closing, end_offsets, republished_to, time_ordered_ids_from }
     };
     Ok(rows.into_iter().map(layout).collect())
 }

@@ -5,11 +5,13 @@
 
 pub mod event;
 pub mod ids;
+pub mod partition;
 pub mod receipt;
 mod reject;
 pub mod topic;
 
 pub use event::{EventRef, LikeEvent, decode};
 pub use ids::{EventId, InvalidId, ProductId, ProductPrefix, UserId, pair_key};
+pub use partition::partition;
 pub use receipt::Receipt;
 pub use reject::Reject;

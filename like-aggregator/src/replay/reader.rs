@@ -64,7 +64,8 @@ impl Reader {
 
     /// Reads the stored offsets of the partitions that aren't folded to their ends.
     fn positions(&self) -> anyhow::Result<Open> {
-        let asked: Vec<i32> = (0..).zip(&self.ends).filter(|(_, end)| **end > 0).map(|(partition, _)| partition).collect();
+        let asked: Vec<i32> =
+            (0..).zip(&self.ends).filter(|(_, end)| **end > 0).map(|(partition, _)| partition).collect();
         if asked.is_empty() {
             return Ok(Open::new());
         }

@@ -33,6 +33,7 @@ mod roles;
 mod second_group;
 mod secure_kafka;
 mod sessions;
+mod shards;
 mod shutdown;
 mod statements;
 mod store;

@@ -9,11 +9,12 @@ mod site;
 mod stream;
 
 use std::net::SocketAddr;
+use std::str::FromStr;
 use std::time::Duration;
 
 use clap::{ArgMatches, Args, Command, CommandFactory, FromArgMatches, Parser};
 use like_common::cli::duration_between;
-use like_common::database::DatabaseSettings;
+use like_common::database::{DatabaseSettings, DatabaseUrl};
 use like_common::kafka::KafkaSettings;
 use like_common::telemetry::LogSettings;
 use like_common::topic_check;
@@ -62,6 +63,11 @@ pub struct Config {
     #[command(flatten)]
     pub database: DatabaseSettings,
 
+    /// the other databases, when several share the topic by partitions: URLs with spaces between them
+    #[arg(long = "other-database-urls", env = "OTHER_DATABASE_URLS", value_name = "URLS", hide_env_values = true)]
+    #[arg(value_parser = OtherDatabases::from_str)]
+    pub other_databases: Option<OtherDatabases>,
+
     #[command(flatten)]
     pub log: LogSettings,
 
@@ -72,6 +78,19 @@ pub struct Config {
     /// How long a write to a client may make no progress. Only tests change it.
     #[arg(skip = Duration::from_secs(30))]
     pub write_timeout: Duration,
+}
+
+/// The databases beside the one of `DATABASE_URL`.
+#[derive(Debug, Clone)]
+pub struct OtherDatabases(pub Vec<DatabaseUrl>);
+
+impl FromStr for OtherDatabases {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let url = |(number, url): (usize, &str)| url.parse().map_err(|error| format!("URL {number}: {error}"));
+        (1..).zip(text.split_whitespace()).map(url).collect::<Result<_, _>>().map(Self)
+    }
 }
 
 impl Config {

@@ -126,15 +126,19 @@ pub fn page(uri: &Uri) -> Result<(usize, Option<Cursor>), Vec<Fault>> {
     if faults.is_empty() { Ok((limit, cursor)) } else { Err(faults) }
 }
 
-/// Parses `eventId` and `recordTime` of the query. None without both.
-pub fn record(uri: &Uri) -> Result<Option<RecordOfEvent>, Fault> {
+/// Parses `eventId` and `recordTime` of the query of a receipt. None without both.
+pub fn record(uri: &Uri, receipt: Receipt) -> Result<Option<RecordOfEvent>, Fault> {
     let event_id = only(uri, "eventId")?.map(|text| EventId::parse(&text)).transpose();
     let time = only(uri, "recordTime")?.map(|text| DateTime::parse_from_rfc3339(&text)).transpose();
     let event_id = event_id.map_err(|rule| Fault::parameter("eventId", rule.to_string()))?;
     let time = time.map_err(|_| {
         Fault::parameter("recordTime", "must be a date and time of RFC 3339, like 2026-11-22T10:00:00.123Z")
     })?;
-    Ok(event_id.zip(time).map(|(event_id, time)| RecordOfEvent { event_id: event_id.uuid(), time: time.to_utc() }))
+    Ok(event_id.zip(time).map(|(event_id, time)| RecordOfEvent {
+        receipt,
+        event_id: event_id.uuid(),
+        time: time.to_utc(),
+    }))
 }
 
 /// Returns the value of a parameter of the query that may occur once; None without it.

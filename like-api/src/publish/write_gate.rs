@@ -6,18 +6,19 @@ use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
+use futures::future::try_join_all;
 use like_common::backoff::Backoff;
 use like_common::database::sqlstate;
 use like_common::health::Health;
 use like_common::layout::{self, Layout};
-use like_common::session::Session;
 use like_common::topic_check::{self, Findings};
 use like_events::topic::{FENCE_BYTES, MAX_MESSAGE_BYTES};
 use rdkafka::ClientConfig;
-use sqlx::{Connection, PgPool};
+use sqlx::Connection;
 use tracing::{error, info, warn};
 
 use super::producer::Publisher;
+use crate::read::databases::{Database, Databases};
 use crate::read::pool::acquire;
 
 /// Readiness condition: `topic_layout` was read and permits writes to this topic.
@@ -80,9 +81,8 @@ pub struct TopicMonitor {
     pub gate: WriteGate,
     /// Receives [`LAYOUT_READ`] and [`TOPIC_CHECKED`].
     pub health: Health,
-    pub pool: PgPool,
-    /// The pool's session.
-    pub session: Session,
+    /// Learn from it where products are.
+    pub databases: Databases,
     pub kafka: ClientConfig,
     pub publisher: Arc<Publisher>,
     pub topic: String,
@@ -126,28 +126,26 @@ impl TopicMonitor {
         }
     }
 
-    /// Reads the layout of our topic, if it permits writes. The first time, a connection of its own shows why a pool would
-    /// have none, and whether a pooler shares its sessions.
+    /// Reads the layout of our topic, if all databases permit writes.
     async fn read(&self, first: bool) -> Result<Layout, LayoutError> {
-        let read = async {
-            if first {
-                self.session.connect_unshared().await?.close().await?;
-            }
-            let mut connection = acquire(&self.pool).await?;
-            let mut layouts = layout::read_all(&mut *connection).await;
-            if connection.recovers(&layouts).await {
-                layouts = layout::read_all(&mut *connection).await;
-            }
-            connection.release();
-            layouts
-        };
-        let read = tokio::time::timeout(READ_TIMEOUT, read).await;
-        let layouts =
-            read.unwrap_or(Err(sqlx::Error::PoolTimedOut)).map_err(|error| match sqlstate(&error).as_deref() {
-                Some("42P01") => LayoutError::Missing("the tables don't exist: run like-aggregator setup".to_owned()),
-                Some("42703") => LayoutError::Missing("the tables are old: run like-aggregator setup".to_owned()),
-                _ => LayoutError::Unavailable(format!("PostgreSQL can't be queried: {error}")),
-            })?;
+        let databases = self.databases.all();
+        let read = try_join_all(databases.iter().map(|database| read_layouts(database, first))).await;
+        let layouts = read.map_err(|error| match sqlstate(&error).as_deref() {
+            Some("42P01") => LayoutError::Missing("the tables don't exist: run like-aggregator setup".to_owned()),
+            Some("42703") => LayoutError::Missing("the tables are old: run like-aggregator setup".to_owned()),
+            _ => LayoutError::Unavailable(format!("PostgreSQL can't be queried: {error}")),
+        })?;
+        let own: Vec<Layout> = layouts.iter().map(|layouts| self.own(layouts)).collect::<Result<_, _>>()?;
+        self.databases.laid_out(&layouts, &self.topic).map_err(LayoutError::Refused)?;
+        // All replicas must give a key the same event id, so all databases must know of its form.
+        let ordered: Option<Vec<_>> = own.iter().map(|layout| layout.time_ordered_ids_from).collect();
+        let time_ordered_ids_from = ordered.and_then(|times| times.into_iter().max());
+        let own = own.into_iter().next().ok_or_else(|| LayoutError::Missing("no database".to_owned()))?;
+        Ok(Layout { time_ordered_ids_from, ..own })
+    }
+
+    /// Returns our topic's layout of these, which are one database's, if they permit writes.
+    fn own(&self, layouts: &[Layout]) -> Result<Layout, LayoutError> {
         let topic = &self.topic;
         let Some(own) = layouts.iter().find(|layout| layout.topic == *topic) else {
             return Err(LayoutError::Missing(format!("topic {topic} has no layout: run like-aggregator setup")));
@@ -214,6 +212,24 @@ impl TopicMonitor {
         }
         self.gate.set(Err(shown.to_owned()));
     }
+}
+
+/// Reads the layouts of a database. The first time, a connection of its own shows why a pool would have none, and whether a
+/// pooler shares its sessions.
+async fn read_layouts(database: &Database, first: bool) -> sqlx::Result<Vec<Layout>> {
+    let read = async {
+        if first {
+            database.session.connect_unshared().await?.close().await?;
+        }
+        let mut connection = acquire(&database.pool).await?;
+        let mut layouts = layout::read_all(&mut *connection).await;
+        if connection.recovers(&layouts).await {
+            layouts = layout::read_all(&mut *connection).await;
+        }
+        connection.release();
+        layouts
+    };
+    tokio::time::timeout(READ_TIMEOUT, read).await.unwrap_or(Err(sqlx::Error::PoolTimedOut))
 }
 
 /// Why there is no layout.

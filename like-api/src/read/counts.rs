@@ -10,7 +10,9 @@ use prometheus::{IntCounter, Opts, Registry};
 use sqlx::PgPool;
 
 use crate::metrics::counters;
-use crate::read::batcher::{BatchLimits, Batcher, reads_per_query};
+use crate::read::batcher::{BatchLimits, reads_per_query};
+use crate::read::batchers::Batchers;
+use crate::read::databases::Databases;
 use crate::read::error::ReadError;
 use crate::read::pool::READ_TIMEOUT;
 use crate::read::queries::{self, Count, CountKey};
@@ -30,7 +32,7 @@ const LIMITS: BatchLimits =
 
 pub struct Counts {
     cache: Cache<ProductId, Cached>,
-    batcher: Batcher<CountKey, Count>,
+    batchers: Batchers<CountKey, Count>,
     hits: IntCounter,
     misses: IntCounter,
 }
@@ -43,8 +45,8 @@ struct Cached {
 }
 
 impl Counts {
-    /// Reads through `pool` and registers its metrics.
-    pub fn new(pool: PgPool, registry: &Registry) -> Self {
+    /// Reads from `databases` and registers its metrics.
+    pub fn new(databases: &Databases, registry: &Registry) -> Self {
         let help = "counts of anonymous reads, by result: hit (cached for a second at most), miss (queried)";
         let requests = Opts::new("likes_count_cache_requests_total", help);
         let [hits, misses] = counters(registry, requests, "result", ["hit", "miss"]);
@@ -52,11 +54,11 @@ impl Counts {
         let reads = reads_per_query(registry, "likes_count_query_reads", help);
         let cache = Cache::builder().max_capacity(CACHE_PRODUCTS).time_to_live(CACHE_AGE).build();
         let kept = cache.clone();
-        let query = move |keys: Vec<CountKey>| query(pool.clone(), kept.clone(), keys);
-        Self { cache, batcher: Batcher::new(LIMITS, reads, query), hits, misses }
+        let query = move |pool: PgPool, keys: Vec<CountKey>| query(pool, kept.clone(), keys);
+        Self { cache, batchers: Batchers::new(databases, LIMITS, &reads, query), hits, misses }
     }
 
-    /// Returns the counts of `products`, in their order, and which of them `user` likes. For a user they
+    /// Returns the counts of `products`, in their order, and which of them `user` likes. For a user those of one database
     /// are one snapshot, taken after the call.
     pub async fn read(&self, products: &[ProductId], user: Option<&UserId>) -> Result<Vec<Count>, ReadError> {
         let Some(user) = user else { return self.anonymous(products).await };
@@ -64,7 +66,7 @@ impl Counts {
             product: product.clone(),
             pair: Some(pair_key(product.as_str(), user.as_str())),
         };
-        self.batcher.read(products.iter().map(key)).await
+        self.batchers.read(products.iter().map(key)).await
     }
 
     async fn anonymous(&self, products: &[ProductId]) -> Result<Vec<Count>, ReadError> {
@@ -79,7 +81,7 @@ impl Counts {
         }
         self.hits.inc_by((products.len() - missed.len()) as u64);
         self.misses.inc_by(missed.len() as u64);
-        let fresh = if missed.is_empty() { Vec::new() } else { self.batcher.read(missed).await? };
+        let fresh = if missed.is_empty() { Vec::new() } else { self.batchers.read(missed).await? };
         let mut fresh = fresh.into_iter();
         Ok(counts.into_iter().filter_map(|count| count.or_else(|| fresh.next())).collect())
     }

@@ -4,7 +4,9 @@ use chrono::TimeDelta;
 use prometheus::Registry;
 use sqlx::PgPool;
 
-use crate::read::batcher::{BatchLimits, Batcher, reads_per_query};
+use crate::read::batcher::{BatchLimits, reads_per_query};
+use crate::read::batchers::Batchers;
+use crate::read::databases::{Databases, Place, Placed};
 use crate::read::error::ReadError;
 use crate::read::hours::Range;
 use crate::read::pool::READ_TIMEOUT;
@@ -18,21 +20,27 @@ pub const HOURS_KEPT: TimeDelta = TimeDelta::days(35);
 const LIMITS: BatchLimits =
     BatchLimits { keys: 4, queries: 2, max_delay: std::time::Duration::from_millis(10), timeout: READ_TIMEOUT };
 
+impl Placed for Range {
+    fn place(&self) -> Place<'_> {
+        Place::Of(&self.product)
+    }
+}
+
 pub struct Histories {
-    batcher: Batcher<Range, Vec<i64>>,
+    batchers: Batchers<Range, Vec<i64>>,
 }
 
 impl Histories {
-    /// Reads through `pool` and registers its metric.
-    pub fn new(pool: PgPool, registry: &Registry) -> Self {
+    /// Reads from `databases` and registers its metric.
+    pub fn new(databases: &Databases, registry: &Registry) -> Self {
         let help = "reads of likes over time that one query answered; as many observations as queries";
         let reads = reads_per_query(registry, "likes_history_query_reads", help);
-        Self { batcher: Batcher::new(LIMITS, reads, move |ranges| query(pool.clone(), ranges)) }
+        Self { batchers: Batchers::new(databases, LIMITS, &reads, query) }
     }
 
     /// Returns what the product gained in each hour or day of the range, in order.
     pub async fn read(&self, range: Range) -> Result<Vec<i64>, ReadError> {
-        Ok(self.batcher.read([range]).await?.pop().unwrap_or_default())
+        Ok(self.batchers.read([range]).await?.pop().unwrap_or_default())
     }
 }
 

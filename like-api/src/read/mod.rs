@@ -1,9 +1,11 @@
-//! Reading from PostgreSQL: the pool and its queries, batched reads, counts, rankings, histories, receipts, live
+//! Reading from PostgreSQL: databases, their pools and queries, batched reads, counts, rankings, histories, receipts, live
 //! counts.
 
 pub mod batcher;
+pub mod batchers;
 pub mod counts;
 pub mod cursor;
+pub mod databases;
 pub mod error;
 pub mod history;
 pub mod hours;

@@ -4,7 +4,7 @@ use std::ops::{Deref, DerefMut};
 use std::sync::LazyLock;
 use std::time::Duration;
 
-use like_common::database::{DatabaseSettings, SCHEMA, STALE_PLAN, sqlstate};
+use like_common::database::{DatabaseUrl, SCHEMA, STALE_PLAN, sqlstate};
 use like_common::metrics::add;
 use like_common::session::Session;
 use prometheus::core::{Collector, Desc};
@@ -41,15 +41,15 @@ fn pool_opts(name: &str, help: &str) -> Opts {
 }
 
 /// Returns the session of the pool's connections.
-pub fn session(settings: &DatabaseSettings) -> Session {
+pub fn session(url: &DatabaseUrl) -> Session {
     // The server's timeout matches ours, or an abandoned query would keep its connection busy.
     let limit = READ_TIMEOUT.as_millis().to_string();
     let limits = ["statement_timeout", "lock_timeout"].map(|name| (name, limit.as_str()));
-    settings.database_url.session(SCHEMA, "like-api").with(limits)
+    url.session(SCHEMA, "like-api").with(limits)
 }
 
 /// Creates the pool. It connects on demand: PostgreSQL needn't be reachable yet.
-pub fn open(settings: &DatabaseSettings) -> PgPool {
+pub fn open(url: &DatabaseUrl) -> PgPool {
     let pool = PgPoolOptions::new()
         .max_connections(CONNECTIONS)
         .acquire_timeout(CONNECT_TIMEOUT)
@@ -62,19 +62,19 @@ pub fn open(settings: &DatabaseSettings) -> PgPool {
                 Ok(true)
             })
         });
-    session(settings).pool(pool)
+    session(url).pool(pool)
 }
 
-/// Registers the pool's metrics.
-pub fn register(registry: &Registry, pool: &PgPool) {
+/// Registers the metrics of the pools, one per database, as those of one.
+pub fn register(registry: &Registry, pools: Vec<PgPool>) {
     let count = pool_opts("db_client_connection_count", "connections to PostgreSQL, by state: idle or used");
     let count = IntGaugeVec::new(count, &["db_client_connection_state"]).expect("a valid name");
-    let max = pool_opts("db_client_connection_max", "most connections in the pool");
+    let max = pool_opts("db_client_connection_max", "most connections at the same time");
     let max = IntGauge::with_opts(max).expect("a valid name");
-    max.set(i64::from(pool.options().get_max_connections()));
+    max.set(pools.iter().map(|pool| i64::from(pool.options().get_max_connections())).sum());
     add(registry, Ok(WAITING.clone()));
     add(registry, Ok(TIMEOUTS.clone()));
-    add(registry, Ok(PoolMetrics { pool: pool.clone(), count, max }));
+    add(registry, Ok(PoolMetrics { pools, count, max }));
 }
 
 /// Takes a connection from the pool, waiting for one if needed.
@@ -129,10 +129,10 @@ impl Drop for PooledConnection {
     }
 }
 
-/// Reads the pool when metrics are collected.
+/// Reads the pools when metrics are collected.
 #[derive(Clone)]
 struct PoolMetrics {
-    pool: PgPool,
+    pools: Vec<PgPool>,
     count: IntGaugeVec,
     max: IntGauge,
 }
@@ -144,9 +144,10 @@ impl Collector for PoolMetrics {
 
     fn collect(&self) -> Vec<MetricFamily> {
         // Idle first: a connection taken in between counts as used, and none counts twice.
-        let idle = self.pool.num_idle() as i64;
+        let idle: i64 = self.pools.iter().map(|pool| pool.num_idle() as i64).sum();
+        let all: i64 = self.pools.iter().map(|pool| i64::from(pool.size())).sum();
         self.count.with_label_values(&["idle"]).set(idle);
-        self.count.with_label_values(&["used"]).set((i64::from(self.pool.size()) - idle).max(0));
+        self.count.with_label_values(&["used"]).set((all - idle).max(0));
         [self.count.collect(), self.max.collect()].concat()
     }
 }

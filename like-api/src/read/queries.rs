@@ -13,6 +13,7 @@ use sqlx::{Connection, FromRow, PgPool, Postgres};
 use uuid::Uuid;
 
 use crate::read::cursor::Cursor;
+use crate::read::databases::{Place, Placed};
 use crate::read::error::ReadError;
 use crate::read::hours::Range;
 use crate::read::pool::{READ_TIMEOUT, acquire};
@@ -26,6 +27,12 @@ pub struct CountKey {
     pub product: ProductId,
     /// The [`like_events::pair_key`] of the product and a known caller.
     pub pair: Option<Uuid>,
+}
+
+impl Placed for CountKey {
+    fn place(&self) -> Place<'_> {
+        Place::Of(&self.product)
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -49,9 +56,16 @@ pub struct Change {
 /// One record of an event: the one that a receipt is of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct RecordOfEvent {
+    pub receipt: Receipt,
     pub event_id: Uuid,
     /// Its timestamp.
     pub time: DateTime<Utc>,
+}
+
+impl Placed for RecordOfEvent {
+    fn place(&self) -> Place<'_> {
+        Place::At(self.receipt)
+    }
 }
 
 /// The status of the event at a receipt's position.

@@ -16,7 +16,9 @@ use tracing::debug;
 
 use crate::limits::share::Share;
 use crate::metrics::Counted;
-use crate::read::batcher::{BatchLimits, Batcher, reads_per_query};
+use crate::read::batcher::{BatchLimits, reads_per_query};
+use crate::read::batchers::Batchers;
+use crate::read::databases::Databases;
 use crate::read::error::ReadError;
 use crate::read::lock::lock;
 use crate::read::pool::READ_TIMEOUT;
@@ -37,12 +39,14 @@ const LIMITS: BatchLimits =
     BatchLimits { keys: 1_000, queries: 2, max_delay: Duration::from_millis(10), timeout: READ_TIMEOUT };
 
 pub struct Receipts {
-    batcher: Batcher<Receipt, ReceiptState>,
-    repeats: Batcher<RecordOfEvent, bool>,
+    batchers: Batchers<Receipt, ReceiptState>,
+    repeats: Batchers<RecordOfEvent, bool>,
     places: Semaphore,
     share: Arc<Share>,
     waiters: IntGauge,
-    poller: Arc<Poller>,
+    databases: Databases,
+    /// Of each database.
+    pollers: Vec<Arc<Poller>>,
     shutdown: CancellationToken,
 }
 
@@ -74,30 +78,25 @@ struct State {
 }
 
 impl Receipts {
-    /// Reads through `pool` and registers its metrics. `shutdown` ends all waits.
-    pub fn new(pool: PgPool, registry: &Registry, share: Arc<Share>, shutdown: CancellationToken) -> Self {
+    /// Reads from `databases` and registers its metrics. `shutdown` ends all waits.
+    pub fn new(databases: &Databases, registry: &Registry, share: Arc<Share>, shutdown: CancellationToken) -> Self {
         let help =
             "reads of receipts, or callers waiting for one, that one query served; as many observations as queries";
         let reads = reads_per_query(registry, "likes_receipt_query_reads", help);
         let waiters = IntGauge::new("likes_receipt_waiters", "callers waiting for a receipt to be counted");
         let waiters = add(registry, waiters);
-        let poller = Arc::new(Poller { pool: pool.clone(), reads: reads.clone(), state: Mutex::default() });
-        let query = move |receipts: Vec<Receipt>| {
-            let pool = pool.clone();
-            async move { queries::receipt_statuses(&pool, &receipts).await }
-        };
-        let of_repeats = poller.pool.clone();
-        let repeats = move |records: Vec<RecordOfEvent>| {
-            let pool = of_repeats.clone();
-            async move { queries::repeats(&pool, &records).await }
-        };
-        let repeats = Batcher::new(LIMITS, reads.clone(), repeats);
-        let batcher = Batcher::new(LIMITS, reads, query);
-        Self { batcher, repeats, places: Semaphore::new(WAITERS_MAX), share, waiters, poller, shutdown }
+        let query = async |pool: PgPool, receipts: Vec<Receipt>| queries::receipt_statuses(&pool, &receipts).await;
+        let repeats = async |pool: PgPool, records: Vec<RecordOfEvent>| queries::repeats(&pool, &records).await;
+        let repeats = Batchers::new(databases, LIMITS, &reads, repeats);
+        let batchers = Batchers::new(databases, LIMITS, &reads, query);
+        let poller = |pool: PgPool| Arc::new(Poller { pool, reads: reads.clone(), state: Mutex::default() });
+        let pollers = databases.all().iter().map(|database| poller(database.pool.clone())).collect();
+        let (databases, places) = (databases.clone(), Semaphore::new(WAITERS_MAX));
+        Self { batchers, repeats, places, share, waiters, databases, pollers, shutdown }
     }
 
     pub async fn status(&self, receipt: Receipt) -> Result<ReceiptState, ReadError> {
-        let mut statuses = self.batcher.read([receipt]).await?;
+        let mut statuses = self.batchers.read([receipt]).await?;
         statuses.pop().ok_or_else(|| ReadError::Internal("no status".to_owned()))
     }
 
@@ -118,13 +117,14 @@ impl Receipts {
         let Some(_share) = self.share.take(client) else { return Ok(Waited::TooManyWaiters) };
         let Ok(_place) = self.places.try_acquire() else { return Ok(Waited::TooManyWaiters) };
         let _waiter = Counted::by(&self.waiters);
-        let mut status = self.poller.add(receipt);
+        let poller = &self.pollers[self.databases.of(&receipt)?];
+        let mut status = poller.add(receipt);
         tokio::select! {
             settled = status.wait_for(Option::is_some) => match settled.ok().and_then(|status| status.clone()) {
                 Some(status) => Ok(Waited::Settled(status)),
                 None => Err(ReadError::Internal("a receipt is no longer polled".to_owned())),
             },
-            () = tokio::time::sleep(limit) => match lock(&self.poller.state).failed.clone() {
+            () = tokio::time::sleep(limit) => match lock(&poller.state).failed.clone() {
                 Some(error) => Err(error),
                 None => Ok(Waited::Pending),
             },
@@ -185,17 +185,16 @@ impl Poller {
 #[cfg(test)]
 mod tests {
     use like_testkit::eventually;
-    use sqlx::postgres::PgPoolOptions;
 
     use super::*;
 
     #[tokio::test]
     async fn polling_ends_with_the_last_waiter() {
-        let pool = PgPoolOptions::new().connect_lazy("postgres://likes@127.0.0.1:1/none").unwrap();
+        let databases = Databases::unreachable(1);
         let share = Share::new(1, prometheus::IntCounter::new("r", "r").unwrap());
-        let receipts = Receipts::new(pool, &Registry::new(), share, CancellationToken::new());
+        let receipts = Receipts::new(&databases, &Registry::new(), share, CancellationToken::new());
         let (one, other) = ([192, 0, 2, 1].into(), [192, 0, 2, 2].into());
-        let polling = || lock(&receipts.poller.state).polling;
+        let polling = || lock(&receipts.pollers[0].state).polling;
         let receipt = Receipt { sequence: 1, partition: 0, offset: 0 };
         {
             let mut waits = std::pin::pin!(receipts.wait(receipt, Duration::from_secs(600), one));

@@ -1,18 +1,19 @@
 //! The products with the most likes: gained of late, or of all time. Such a query reads much of a table, and the counts have
 //! no index by design. So a replica keeps the last ranking of each window. It renews one only while somebody asks, by one
-//! query at a time, and pauses after it: whatever the load, these queries take a twentieth of a core of PostgreSQL each.
+//! query at a time, and pauses after it: whatever the load, these queries take a twentieth of a core of each PostgreSQL.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use chrono::{DateTime, Utc};
+use futures::future::try_join_all;
 use like_common::metrics::add;
 use prometheus::{IntCounter, IntCounterVec, Opts, Registry};
 use serde::Serialize;
-use sqlx::PgPool;
 use tokio::sync::{Semaphore, watch};
 use utoipa::ToSchema;
 
+use crate::read::databases::Databases;
 use crate::read::error::ReadError;
 use crate::read::hours::{self, HOUR};
 use crate::read::pool::READ_TIMEOUT;
@@ -29,7 +30,7 @@ const INTERVAL_OF_ALL: Duration = Duration::from_mins(1);
 const PAUSE_PER_QUERY: u32 = 20;
 /// How long a ranking is served beyond its interval, while a query runs or fails.
 const STALE: Duration = Duration::from_mins(1);
-/// Queries at the same time, each on a connection of the pool.
+/// Queries at the same time, each on a connection of each database.
 const QUERIES: usize = 2;
 
 /// The time in which likes are counted. A window of hours begins with the hour that contains the moment so long ago, as sums
@@ -83,7 +84,7 @@ pub struct Top {
 
 struct Board {
     window: Window,
-    pool: PgPool,
+    databases: Databases,
     slots: Arc<Semaphore>,
     latest: watch::Sender<Latest>,
     queries: IntCounter,
@@ -100,15 +101,15 @@ struct Latest {
 }
 
 impl Top {
-    /// Reads through `pool` and registers its metric.
-    pub fn new(pool: &PgPool, registry: &Registry) -> Self {
+    /// Reads from `databases` and registers its metric.
+    pub fn new(databases: &Databases, registry: &Registry) -> Self {
         let help = "queries for the products with the most likes, by window";
         let queries = add(registry, IntCounterVec::new(Opts::new("likes_top_queries_total", help), &["window"]));
         let slots = Arc::new(Semaphore::new(QUERIES));
         let boards = Window::NAMES.map(|(name, window)| {
             let latest = Latest { ranking: None, failed: None, due: Instant::now(), querying: false };
             let (latest, queries) = (watch::Sender::new(latest), queries.with_label_values(&[name]));
-            Arc::new(Board { window, pool: pool.clone(), slots: Arc::clone(&slots), latest, queries })
+            Arc::new(Board { window, databases: databases.clone(), slots: Arc::clone(&slots), latest, queries })
         });
         Self { boards }
     }
@@ -145,10 +146,17 @@ impl Board {
         let slot = self.slots.acquire().await;
         self.queries.inc();
         let (began, since) = (Instant::now(), self.window.since(Utc::now()));
-        let found = match since {
-            Some(since) => queries::gained_most(&self.pool, since, TOP_MAX).await,
-            None => queries::liked_most(&self.pool, TOP_MAX).await,
-        };
+        let found = try_join_all(self.databases.all().iter().map(async |database| match since {
+            Some(since) => queries::gained_most(&database.pool, since, TOP_MAX).await,
+            None => queries::liked_most(&database.pool, TOP_MAX).await,
+        }));
+        // A product is in one database, so the first of all are among the first of each.
+        let found = found.await.map(|of_each| {
+            let mut products: Vec<_> = of_each.into_iter().flatten().collect();
+            products.sort_by(|(one, more), (other, less)| less.cmp(more).then_with(|| one.cmp(other)));
+            products.truncate(TOP_MAX as usize);
+            products
+        });
         drop(slot);
         // What fails at once is tried again soon, what fails after a long time is not.
         let interval = if found.is_ok() { self.window.interval() } else { INTERVAL };

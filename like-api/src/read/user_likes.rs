@@ -4,15 +4,18 @@
 //! The query uses an index that operators may leave out (`setup --user-likes`). It looks for the index itself, so the answer is
 //! right at once when the index is made or dropped, or when `rebuild` replaces the tables.
 
+use std::cmp::Reverse;
+
 use chrono::SecondsFormat;
+use futures::future::try_join_all;
 use like_events::UserId;
 use serde::Serialize;
-use sqlx::PgPool;
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
 use utoipa::ToSchema;
 
 use crate::read::cursor::Cursor;
+use crate::read::databases::{Database, Databases};
 use crate::read::error::ReadError;
 use crate::read::pool::READ_TIMEOUT;
 use crate::read::queries;
@@ -24,7 +27,7 @@ pub const PAGE_MAX: usize = 100;
 const QUERIES: usize = 4;
 
 pub struct UserLikes {
-    pool: PgPool,
+    databases: Databases,
     queries: Semaphore,
 }
 
@@ -46,8 +49,8 @@ pub struct Page {
 }
 
 impl UserLikes {
-    pub fn new(pool: PgPool) -> Self {
-        Self { pool, queries: Semaphore::new(QUERIES) }
+    pub fn new(databases: Databases) -> Self {
+        Self { databases, queries: Semaphore::new(QUERIES) }
     }
 
     /// Returns the page after `cursor`, or the first one. None: the tables have no index for it.
@@ -56,7 +59,12 @@ impl UserLikes {
             return Err(ReadError::Overloaded);
         };
         // One more shows whether there is another page.
-        let Some(mut rows) = queries::user_likes(&self.pool, user, after, limit + 1).await? else { return Ok(None) };
+        let databases = self.databases.all().iter();
+        let read = async |database: &Database| queries::user_likes(&database.pool, user, after, limit + 1).await;
+        let of_each: Option<Vec<_>> = try_join_all(databases.map(read)).await?.into_iter().collect();
+        let Some(of_each) = of_each else { return Ok(None) };
+        let mut rows: Vec<_> = of_each.into_iter().flatten().collect();
+        rows.sort_by_key(|(_, Cursor { changed_at, pair_key })| Reverse((*changed_at, *pair_key)));
         let is_last = rows.len() <= limit;
         rows.truncate(limit);
         let next = rows.last().filter(|_| !is_last).map(|(_, cursor)| *cursor);

@@ -5,7 +5,7 @@ use std::time::Instant;
 use futures::FutureExt;
 use futures::future::join_all;
 use like_api::read::counts::{CACHE_AGE, Counts};
-use like_api::read::pool;
+use like_api::read::databases::Databases;
 use like_events::{ProductId, UserId};
 use like_testkit::TestDatabase;
 use prometheus::Registry;
@@ -19,7 +19,7 @@ async fn concurrent_reads_share_queries() {
     let database = TestDatabase::create().await;
     count(&database, &["p1"], 7).await;
     let registry = Registry::new();
-    let counts = Counts::new(pool::open(&config("t", &database.url).database), &registry);
+    let counts = Counts::new(&Databases::open(&config("t", &database.url)), &registry);
     let product = [ProductId::parse("p1").unwrap()];
     let users: Vec<UserId> = (0..100).map(|n| UserId::parse(&format!("u{n}")).unwrap()).collect();
     // PostgreSQL answers after all reads have begun.

@@ -4,8 +4,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use futures::future::join_all;
+use like_api::read::databases::Databases;
 use like_api::read::error::ReadError;
-use like_api::read::pool;
 use like_api::read::top::{Ranking, Top, Window};
 use like_testkit::{TestDatabase, until};
 use prometheus::Registry;
@@ -110,7 +110,7 @@ impl Locked {
         let database = TestDatabase::create().await;
         database.execute("INSERT INTO product_like_count VALUES ('p1', 7, 0, now())").await;
         let registry = Registry::new();
-        let top = Arc::new(Top::new(&pool::open(&config("t", &database.url).database), &registry));
+        let top = Arc::new(Top::new(&Databases::open(&config("t", &database.url)), &registry));
         Self { database, top, registry }
     }
 

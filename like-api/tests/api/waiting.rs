@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 
 use futures::FutureExt;
 use like_api::limits::share::Share;
+use like_api::read::databases::Databases;
 use like_api::read::error::ReadError;
-use like_api::read::pool;
 use like_api::read::queries::ReceiptState;
 use like_api::read::receipts::{INTERVAL, Receipts, WAITERS_MAX, Waited};
 use like_events::Receipt;
@@ -36,9 +36,9 @@ struct Scene {
 impl Scene {
     fn new(database_url: &str) -> Self {
         let (registry, shutdown) = (Registry::new(), CancellationToken::new());
-        let pool = pool::open(&config("t", database_url).database);
+        let databases = Databases::open(&config("t", database_url));
         let share = Share::new(WAITERS_MAX, IntCounter::new("r", "r").unwrap());
-        let receipts = Arc::new(Receipts::new(pool, &registry, share, shutdown.clone()));
+        let receipts = Arc::new(Receipts::new(&databases, &registry, share, shutdown.clone()));
         Self { receipts, registry, shutdown, waiting: JoinSet::new() }
     }
 

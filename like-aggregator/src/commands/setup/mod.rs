@@ -111,7 +111,12 @@ fn place(topic: &str, after: Option<&str>, layouts: &[Layout]) -> anyhow::Result
 
 /// Returns the partitions whose products this database holds; None: all. A product stays in its database when a topic with
 /// more partitions follows, so that its later events meet its likes.
-fn held(settings: &SetupSettings, topic: &str, partitions: i32, layouts: &[Layout]) -> anyhow::Result<Option<Vec<i32>>> {
+fn held(
+    settings: &SetupSettings,
+    topic: &str,
+    partitions: i32,
+    layouts: &[Layout],
+) -> anyhow::Result<Option<Vec<i32>>> {
     let asked = settings.hold_partitions.clone();
     if let Some(beyond) = asked.iter().flatten().find(|number| **number >= partitions) {
         bail!("--hold-partitions: {topic} has no partition {beyond}: it has 0 to {}", partitions - 1);

@@ -79,7 +79,7 @@ pub async fn status(State(app): State<Arc<AppState>>, request: Request) -> Resul
     let began = Instant::now();
     let (mut parts, _) = request.into_parts();
     let receipt = extract::receipt(&mut parts).await?;
-    let record = extract::record(&parts.uri)?;
+    let record = extract::record(&parts.uri, receipt)?;
     let mut wait = prefer::wait(&parts.headers);
     let client = client(&app, &parts);
     let mut state = app.receipts.status(receipt).await.map_err(ApiError::Read)?;

@@ -6,21 +6,22 @@ use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
-use sqlx::PgPool;
+use futures::future::join_all;
 use tokio::time::{Instant, sleep_until};
 use tracing::{info, warn};
 
 use super::metrics::StreamMetrics;
 use super::product::LiveProduct;
 use super::table::Table;
+use crate::read::databases::{Database, Databases};
 use crate::read::error::ReadError;
-use crate::read::queries;
+use crate::read::queries::{self, Change};
 
 /// From a query's end to the next one's start: new subscribers share at most twenty queries a second.
 const PAUSE: Duration = Duration::from_millis(50);
 
 pub struct Hub {
-    pool: PgPool,
+    databases: Databases,
     table: Arc<Table>,
     interval: Duration,
     metrics: StreamMetrics,
@@ -29,8 +30,8 @@ pub struct Hub {
 }
 
 impl Hub {
-    pub fn new(pool: PgPool, table: Arc<Table>, interval: Duration, metrics: StreamMetrics) -> Self {
-        Self { pool, table, interval, metrics, number: 0, answered: true }
+    pub fn new(databases: Databases, table: Arc<Table>, interval: Duration, metrics: StreamMetrics) -> Self {
+        Self { databases, table, interval, metrics, number: 0, answered: true }
     }
 
     pub async fn run(mut self) -> Infallible {
@@ -63,7 +64,7 @@ impl Hub {
     }
 
     /// Polls once. Streams that subscribe meanwhile wait for the next poll, since their counts may have
-    /// been read already; if this poll fails, they fail with it.
+    /// been read already; if no database answers this one, they fail with it.
     async fn poll(&mut self, everything: bool) {
         let subscribers = self.table.take_subscribers();
         let products = if everything {
@@ -83,41 +84,57 @@ impl Hub {
         let reason = if everything { &self.metrics.at_interval } else { &self.metrics.for_subscribers };
         reason.inc();
         let read = self.read(&products).await;
-        self.report(&read);
-        match read {
-            Ok(()) => {
-                if everything {
-                    self.table.show(self.number, &products);
-                }
-                subscribers.into_iter().for_each(|subscriber| drop(subscriber.read.send(Ok(()))));
-            }
-            Err(error) => {
-                for subscriber in subscribers.into_iter().chain(self.table.take_subscribers()) {
-                    let _ = subscriber.read.send(Err(error.clone()));
-                }
-            }
+        let unread = |product: &Arc<LiveProduct>| match self.databases.of(product.id()) {
+            Ok(owner) => read[owner].clone().err(),
+            Err(error) => Some(error),
+        };
+        if everything {
+            self.table.show(self.number, &products);
         }
+        let none_answers = read.iter().all(Result::is_err);
+        let late = if none_answers { self.table.take_subscribers() } else { Vec::new() };
+        for subscriber in subscribers.into_iter().chain(late) {
+            let failed = subscriber.products.iter().find_map(unread);
+            let _ = subscriber.read.send(failed.map_or(Ok(()), Err));
+        }
+        self.report(read.into_iter().find_map(Result::err).as_ref());
     }
 
-    async fn read(&mut self, products: &[Arc<LiveProduct>]) -> Result<(), ReadError> {
-        let ids = products.iter().map(|product| product.id().as_str()).collect();
-        let (counts, times) = products.iter().map(|product| product.known()).unzip();
-        let changes = queries::changes(&self.pool, ids, counts, times).await?;
+    /// Reads the products of each database, and returns which of the databases have answered.
+    async fn read(&mut self, products: &[Arc<LiveProduct>]) -> Vec<Result<(), ReadError>> {
+        let databases = self.databases.all();
+        let mut by_database: Vec<Vec<&Arc<LiveProduct>>> = databases.iter().map(|_| Vec::new()).collect();
+        for product in products {
+            if let Ok(owner) = self.databases.of(product.id()) {
+                by_database[owner].push(product);
+            }
+        }
+        let query = async |(database, products): (&Database, &Vec<&Arc<LiveProduct>>)| {
+            if products.is_empty() {
+                return Ok(Vec::new());
+            }
+            let ids = products.iter().map(|product| product.id().as_str()).collect();
+            let (counts, times) = products.iter().map(|product| product.known()).unzip();
+            queries::changes(&database.pool, ids, counts, times).await
+        };
+        let answers = join_all(databases.iter().zip(&by_database).map(query)).await;
         self.number += 1;
         let shown = self.table.shown();
-        for change in changes {
-            products[change.place].change(self.number, shown, &change);
-        }
-        Ok(())
+        let change = |(answer, products): (Result<Vec<Change>, _>, Vec<&Arc<LiveProduct>>)| {
+            answer.map(|changes| {
+                changes.iter().for_each(|change| products[change.place].change(self.number, shown, change));
+            })
+        };
+        answers.into_iter().zip(by_database).map(change).collect()
     }
 
     /// Logs the begin and the end of an outage.
-    fn report(&mut self, read: &Result<(), ReadError>) {
-        match read {
-            Err(error) if self.answered => warn!(cause = %error, "streams paused: counts can't be read"),
-            Ok(()) if !self.answered => info!("streams resumed"),
+    fn report(&mut self, failed: Option<&ReadError>) {
+        match failed {
+            Some(error) if self.answered => warn!(cause = %error, "streams paused: counts can't be read"),
+            None if !self.answered => info!("streams resumed"),
             _ => {}
         }
-        self.answered = read.is_ok();
+        self.answered = failed.is_none();
     }
 }

@@ -22,7 +22,6 @@ use std::time::Duration;
 
 use like_events::ProductId;
 use prometheus::Registry;
-use sqlx::PgPool;
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
@@ -34,6 +33,7 @@ use crate::config::StreamSettings;
 use crate::limits::Limits;
 use crate::limits::share::Share;
 use crate::metrics::Counted;
+use crate::read::databases::Databases;
 use crate::read::error::ReadError;
 
 /// Most distinct products of all streams together: one query for them takes a small part of an
@@ -42,7 +42,7 @@ const PRODUCTS_MAX: usize = 20_000;
 
 pub struct Streams {
     table: Arc<Table>,
-    pool: PgPool,
+    databases: Databases,
     interval: Duration,
     slots: Arc<Semaphore>,
     share: Arc<Share>,
@@ -61,11 +61,16 @@ pub enum OpenError {
 impl Streams {
     /// No stream opens until [`Streams::keep_reading`] runs. The error says in one line why the settings are
     /// refused.
-    pub fn new(settings: &StreamSettings, limits: &Limits, pool: PgPool, registry: &Registry) -> Result<Self, String> {
+    pub fn new(
+        settings: &StreamSettings,
+        limits: &Limits,
+        databases: Databases,
+        registry: &Registry,
+    ) -> Result<Self, String> {
         let max_streams = settings.max_streams(limits.max_connections)?;
         Ok(Self {
             table: Arc::new(Table::new(PRODUCTS_MAX, limits.share("products", PRODUCTS_MAX))),
-            pool,
+            databases,
             interval: settings.stream_interval,
             heartbeat: settings.stream_heartbeat,
             max_age: settings.stream_max_age,
@@ -77,7 +82,7 @@ impl Streams {
 
     /// Returns the task that reads counts for all streams. It never ends.
     pub fn keep_reading(&self) -> impl Future<Output = Infallible> + use<> {
-        Hub::new(self.pool.clone(), Arc::clone(&self.table), self.interval, self.metrics.clone()).run()
+        Hub::new(self.databases.clone(), Arc::clone(&self.table), self.interval, self.metrics.clone()).run()
     }
 
     /// Ends all streams, including those that are about to open.

@@ -1,0 +1,229 @@
+//! Several databases share a topic, each with the products of some partitions: docs/SCALING.md.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use like_events::{Receipt, partition};
+use like_testkit::{Crowd, Differences, Record, TestDatabase, TestService, TestSystem, until};
+use serde_json::Value;
+
+use crate::common::has_row;
+
+const PARTITIONS: i32 = 12;
+
+/// A system for the topic with a database of its own, which holds these partitions.
+async fn holding(topic: &str, partitions: &str) -> TestSystem {
+    let system = TestSystem::on(topic.to_owned(), TestDatabase::create_empty().await);
+    system.setup(&["--partitions", &PARTITIONS.to_string(), "--hold-partitions", partitions]).await;
+    system
+}
+
+/// A database with the first half of the partitions, and one with the others.
+async fn halves(topic: &str) -> [TestSystem; 2] {
+    [holding(topic, "0-5").await, holding(topic, "6-11").await]
+}
+
+/// A like-api that reads from both.
+fn start_api([west, east]: &[TestSystem; 2]) -> TestService {
+    west.start_api(&[("OTHER_DATABASE_URLS", &east.database.url)])
+}
+
+/// The record of what each of the halves holds.
+fn split(record: Record) -> [Record; 2] {
+    let users = record.users.clone();
+    let (west, of_east) = record.without(|receipt| receipt.partition % PARTITIONS >= 6);
+    let mut east = Record { users, ..Record::default() };
+    of_east.into_iter().for_each(|click| east.note(click));
+    [west, east]
+}
+
+async fn get(api: &TestService, user: &str, path: &str) -> (u16, Value) {
+    let answer = api.http.get(format!("{}{path}", api.url)).header("X-User-Id", user).send().await.unwrap();
+    (answer.status().as_u16(), answer.json().await.unwrap())
+}
+
+/// Compares what each user sees through the API, in which the databases are one.
+async fn is_seen(api: &TestService, record: &Record) {
+    let mut counts = BTreeMap::<&str, i64>::new();
+    record.liked.iter().for_each(|(product, _)| *counts.entry(product).or_default() += 1);
+    let products: Vec<String> = counts.keys().take(100).map(|product| (*product).to_owned()).collect();
+    for user in &record.users {
+        let expected: Vec<_> = products
+            .iter()
+            .map(|product| (counts[product.as_str()], record.liked.contains(&(product.clone(), user.clone()))))
+            .collect();
+        assert_eq!(api.client().likes(user, &products).await, expected, "as {user} sees it");
+        let mine: BTreeSet<_> =
+            record.liked.iter().filter(|(_, liker)| liker == user).map(|(p, _)| p.as_str()).collect();
+        let (mut listed, mut times, mut cursor) = (Vec::new(), Vec::new(), String::new());
+        loop {
+            let (_, page) = get(api, user, &format!("/v1/me/likes?limit=7{cursor}")).await;
+            for item in page["items"].as_array().unwrap() {
+                listed.push(item["productId"].as_str().unwrap().to_owned());
+                times.push(item["likedAt"].as_str().unwrap().to_owned());
+            }
+            let Some(next) = page["next"].as_str() else { break };
+            cursor = format!("&cursor={next}");
+        }
+        assert_eq!(listed.len(), mine.len(), "each once");
+        assert_eq!(listed.iter().map(String::as_str).collect::<BTreeSet<_>>(), mine);
+        assert!(times.is_sorted_by(|one, next| one >= next), "newest first: {times:?}");
+    }
+    let mut most: Vec<_> = counts.iter().map(|(product, count)| (-count, *product)).collect();
+    most.sort_unstable();
+    let (_, top) = get(api, "reader", "/v1/likes/top?window=all&limit=100").await;
+    let top = top["items"].as_array().unwrap().iter();
+    let top: Vec<_> = top.map(|item| (-item["count"].as_i64().unwrap(), item["productId"].as_str().unwrap())).collect();
+    assert_eq!(top, most.into_iter().take(100).collect::<Vec<_>>());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn full_database_becomes_two() {
+    let whole = TestSystem::set_up(PARTITIONS).await;
+    let counting = whole.aggregator(&[]).await;
+    let mut old_api = whole.api(&[]).await;
+    let crowd = Crowd { passing: true, ..Crowd::new(7, 10, 40) };
+    let mut record = crowd.start(&[old_api.client()]).finish().await;
+
+    // Two new databases fold the log from its start, while the old one counts on.
+    let both = halves(&whole.topic).await;
+    let [west, east] = &both;
+    let killed = west.aggregator(&[]).await;
+    let _west = [west.aggregator(&[]).await, west.aggregator(&[]).await];
+    let crashing = east.aggregator(&[]).await;
+    let mut api = start_api(&both);
+    api.wait_until_ready().await;
+    let clicking = Crowd { first_user: 10, ..crowd }.start(&[old_api.client(), api.client()]);
+    clicking.clicks(200).await;
+    killed.process.kill();
+    crashing.process.kill();
+    clicking.clicks(200).await;
+    assert!(old_api.stop().await.0.success());
+    let _east = east.aggregator(&[]).await;
+    clicking.clicks(200).await;
+    record = record.and(clicking.finish().await);
+    record.wait_until_counted(&api.client()).await;
+
+    is_seen(&api, &record).await;
+    until("the old database has all, too", async || {
+        counting.metric("likes_consumer_lag_records", "").await as u32 == 0
+    })
+    .await;
+    for (system, record) in both.iter().zip(split(record)) {
+        assert!(record.liked.len() > 50);
+        assert_eq!(record.compare_tables(system).await, Differences::default());
+        system.succeeds(&["audit"]).await;
+        system.succeeds(&["audit", "--log"]).await;
+        system.succeeds(&["rebuild", "--yes"]).await;
+        assert_eq!(record.compare_tables(system).await, Differences::default());
+    }
+    let sum = west.likes().await + east.likes().await;
+    whole.likes_become(sum).await;
+    let status = west.succeeds(&["status"]).await;
+    assert!(status.contains("partitions 0-5, the others are in other databases"), "{status}");
+    assert!(!status.contains("no row in kafka_offset"), "{status}");
+}
+
+/// A product of each half.
+fn products() -> [String; 2] {
+    let one = |wanted: bool| {
+        let names = (0..).map(|n| format!("p{n}"));
+        names.into_iter().find(|name| (partition(name.as_bytes(), PARTITIONS) < 6) == wanted).unwrap()
+    };
+    [one(true), one(false)]
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn database_that_is_away_holds_up_its_own_products_only() {
+    let topic = TestSystem::set_up(PARTITIONS).await.topic;
+    let both = halves(&topic).await;
+    let _counting = [both[0].aggregator(&[]).await, both[1].aggregator(&[]).await];
+    let mut api = start_api(&both);
+    api.wait_until_ready().await;
+    let of = products();
+    for product in &of {
+        let liked = api.client().click("ada", product, true, "1").await;
+        api.client().wait_until_counted(&liked.receipt).await;
+    }
+    both[1].database.allow_connections(false).await;
+    let path = |product: &str| format!("/v1/products/{product}/likes");
+    until("reads of the east fail", async || get(&api, "ada", &path(&of[1])).await.0 == 503).await;
+    assert_eq!(get(&api, "ada", &path(&of[0])).await.1["count"], 1);
+    assert_eq!(get(&api, "ada", &format!("/v1/likes?ids={},{}", of[0], of[1])).await.0, 503, "not half an answer");
+    let stream = async |product: &str| {
+        let url = format!("{}/v1/likes/stream?ids={product}", api.url);
+        api.http.get(url).send().await.unwrap().status().as_u16()
+    };
+    assert_eq!((stream(&of[0]).await, stream(&of[1]).await), (200, 503));
+    // Likes are accepted, and those of the west are counted.
+    let liked = api.client().click("eve", &of[0], true, "2").await;
+    api.client().wait_until_counted(&liked.receipt).await;
+    let liked = api.client().click("eve", &of[1], true, "2").await;
+    both[1].database.allow_connections(true).await;
+    api.client().wait_until_counted(&liked.receipt).await;
+    assert_eq!(api.client().likes("eve", &of).await, [(2, true), (2, true)]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn held_partitions_are_recorded_once_and_must_be_there() {
+    let topic = TestSystem::new().await.topic;
+    let system = TestSystem::on(topic.clone(), TestDatabase::create_empty().await);
+    system.refused(&["setup", "--hold-partitions", "0-5,5"], &["--hold-partitions", "twice"]).await;
+    let beyond = system.command(&["setup", "--hold-partitions", "6-12"]).await;
+    let beyond = String::from_utf8_lossy(&beyond.stderr).into_owned();
+    assert!(beyond.contains("has no partition 12: it has 0 to 11"), "{beyond}");
+    let west = holding(&topic, "0-5").await;
+    west.setup(&["--hold-partitions", "0-5"]).await;
+    west.setup(&[]).await;
+    let changed = west.command(&["setup", "--hold-partitions", "0-7"]).await;
+    let changed = String::from_utf8_lossy(&changed.stderr).into_owned();
+    assert!(changed.contains("this database holds 0-5, which can't be changed"), "{changed}");
+    let reset = ["offsets", "reset", "--partition", "6", "--to", "earliest", "--yes"];
+    west.refused(&reset, &["--partition can't be 6: the database has 0-5"]).await;
+
+    let mut api = west.start_api(&[]);
+    api.waits_for("topic_layout", "no database holds partitions 6-11").await;
+    assert_eq!(get(&api, "ada", &format!("/v1/products/{}/likes", products()[1])).await.0, 503, "not a count of 0");
+    let twice = west.start_api(&[("OTHER_DATABASE_URLS", &west.database.url)]);
+    twice.waits_for("topic_layout", "two databases hold partition").await;
+    assert!(api.process.status().is_none());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn products_stay_in_their_database_when_a_larger_topic_follows() {
+    let topic = TestSystem::set_up(PARTITIONS).await.topic;
+    let both = halves(&topic).await;
+    let next = format!("{topic}-next");
+    let setup =
+        |partitions| ["setup", "--topic", &next, "--after", &topic, "--partitions", partitions].map(str::to_owned);
+    let odd = setup("18");
+    let odd = both[0].command(&odd.each_ref().map(String::as_str)).await;
+    let odd = String::from_utf8_lossy(&odd.stderr).into_owned();
+    assert!(odd.contains("only with a multiple of 12"), "{odd}");
+
+    let _counting = [both[0].aggregator(&[]).await, both[1].aggregator(&[]).await];
+    let mut old_api = start_api(&both);
+    old_api.wait_until_ready().await;
+    let mut record = Crowd::new(3, 10, 30).start(&[old_api.client()]).finish().await;
+    for system in &both {
+        system.succeeds(&setup("24")).await;
+    }
+    assert!(old_api.stop().await.0.success());
+    for system in &both {
+        system.succeeds(&["topics", "close", &topic, "--wait", "1m", "--yes"]).await;
+    }
+    let of_next = [("OTHER_DATABASE_URLS", both[1].database.url.as_str()), ("KAFKA_TOPIC", &next)];
+    let api = both[0].api(&of_next).await;
+    record = record.and(Crowd { first_user: 10, ..Crowd::new(4, 10, 30) }.start(&[api.client()]).finish().await);
+    let held = both[0].succeeds(&["status", "--topic", &next]).await;
+    assert!(held.contains("partitions 0-5,12-17, "), "{held}");
+    record.wait_until_counted(&api.client()).await;
+    is_seen(&api, &record).await;
+    let receipts = record.receipts.iter().map(|receipt| receipt.parse::<Receipt>().unwrap());
+    assert_eq!(receipts.map(|receipt| receipt.sequence).collect::<BTreeSet<_>>(), [1, 2].into());
+    for (system, record) in both.iter().zip(split(record)) {
+        assert_eq!(record.compare_tables(system).await, Differences::default());
+        system.succeeds(&["audit", "--log"]).await;
+        let (_, topics) = system.json(&["topics"]).await;
+        assert!(has_row(&topics["topics"][0]["state"].to_string(), &["\"closed\""]), "{topics}");
+    }
+}
