@@ -40,7 +40,8 @@ BENCH_VERSION="$version, $(date -u +%F), $(machine), $(basename "$KAFKA_LIBS"/ka
   "$PG_HOME/bin/postgres" --version
 )"
 KAFKA_PID=$(<"$STATE/kafka.pid")
-export KAFKA_PID BENCH_VERSION TEST_PROGRAMS=${PROGRAMS:-$ROOT/target/release}
+KAFKA_DATA=$STATE/kafka/data
+export KAFKA_PID KAFKA_DATA BENCH_VERSION TEST_PROGRAMS=${PROGRAMS:-$ROOT/target/release}
 export TEST_KAFKA_BOOTSTRAP_SERVERS=$KAFKA_BOOTSTRAP_SERVERS TEST_DATABASE_URL=$DATABASE_URL
 mkdir -p loadtest/out
 ulimit -n "$(ulimit -Hn)" # thousands of connections, at both ends

@@ -4,6 +4,8 @@
 //! Every count is compared with what the events say.
 
 use std::collections::BTreeMap;
+use std::fs;
+use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -132,6 +134,12 @@ async fn one(
         ensure!(service.stop().await.0.success(), "like-aggregator failed at its end");
     }
     backlog.check(&system.database, mode).await?;
+    let size = async |tables: &str| {
+        let sql = "SELECT coalesce(sum(pg_total_relation_size(oid)), 0)::bigint FROM pg_class
+                   WHERE relkind = 'r' AND relnamespace = 'likes'::regnamespace AND relname ~ ";
+        system.number(&format!("{sql}'{tables}'")).await as f64
+    };
+    let rows = system.number("SELECT count(*) FROM product_like").await as f64;
     let (events, repeats) = (backlog.shape.events as f64, backlog.expected.repeats as f64);
     Ok(row! {
         "mode": mode.name(),
@@ -143,6 +151,9 @@ async fn one(
         "peak_mib": peak,
         "statements_per_10000": statements / events * 1e4,
         "wal_mb_per_100000": wal as f64 / 1e6 / counted as f64 * 1e5,
+        "like_bytes_per_row": size("^product_like$").await / rows,
+        "history_bytes_per_event": size("^event_handled").await / events,
+        "log_bytes_per_event": log_bytes(&bench.kafka_data, &backlog.topic.name)? as f64 / events,
         "events_per_batch": events / batches,
         "percent_of_repeats_dropped": dropped / repeats * 100.0,
         "backends": waits.text(),
@@ -174,6 +185,23 @@ impl Waits {
         let shares = seen.iter().filter(|(percent, _)| *percent > 0).take(4);
         shares.map(|(percent, event)| format!("{event} {percent} %")).collect::<Vec<_>>().join(", ")
     }
+}
+
+/// The size of a topic's log segments.
+fn log_bytes(kafka_data: &Path, topic: &str) -> anyhow::Result<u64> {
+    let mut bytes = 0;
+    for folder in fs::read_dir(kafka_data)? {
+        let folder = folder?;
+        if folder.file_name().to_string_lossy().rsplit_once('-').is_some_and(|(name, _)| name == topic) {
+            for file in fs::read_dir(folder.path())? {
+                let file = file?;
+                if file.path().extension().is_some_and(|extension| extension == "log") {
+                    bytes += file.metadata()?.len();
+                }
+            }
+        }
+    }
+    Ok(bytes)
 }
 
 pub async fn wal_bytes(system: &TestSystem) -> i64 {

@@ -35,6 +35,8 @@ pub struct Bench {
     pub quick: bool,
     /// The broker's process.
     pub kafka_pid: u32,
+    /// Its logs.
+    pub kafka_data: PathBuf,
     /// For `drain`, `replays` and `growth`.
     pub backlog: BacklogOptions,
     pub growth: GrowthOptions,

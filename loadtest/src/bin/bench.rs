@@ -37,6 +37,10 @@ struct Settings {
     /// the broker's process
     #[arg(long, env = "KAFKA_PID", required_unless_present = "bare_route")]
     kafka_pid: Option<u32>,
+
+    /// the folder of the broker's logs
+    #[arg(long, env = "KAFKA_DATA", required_unless_present = "bare_route")]
+    kafka_data: Option<PathBuf>,
     /// serve the baseline of `publish` on this address
     #[arg(long, hide = true)]
     bare_route: Option<String>,
@@ -69,8 +73,8 @@ async fn main() -> ExitCode {
 }
 
 async fn run(settings: Settings) -> anyhow::Result<()> {
-    let Settings { quick, only, backlog, growth, out, version, kafka_pid, .. } = settings;
-    let bench = Bench { quick, kafka_pid: kafka_pid.context("KAFKA_PID")?, backlog, growth };
+    let Settings { quick, only, backlog, growth, out, version, kafka_pid, kafka_data, .. } = settings;
+    let bench = Bench { quick, kafka_pid: kafka_pid.context("KAFKA_PID")?, kafka_data: kafka_data.context("KAFKA_DATA")?, backlog, growth };
     let (start, mut sections) = (Instant::now(), Map::new());
     for (number, section) in only.iter().enumerate() {
         let name = format!("{section:?}").to_lowercase();
