@@ -2,7 +2,9 @@
 
 .DEFAULT_GOAL := help
 DENY_VERSION := 0.18.3
-.PHONY: help up down clean-local test test-web pictures test-faults test-stack test-stack-down test-containers test-monitoring lint-k8s test-k8s contract lint deny sbom loadtest bench claims
+# The release before this one.
+FROM := 57543e491c
+.PHONY: help up down clean-local test test-web pictures test-faults test-upgrade test-stack test-stack-down test-containers test-monitoring lint-k8s test-k8s contract lint deny sbom loadtest bench claims
 
 help: ## list the targets
 	@sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/  \1|\2/p' Makefile | while IFS='|' read -r target text; do \
@@ -32,6 +34,9 @@ pictures: ## make the pictures of the README from the demo page, in Chromium
 
 test-faults: ## break processes, servers and connections; compare acknowledged with counted (ARGS="--seed 7 --cluster")
 	@deploy/local/test.sh faults $(ARGS)
+
+test-upgrade: ## upgrade from an older release under load (FROM=commit, ARGS="--seed 7")
+	@deploy/local/test.sh upgrade $(FROM) $(ARGS)
 
 test-stack: ## start a Kafka and a PostgreSQL for tests and leave them running (.local/test/env)
 	@deploy/local/test.sh up

@@ -3,6 +3,7 @@
 # under .local/test.
 #   test.sh run [ARG…]      start a pair, run `cargo test` with ARGs, remove the pair
 #   test.sh faults [ARG…]   the same with the fault suite
+#   test.sh upgrade COMMIT [ARG…]  the same with its scenario "upgrade", from the release of that commit
 #   test.sh up              start a pair that stays, described in .local/test/env
 #   test.sh down            stop that pair and remove its data
 # For a test that breaks its servers, which are in a folder of their own (tests/testkit):
@@ -100,6 +101,23 @@ case $command in
     (cd "$ROOT" && cargo build --quiet --workspace --locked --bin fault-suite)
     in_test_stack target/debug/fault-suite "$@"
     ;;
+  upgrade)
+    # The programs of the older release are built from its sources; OLD_PROGRAMS=folder names built ones.
+    from=${1:?a commit}
+    shift
+    find_cargo
+    if [ -z "${OLD_PROGRAMS:-}" ]; then
+      older=$LOCAL/upgrade/$from
+      say "building $from"
+      mkdir -p "$older"
+      git -C "$ROOT" archive "$from" | tar -x -C "$older"
+      (cd "$older" && cargo build --quiet --locked -p like-api -p like-aggregator)
+      OLD_PROGRAMS=$older/target/debug
+    fi
+    export OLD_PROGRAMS
+    (cd "$ROOT" && cargo build --quiet --workspace --locked --bin fault-suite)
+    in_test_stack target/debug/fault-suite --only upgrade "$@"
+    ;;
   up)
     lock "$LOCAL/test/lock"
     say 'test stack:'
@@ -124,5 +142,5 @@ case $command in
       *) die "own: $2 ${3:-}: expected up, down, kill NAME, start NAME or standby PORT" ;;
     esac
     ;;
-  *) die 'usage: test.sh run [ARG…] | faults [ARG…] | up | down | own FOLDER …' ;;
+  *) die 'usage: test.sh run [ARG…] | faults [ARG…] | upgrade COMMIT [ARG…] | up | down | own FOLDER …' ;;
 esac

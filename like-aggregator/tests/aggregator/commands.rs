@@ -150,6 +150,26 @@ async fn repeated_setup_keeps_its_topic() {
     assert!(all.topics().iter().all(|topic| topic.name() != second), "the refused topic was created");
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn setup_migrates_without_holding_up_workers() {
+    let system = TestSystem::set_up(1).await;
+    let older = "ALTER TABLE topic_layout DROP COLUMN held; DELETE FROM _sqlx_migrations WHERE version = 15";
+    system.database.execute(older).await;
+    let long = system.database.lock("LOCK TABLE topic_layout IN ACCESS SHARE MODE").await;
+    let refused = system.command(&["setup", "--timeout", "3s"]).await;
+    let error = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert_eq!(refused.status.code(), Some(1), "{error}");
+    assert!(error.contains("a lock on the tables was not free in time"), "{error}");
+    let beside = async {
+        system.database.waiting_for_lock("like-aggregator-setup", 1).await;
+        // As long as a batch waits for its locks.
+        system.database.execute("SET lock_timeout = '10s'; SELECT FROM topic_layout").await;
+        long.rollback().await.unwrap();
+    };
+    tokio::join!(system.setup(&[]), beside);
+    assert_eq!(system.number("SELECT count(*) FROM topic_layout WHERE held IS NULL").await, 1);
+}
+
 #[tokio::test]
 async fn setup_times_out_with_the_reason() {
     let mut system = TestSystem::new().await;

@@ -74,7 +74,13 @@ async fn main() -> ExitCode {
 
 async fn run(settings: Settings) -> anyhow::Result<()> {
     let Settings { quick, only, backlog, growth, out, version, kafka_pid, kafka_data, .. } = settings;
-    let bench = Bench { quick, kafka_pid: kafka_pid.context("KAFKA_PID")?, kafka_data: kafka_data.context("KAFKA_DATA")?, backlog, growth };
+    let bench = Bench {
+        quick,
+        kafka_pid: kafka_pid.context("KAFKA_PID")?,
+        kafka_data: kafka_data.context("KAFKA_DATA")?,
+        backlog,
+        growth,
+    };
     let (start, mut sections) = (Instant::now(), Map::new());
     for (number, section) in only.iter().enumerate() {
         let name = format!("{section:?}").to_lowercase();

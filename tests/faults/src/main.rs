@@ -39,7 +39,7 @@ async fn main() -> ExitCode {
         return ExitCode::from(2);
     }
     let asked = |name: &str| match &args.only[..] {
-        [] => args.cluster || !scenarios::LONGER.contains(&name),
+        [] => name != scenarios::UPGRADE && (args.cluster || !scenarios::LONGER.contains(&name)),
         only => only.iter().any(|only| only == name),
     };
     let seed = args.seed.unwrap_or_else(|| rand::rng().random_range(1..1_000_000));

@@ -8,6 +8,7 @@ mod collector;
 pub mod configuration_page;
 mod crowd;
 mod database;
+pub mod drill;
 mod events;
 mod http;
 mod pooler;

@@ -196,7 +196,8 @@ impl TestSystem {
         self.start_by(|name, command| TestProcess::start_saying_to(output, name, command), name, args, &[])
     }
 
-    fn start(&self, name: &str, args: &[&str], own: &[(&str, &str)]) -> TestService {
+    /// Starts a service of this workspace, or one that a path names. `own` settings override the system's.
+    pub fn start(&self, name: &str, args: &[&str], own: &[(&str, &str)]) -> TestService {
         self.start_by(TestProcess::start, name, args, own)
     }
 

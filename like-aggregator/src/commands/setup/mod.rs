@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, anyhow, bail};
 use like_common::backoff::Backoff;
-use like_common::database::SCHEMA;
+use like_common::database::{SCHEMA, sqlstate};
 use like_common::layout::{self, Layout};
 use like_common::session::BEGIN;
 use like_common::topic_check;
@@ -28,11 +28,11 @@ pub async fn setup(settings: &SetupSettings) -> anyhow::Result<()> {
     let topic = kafka.kafka_topic.as_str();
     let client = kafka.client_config("like-aggregator-setup")?;
     let deadline = Instant::now() + settings.timeout;
-    // Another `setup` may migrate for a while; but workers wait behind one that waits for their tables.
-    let session = database.database_url.session(SCHEMA, "like-aggregator-setup").with([("lock_timeout", "30s")]);
+    // Workers wait behind a migration that waits for their tables, so it tries again instead of waiting for long.
+    let session = database.database_url.session(SCHEMA, "like-aggregator-setup").with([("lock_timeout", "2s")]);
     let mut connection = until(deadline, "PostgreSQL", async || session.connect().await.map_err(Into::into)).await?;
     check_encoding(&mut connection).await?;
-    migrate(&mut connection, SCHEMA).await?;
+    migrate_beside_workers(&mut connection, deadline).await?;
     grant(&mut connection, settings).await?;
     // Before the topic is created: a layout that can't take it must not leave an unused topic behind.
     let layouts = layout::read_all(&mut connection).await?;
@@ -70,6 +70,28 @@ pub async fn setup(settings: &SetupSettings) -> anyhow::Result<()> {
     }
     info!(topic, partitions, replicas = live.replicas, fold_version = FOLD_VERSION, "set up");
     Ok(())
+}
+
+/// Migrates. Another transaction, or another `setup`, may hold a lock for a while: each attempt waits 2 s for it.
+async fn migrate_beside_workers(connection: &mut PgConnection, deadline: Instant) -> anyhow::Result<()> {
+    loop {
+        let locked = |error: &anyhow::Error| {
+            let errors = error.chain().filter_map(|cause| cause.downcast_ref::<sqlx::Error>());
+            errors.filter_map(sqlstate).any(|state| state == "55P03")
+        };
+        match migrate(connection, SCHEMA).await {
+            Err(error) if locked(&error) && Instant::now() < deadline => {
+                info!("waiting for a lock on the tables: {error:#}");
+                tokio::time::sleep(Duration::from_secs(1)).await;
+            }
+            Err(error) if locked(&error) => {
+                return Err(error.context(
+                    "a lock on the tables was not free in time (--timeout): another transaction holds it; nothing was migrated",
+                ));
+            }
+            migrated => return migrated,
+        }
+    }
 }
 
 /// Payloads of dead letters are UTF-8, and no other encoding has all of their characters.

@@ -1,7 +1,6 @@
 //! What several files share: an aggregator inside the test's own process, likes in partitions of a
 //! test's choice, a worker's transaction.
 
-pub mod drill;
 pub mod sources;
 
 use std::collections::BTreeMap;
@@ -21,6 +20,7 @@ use like_aggregator::cli::{Cli, CliCommand};
 use like_aggregator::fold::Dedup;
 use like_aggregator::timing::Timing;
 use like_common::database::{DatabaseUrl, SCHEMA};
+pub use like_testkit::drill;
 use like_testkit::process::free_addr;
 use like_testkit::{
     AdminPort, Clicking, Crowd, TestClient, TestDatabase, TestService, TestSystem, TestTopic, event, until,

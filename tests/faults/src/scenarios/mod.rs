@@ -16,6 +16,7 @@ mod storm;
 mod swap;
 mod topic;
 mod twice;
+mod upgrade;
 
 /// Declares `ALL`. The modules stay outside, because rustfmt doesn't find modules in a macro.
 /// Without `of`, a scenario's module has its name.
@@ -56,11 +57,15 @@ scenarios! {
     frozen of brokers: "three brokers: the leader of a busy partition stopped (SIGSTOP) and continued",
     controller of brokers: "three brokers: kill -9 of the active controller",
     two_down of brokers: "three brokers: kill -9 of two",
+    upgrade: "from an older release under load, old and new replicas side by side (OLD_PROGRAMS)",
     failover: "PostgreSQL's primary killed and its standby promoted, behind and synchronous",
 }
 
 /// Those that run only if they are asked for.
 pub const LONGER: [&str; 3] = ["rolled", "frozen", "controller"];
+
+/// The one that needs an older release: `make test-upgrade`.
+pub const UPGRADE: &str = "upgrade";
 
 /// Returns the scenario of this name.
 pub fn named(name: &str) -> &'static Scenario {

@@ -2,7 +2,7 @@
 
 /// The text below this heading, up to the next one of its rank.
 pub fn section(heading: &str) -> &'static str {
-    let page = include_str!("../../../../docs/OPERATIONS.md");
+    let page = include_str!("../../../docs/OPERATIONS.md");
     let (_, rest) = page.split_once(&format!("\n{heading}\n")).unwrap_or_else(|| panic!("no {heading}"));
     rest.split_once("\n## ").map_or(rest, |(section, _)| section)
 }
