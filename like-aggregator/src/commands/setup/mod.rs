@@ -64,7 +64,12 @@ pub async fn setup(settings: &SetupSettings) -> anyhow::Result<()> {
     topic::check(&live, partitions, settings)?;
     let ends = until(deadline, "the log's offsets", async || log_ends::of(&client, topic, partitions).await).await?;
     let held = held(settings, topic, partitions, &layouts)?;
-    record(&mut connection, topic, sequence, partitions, held, &ends).await?;
+    let recorded = record(&mut connection, topic, sequence, partitions, held, &ends).await?;
+    let offsets = "SELECT partition, next_offset FROM kafka_offset WHERE topic = $1";
+    let offsets: Vec<(i32, i64)> = sqlx::query_as(offsets).bind(topic).fetch_all(&mut connection).await?;
+    // Read after the offsets, which running workers advance.
+    let ends = until(deadline, "the log's offsets", async || log_ends::of(&client, topic, partitions).await).await?;
+    check_offsets(&recorded, &offsets.into_iter().collect(), &ends)?;
     if settings.time_ordered_ids {
         fold::order_ids(&mut connection).await?;
     }
@@ -189,8 +194,7 @@ async fn grant(connection: &mut PgConnection, settings: &SetupSettings) -> anyho
     Ok(())
 }
 
-/// Writes layout and offset rows in one transaction: each new partition begins at the log's start. The rows of an existing
-/// layout are only checked. A missing row isn't inserted again: from the log's start it would count likes a second time.
+/// Writes layout and offset rows in one transaction, unless there is a layout: each new partition begins at the log's start.
 async fn record(
     connection: &mut PgConnection,
     topic: &str,
@@ -198,7 +202,7 @@ async fn record(
     partitions: i32,
     held: Option<Vec<i32>>,
     ends: &LogEnds,
-) -> anyhow::Result<()> {
+) -> anyhow::Result<Layout> {
     let mut transaction = connection.begin_with(BEGIN).await?;
     // Before the other statements, so that a `rebuild` swaps before or after all of them.
     sqlx::query("LOCK TABLE kafka_offset IN ROW EXCLUSIVE MODE").execute(&mut *transaction).await?;
@@ -219,10 +223,15 @@ async fn record(
     }
     let recorded = layout::read(&mut *transaction, topic).await?.filter(|layout| layout.partitions == partitions);
     let recorded = recorded.context("another `setup` has recorded another layout at the same time: run it again")?;
-    let rows = "SELECT partition, next_offset FROM kafka_offset WHERE topic = $1";
-    let rows: Vec<(i32, i64)> = sqlx::query_as(rows).bind(topic).fetch_all(&mut *transaction).await?;
-    let offsets: HashMap<i32, i64> = rows.into_iter().collect();
-    for partition in recorded.held() {
+    transaction.commit().await?;
+    Ok(recorded)
+}
+
+/// Compares the stored offsets with the log. A missing row isn't inserted again: from the log's start it would count likes a
+/// second time.
+fn check_offsets(layout: &Layout, offsets: &HashMap<i32, i64>, ends: &LogEnds) -> anyhow::Result<()> {
+    let topic = &layout.topic;
+    for partition in layout.held() {
         let (start, end) = &ends[partition as usize];
         match offsets.get(&partition) {
             None => bail!(
@@ -239,7 +248,6 @@ async fn record(
             Some(_) => {}
         }
     }
-    transaction.commit().await?;
     Ok(())
 }
 
