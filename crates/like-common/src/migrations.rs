@@ -68,6 +68,7 @@ mod tests {
             0x0119_bc94,
             0x100f_5587,
             0xfbed_440a,
+            0x677e_10bc,
         ];
         assert_eq!(begins, applied, "add a migration instead, and its checksum here");
     }

@@ -18,6 +18,7 @@ use tracing::warn;
 
 use super::Outcome;
 use crate::cli::AuditSettings;
+use crate::commands::connection;
 use crate::commands::output::{Table, answer, time};
 use crate::fold::FOLD_VERSION;
 use crate::replay::Replay;
@@ -120,7 +121,7 @@ async fn fold_and_compare(
     let replay = Replay::new(client, url, settings.fold.clone(), rules, AUDITED);
     let connection = shadow_schema.connection().await?;
     let (at, ends) = copy_live(connection).await?;
-    replay.check_log(&ends).await?;
+    replay.check_log(&ends, &connection::layouts(connection).await?).await?;
     shadow_schema.held_while(replay.fold(&ends)).await?;
     let connection = shadow_schema.connection().await?;
     for compare in COMPARE {

@@ -11,6 +11,7 @@ use std::time::Duration;
 use anyhow::{Context, anyhow, bail};
 use like_common::database::DatabaseUrl;
 use like_common::health::Health;
+use like_common::layout::Layout;
 use like_common::topic_check;
 use prometheus::Registry;
 use rdkafka::ClientConfig;
@@ -59,17 +60,17 @@ impl Replay {
         Self { client, database: database.clone(), schema, fold, rules, metrics, health, folded: Arc::default() }
     }
 
-    /// Refuses a log whose start is lost.
-    pub async fn check_log(&self, ends: &Ends) -> anyhow::Result<()> {
+    /// Refuses a log of whose held partitions the start is lost.
+    pub async fn check_log(&self, ends: &Ends, layouts: &[Layout]) -> anyhow::Result<()> {
         for (topic, ends) in ends {
             let live = topic_check::describe(&self.client, topic).await.context("Kafka")?;
             if let Some(fatal) = topic_check::compare(live.as_ref(), topic, ends.len() as i32).fatal {
                 bail!(fatal);
             }
             let log = log_ends::of(&self.client, topic, ends.len() as i32).await.context("Kafka")?;
-            for (partition, ((start, log_end), end)) in log.into_iter().zip(ends).enumerate() {
-                // Partitions of other databases end at 0.
-                if start > 0 && *end > 0 {
+            let layout = layouts.iter().find(|layout| layout.topic == *topic);
+            for (partition, ((start, log_end), end)) in (0..).zip(log.into_iter().zip(ends)) {
+                if start > 0 && layout.is_none_or(|layout| layout.holds(partition)) {
                     bail!(
                         "partition {partition} of {topic} starts at {start}, no longer at 0: records that the log has \
                          lost can't be folded again; restore a backup instead, and `run` continues from it"

@@ -19,6 +19,7 @@ async fn keys_go_to_javas_partitions() {
         let key = String::from_utf8((0..hex.len()).step_by(2).map(byte).collect()).unwrap();
         let position = it.publisher.publish(&key, b"{}", None).await.unwrap();
         assert_eq!(position.partition, partition.parse::<i32>().unwrap(), "{key}");
+        assert_eq!(like_events::partition(key.as_bytes(), 32), position.partition, "{key}, as reads compute it");
         compared += 1;
     }
     assert!(compared >= 20);

@@ -19,6 +19,7 @@ use tracing::{info, warn};
 use self::live::{REBUILT, check_live};
 use super::not_done;
 use crate::cli::RebuildSettings;
+use crate::commands::connection;
 use crate::commands::output::print;
 use crate::fold::FOLD_VERSION;
 use crate::replay::Replay;
@@ -100,7 +101,7 @@ async fn fill_and_swap(
     loop {
         shadow_schema.copy_layout().await?;
         let ends = shadow::live_ends(shadow_schema.connection().await?).await?;
-        replay.check_log(&ends).await?;
+        replay.check_log(&ends, &connection::layouts(shadow_schema.connection().await?).await?).await?;
         folding.set(true);
         let round = Instant::now();
         shadow_schema.held_while(replay.fold(&ends)).await?;
