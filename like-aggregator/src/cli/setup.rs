@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use chrono::{DateTime, Utc};
 use clap::builder::NonEmptyStringValueParser;
 use clap::{Args, Subcommand};
 use like_common::cli::duration;
@@ -48,9 +49,9 @@ pub struct SetupSettings {
     #[arg(long)]
     pub adopt_fold_version: bool,
 
-    /// let keys that are `UUIDv7`s give time-ordered event ids, from ten minutes after now: run it once, when every like-api is of this release
-    #[arg(long)]
-    pub time_ordered_ids: bool,
+    /// let keys that are `UUIDv7`s give time-ordered event ids, from ten minutes after now: run it once, when every like-api is of this release; in a further database of a topic, from the time that `status` of the first one shows
+    #[arg(long, value_name = "FROM", num_args = 0..=1)]
+    pub time_ordered_ids: Option<Option<DateTime<Utc>>>,
 
     /// the index that lists a user's likes (`GET /v1/me/likes`): made or dropped beside running services; default: on for a new system, else as it is
     #[arg(long, value_name = "on|off", value_enum)]

@@ -87,6 +87,14 @@ async fn full_database_becomes_two() {
     // Two new databases fold the log from its start, while the old one counts on.
     let both = halves(&whole.topic).await;
     let [west, east] = &both;
+    let ids = async |system: &TestSystem| system.json(&["status"]).await.1["timeOrderedIdsFrom"].clone();
+    let from = ids(&whole).await;
+    for system in &both {
+        system.setup(&["--time-ordered-ids", from.as_str().unwrap()]).await;
+        assert_eq!(ids(system).await, from);
+        let other = system.command(&["setup", "--time-ordered-ids", "2026-11-22T10:00:00Z"]).await;
+        assert!(String::from_utf8_lossy(&other.stderr).contains("is recorded, and can't be changed"), "{other:?}");
+    }
     let killed = west.aggregator(&[]).await;
     let _west = [west.aggregator(&[]).await, west.aggregator(&[]).await];
     let crashing = east.aggregator(&[]).await;

@@ -169,6 +169,21 @@ async fn unread_records_keep_their_window() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn partitions_of_other_databases_keep_no_window() {
+    let (topic, system) = set_up(2).await;
+    publish(&topic, 0, users("u", 3));
+    publish(&topic, 1, users("elsewhere", 3));
+    let database = &system.database;
+    let held = "UPDATE topic_layout SET held = '{0}'; DELETE FROM kafka_offset WHERE partition = 1;
+                UPDATE kafka_offset SET next_offset = 3, last_record_time = now()";
+    database.execute(held).await;
+    make_window(database, 20).await;
+    let upkeep = upkeep(&system);
+    until("it is dropped", async || windows(database).await == 0).await;
+    upkeep.abort();
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn open_transaction_keeps_its_window() {
     let (topic, system) = set_up(2).await;
     let database = &system.database;

@@ -93,11 +93,15 @@ pub(super) async fn check_version(
 
 /// Records from when on keys give time-ordered ids, unless it is recorded. Each like-api reads it within a minute; the other
 /// nine are for one that can't reach PostgreSQL, and for clients whose clocks are fast.
-pub(super) async fn order_ids(connection: &mut PgConnection) -> anyhow::Result<()> {
+pub(super) async fn order_ids(connection: &mut PgConnection, given: Option<DateTime<Utc>>) -> anyhow::Result<()> {
     let mut transaction = connection::beside_batches(connection).await?;
-    let sql = "UPDATE fold SET time_ordered_ids_from = coalesce(time_ordered_ids_from, now() + interval '10 minutes')
+    let sql =
+        "UPDATE fold SET time_ordered_ids_from = coalesce(time_ordered_ids_from, $1, now() + interval '10 minutes')
                RETURNING time_ordered_ids_from";
-    let from: DateTime<Utc> = sqlx::query_scalar(sql).fetch_one(&mut *transaction).await?;
+    let from: DateTime<Utc> = sqlx::query_scalar(sql).bind(given).fetch_one(&mut *transaction).await?;
+    if given.is_some_and(|given| given != from) {
+        bail!("--time-ordered-ids: {from} is recorded, and can't be changed: a key would give two event ids");
+    }
     transaction.commit().await?;
     info!(%from, "keys that are UUIDv7s give time-ordered event ids: every like-api must be of this release");
     Ok(())

@@ -70,8 +70,8 @@ pub async fn setup(settings: &SetupSettings) -> anyhow::Result<()> {
     // Read after the offsets, which running workers advance.
     let ends = until(deadline, "the log's offsets", async || log_ends::of(&client, topic, partitions).await).await?;
     check_offsets(&recorded, &offsets.into_iter().collect(), &ends)?;
-    if settings.time_ordered_ids {
-        fold::order_ids(&mut connection).await?;
+    if let Some(from) = settings.time_ordered_ids {
+        fold::order_ids(&mut connection, from).await?;
     }
     info!(topic, partitions, replicas = live.replicas, fold_version = FOLD_VERSION, "set up");
     Ok(())
