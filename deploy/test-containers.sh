@@ -3,7 +3,8 @@
 # and ports, sends likes, stops and replaces the containers, and removes everything at the end.
 #
 # Where images can't be pulled, STANDIN_IMAGES names a script that makes local ones with the public
-# names (`SCRIPT IMAGE...`) and starts an engine if none runs (`SCRIPT --stop` stops it).
+# names (`SCRIPT IMAGE...`) and starts an engine if none runs (`SCRIPT --stop` stops it). They have no digest, and take the
+# places of those in deploy/Dockerfile; DEBIAN=bookworm says that they are of another Debian than the Dockerfile's.
 #
 # Exit status: 0 all passed, 1 something failed, 2 could not be checked here.
 set -euo pipefail
@@ -32,7 +33,8 @@ check() { # NAME COMMAND...
 same() { # NAME WANTED GOT
   if [ "$2" = "$3" ]; then pass "$1"; else fail "$1: wanted '$2', got '$3'"; fi
 }
-compose() { docker compose --project-name "$project" --env-file /dev/null --file docker-compose.yml "$@"; }
+files=(--file docker-compose.yml)
+compose() { docker compose --project-name "$project" --env-file /dev/null "${files[@]}" "$@"; }
 state() { # SERVICE FORMAT: of its container, running or not
   docker inspect --format "$2" "$(compose ps --all --quiet "$1")"
 }
@@ -66,10 +68,16 @@ trap 'exit 143' TERM
 
 # ---- an engine and the images ------------------------------------------------------------------
 
+bases() { sed -nE 's/^FROM +([^ ]+).*/\1/p' deploy/Dockerfile | grep -F :; }
+# Prints the local image for one of them.
+standin() { sed -E "s/@.*//; s/trixie/${DEBIAN:-trixie}/" <<<"$1"; }
 # Prints the public images of the Dockerfile and of the compose file.
 images() {
+  local base
   {
-    sed -nE 's/^FROM +([^ ]+).*/\1/p' deploy/Dockerfile | grep -F :
+    for base in $(bases); do
+      if [ -n "$standin_images" ]; then standin "$base"; else printf '%s\n' "$base"; fi
+    done
     sed -nE 's/^ +image: *([^ ]+).*/\1/p' docker-compose.yml
   } | sort -u
 }
@@ -90,6 +98,14 @@ if [ -n "$standin_images" ]; then
     "$standin_images" $(images) >&2 || cannot "STANDIN_IMAGES=$STANDIN_IMAGES did not make all of" $(images)
   fi
   hint="although STANDIN_IMAGES=$STANDIN_IMAGES ran"
+  {
+    printf 'services:\n'
+    for service in setup like-api like-aggregator; do
+      printf '  %s:\n    build:\n      additional_contexts:\n' "$service"
+      for base in $(bases); do printf '        "%s": docker-image://%s\n' "$base" "$(standin "$base")"; done
+    done
+  } >"$logs/standins.yml"
+  files+=(--file "$logs/standins.yml")
 fi
 for need in "docker --version" "docker info" "docker compose version"; do
   $need >/dev/null 2>&1 || cannot "'$need' fails, so the images ($(images | paste -sd ' ')) are not available, $hint"
