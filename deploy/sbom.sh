@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # `make sbom`: what both services are made of, in .local/sbom: a CycloneDX bill of materials of each (SERVICE.cdx.json), and the
-# licence of every crate (licences.tsv). Debian's part of the images is the packages that deploy/Dockerfile names.
+# licence of every crate (licences.tsv). The images tell Debian's part: /var/lib/dpkg/status.d, and its licences in /usr/share/doc.
 set -euo pipefail
 # shellcheck source=deploy/local/lib.sh
 . "$(dirname -- "${BASH_SOURCE[0]}")/local/lib.sh"

@@ -3,8 +3,8 @@
 # and ports, sends likes, stops and replaces the containers, and removes everything at the end.
 #
 # Where images can't be pulled, STANDIN_IMAGES names a script that makes local ones with the public
-# names (`SCRIPT IMAGE...`) and starts an engine if none runs (`SCRIPT --stop` stops it). They have no digest, and take the
-# places of those in deploy/Dockerfile; DEBIAN=bookworm says that they are of another Debian than the Dockerfile's.
+# names (`SCRIPT IMAGE...`) and starts an engine if none runs (`SCRIPT --stop` stops it). They have no digest, so a copy of
+# deploy/Dockerfile without digests is built; with DEBIAN=bookworm, on that Debian.
 #
 # Exit status: 0 all passed, 1 something failed, 2 could not be checked here.
 set -euo pipefail
@@ -68,16 +68,20 @@ trap 'exit 143' TERM
 
 # ---- an engine and the images ------------------------------------------------------------------
 
-bases() { sed -nE 's/^FROM +([^ ]+).*/\1/p' deploy/Dockerfile | grep -F :; }
-# Prints the local image for one of them.
-standin() { sed -E "s/@.*//; s/trixie/${DEBIAN:-trixie}/" <<<"$1"; }
+dockerfile=deploy/Dockerfile
+if [ -n "$standin_images" ]; then
+  dockerfile=$logs/Dockerfile
+  sed -E "/^FROM /{s/@[^ ]+//; s/trixie/${DEBIAN:-trixie}/}" deploy/Dockerfile >"$dockerfile"
+  for service in setup like-api like-aggregator; do
+    printf '  %s: { build: { dockerfile: "%s" } }\n' "$service" "$dockerfile"
+  done | sed '1i services:' >"$logs/compose.yml"
+  files+=(--file "$logs/compose.yml")
+fi
+
 # Prints the public images of the Dockerfile and of the compose file.
 images() {
-  local base
   {
-    for base in $(bases); do
-      if [ -n "$standin_images" ]; then standin "$base"; else printf '%s\n' "$base"; fi
-    done
+    sed -nE 's/^FROM +([^ ]+).*/\1/p' "$dockerfile" | grep -F :
     sed -nE 's/^ +image: *([^ ]+).*/\1/p' docker-compose.yml
   } | sort -u
 }
@@ -98,14 +102,6 @@ if [ -n "$standin_images" ]; then
     "$standin_images" $(images) >&2 || cannot "STANDIN_IMAGES=$STANDIN_IMAGES did not make all of" $(images)
   fi
   hint="although STANDIN_IMAGES=$STANDIN_IMAGES ran"
-  {
-    printf 'services:\n'
-    for service in setup like-api like-aggregator; do
-      printf '  %s:\n    build:\n      additional_contexts:\n' "$service"
-      for base in $(bases); do printf '        "%s": docker-image://%s\n' "$base" "$(standin "$base")"; done
-    done
-  } >"$logs/standins.yml"
-  files+=(--file "$logs/standins.yml")
 fi
 for need in "docker --version" "docker info" "docker compose version"; do
   $need >/dev/null 2>&1 || cannot "'$need' fails, so the images ($(images | paste -sd ' ')) are not available, $hint"

@@ -117,6 +117,7 @@ def draw_panel(panel, lines, seconds):
         left, base = 12 + place % 2 * 210, BOTTOM + 29 + place // 2 * 12
         yield f'<polyline points="{path}" stroke="{COLOURS[place]}"/>'
         yield f'<path d="M{left} {base - 3}h10" stroke="{COLOURS[place]}" stroke-width="3"/>'
+        label = label if len(label) <= 36 else label[:35] + "…"
         yield f'<text x="{left + 14}" y="{base}">{html.escape(label)}</text>'
 
 
