@@ -70,7 +70,9 @@ trap 'exit 143' TERM
 
 dockerfile=deploy/Dockerfile
 if [ -n "$standin_images" ]; then
-  dockerfile=$logs/Dockerfile
+  # Compose reads none outside of the folder of the project.
+  dockerfile=$PWD/.local/Dockerfile
+  mkdir -p .local
   sed -E "/^FROM /{s/@[^ ]+//; s/trixie/${DEBIAN:-trixie}/}" deploy/Dockerfile >"$dockerfile"
   for service in setup like-api like-aggregator; do
     printf '  %s: { build: { dockerfile: "%s" } }\n' "$service" "$dockerfile"
