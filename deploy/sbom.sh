@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # `make sbom`: what both services are made of, in .local/sbom: a CycloneDX bill of materials of each (SERVICE.cdx.json), and the
-# licence of every crate (licences.tsv). Debian's part of the images is the packages that deploy/Dockerfile names.
+# licence of every crate (licences.tsv). The images tell Debian's part: /var/lib/dpkg/status.d, and its licences in /usr/share/doc.
 set -euo pipefail
 # shellcheck source=deploy/local/lib.sh
 . "$(dirname -- "${BASH_SOURCE[0]}")/local/lib.sh"
@@ -17,9 +17,9 @@ make --no-print-directory deny ARGS=licenses
 
 # It writes a file beside the manifest of each member of the workspace.
 trap 'find . -name likes-sbom.json -not -path "./target/*" -delete' EXIT
-cargo cyclonedx --quiet --format json --override-filename likes-sbom
+cargo cyclonedx --quiet --format json --spec-version 1.5 --override-filename likes-sbom
 for service in like-api like-aggregator; do
-  mv "$service/likes-sbom.json" "$out/$service.cdx.json"
+  sed "s#$ROOT#.#g" "$service/likes-sbom.json" >"$out/$service.cdx.json" # no path of this machine
 done
 cargo deny --log-level error list --layout crate --format tsv >"$out/licences.tsv"
 say "in ${out#"$ROOT"/}: $(grep -c '"bom-ref": "registry+' "$out/like-api.cdx.json") crates in like-api," \

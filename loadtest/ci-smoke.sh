@@ -34,5 +34,5 @@ write_addresses "$STATE/env"
 # shellcheck disable=SC2016 # expanded by the inner shell
 env -i sh -c '. "$1"; "$2" status >/dev/null' - "$STATE/env" "$BIN/like-aggregator"
 in_group env PROFILE=smoke "$ROOT/loadtest/run.sh"
-[ -z "${DRAW:-}" ] || "$ROOT/deploy/monitoring/dashboard.py" draw "$PROMETHEUS_URL" 45 "$DRAW"
+[ -z "${DRAW:-}" ] || "$ROOT/deploy/monitoring/dashboard.py" draw "$PROMETHEUS_URL" 36 "$DRAW"
 "$ROOT/deploy/monitoring/dashboard.py" check "$PROMETHEUS_URL"

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # `make lint-k8s`: builds both overlays, checks them strictly against the schemas of Kubernetes and of the custom resources
-# (kubeconform), and their settings against docs/CONFIGURATION.md.
+# (kubeconform), and what those don't see (manifests.py).
 # `make test-k8s` (check.sh server): then a real API server takes them, in a dry run that admits and validates but stores
 # nothing. KUBECONFIG names a server; the CRDs of KEDA and the Prometheus operator are applied to it. Without one, K8S_SERVER
 # names a program that starts one: `PROGRAM start` prints KUBECONFIG=FILE, `PROGRAM stop` ends it.
@@ -41,30 +41,6 @@ build_overlays() {
   prometheus_rule >"$built/rules.yaml"
 }
 
-# Every setting that the manifests name is one of docs/CONFIGURATION.md, whose tables tests compare with the services.
-settings_are_documented() {
-  local name unknown=0
-  while read -r name; do
-    grep -qF "\`$name\`" "$ROOT/docs/CONFIGURATION.md" ||
-      { printf 'deploy/k8s: docs/CONFIGURATION.md has no setting %s\n' "$name"; unknown=1; }
-  done < <({
-    sed -nE '/^kind: ConfigMap/,/^---/d; s/^ +- name: ([A-Z][A-Z0-9_]+)$/\1/p' "$built"/*.yaml
-    sed -nE 's/^  ([A-Z][A-Z0-9_]+): .*/\1/p' "$built"/*.yaml
-  } | sort -u)
-  return $unknown
-}
-
-# like-api serves for SHUTDOWN_DELAY after SIGTERM and ends within 10 s after it.
-shutdown_fits() {
-  local file delay grace
-  for file in "$built"/{development,production}.yaml; do
-    delay=$(sed -nE 's/^  SHUTDOWN_DELAY: ([0-9]+)s$/\1/p' "$file")
-    grace=$(sed -nE '/^  name: like-api$/,/^---/ s/^ +terminationGracePeriodSeconds: //p' "$file")
-    [ "$grace" -ge $((delay + 10)) ] ||
-      die "$file: terminationGracePeriodSeconds of like-api is $grace, less than SHUTDOWN_DELAY ($delay s) and 10 s"
-  done
-}
-
 find_go
 install_packages k8s
 install_go kustomize "$KUSTOMIZE_VERSION" sigs.k8s.io/kustomize/kustomize/v5
@@ -78,11 +54,10 @@ if [ ! -d "$schemas" ]; then
   mv "$schemas.new" "$schemas"
 fi
 
-say 'deploy/k8s: kustomize, kubeconform, settings'
+say 'deploy/k8s: kustomize, kubeconform, manifests.py'
 build_overlays
 "$LOCAL/bin/kubeconform" -strict -summary -schema-location "$schemas/{{.ResourceKind}}{{.KindSuffix}}.json" "$built"/*.yaml
-settings_are_documented
-shutdown_fits
+./manifests.py "$built"/{development,production}.yaml
 [ "${1:-}" = server ] || exit 0
 
 if [ -z "${KUBECONFIG:-}" ]; then

@@ -19,7 +19,7 @@ from pathlib import Path
 
 HERE = Path(__file__).parent
 # What Grafana would put there: the rate's window spans several scrapes.
-VARIABLES = {"$__rate_interval": "15s", "$namespace": ".*"}
+VARIABLES = {"$__rate_interval": "10s", "$namespace": ".*"}
 NO_PROXY = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
 
@@ -72,16 +72,53 @@ def check(url):
     sys.exit(1 if wrong else 0)
 
 
-COLOURS = ["#4c9ed9", "#e0873e", "#5aa864", "#c65d57", "#8f76c0", "#a0795c", "#d48ec0", "#8a8a8a", "#b3ab45", "#4dbccb"]
-WIDTH, HEIGHT, COLUMNS = 400, 200, 3
+COLOURS = ["#3b86c8", "#e07b39", "#4a9d5b", "#c2504a", "#8467b8", "#97705a", "#cf7fb4", "#7d7d7d"]
+COLUMNS, ACROSS, DOWN = 2, 440, 208  # of panels; their distances in pixels
+LEFT, RIGHT, TOP, BOTTOM = 58, 416, 32, 124  # of the axes in a panel
+STYLE = (
+    "text{font:10px sans-serif;fill:#333}.title{font-weight:bold;font-size:12px}.axis{font-size:9px;fill:#666}"
+    ".y{text-anchor:end}.x{text-anchor:middle}.panel{fill:#fff;stroke:#d5d5d5}.grid{stroke:#e6e6e6}"
+    "polyline{fill:none;stroke-width:1.5}"
+)
 
 
-def shown(value, unit):
-    if unit == "s":
-        return f"{value * 1000:.3g} ms" if value < 1 else f"{value:.3g} s"
-    if unit == "bytes":
-        return f"{value / 2**20:.3g} MiB"
-    return f"{value:.3g}"
+def scale(unit, largest):
+    """Returns the factor and the name of the unit in which the axis is labelled, its step, and its top."""
+    factor, name = {"s": (1, " s"), "bytes": (2**-20, " MiB"), "short": (1, "")}.get(unit, (1, "/s"))
+    if unit == "s" and largest < 1:
+        factor, name = 1000, " ms"
+    largest = largest * factor or 1
+    power = 10 ** math.floor(math.log10(largest / 4))
+    step = next(step for step in (power, 2 * power, 5 * power, 10 * power) if 4 * step >= largest)
+    return factor, name, step, math.ceil(largest / step) * step
+
+
+def draw_panel(panel, lines, seconds):
+    largest = max((value for _, points in lines for _, value in points), default=0)
+    factor, unit, step, top = scale(panel["fieldConfig"]["defaults"]["unit"], largest)
+
+    def x(second):
+        return LEFT + (RIGHT - LEFT) * second / seconds
+
+    def y(value):
+        return BOTTOM - (BOTTOM - TOP) * value / top
+
+    yield f'<rect width="428" height="196" rx="3" class="panel"/><text x="10" y="19" class="title">{html.escape(panel["title"])}</text>'
+    for tick in range(round(top / step) + 1):
+        yield f'<path d="M{LEFT} {y(tick * step):.1f}H{RIGHT}" class="grid"/>'
+        yield f'<text x="{LEFT - 5}" y="{y(tick * step) + 3:.1f}" class="axis y">{tick * step:g}{unit}</text>'
+    for second in range(0, seconds + 1, 10):
+        yield f'<path d="M{x(second):.1f} {TOP}V{BOTTOM}" class="grid"/>'
+        yield f'<text x="{x(second):.1f}" y="{BOTTOM + 12}" class="axis x">{second} s</text>'
+    # The largest first.
+    lines.sort(key=lambda line: -max(value for _, value in line[1]))
+    for place, (label, points) in enumerate(lines[: len(COLOURS)]):
+        path = " ".join(f"{x(at):.1f},{y(value * factor):.1f}" for at, value in points)
+        left, base = 12 + place % 2 * 210, BOTTOM + 29 + place // 2 * 12
+        yield f'<polyline points="{path}" stroke="{COLOURS[place]}"/>'
+        yield f'<path d="M{left} {base - 3}h10" stroke="{COLOURS[place]}" stroke-width="3"/>'
+        label = label if len(label) <= 36 else label[:35] + "…"
+        yield f'<text x="{left + 14}" y="{base}">{html.escape(label)}</text>'
 
 
 def draw(url, seconds, file):
@@ -93,34 +130,14 @@ def draw(url, seconds, file):
         for target in panel["targets"]:
             for series in last_minutes(url, target["expr"], seconds):
                 label = re.sub(r"{{(\w+)}}", lambda name: series["metric"].get(name[1], ""), target["legendFormat"])
-                points = [(float(at), float(value)) for at, value in series["values"] if math.isfinite(float(value))]
+                points = [(float(at) - start, float(value)) for at, value in series["values"] if math.isfinite(float(value))]
                 if points:
-                    lines.append((label, points))
-        unit = panel["fieldConfig"]["defaults"]["unit"]
-        top = max((value for _, points in lines for _, value in points), default=0) or 1
-        # The largest first: the legend has room for eight.
-        lines.sort(key=lambda line: -max(value for _, value in line[1]))
-        left, upper = 12 + count % COLUMNS * WIDTH, 12 + count // COLUMNS * HEIGHT
-        out.append(f'<g transform="translate({left} {upper})"><rect width="388" height="188" rx="3" class="panel"/>')
-        out.append(f'<text x="10" y="18" class="title">{html.escape(panel["title"])}</text>')
-        for part in (0, 0.5, 1):
-            y = 125 - 90 * part
-            out.append(f'<path d="M60 {y}H378" class="grid"/><text x="54" y="{y + 3}" class="axis">{shown(top * part, unit)}</text>')
-        for place, (label, points) in enumerate(lines[:8]):
-            path = " ".join(f"{60 + 318 * (at - start) / seconds:.1f},{125 - 90 * value / top:.1f}" for at, value in points)
-            x, y = 14 + place % 2 * 188, 143 + place // 2 * 12
-            colour = COLOURS[place]
-            out.append(f'<polyline points="{path}" stroke="{colour}"/><path d="M{x} {y - 3}h10" stroke="{colour}" stroke-width="3"/>')
-            out.append(f'<text x="{x + 14}" y="{y}">{html.escape(label[:29])}</text>')
-        out.append("</g>")
-    height = 12 + (count // COLUMNS + 1) * HEIGHT
-    style = (
-        "text{font:10px sans-serif;fill:#444}.title{font-weight:bold;font-size:12px}.axis{text-anchor:end;font-size:9px}"
-        ".panel{fill:#fff;stroke:#ddd}.grid{stroke:#eee}polyline{fill:none;stroke-width:1.3}"
-    )
-    width = 12 + COLUMNS * WIDTH
-    head = f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}"><style>{style}</style>'
-    Path(file).write_text(head + f'<rect width="{width}" height="{height}" fill="#f4f5f5"/>' + "\n".join(out) + "</svg>\n")
+                    lines.append((label.strip(), points))
+        left, upper = 12 + count % COLUMNS * ACROSS, 12 + count // COLUMNS * DOWN
+        out += [f'<g transform="translate({left} {upper})">', *draw_panel(panel, lines, seconds), "</g>"]
+    width, height = 12 + COLUMNS * ACROSS, 12 + (count // COLUMNS + 1) * DOWN
+    head = f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}"><style>{STYLE}</style>'
+    Path(file).write_text("\n".join([head, f'<rect width="{width}" height="{height}" fill="#f3f4f5"/>', *out, "</svg>\n"]))
 
 
 match sys.argv[1:]:

@@ -30,6 +30,7 @@ mod rebalance;
 mod rebuild;
 mod restore;
 mod roles;
+mod rolling;
 mod second_group;
 mod secure_kafka;
 mod sessions;
