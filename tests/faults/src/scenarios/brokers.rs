@@ -1,7 +1,7 @@
 //! Faults of a cluster of three brokers, with the topic that `setup` makes there: three replicas, two of which must have a
 //! like before it is acknowledged. Each fault is under load, and ends when all replicas are in sync again.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use like_testkit::{TestCluster, TestService, TestSystem, eventually, until};
 use rand::RngExt;
@@ -11,6 +11,10 @@ use crate::{Outcome, Run, deltas};
 
 /// Longer than a like waits for its acknowledgement.
 const SETTLED: Duration = Duration::from_secs(7);
+
+/// Less than librdkafka's default for a request without an answer, a minute: brokers notice a silent one after 9 s, and the
+/// aggregator after 10 s.
+const FOUND: Duration = Duration::from_secs(40);
 
 struct Site {
     scene: Scene,
@@ -60,10 +64,12 @@ pub async fn frozen(run: Run) -> Outcome {
         let leader = site.leader(partition).await;
         let unknown = async || site.scene.api.metric("messaging_client_sent_messages_total", "\"unknown\"").await;
         let before = unknown().await;
+        let start = Instant::now();
         site.brokers.freeze(leader);
         if fault % 2 == 0 {
             site.brokers.moves_leader(&topic, partition, leader).await;
             site.goes_on().await;
+            assert!(start.elapsed() < FOUND, "the new leader is found after {:?}", start.elapsed());
         } else {
             until("a like's outcome is unknown", async || unknown().await > before).await;
         }
@@ -137,10 +143,10 @@ impl Site {
         eventually("the partition has a leader", async || self.brokers.leader(topic, partition)).await
     }
 
-    /// Likes are acknowledged and counted.
+    /// Likes are acknowledged and counted, in each partition.
     async fn goes_on(&mut self) {
         self.scene.acknowledges(200).await;
-        self.scene.counts().await;
+        self.scene.counts_everywhere().await;
         assert_eq!(self.aggregator.process.status(), None, "the aggregator has exited");
     }
 
