@@ -3,7 +3,8 @@
 
 use std::time::{Duration, Instant};
 
-use like_testkit::{TestCluster, TestService, TestSystem, eventually, until};
+use futures::future::join_all;
+use like_testkit::{Click, TestCluster, TestService, TestSystem, eventually, until};
 use rand::RngExt;
 
 use super::scene::{SHORT_SESSIONS, SOON_AGAIN, Scene, offsets, refused};
@@ -15,6 +16,9 @@ const SETTLED: Duration = Duration::from_secs(7);
 /// Less than librdkafka's default for a request without an answer, a minute: brokers notice a silent one after 9 s, and the
 /// aggregator after 10 s.
 const FOUND: Duration = Duration::from_secs(40);
+
+/// Likes while two brokers are down.
+const USER: &str = "persistent";
 
 struct Site {
     scene: Scene,
@@ -100,7 +104,7 @@ pub async fn two_down(run: Run) -> Outcome {
     let mut site = Site::start(run).await;
     let mut dice = run.dice(6);
     let faults = run.pick(1, 2);
-    for _ in 0..faults {
+    for fault in 0..faults {
         let left = dice.random_range(1..=3);
         let down: Vec<_> = (1..=3).filter(|id| *id != left).collect();
         let before = refused(&site.scene.api).await;
@@ -111,10 +115,18 @@ pub async fn two_down(run: Run) -> Outcome {
         // Acknowledgements that were on their way when the second one died.
         tokio::time::sleep(SETTLED).await;
         let acknowledged = site.scene.crowd.acknowledged();
-        tokio::time::sleep(Duration::from_secs(run.pick(1, 10))).await;
+        // The one that is left still leads its partitions.
+        let (client, key) = (site.scene.api.client(), format!("down-{fault}"));
+        let products: Vec<_> = (0..20).map(|n| format!("product-{n}")).collect();
+        let likes = join_all(products.iter().map(|product| client.try_click(USER, product, true, &key))).await;
+        assert!(likes.iter().all(Option::is_none), "acknowledged, but only one broker has it: {likes:?}");
         assert_eq!(site.scene.crowd.acknowledged(), acknowledged, "acknowledged, but only one broker has it");
         down.iter().for_each(|id| site.brokers.launch(*id));
         site.recovers().await;
+        for product in products {
+            let acknowledged = client.click(USER, &product, true, &key).await;
+            site.scene.others.note(Click { user: USER.to_owned(), product, liked: true, acknowledged });
+        }
     }
     site.outcome(2 * faults).await
 }
