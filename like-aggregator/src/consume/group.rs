@@ -167,7 +167,7 @@ pub fn consumer_config(mut config: ClientConfig, group: &str) -> ClientConfig {
     // For `GroupContext::log`: some lines per refresh of the metadata.
     let debug = config.get("debug").map_or_else(|| "metadata".to_owned(), |set| format!("{set},metadata"));
     config.set("debug", debug).set_log_level(RDKafkaLogLevel::Debug);
-    let tuned: [(&[&str], &str); 7] = [
+    let tuned: [(&[&str], &str); 8] = [
         // Default 1000: a full queue would stop fetching for a second, four times slower.
         (&["fetch.queue.backoff.ms"], "5"),
         // Default 64 MiB: records fetched ahead (each takes some 400 bytes in addition to its own). One to two batches ahead
@@ -183,6 +183,8 @@ pub fn consumer_config(mut config: ClientConfig, group: &str) -> ClientConfig {
         // Default 45 s: how long a killed worker's partitions stay uncounted.
         (&["session.timeout.ms"], "10000"),
         (&["heartbeat.interval.ms"], "2000"),
+        // Default 60 s: how long a broker that hangs is asked for records, though another one may lead its partitions by then.
+        (&["socket.timeout.ms"], "10000"),
     ];
     // A property and its alias are the same to librdkafka, which would take either.
     for (names, value) in tuned {

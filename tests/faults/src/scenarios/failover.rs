@@ -1,8 +1,8 @@
 //! PostgreSQL's primary is killed and its standby promoted. Both services have one URL with two hosts. A standby that was
 //! behind has lost the last batches: offsets and counts are older together, and the log has the rest. A synchronous one has
-//! lost nothing that a receipt called counted.
+//! lost nothing that a receipt called counted, since a receipt waits for it.
 
-use like_testkit::{Click, Server, TestServers, server_of, until};
+use like_testkit::{Acknowledged, Click, Server, TestClient, TestServers, server_of, until};
 
 use super::scene::{SHORT_SESSIONS, Scene, offsets};
 use crate::{Outcome, Run};
@@ -24,6 +24,14 @@ pub async fn failover(run: Run) -> Outcome {
         all.differences.doubled += one.differences.doubled;
     }
     all
+}
+
+/// One more user's like.
+async fn click(client: &TestClient, scene: &mut Scene, user: &str) -> Acknowledged {
+    let acknowledged = client.click(user, "product-0", true, "click").await;
+    let (user, product) = (user.to_owned(), "product-0".to_owned());
+    scene.others.note(Click { user, product, liked: true, acknowledged: acknowledged.clone() });
+    acknowledged
 }
 
 async fn to(kind: Standby, run: Run) -> Outcome {
@@ -53,10 +61,15 @@ async fn to(kind: Standby, run: Run) -> Outcome {
     }
     scene.acknowledges(200).await;
     let client = scene.api.client();
-    let counted = client.click("careful", "product-0", true, "click").await;
+    let counted = click(&client, &mut scene, "first").await;
     client.wait_until_counted(&counted.receipt).await;
-    let (user, product) = ("careful".to_owned(), "product-0".to_owned());
-    scene.others.note(Click { user, product, liked: true, acknowledged: counted.clone() });
+    if kind == Standby::Synchronous {
+        standby.line.cut();
+        let waiting = click(&client, &mut scene, "second").await;
+        // The batch's deadline has closed its connection, and its transaction still waits for the standby.
+        aggregator.process.says("canceling statement due to lock timeout").await;
+        assert_eq!(client.receipt(&waiting.receipt).await["status"], "pending", "the standby lacks it");
+    }
     let folded = offsets(&scene.system).await;
 
     servers.kill(Server::Postgres).await;

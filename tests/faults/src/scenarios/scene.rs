@@ -57,6 +57,16 @@ impl Scene {
         until("an offset advances", async || folded().await > before).await;
     }
 
+    /// Waits until the offset of each partition that has records advances.
+    pub(super) async fn counts_everywhere(&self) {
+        let before = offsets(&self.system).await;
+        until("each partition's offset advances", async || {
+            let now = offsets(&self.system).await;
+            before.iter().zip(now).all(|(before, now)| *before == 0 || now > *before)
+        })
+        .await;
+    }
+
     /// Publishes delta events to these brokers.
     pub(super) async fn add_deltas(&mut self, kafka: &str, count: usize) {
         let more = deltas::publish(kafka, &self.system.topic, "delta-only", count, 1).await;
