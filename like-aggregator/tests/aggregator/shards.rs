@@ -122,6 +122,7 @@ async fn full_database_becomes_two() {
         system.succeeds(&["audit"]).await;
         system.succeeds(&["audit", "--log"]).await;
         system.succeeds(&["rebuild", "--yes"]).await;
+        assert_eq!(system.number("SELECT count(*) FROM kafka_offset").await, 6, "those of the held partitions");
         assert_eq!(record.compare_tables(system).await, Differences::default());
     }
     let sum = west.likes().await + east.likes().await;
