@@ -34,7 +34,7 @@ impl Layout {
     }
 
     pub fn holds(&self, partition: i32) -> bool {
-        self.held.as_ref().is_none_or(|held| held.contains(&partition))
+        (0..self.partitions).contains(&partition) && self.held.as_ref().is_none_or(|held| held.contains(&partition))
     }
 }
 

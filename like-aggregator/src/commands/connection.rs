@@ -64,7 +64,7 @@ async fn begin<'c>(connection: &'c mut PgConnection, lock: &'static str) -> anyh
     let locked = sqlx::query(lock).execute(&mut *transaction).await;
     if let Err(error) = locked {
         let busy = sqlstate(&error).as_deref() == Some("55P03");
-        let hint = if busy { "kafka_offset stayed locked for 10 s: try again" } else { "locking kafka_offset" };
+        let hint = if busy { "kafka_offset stayed locked: try again" } else { "locking kafka_offset" };
         return Err(error).context(hint);
     }
     let found: Option<i32> =

@@ -112,7 +112,7 @@ async fn reset(settings: &OffsetsResetSettings) -> anyhow::Result<Outcome> {
     let mut connection = connection::connect(&settings.report.servers.database, "offsets").await?;
     let topic = OpenTopic::find(&settings.report.servers.kafka, &mut connection, "offsets").await?;
     let partitions = match settings.partition {
-        Some(partition) if topic.layout.held().contains(&partition) => vec![partition],
+        Some(partition) if topic.layout.holds(partition) => vec![partition],
         Some(partition) => {
             let held = topic.layout.held_text();
             return Err(UsageError(format!("--partition can't be {partition}: the database has {held}")).into());

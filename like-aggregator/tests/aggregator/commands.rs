@@ -156,10 +156,7 @@ async fn setup_migrates_without_holding_up_workers() {
     let older = "ALTER TABLE topic_layout DROP COLUMN held; DELETE FROM _sqlx_migrations WHERE version = 15";
     system.database.execute(older).await;
     let long = system.database.lock("LOCK TABLE topic_layout IN ACCESS SHARE MODE").await;
-    let refused = system.command(&["setup", "--timeout", "3s"]).await;
-    let error = String::from_utf8_lossy(&refused.stderr).into_owned();
-    assert_eq!(refused.status.code(), Some(2), "{error}");
-    assert!(error.contains("a lock on the tables was not free in time"), "{error}");
+    system.refused(&["setup", "--timeout", "3s"], &["a lock on the tables was not free in time"]).await;
     let beside = async {
         system.database.waiting_for_lock("like-aggregator-setup", 1).await;
         // As long as a batch waits for its locks.

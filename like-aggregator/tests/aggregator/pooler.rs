@@ -20,7 +20,7 @@ async fn pooled_sessions_work() {
 async fn pooled_transactions_are_refused() {
     let mut system = TestSystem::set_up(2).await;
     let advice = "a pooler in front must pool sessions, and accept or ignore the start-up parameters";
-    // Nobody else uses the pool: each statement finds the session that the one before has set.
+    // No other client uses the pool, so each statement runs in the session that the one before it set up.
     for settings in [format!("pool_mode = transaction\n{IGNORED}"), "pool_mode = session".to_owned()] {
         let pooler = TestPooler::start(&system.database, &settings).await;
         system.set("DATABASE_URL", &pooler.url);

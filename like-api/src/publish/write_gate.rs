@@ -81,7 +81,7 @@ pub struct TopicMonitor {
     pub gate: WriteGate,
     /// Receives [`LAYOUT_READ`] and [`TOPIC_CHECKED`].
     pub health: Health,
-    /// Learn from it where products are.
+    /// Are told the layouts, which say where each product is.
     pub databases: Databases,
     pub kafka: ClientConfig,
     pub publisher: Arc<Publisher>,
@@ -138,10 +138,11 @@ impl TopicMonitor {
         let own: Vec<Layout> = layouts.iter().map(|layouts| self.own(layouts)).collect::<Result<_, _>>()?;
         self.databases.laid_out(&layouts, &self.topic).map_err(LayoutError::Refused)?;
         // All replicas must give a key the same event id, so all databases must know of its form.
-        let ordered: Option<Vec<_>> = own.iter().map(|layout| layout.time_ordered_ids_from).collect();
-        let time_ordered_ids_from = ordered.and_then(|times| times.into_iter().max());
-        let own = own.into_iter().next().ok_or_else(|| LayoutError::Missing("no database".to_owned()))?;
-        Ok(Layout { time_ordered_ids_from, ..own })
+        let whole = own.into_iter().reduce(|one, other| {
+            let both = one.time_ordered_ids_from.zip(other.time_ordered_ids_from);
+            Layout { time_ordered_ids_from: both.map(|(one, other)| one.max(other)), ..one }
+        });
+        Ok(whole.expect("DATABASE_URL is required"))
     }
 
     /// Returns our topic's layout of these, which are one database's, if they permit writes.

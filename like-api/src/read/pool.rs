@@ -25,7 +25,7 @@ pub(crate) const READ_TIMEOUT: Duration = Duration::from_secs(3);
 /// A connection that was idle for longer is pinged before a request relies on it.
 const TRUSTED_IDLE: Duration = Duration::from_secs(1);
 
-// sqlx doesn't expose its waiters, so the callers of `acquire` count here. A process has one pool.
+// sqlx doesn't expose its waiters, so the callers of `acquire` count here, for all pools of the process.
 static WAITING: LazyLock<IntGauge> = LazyLock::new(|| {
     let opts = pool_opts("db_client_connection_pending_requests", "queries that wait for a connection");
     IntGauge::with_opts(opts).expect("a valid name")

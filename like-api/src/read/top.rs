@@ -153,7 +153,7 @@ impl Board {
         // A product is in one database, so the first of all are among the first of each.
         let found = found.await.map(|of_each| {
             let mut products: Vec<_> = of_each.into_iter().flatten().collect();
-            products.sort_by(|(one, more), (other, less)| less.cmp(more).then_with(|| one.cmp(other)));
+            products.sort_by(|(id, likes), (other_id, other)| other.cmp(likes).then_with(|| id.cmp(other_id)));
             products.truncate(TOP_MAX as usize);
             products
         });

@@ -40,6 +40,20 @@ pub struct Outcome {
     pub differences: Differences,
 }
 
+impl Outcome {
+    /// The sum of both.
+    #[must_use]
+    pub fn and(self, other: Self) -> Self {
+        let (one, two) = (self.differences, other.differences);
+        Self {
+            faults: self.faults + other.faults,
+            acknowledged: self.acknowledged + other.acknowledged,
+            unsettled: self.unsettled + other.unsettled,
+            differences: Differences { lost: one.lost + two.lost, doubled: one.doubled + two.doubled },
+        }
+    }
+}
+
 /// A scenario.
 pub struct Scenario {
     /// The name for `--only`.

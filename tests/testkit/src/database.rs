@@ -47,7 +47,7 @@ impl TestDatabase {
         Self { url, pool, server: server.to_owned(), name }
     }
 
-    /// Goes on with the same database on another server, which is a copy of the first.
+    /// Switches to the same database on another server, a copy of the first.
     pub async fn move_to(&mut self, server: &str) {
         // The first one is gone, so there is nothing to drop there.
         let here = Self::connect(server, self.name.clone()).await;

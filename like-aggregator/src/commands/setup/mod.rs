@@ -90,9 +90,8 @@ async fn migrate_beside_workers(connection: &mut PgConnection, deadline: Instant
                 tokio::time::sleep(Duration::from_secs(1)).await;
             }
             Err(error) if locked(&error) => {
-                return Err(error.context(
-                    "a lock on the tables was not free in time (--timeout): another transaction holds it; nothing was migrated",
-                ));
+                return Err(error
+                    .context("a lock on the tables was not free in time (--timeout): another transaction holds it"));
             }
             migrated => return migrated,
         }

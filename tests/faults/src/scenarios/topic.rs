@@ -34,12 +34,7 @@ pub async fn topic(run: Run) -> Outcome {
         Recreated { longer: false, running: true, rebuild: false },
     ];
     for change in &changes[..run.pick(1, changes.len())] {
-        let one = recreated(run, *change).await;
-        all.faults += one.faults;
-        all.acknowledged += one.acknowledged;
-        all.unsettled += one.unsettled;
-        all.differences.lost += one.differences.lost;
-        all.differences.doubled += one.differences.doubled;
+        all = all.and(recreated(run, *change).await);
     }
     all
 }
