@@ -2,6 +2,7 @@
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use like_common::layout::Layout;
 use like_common::metrics::{add, add_process};
 use like_events::Reject;
 use prometheus::{Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry};
@@ -17,12 +18,12 @@ pub struct Metrics {
     dead_letter: IntCounter,
     dead_letters: IntCounterVec,
     below_zero: IntCounter,
+    pub misplaced: IntCounter,
     batch_events: Histogram,
     batch_seconds: Histogram,
     statements: IntCounter,
     commit_age: Histogram,
-    /// Partitions of the topic that is folded.
-    pub partitions: IntGauge,
+    held: IntGaugeVec,
     /// The recorded `DEDUP_WINDOW` in seconds.
     pub dedup_window: IntGauge,
     lag: IntGaugeVec,
@@ -72,6 +73,10 @@ impl Metrics {
                 "likes_counts_below_zero_total",
                 "Counts that a batch has left below zero, each time: only a producer of delta events can cause that",
             ),
+            misplaced: counter(
+                "likes_misplaced_events_total",
+                "Events in another partition than their product's: their producer does not partition as the contract says",
+            ),
             batch_events: histogram(
                 "likes_batch_events",
                 "Records per committed batch",
@@ -91,7 +96,11 @@ impl Metrics {
                 "Age of an event at its commit, by the record's timestamp",
                 &[0.01, 0.025, 0.05, 0.1, 0.15, 0.25, 0.5, 1.0, 2.5, 10.0, 60.0, 600.0, 3_600.0],
             ),
-            partitions: gauge("likes_topic_partitions", "Partitions of the topic that is folded"),
+            held: gauges(
+                "likes_held_partitions",
+                "How many partitions of the topic that is folded the database holds, and which",
+                "partitions",
+            ),
             dedup_window: gauge("likes_dedup_window_seconds", "How long an event id is remembered: DEDUP_WINDOW"),
             lag: gauges(
                 "likes_consumer_lag_records",
@@ -127,6 +136,12 @@ impl Metrics {
             stopped_other: stopped.with_label_values(&["another_log"]),
             stopped_no_row: stopped.with_label_values(&["no_offset_row"]),
         }
+    }
+
+    /// Sets which partitions the database holds of the topic that is folded from now on.
+    pub fn held(&self, layout: &Layout) {
+        self.held.reset();
+        self.held.with_label_values(&[layout.held_text().as_str()]).set(layout.held().len() as i64);
     }
 
     /// A batch committed `took` after its first attempt began.

@@ -165,7 +165,7 @@ impl Service {
         let Self { settings, timing, client, metrics, traces, health, .. } = self;
         let (url, fold) = (&settings.servers.database.database_url, &settings.fold);
         let (held, group) = (layout.held(), group(&fold.kafka_group_id, layout));
-        metrics.partitions.set(i64::from(layout.partitions));
+        metrics.held(layout);
         metrics.dedup_window.set(rules.window.as_secs().cast_signed());
         let (worker_events, events) = mpsc::channel();
         let max_events = fold.batch_max_events as usize;
@@ -179,6 +179,7 @@ impl Service {
             let mut worker = Worker::new(lane, max_events, store, metrics.clone(), health, worker_events.clone());
             let (topic, group) = (layout.topic.clone(), group.clone());
             worker.traces = BatchTraces { traces: traces.clone(), topic, group };
+            worker.partitions = Some(layout.partitions);
             tokio::spawn(worker.run(worker_commands));
             lanes.push(commands);
         }

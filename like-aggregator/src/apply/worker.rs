@@ -13,7 +13,7 @@ use tracing::{debug, info, warn};
 use super::error::ApplyError;
 use super::transaction::{Store, StoredOffset};
 use crate::fault::{self, Point};
-use crate::fold::{Batch, Span};
+use crate::fold::{Batch, Misplaced, Span};
 use crate::metrics::Metrics;
 use crate::traces::{BatchTraces, Links, Started};
 
@@ -86,6 +86,9 @@ pub struct Worker {
     lane: usize,
     events: Sender<(usize, Event)>,
     pub traces: BatchTraces,
+    /// The number of the topic's partitions, to find misplaced events; None: they aren't looked for.
+    pub partitions: Option<i32>,
+    misplaced_logged: bool,
     /// The most records of a transaction.
     max_events: usize,
     /// The same, lowered after failures of large batches.
@@ -104,7 +107,20 @@ impl Worker {
     ) -> Self {
         let (health, traces) = (health.part(lane), BatchTraces::default());
         let heartbeat = health.heartbeat("worker", HEARTBEAT_LIMIT);
-        Self { store, metrics, health, heartbeat, lane, events, traces, max_events, largest: max_events }
+        let (partitions, misplaced_logged, largest) = (None, false, max_events);
+        Self {
+            store,
+            metrics,
+            health,
+            heartbeat,
+            lane,
+            events,
+            traces,
+            partitions,
+            misplaced_logged,
+            max_events,
+            largest,
+        }
     }
 
     /// Executes commands until the consumer thread drops its sender.
@@ -251,6 +267,7 @@ impl Worker {
                     let took = start.elapsed();
                     debug!(events = batch.len(), partitions = batch.spans().len(), ?applied, ?took, "batch committed");
                     self.metrics.committed(batch, applied, took);
+                    self.report_misplaced(batch);
                     return Ok(());
                 }
                 Err(error @ ApplyError::Fenced { .. }) => {
@@ -278,6 +295,22 @@ impl Worker {
                     return Err(NotApplied::Fatal(anyhow::Error::new(error).context(context)));
                 }
             }
+        }
+    }
+
+    /// Counts misplaced events, and logs the first.
+    fn report_misplaced(&mut self, batch: &Batch) {
+        let Some(found) = self.partitions.and_then(|partitions| batch.misplaced(partitions)) else { return };
+        self.metrics.misplaced.inc_by(found.events);
+        if !std::mem::replace(&mut self.misplaced_logged, true) {
+            let Misplaced { product, partition, due, .. } = found;
+            warn!(
+                product,
+                partition,
+                due,
+                "event in another partition than its product's: some producer does not partition its records as the \
+                 contract says (logged once)"
+            );
         }
     }
 

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use hashbrown::HashMap;
-use like_events::{ProductPrefix, Reject, decode};
+use like_events::{ProductPrefix, Reject, decode, partition};
 use uuid::Uuid;
 
 /// The longest key and the longest value that are kept of a dead letter.
@@ -79,6 +79,17 @@ pub(super) struct EventUser {
     /// The place of the user's id in `Batch::users`.
     pub(super) start: u32,
     pub(super) length: u8,
+}
+
+/// Events in other partitions than those of their products: their producer doesn't partition as the contract says.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Misplaced<'a> {
+    pub events: u64,
+    /// That of the first one.
+    pub product: &'a str,
+    /// Where it is, and where its product belongs.
+    pub partition: i32,
+    pub due: i32,
 }
 
 /// Records of one or more partitions, in log order within each.
@@ -241,6 +252,15 @@ impl Batch {
             product_numbers: self.product_numbers.clone(),
             users: self.users.clone(),
         })
+    }
+
+    /// Returns how many of its events are in another partition than their product's, of a topic with so many; None: none.
+    pub fn misplaced(&self, partitions: i32) -> Option<Misplaced<'_>> {
+        let due: Vec<_> = self.products.iter().map(|(product, _)| partition(product.as_bytes(), partitions)).collect();
+        let mut misplaced = self.events.iter().filter(|event| event.partition != due[event.product as usize]);
+        let first = misplaced.next()?;
+        let (product, due) = (self.product(first.product), due[first.product as usize]);
+        Some(Misplaced { events: 1 + misplaced.count() as u64, product, partition: first.partition, due })
     }
 
     pub fn times(&self) -> impl Iterator<Item = Millis> {

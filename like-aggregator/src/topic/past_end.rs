@@ -27,11 +27,13 @@ impl PastEnd {
     }
 }
 
-/// Returns from where records of a closed topic are past its end and weren't published again, per partition.
+/// Returns from where records of a closed topic are past its end and weren't published again, per partition. Those of
+/// partitions that other databases hold are the others' to find.
 pub fn from(layout: &Layout) -> Vec<i64> {
     let ends = layout.end_offsets.clone().unwrap_or_default();
     let republished = layout.republished_to.clone().unwrap_or_else(|| ends.clone());
-    ends.into_iter().zip(republished).map(|(end, republished)| end.max(republished)).collect()
+    let past = ends.into_iter().zip(republished).map(|(end, republished)| end.max(republished));
+    (0..).zip(past).map(|(partition, past)| if layout.holds(partition) { past } else { i64::MAX }).collect()
 }
 
 /// Finds records past the recorded ends of those of `layouts` that are closed.

@@ -208,3 +208,18 @@ async fn aborted_transaction_is_not_counted() {
     assert_eq!(system.number("SELECT count(*) FROM dead_letter").await, 0);
     assert_eq!(aggregator.metric("likes_events_total", "").await as u32, 10);
 }
+
+/// It is counted: its producer has acknowledged it, and a single database reads all partitions.
+#[tokio::test]
+async fn event_in_another_partition_is_counted_and_reported() {
+    let (topic, system) = set_up(2).await;
+    let due = like_events::partition(b"p", 2);
+    for (user, partition) in [("u1", due), ("u2", 1 - due), ("u3", 1 - due)] {
+        topic.publish(Some(partition), Some(b"p"), Some(&event("p", Some(user), true).to_json()));
+    }
+    topic.flush();
+    let aggregator = system.aggregator(&[]).await;
+    system.likes_become(3).await;
+    aggregator.process.says("some producer does not partition its records").await;
+    until("a metric says so", async || aggregator.metric("likes_misplaced_events_total", "").await as u32 == 2).await;
+}

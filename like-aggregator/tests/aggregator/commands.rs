@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use crate::common::{has_row, set_up};
 use like_testkit::process::free_addr;
-use like_testkit::{TestDatabase, TestSystem, TestTopic, event};
+use like_testkit::{TestDatabase, TestSystem, TestTopic, event, until};
 use rdkafka::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use serde_json::Value;
@@ -165,6 +165,19 @@ async fn setup_migrates_without_holding_up_workers() {
     };
     tokio::join!(system.setup(&[]), beside);
     assert_eq!(system.number("SELECT count(*) FROM topic_layout WHERE held IS NULL").await, 1);
+
+    // Its other steps wait for longer, since no worker waits behind them.
+    let swap = system.database.lock("LOCK TABLE kafka_offset IN EXCLUSIVE MODE").await;
+    let patient = async {
+        let waits = "SELECT count(*) FROM pg_stat_activity
+                     WHERE datname = current_database() AND application_name = 'like-aggregator-setup'
+                       AND wait_event_type = 'Lock' AND clock_timestamp() - query_start > interval '2500 ms'";
+        until("setup waits for longer", async || system.number(waits).await == 1).await;
+        swap.rollback().await.unwrap();
+    };
+    let next = format!("{}-next", system.topic);
+    let add = ["--topic", &next, "--after", &system.topic];
+    tokio::join!(system.setup(&add), patient);
 }
 
 #[tokio::test]

@@ -132,6 +132,12 @@ async fn only_a_new_log_has_ordered_ids_at_once() {
     assert!(has_row(&printed, &["ordered", "ids", "no", "(setup", "--time-ordered-ids)"]), "{printed}");
 
     system.set("KAFKA_TOPIC", &next);
+    let counting = system.aggregator(&[]).await;
+    system.likes_become(1).await;
+    drop(counting);
+    let past = ["setup", "--time-ordered-ids", "2026-11-22T10:00:00Z"];
+    system.refused(&past, &["--time-ordered-ids", "this database counts already"]).await;
+    assert_eq!(ordered_ids_in(&system).await, None);
     system.setup(&["--time-ordered-ids"]).await;
     let left = ordered_ids_in(&system).await.unwrap();
     assert!((500..=600).contains(&left), "{left}");

@@ -3,7 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use like_events::{Receipt, partition};
-use like_testkit::{Crowd, Differences, Record, TestDatabase, TestService, TestSystem, until};
+use like_testkit::{Crowd, Differences, Record, TestDatabase, TestService, TestSystem, TestTopic, event, until};
+use reqwest::Response;
 use serde_json::Value;
 
 const PARTITIONS: i32 = 12;
@@ -94,7 +95,7 @@ async fn full_database_becomes_two() {
         system.refused(&other, &["is recorded, and can't be changed"]).await;
     }
     let killed = west.aggregator(&[]).await;
-    let _west = [west.aggregator(&[]).await, west.aggregator(&[]).await];
+    let of_west = [west.aggregator(&[]).await, west.aggregator(&[]).await];
     let crashing = east.aggregator(&[]).await;
     let mut api = start_api(&both);
     api.wait_until_ready().await;
@@ -110,6 +111,7 @@ async fn full_database_becomes_two() {
     record.wait_until_counted(&api.client()).await;
 
     is_seen(&api, &record).await;
+    assert_eq!(of_west[0].series("likes_held_partitions", "0-5").await, [6.0]);
     until("the old database has all, too", async || {
         counting.metric("likes_consumer_lag_records", "").await as u32 == 0
     })
@@ -172,6 +174,78 @@ async fn database_that_is_away_holds_up_its_own_products_only() {
     assert_eq!(api.client().likes("eve", &of).await, [(2, true), (2, true)]);
 }
 
+/// Returns the next count of a stream.
+async fn next_count(stream: &mut Response) -> (String, i64) {
+    let mut text = String::new();
+    loop {
+        if let Some((_, data)) = text.split_once("data: ")
+            && let Some((data, rest)) = data.split_once("\n\n")
+        {
+            assert!(!rest.contains("data: "), "one at a time: {text}");
+            let count: Value = serde_json::from_str(data).unwrap();
+            return (count["productId"].as_str().unwrap().to_owned(), count["count"].as_i64().unwrap());
+        }
+        text += std::str::from_utf8(&stream.chunk().await.unwrap().expect("the stream goes on")).unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn database_that_hangs_delays_live_counts_of_its_own_products_only() {
+    let topic = TestSystem::set_up(PARTITIONS).await.topic;
+    let both = halves(&topic).await;
+    let [west, east] = &both;
+    let _counting = [west.aggregator(&[]).await, east.aggregator(&[]).await];
+    let settings = [("OTHER_DATABASE_URLS", east.database.url.as_str()), ("STREAM_INTERVAL", "100ms")];
+    let api = west.api(&settings).await;
+    let of = products();
+    let open = async |product: &str| {
+        let opened = api.http.get(format!("{}/v1/likes/stream?ids={product}", api.url)).send().await.unwrap();
+        assert_eq!(opened.status(), 200);
+        opened
+    };
+    let mut streams = [open(&of[0]).await, open(&of[1]).await];
+    for (stream, product) in streams.iter_mut().zip(&of) {
+        assert_eq!(next_count(stream).await, (product.clone(), 0));
+    }
+    let lock = east.database.lock("LOCK TABLE product_like_count").await;
+    let mut hanging = BTreeSet::<String>::new();
+    let waiting = "SELECT query_start::text FROM pg_stat_activity
+                   WHERE datname = current_database() AND wait_event_type = 'Lock' AND query LIKE '%known_count%'";
+    for number in 1..=10 {
+        api.client().click(&format!("u{number}"), &of[0], true, "1").await;
+        assert_eq!(next_count(&mut streams[0]).await, (of[0].clone(), number));
+        hanging.extend(east.database.column(waiting).await);
+    }
+    assert!(hanging.len() <= 5, "ten counts of the west wait for some queries of the east: {hanging:?}");
+    drop(lock);
+    api.client().click("ada", &of[1], true, "1").await;
+    assert_eq!(next_count(&mut streams[1]).await, (of[1].clone(), 1));
+    // One stream of both, in the order of its request.
+    let mut stream = open(&format!("{},{}", of[1], of[0])).await;
+    let mut text = String::new();
+    while text.matches("data: ").count() < 2 {
+        text += std::str::from_utf8(&stream.chunk().await.unwrap().unwrap()).unwrap();
+    }
+    let at = |product: &str| text.find(&format!("\"{product}\"")).unwrap();
+    assert!(at(&of[1]) < at(&of[0]), "{text}");
+}
+
+/// A database would serve counts that are too low.
+#[tokio::test]
+async fn log_without_its_start_is_not_divided() {
+    let topic = TestTopic::create(PARTITIONS).await;
+    for user in ["u1", "u2"] {
+        topic.publish(Some(7), Some(b"p"), Some(&event("p", Some(user), true).to_json()));
+    }
+    topic.flush();
+    topic.cut(7, 1).await;
+    let east = TestSystem::on(topic.name.clone(), TestDatabase::create_empty().await);
+    let refused = ["the log of partition 7", "starts at 1", "only the whole log"];
+    east.refused(&["setup", "--hold-partitions", "6-11"], &refused).await;
+    assert_eq!(east.number("SELECT count(*) FROM likes.topic_layout").await, 0);
+    holding(&topic.name, "0-5").await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn held_partitions_are_recorded_once_and_must_be_there() {
     let topic = TestSystem::new().await.topic;
@@ -197,7 +271,7 @@ async fn held_partitions_are_recorded_once_and_must_be_there() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn products_stay_in_their_database_when_a_larger_topic_follows() {
-    let topic = TestSystem::set_up(PARTITIONS).await.topic;
+    let (log, TestSystem { topic, .. }) = TestSystem::with_topic(PARTITIONS).await;
     let both = halves(&topic).await;
     let next = format!("{topic}-next");
     let setup =
@@ -208,14 +282,22 @@ async fn products_stay_in_their_database_when_a_larger_topic_follows() {
     let mut old_api = start_api(&both);
     old_api.wait_until_ready().await;
     let mut record = Crowd::new(3, 10, 30).start(&[old_api.client()]).finish().await;
-    for system in &both {
-        system.succeeds(&setup("24")).await;
+    let of_next = [("OTHER_DATABASE_URLS", both[1].database.url.as_str()), ("KAFKA_TOPIC", &next)];
+    both[0].succeeds(&setup("24")).await;
+    // One database has the next topic: replicas of this topic start, and those of the next one can read.
+    let mut between = start_api(&both);
+    between.wait_until_ready().await;
+    is_seen(&between, &record).await;
+    let next_api = both[0].start_api(&of_next);
+    next_api.waits_for("topic_layout", "comes before").await;
+    is_seen(&next_api, &record).await;
+    both[1].succeeds(&setup("24")).await;
+    for mut old in [old_api, between, next_api] {
+        assert!(old.stop().await.0.success());
     }
-    assert!(old_api.stop().await.0.success());
     for system in &both {
         system.succeeds(&["topics", "close", &topic, "--wait", "1m", "--yes"]).await;
     }
-    let of_next = [("OTHER_DATABASE_URLS", both[1].database.url.as_str()), ("KAFKA_TOPIC", &next)];
     let api = both[0].api(&of_next).await;
     record = record.and(Crowd { first_user: 10, ..Crowd::new(4, 10, 30) }.start(&[api.client()]).finish().await);
     let held = both[0].succeeds(&["status", "--topic", &next]).await;
@@ -229,5 +311,54 @@ async fn products_stay_in_their_database_when_a_larger_topic_follows() {
         system.succeeds(&["audit", "--log"]).await;
         let (_, topics) = system.json(&["topics"]).await;
         assert_eq!(topics["topics"][0]["state"], "closed");
+    }
+
+    // What is written past the end belongs to the database of its partition.
+    log.configure(&[("message.timestamp.type", "LogAppendTime"), ("max.message.bytes", "1000000")]).await;
+    let ends = log.end_offsets();
+    until("an operator has lifted the fence", async || {
+        log.publish_event(&event(&products()[0], Some("late"), true));
+        log.flush();
+        log.end_offsets() > ends
+    })
+    .await;
+    for (system, expected) in both.iter().zip([1, 0]) {
+        let behind = system.json(&["status"]).await.1["behindEnds"].as_array().unwrap().len();
+        let republish = ["topics", "--json", "republish", &topic, "--yes"];
+        let republished: Value = serde_json::from_str(&system.succeeds(&republish).await).unwrap();
+        assert_eq!((behind, republished["events"].as_u64()), (expected, Some(expected as u64)));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn log_of_two_topics_is_divided() {
+    let whole = TestSystem::set_up(PARTITIONS).await;
+    let counting = whole.aggregator(&[]).await;
+    let mut api = whole.api(&[]).await;
+    let mut record = Crowd::new(5, 10, 30).start(&[api.client()]).finish().await;
+    assert!(api.stop().await.0.success());
+    let next = format!("{}-next", whole.topic);
+    let add = ["--topic", &next, "--after", &whole.topic, "--partitions", "24"];
+    let close = ["topics", "close", &whole.topic, "--wait", "1m", "--yes"];
+    whole.setup(&add).await;
+    whole.succeeds(&close).await;
+    let mut api = whole.api(&[("KAFKA_TOPIC", &next)]).await;
+    record = record.and(Crowd { first_user: 10, ..Crowd::new(6, 10, 30) }.start(&[api.client()]).finish().await);
+    assert!(api.stop().await.0.success());
+    drop(counting);
+
+    let both = halves(&whole.topic).await;
+    let _counting = [both[0].aggregator(&[]).await, both[1].aggregator(&[]).await];
+    for system in &both {
+        system.setup(&add).await;
+        system.succeeds(&close).await;
+    }
+    let of_next = [("OTHER_DATABASE_URLS", both[1].database.url.as_str()), ("KAFKA_TOPIC", &next)];
+    let api = both[0].api(&of_next).await;
+    record.wait_until_counted(&api.client()).await;
+    is_seen(&api, &record).await;
+    for (system, record) in both.iter().zip(split(record)) {
+        assert_eq!(record.compare_tables(system).await, Differences::default());
+        system.succeeds(&["audit", "--log"]).await;
     }
 }

@@ -135,8 +135,11 @@ impl TopicMonitor {
             Some("42703") => LayoutError::Missing("the tables are old: run like-aggregator setup".to_owned()),
             _ => LayoutError::Unavailable(format!("PostgreSQL can't be queried: {error}")),
         })?;
-        let own: Vec<Layout> = layouts.iter().map(|layouts| self.own(layouts)).collect::<Result<_, _>>()?;
-        self.databases.laid_out(&layouts, &self.topic).map_err(LayoutError::Refused)?;
+        // First: what is read doesn't depend on whether this topic takes likes.
+        let whole = self.databases.laid_out(&layouts, &self.topic);
+        let own: Vec<Layout> =
+            (1..).zip(&layouts).map(|(number, of)| self.own(number, of)).collect::<Result<_, _>>()?;
+        whole.map_err(LayoutError::Refused)?;
         // All replicas must give a key the same event id, so all databases must know of its form.
         let whole = own.into_iter().reduce(|one, other| {
             let both = one.time_ordered_ids_from.zip(other.time_ordered_ids_from);
@@ -145,11 +148,15 @@ impl TopicMonitor {
         Ok(whole.expect("DATABASE_URL is required"))
     }
 
-    /// Returns our topic's layout of these, which are one database's, if they permit writes.
-    fn own(&self, layouts: &[Layout]) -> Result<Layout, LayoutError> {
+    /// Returns our topic's layout of these, which are the database's with this number, if they permit writes.
+    fn own(&self, number: usize, layouts: &[Layout]) -> Result<Layout, LayoutError> {
         let topic = &self.topic;
         let Some(own) = layouts.iter().find(|layout| layout.topic == *topic) else {
-            return Err(LayoutError::Missing(format!("topic {topic} has no layout: run like-aggregator setup")));
+            let at = match self.databases.all().len() {
+                1 => String::new(),
+                all => format!(" in database {number} of {all} (DATABASE_URL, then OTHER_DATABASE_URLS)"),
+            };
+            return Err(LayoutError::Missing(format!("topic {topic} has no layout{at}: run like-aggregator setup")));
         };
         if own.end_offsets.is_some() || own.closing {
             return Err(LayoutError::Refused(format!("topic {topic} is closed: likes go to the one after it")));

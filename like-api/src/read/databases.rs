@@ -20,7 +20,6 @@ pub struct Databases(Arc<Inner>);
 
 struct Inner {
     databases: Vec<Database>,
-    /// Empty: not read yet.
     topics: RwLock<Topics>,
 }
 
@@ -30,14 +29,21 @@ pub struct Database {
     pub session: Session,
 }
 
-/// By sequence.
-type Topics = BTreeMap<i32, Topic>;
+/// Empty: not read yet.
+#[derive(Default)]
+struct Topics {
+    by_sequence: BTreeMap<i32, Topic>,
+    /// The owners of that topic's partitions by which products are placed.
+    of_products: Owners,
+}
 
 struct Topic {
     name: String,
-    /// The number of the database that holds each partition; None: none does.
-    owners: Vec<Option<usize>>,
+    owners: Owners,
 }
+
+/// The number of the database that holds each partition; None: none does.
+type Owners = Vec<Option<usize>>;
 
 /// What is read lies in one partition.
 pub trait Placed {
@@ -90,14 +96,13 @@ impl Databases {
     pub fn of(&self, key: &impl Placed) -> Result<usize, ReadError> {
         let topics = self.0.topics.read().unwrap_or_else(PoisonError::into_inner);
         let owner = match key.place() {
-            // A product stays in its database when another topic follows, so any topic tells.
-            Place::Of(product) => topics.values().next_back().map(|topic| {
-                let number = partition(product.as_str().as_bytes(), topic.owners.len() as i32);
-                (number, topic.owners[number as usize])
+            Place::Of(product) => (!topics.of_products.is_empty()).then(|| {
+                let number = partition(product.as_str().as_bytes(), topics.of_products.len() as i32);
+                (number, topics.of_products[number as usize])
             }),
             Place::At(receipt) => {
-                let owner =
-                    topics.get(&receipt.sequence).and_then(|topic| topic.owners.get(receipt.partition as usize));
+                let topic = topics.by_sequence.get(&receipt.sequence);
+                let owner = topic.and_then(|topic| topic.owners.get(receipt.partition as usize));
                 owner.map(|owner| (receipt.partition, *owner))
             }
         };
@@ -107,38 +112,46 @@ impl Databases {
                 Err(ReadError::Unavailable(format!("no database of ours holds partition {number}")))
             }
             // No layout yet: one database has everything. Or a position in no log, which each database says.
-            None if self.all().len() == 1 || !topics.is_empty() => Ok(0),
+            None if self.all().len() == 1 || !topics.by_sequence.is_empty() => Ok(0),
             None => Err(ReadError::Unavailable("it isn't known yet which database holds what".to_owned())),
         }
     }
 
-    /// Takes note of the layouts, one list per database. The error says why they don't make one whole of `topic`.
+    /// Takes note of the layouts, one list per database. The error says why those up to `topic` don't make one whole. Later
+    /// ones may be those of a `setup` that is still to be run in other databases.
     pub fn laid_out(&self, layouts: &[Vec<Layout>], topic: &str) -> Result<(), String> {
-        let (mut topics, mut refused) = (Topics::new(), None);
+        let (mut topics, mut refused) = (Topics::default(), None);
+        let own = layouts.iter().flatten().find(|layout| layout.topic == topic).map(|layout| layout.sequence);
         for (number, layout) in (0..).zip(layouts).flat_map(|(n, of)| of.iter().map(move |layout| (n, layout))) {
             let Layout { sequence, topic, partitions, .. } = layout;
+            let mut refuse = |why| {
+                if own.is_none_or(|own| *sequence <= own) {
+                    refused = Some(why);
+                }
+            };
             let one = || Topic { name: topic.clone(), owners: vec![None; *partitions as usize] };
-            let known = topics.entry(*sequence).or_insert_with(one);
+            let known = topics.by_sequence.entry(*sequence).or_insert_with(one);
             if known.name != *topic || known.owners.len() != *partitions as usize {
-                refused = Some(format!(
-                    "the databases' layouts differ: {} and {topic} are both topic {sequence}",
-                    known.name
-                ));
+                refuse(format!("the databases' layouts differ: {} and {topic} are both topic {sequence}", known.name));
                 continue;
             }
             for held in layout.held() {
                 if known.owners[held as usize].replace(number).is_some() {
-                    refused = Some(format!("two databases hold partition {held} of {topic}"));
+                    refuse(format!("two databases hold partition {held} of {topic}"));
                 }
             }
         }
-        let own = topics.values().find(|known| known.name == topic);
+        let own = topics.by_sequence.values().find(|known| known.name == topic);
         let owners = (0..).zip(own.iter().flat_map(|own| &own.owners));
         let missing: Vec<i32> = owners.filter(|(_, owner)| owner.is_none()).map(|(partition, _)| partition).collect();
         if refused.is_none() && !missing.is_empty() {
             let missing = partitions_text(&missing);
             refused = Some(format!("no database holds partitions {missing} of {topic}: is it in OTHER_DATABASE_URLS?"));
         }
+        // A product stays in its database when another topic follows, so any topic tells that all databases have.
+        let all = || topics.by_sequence.values().rev();
+        let tells = all().find(|topic| topic.owners.iter().all(Option::is_some)).or_else(|| all().next());
+        topics.of_products = tells.map(|topic| topic.owners.clone()).unwrap_or_default();
         *self.0.topics.write().unwrap_or_else(PoisonError::into_inner) = topics;
         refused.map_or(Ok(()), Err)
     }
@@ -177,6 +190,24 @@ mod tests {
         let at = |sequence, partition| two.of(&Receipt { sequence, partition, offset: 9 }).unwrap();
         assert_eq!([at(1, 0), at(1, 1), at(2, 2), at(2, 3)], [0, 1, 0, 1]);
         assert_eq!([at(1, 2), at(3, 0)], [0, 0], "in no log");
+    }
+
+    /// Between the two runs of `setup` that add a topic.
+    #[tokio::test]
+    async fn topic_that_one_database_has_changes_nothing() {
+        let two = Databases::unreachable(2);
+        let first = vec![layout(1, "t", 2, Some(&[0])), layout(2, "u", 4, Some(&[0, 2]))];
+        let second = vec![layout(1, "t", 2, Some(&[1]))];
+        let other = vec![second[0].clone(), layout(2, "v", 2, Some(&[1]))];
+        for second in [second, other] {
+            two.laid_out(&[first.clone(), second.clone()], "t").unwrap();
+            for number in 0..100 {
+                let id = format!("p{number}");
+                let owner = two.of(&ProductId::parse(&id).unwrap()).unwrap();
+                assert_eq!(owner as i32, partition(id.as_bytes(), 2));
+            }
+            assert!(two.laid_out(&[first.clone(), second], "u").is_err());
+        }
     }
 
     #[tokio::test]

@@ -95,6 +95,16 @@ pub(super) async fn check_version(
 /// nine are for one that can't reach PostgreSQL, and for clients whose clocks are fast.
 pub(super) async fn order_ids(connection: &mut PgConnection, given: Option<DateTime<Utc>>) -> anyhow::Result<()> {
     let mut transaction = connection::beside_batches(connection).await?;
+    let soon = "SELECT time_ordered_ids_from IS NULL AND $1 < now() + interval '1 minute'
+                       AND EXISTS (SELECT FROM kafka_offset WHERE last_record_time IS NOT NULL) FROM fold";
+    let is_too_soon: Option<bool> = sqlx::query_scalar(soon).bind(given).fetch_one(&mut *transaction).await?;
+    if is_too_soon == Some(true) {
+        bail!(
+            "--time-ordered-ids: this database counts already, and each like-api reads the setting within a minute, so a key \
+             could give two event ids: give a time after that. Databases of one topic may have different ones: the latest \
+             holds"
+        );
+    }
     let sql =
         "UPDATE fold SET time_ordered_ids_from = coalesce(time_ordered_ids_from, $1, now() + interval '10 minutes')
                RETURNING time_ordered_ids_from";

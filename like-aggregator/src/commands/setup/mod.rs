@@ -28,8 +28,7 @@ pub async fn setup(settings: &SetupSettings) -> anyhow::Result<()> {
     let topic = kafka.kafka_topic.as_str();
     let client = kafka.client_config("like-aggregator-setup")?;
     let deadline = Instant::now() + settings.timeout;
-    // Workers wait behind a migration that waits for their tables, so it tries again instead of waiting for long.
-    let session = database.database_url.session(SCHEMA, "like-aggregator-setup").with([("lock_timeout", "2s")]);
+    let session = database.database_url.session(SCHEMA, "like-aggregator-setup");
     let mut connection = until(deadline, "PostgreSQL", async || session.connect().await.map_err(Into::into)).await?;
     check_encoding(&mut connection).await?;
     migrate_beside_workers(&mut connection, deadline).await?;
@@ -64,6 +63,9 @@ pub async fn setup(settings: &SetupSettings) -> anyhow::Result<()> {
     topic::check(&live, partitions, settings)?;
     let ends = until(deadline, "the log's offsets", async || log_ends::of(&client, topic, partitions).await).await?;
     let held = held(settings, topic, partitions, &layouts)?;
+    if known.is_none() {
+        check_start(topic, held.as_deref(), &ends)?;
+    }
     let recorded = record(&mut connection, topic, sequence, partitions, held, &ends).await?;
     let offsets = "SELECT partition, next_offset FROM kafka_offset WHERE topic = $1";
     let offsets: Vec<(i32, i64)> = sqlx::query_as(offsets).bind(topic).fetch_all(&mut connection).await?;
@@ -77,8 +79,10 @@ pub async fn setup(settings: &SetupSettings) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Migrates. Another transaction, or another `setup`, may hold a lock for a while: each attempt waits 2 s for it.
+/// Migrates. Another transaction, or another `setup`, may hold a lock for a while. Workers wait behind a migration that waits
+/// for their tables, so each attempt waits for 2 s.
 async fn migrate_beside_workers(connection: &mut PgConnection, deadline: Instant) -> anyhow::Result<()> {
+    sqlx::query("SET lock_timeout = '2s'").execute(&mut *connection).await?;
     loop {
         let locked = |error: &anyhow::Error| {
             let errors = error.chain().filter_map(|cause| cause.downcast_ref::<sqlx::Error>());
@@ -93,9 +97,12 @@ async fn migrate_beside_workers(connection: &mut PgConnection, deadline: Instant
                 return Err(error
                     .context("a lock on the tables was not free in time (--timeout): another transaction holds it"));
             }
-            migrated => return migrated,
+            Err(error) => return Err(error),
+            Ok(()) => break,
         }
     }
+    sqlx::query("RESET lock_timeout").execute(connection).await?;
+    Ok(())
 }
 
 /// Payloads of dead letters are UTF-8, and no other encoding has all of their characters.
@@ -224,6 +231,22 @@ async fn record(
     let recorded = recorded.context("another `setup` has recorded another layout at the same time: run it again")?;
     transaction.commit().await?;
     Ok(recorded)
+}
+
+/// A new database of some partitions is there to have all of their likes. One of the whole topic may be the first, of a system
+/// that has counted nothing yet.
+fn check_start(topic: &str, held: Option<&[i32]>, ends: &LogEnds) -> anyhow::Result<()> {
+    for (partition, (start, _)) in (0..).zip(ends).filter(|(_, (start, _))| *start > 0) {
+        match held {
+            None => warn!(partition, start, "the log of {topic} does not start at 0: what was before isn't counted"),
+            Some(held) if held.contains(&partition) => bail!(
+                "--hold-partitions: the log of partition {partition} of {topic} starts at {start}, and not at 0, so the \
+                 counts would be too low: only the whole log can be folded into another database (docs/SCALING.md)"
+            ),
+            Some(_) => {}
+        }
+    }
+    Ok(())
 }
 
 /// Compares the stored offsets with the log. A missing row isn't inserted again: from the log's start it would count likes a

@@ -8,11 +8,13 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use axum::body::Bytes;
+use futures::task::AtomicWaker;
 use hyper::body::{Body, Frame};
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::{Instant, Sleep, sleep};
 
-use super::table::{CLOSED, Subscription, Table};
+use super::product::LiveProduct;
+use super::table::CLOSED;
 use crate::limits::share::Held;
 use crate::metrics::Counted;
 
@@ -25,9 +27,20 @@ const HEARTBEAT: Bytes = Bytes::from_static(b":\n\n");
 /// One open stream out of `MAX_STREAMS` and of its address's share.
 pub(super) type Slot = (OwnedSemaphorePermit, Held, Counted);
 
+/// The products of a stream, in the order of its request, each with the poll of the last event sent.
+pub struct Subscription {
+    pub waker: Arc<AtomicWaker>,
+    pub products: Box<[(Arc<LiveProduct>, u64)]>,
+}
+
+impl Subscription {
+    fn is_closed(&self) -> bool {
+        self.products.iter().any(|(product, _)| product.shown() == CLOSED)
+    }
+}
+
 /// One stream. Keep it small: there are thousands of them.
 pub struct LiveCounts {
-    table: Arc<Table>,
     subscription: Subscription,
     begun: bool,
     heartbeat: Duration,
@@ -40,14 +53,8 @@ pub struct LiveCounts {
 
 impl LiveCounts {
     /// Creates the body, once its products were read.
-    pub(super) fn new(
-        table: Arc<Table>,
-        subscription: Subscription,
-        heartbeat: Duration,
-        ends: Instant,
-        slot: Slot,
-    ) -> Self {
-        Self { table, subscription, begun: false, heartbeat, silence: Box::pin(sleep(heartbeat)), ends, _slot: slot }
+    pub(super) fn new(subscription: Subscription, heartbeat: Duration, ends: Instant, slot: Slot) -> Self {
+        Self { subscription, begun: false, heartbeat, silence: Box::pin(sleep(heartbeat)), ends, _slot: slot }
     }
 
     /// Returns all counts, in the order of the request.
@@ -63,10 +70,10 @@ impl LiveCounts {
     }
 
     /// Returns the changes since the last event, in the same order.
-    fn news(&mut self, shown: u64) -> Bytes {
+    fn news(&mut self) -> Bytes {
         let (mut first, mut all) = (Bytes::new(), Vec::new());
         for (product, sent) in &mut self.subscription.products {
-            let Some((changed, event)) = product.news(*sent, shown) else { continue };
+            let Some((changed, event)) = product.news(*sent) else { continue };
             *sent = changed;
             // A single event, the usual case, is shared by all streams of that product.
             if first.is_empty() {
@@ -104,8 +111,7 @@ impl Body for LiveCounts {
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
         // First, so that any change from here on wakes this task.
         self.subscription.waker.register(cx.waker());
-        let shown = self.table.shown();
-        if shown == CLOSED || (self.begun && self.ends <= Instant::now()) {
+        if self.subscription.is_closed() || (self.begun && self.ends <= Instant::now()) {
             return Poll::Ready(None);
         }
         if !self.begun {
@@ -113,7 +119,7 @@ impl Body for LiveCounts {
             let present = self.present();
             return self.send(present);
         }
-        let news = self.news(shown);
+        let news = self.news();
         if !news.is_empty() {
             return self.send(news);
         }

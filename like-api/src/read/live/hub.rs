@@ -1,4 +1,4 @@
-//! Polls the database for all streams: at each interval the counts of all subscribed products, and in
+//! Polls a database for all streams: at each interval the counts of all subscribed products, and in
 //! between those of new subscribers. One query runs at a time, so that an older count never replaces
 //! a newer one.
 
@@ -6,34 +6,45 @@ use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures::future::join_all;
+use sqlx::PgPool;
 use tokio::time::{Instant, sleep_until};
 use tracing::{info, warn};
 
 use super::metrics::StreamMetrics;
 use super::product::LiveProduct;
 use super::table::Table;
-use crate::read::databases::{Database, Databases};
 use crate::read::error::ReadError;
-use crate::read::queries::{self, Change};
+use crate::read::queries;
 
 /// From a query's end to the next one's start: new subscribers share at most twenty queries a second.
 const PAUSE: Duration = Duration::from_millis(50);
 
 pub struct Hub {
-    databases: Databases,
-    table: Arc<Table>,
-    interval: Duration,
-    metrics: StreamMetrics,
-    number: u64,
+    pub pool: PgPool,
+    /// The database's place in DATABASE_URL and OTHER_DATABASE_URLS; None: it is the only one.
+    pub database: Option<usize>,
+    pub table: Arc<Table>,
+    pub interval: Duration,
+    pub metrics: StreamMetrics,
+    pub progress: Progress,
+}
+
+/// What a hub has done so far.
+pub struct Progress {
+    /// The number of polls that were answered.
+    polls: u64,
+    /// The number of products at the last interval.
+    products: i64,
     answered: bool,
 }
 
-impl Hub {
-    pub fn new(databases: Databases, table: Arc<Table>, interval: Duration, metrics: StreamMetrics) -> Self {
-        Self { databases, table, interval, metrics, number: 0, answered: true }
+impl Default for Progress {
+    fn default() -> Self {
+        Self { polls: 0, products: 0, answered: true }
     }
+}
 
+impl Hub {
     pub async fn run(mut self) -> Infallible {
         // The times of the next poll of everything, and of the earliest for new subscribers.
         let (mut due, mut soonest) = (Instant::now(), Instant::now());
@@ -64,12 +75,13 @@ impl Hub {
     }
 
     /// Polls once. Streams that subscribe meanwhile wait for the next poll, since their counts may have
-    /// been read already; if no database answers this one, they fail with it.
+    /// been read already; if the database doesn't answer this one, they fail with it.
     async fn poll(&mut self, everything: bool) {
         let subscribers = self.table.take_subscribers();
         let products = if everything {
             let products = self.table.products();
-            self.metrics.products.set(products.len() as i64);
+            let watched = products.len() as i64;
+            self.metrics.products.add(watched - std::mem::replace(&mut self.progress.products, watched));
             products
         } else {
             let mut products: Vec<_> =
@@ -84,57 +96,36 @@ impl Hub {
         let reason = if everything { &self.metrics.at_interval } else { &self.metrics.for_subscribers };
         reason.inc();
         let read = self.read(&products).await;
-        let unread = |product: &Arc<LiveProduct>| match self.databases.of(product.id()) {
-            Ok(owner) => read[owner].clone().err(),
-            Err(error) => Some(error),
-        };
         if everything {
-            self.table.show(self.number, &products);
+            self.table.show(self.progress.polls, &products);
         }
-        let none_answers = read.iter().all(Result::is_err);
-        let late = if none_answers { self.table.take_subscribers() } else { Vec::new() };
+        let late = if read.is_err() { self.table.take_subscribers() } else { Vec::new() };
         for subscriber in subscribers.into_iter().chain(late) {
-            let failed = subscriber.products.iter().find_map(unread);
-            let _ = subscriber.read.send(failed.map_or(Ok(()), Err));
+            let _ = subscriber.read.send(read.clone());
         }
-        self.report(read.into_iter().find_map(Result::err).as_ref());
+        self.report(read.err());
     }
 
-    /// Reads the products of each database, and returns which of the databases have answered.
-    async fn read(&mut self, products: &[Arc<LiveProduct>]) -> Vec<Result<(), ReadError>> {
-        let databases = self.databases.all();
-        let mut by_database: Vec<Vec<&Arc<LiveProduct>>> = databases.iter().map(|_| Vec::new()).collect();
-        for product in products {
-            if let Ok(owner) = self.databases.of(product.id()) {
-                by_database[owner].push(product);
-            }
-        }
-        let query = async |(database, products): (&Database, &Vec<&Arc<LiveProduct>>)| {
-            if products.is_empty() {
-                return Ok(Vec::new());
-            }
-            let ids = products.iter().map(|product| product.id().as_str()).collect();
-            let (counts, times) = products.iter().map(|product| product.known()).unzip();
-            queries::changes(&database.pool, ids, counts, times).await
-        };
-        let answers = join_all(databases.iter().zip(&by_database).map(query)).await;
-        self.number += 1;
+    async fn read(&mut self, products: &[Arc<LiveProduct>]) -> Result<(), ReadError> {
+        let ids = products.iter().map(|product| product.id().as_str()).collect();
+        let (counts, times) = products.iter().map(|product| product.known()).unzip();
+        let changes = queries::changes(&self.pool, ids, counts, times).await?;
+        self.progress.polls += 1;
         let shown = self.table.shown();
-        let change = |(answer, products): (Result<Vec<Change>, _>, Vec<&Arc<LiveProduct>>)| {
-            answer.map(|changes| {
-                changes.iter().for_each(|change| products[change.place].change(self.number, shown, change));
-            })
-        };
-        answers.into_iter().zip(by_database).map(change).collect()
+        for change in &changes {
+            products[change.place].change(self.progress.polls, shown, change);
+        }
+        Ok(())
     }
 
     /// Logs the begin and the end of an outage.
-    fn report(&mut self, failed: Option<&ReadError>) {
+    fn report(&mut self, failed: Option<ReadError>) {
+        let database = self.database;
+        let answered = std::mem::replace(&mut self.progress.answered, failed.is_none());
         match failed {
-            Some(error) if self.answered => warn!(cause = %error, "streams paused: counts can't be read"),
-            None if !self.answered => info!("streams resumed"),
+            Some(error) if answered => warn!(database, cause = %error, "streams paused: counts can't be read"),
+            None if !answered => info!(database, "streams resumed"),
             _ => {}
         }
-        self.answered = failed.is_none();
     }
 }

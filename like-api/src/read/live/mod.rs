@@ -1,12 +1,12 @@
-//! Live counts: `GET /v1/likes/stream`. All streams of a replica share one query per interval; streams
-//! that open at the same moment share the query for their first counts.
+//! Live counts: `GET /v1/likes/stream`. All streams of a replica share one query per interval and
+//! database; streams that open at the same moment share the query for their first counts.
 //!
 //! Nothing is queued for a stream: a product has one event, the newest, and a stream remembers which
 //! event of a product it has sent. A slow client skips events; one that reads nothing loses its
 //! connection (`http::listener`).
 //!
-//! `table` holds the subscriptions, `product` the newest event of a product, `hub` is the task that
-//! polls the database, `body` the response body of one stream.
+//! `table` holds the subscriptions to the products of a database, `product` the newest event of a
+//! product, `hub` polls the database, `body` is the response body of one stream.
 
 mod body;
 mod hub;
@@ -20,29 +20,33 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::future::{select_all, try_join_all};
+use futures::task::AtomicWaker;
 use like_events::ProductId;
 use prometheus::Registry;
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
 pub use self::body::LiveCounts;
-use self::hub::Hub;
+use self::body::Subscription;
+use self::hub::{Hub, Progress};
 use self::metrics::StreamMetrics;
-use self::table::{Refused, Table};
+use self::table::{FirstRead, Refused, Table};
 use crate::config::StreamSettings;
 use crate::limits::Limits;
 use crate::limits::share::Share;
 use crate::metrics::Counted;
-use crate::read::databases::Databases;
+use crate::read::databases::{Database, Databases};
 use crate::read::error::ReadError;
 
-/// Most distinct products of all streams together: one query for them takes a small part of an
+/// Most distinct products of all streams together, of each database: one query for them takes a small part of an
 /// interval.
 const PRODUCTS_MAX: usize = 20_000;
 
 pub struct Streams {
-    table: Arc<Table>,
     databases: Databases,
+    /// One per database.
+    tables: Vec<Arc<Table>>,
     interval: Duration,
     slots: Arc<Semaphore>,
     share: Arc<Share>,
@@ -68,8 +72,10 @@ impl Streams {
         registry: &Registry,
     ) -> Result<Self, String> {
         let max_streams = settings.max_streams(limits.max_connections)?;
+        let share = limits.share("products", PRODUCTS_MAX);
+        let table = |_| Arc::new(Table::new(PRODUCTS_MAX, Arc::clone(&share)));
         Ok(Self {
-            table: Arc::new(Table::new(PRODUCTS_MAX, limits.share("products", PRODUCTS_MAX))),
+            tables: databases.all().iter().map(table).collect(),
             databases,
             interval: settings.stream_interval,
             heartbeat: settings.stream_heartbeat,
@@ -82,12 +88,23 @@ impl Streams {
 
     /// Returns the task that reads counts for all streams. It never ends.
     pub fn keep_reading(&self) -> impl Future<Output = Infallible> + use<> {
-        Hub::new(self.databases.clone(), Arc::clone(&self.table), self.interval, self.metrics.clone()).run()
+        // One for each, so that a database that is away or hangs holds up its own products only.
+        let all = self.databases.all();
+        let hub = |(number, (database, table)): (usize, (&Database, &Arc<Table>))| Hub {
+            pool: database.pool.clone(),
+            database: (all.len() > 1).then_some(number),
+            table: Arc::clone(table),
+            interval: self.interval,
+            metrics: self.metrics.clone(),
+            progress: Progress::default(),
+        };
+        let hubs: Vec<_> = (1..).zip(all.iter().zip(&self.tables)).map(|of| Box::pin(hub(of).run())).collect();
+        async { select_all(hubs).await.0 }
     }
 
     /// Ends all streams, including those that are about to open.
     pub fn close(&self) {
-        self.table.close();
+        self.tables.iter().for_each(|table| table.close());
     }
 
     /// Opens a stream of these products for a client, without duplicates. Its first counts are read after this call,
@@ -97,15 +114,43 @@ impl Streams {
         let permit = Arc::clone(&self.slots).try_acquire_owned().map_err(|_| ReadError::Overloaded)?;
         let mut seen = HashSet::new();
         products.retain(|product| seen.insert(product.clone()));
-        let (subscription, read) = self.table.subscribe(products, client).map_err(|refused| match refused {
-            Refused::Full => OpenError::Read(ReadError::Overloaded),
-            Refused::OverShare => OpenError::OverShare("watched products"),
-        })?;
-        // The sender is dropped when the service shuts down.
-        read.await.unwrap_or(Err(ReadError::Overloaded))?;
+        let (subscription, read) = self.subscribe(products, client)?;
+        // A sender is dropped when the service shuts down.
+        let read = read.into_iter().map(async |read: FirstRead| read.await.unwrap_or(Err(ReadError::Overloaded)));
+        try_join_all(read).await?;
         let slot = (permit, share, Counted::by(&self.metrics.open));
         let ends = Instant::now() + body::less_a_quarter(self.max_age);
-        Ok(LiveCounts::new(Arc::clone(&self.table), subscription, self.heartbeat, ends, slot))
+        Ok(LiveCounts::new(subscription, self.heartbeat, ends, slot))
+    }
+
+    /// Subscribes a stream to its products, in the tables of their databases.
+    fn subscribe(&self, products: Vec<ProductId>, client: IpAddr) -> Result<(Subscription, Vec<FirstRead>), OpenError> {
+        let owners: Vec<usize> = products.iter().map(|product| self.databases.of(product)).collect::<Result<_, _>>()?;
+        let mut by_database: Vec<Vec<ProductId>> = self.tables.iter().map(|_| Vec::new()).collect();
+        for (&owner, product) in owners.iter().zip(products) {
+            by_database[owner].push(product);
+        }
+        let waker = Arc::new(AtomicWaker::new());
+        let (mut subscribed, mut reads) = (Vec::new(), Vec::new());
+        for (table, products) in self.tables.iter().zip(by_database) {
+            let (mut live, mut read) = (Vec::new(), None);
+            if !products.is_empty() {
+                (live, read) = table.subscribe(products, &waker, client).map(|(live, read)| (live, Some(read)))?;
+            }
+            subscribed.push(live.into_iter());
+            reads.extend(read);
+        }
+        let products = owners.into_iter().filter_map(|owner| subscribed[owner].next());
+        Ok((Subscription { waker, products: products.map(|product| (product, 0)).collect() }, reads))
+    }
+}
+
+impl From<Refused> for OpenError {
+    fn from(refused: Refused) -> Self {
+        match refused {
+            Refused::Full => Self::Read(ReadError::Overloaded),
+            Refused::OverShare => Self::OverShare("watched products"),
+        }
     }
 }
 

@@ -20,6 +20,8 @@ pub struct LiveProduct {
     changed: AtomicU64,
     newest: Mutex<Newest>,
     streams: Mutex<Vec<Weak<AtomicWaker>>>,
+    /// The last poll whose changes all streams may send: its table's.
+    shown: Arc<AtomicU64>,
     /// Of the share of the address that watched it first.
     _share: Held,
 }
@@ -35,9 +37,9 @@ struct Newest {
 }
 
 impl LiveProduct {
-    pub fn new(product: ProductId, share: Held) -> Self {
+    pub fn new(product: ProductId, shown: Arc<AtomicU64>, share: Held) -> Self {
         let (changed, newest, streams) = (AtomicU64::new(0), Mutex::default(), Mutex::default());
-        Self { product, changed, newest, streams, _share: share }
+        Self { product, changed, newest, streams, shown, _share: share }
     }
 
     pub fn id(&self) -> &ProductId {
@@ -48,6 +50,11 @@ impl LiveProduct {
     pub fn known(&self) -> (Option<i64>, Option<DateTime<Utc>>) {
         let newest = lock(&self.newest);
         (newest.count, newest.updated_at)
+    }
+
+    /// The last poll whose changes all streams may send.
+    pub fn shown(&self) -> u64 {
+        self.shown.load(Ordering::Acquire)
     }
 
     /// The last poll that changed this product.
@@ -71,9 +78,9 @@ impl LiveProduct {
         (self.changed(), newest.event.clone())
     }
 
-    /// Returns the newest event if it is newer than `sent`, and if it is not newer than `shown` or
-    /// replaces an event that isn't.
-    pub fn news(&self, sent: u64, shown: u64) -> Option<(u64, Bytes)> {
+    /// Returns the newest event if it is newer than `sent`, and if it may be shown or replaces an event that may.
+    pub fn news(&self, sent: u64) -> Option<(u64, Bytes)> {
+        let shown = self.shown();
         if self.changed() == sent {
             return None;
         }
@@ -121,6 +128,7 @@ mod tests {
     fn product() -> LiveProduct {
         let product = LiveProduct::new(
             ProductId::parse("p").unwrap(),
+            Arc::new(AtomicU64::new(1)),
             Share::new(1, IntCounter::new("r", "r").unwrap()).take([0, 0, 0, 0].into()).unwrap(),
         );
         product.change(1, 0, &change(1));
@@ -147,9 +155,10 @@ mod tests {
         let product = product();
         assert_eq!(product.newest().0, 1);
         product.change(2, 1, &change(2));
-        assert!(product.news(1, 1).is_none());
-        assert_eq!(product.news(1, 3).unwrap().0, 2);
-        assert!(product.news(2, 3).is_none());
+        assert!(product.news(1).is_none());
+        product.shown.store(3, Ordering::Release);
+        assert_eq!(product.news(1).unwrap().0, 2);
+        assert!(product.news(2).is_none());
     }
 
     #[test]
@@ -157,8 +166,8 @@ mod tests {
         let product = product();
         for poll in 2..5 {
             product.change(poll, 1, &change(5));
-            assert_eq!(product.news(0, 1).unwrap().0, poll);
-            assert!(product.news(1, 1).is_none(), "{poll} is an event of the next interval");
+            assert_eq!(product.news(0).unwrap().0, poll);
+            assert!(product.news(1).is_none(), "{poll} is an event of the next interval");
         }
     }
 }

@@ -1,4 +1,4 @@
-//! The subscriptions of all streams. The hub alone writes events, all streams read them: locks are per
+//! The subscriptions of all streams to the products of one database. Its hub alone writes events, all streams read them: locks are per
 //! product and held for a few instructions.
 //!
 //! Polls are numbered from 1. A product keeps the number of the poll that changed it last, a stream the
@@ -33,7 +33,7 @@ pub struct Table {
     /// There are new subscribers.
     subscribed: Notify,
     /// The last poll whose changes all streams may send.
-    shown: AtomicU64,
+    shown: Arc<AtomicU64>,
 }
 
 #[derive(Default)]
@@ -58,21 +58,19 @@ pub struct Subscriber {
     pub read: oneshot::Sender<Result<(), ReadError>>,
 }
 
-/// The products of a stream, in the order of its request, each with the poll of the last event sent.
-pub struct Subscription {
-    pub waker: Arc<AtomicWaker>,
-    pub products: Box<[(Arc<LiveProduct>, u64)]>,
-}
-
 impl Table {
     /// Creates an empty table for at most so many distinct products, and a share of them per address.
     pub fn new(most: usize, share: Arc<Share>) -> Self {
-        Self { inner: Mutex::default(), most, share, subscribed: Notify::new(), shown: AtomicU64::new(0) }
+        Self { inner: Mutex::default(), most, share, subscribed: Notify::new(), shown: Arc::default() }
     }
 
-    /// Adds a stream of a client, which must wait for its [`FirstRead`] before it sends anything.
-    pub fn subscribe(&self, products: Vec<ProductId>, client: IpAddr) -> Result<(Subscription, FirstRead), Refused> {
-        let waker = Arc::new(AtomicWaker::new());
+    /// Adds products of a client's stream, which must wait for their [`FirstRead`] before it sends anything.
+    pub fn subscribe(
+        &self,
+        products: Vec<ProductId>,
+        stream: &Arc<AtomicWaker>,
+        client: IpAddr,
+    ) -> Result<(Vec<Arc<LiveProduct>>, FirstRead), Refused> {
         let (sender, read) = oneshot::channel();
         let mut inner = lock(&self.inner);
         if inner.closed {
@@ -89,14 +87,15 @@ impl Table {
             })?
         };
         let mut shares = shares.into_iter();
-        let products: Vec<_> = products.into_iter().filter_map(|product| inner.product(product, &mut shares)).collect();
+        let live = |product| inner.product(product, &self.shown, &mut shares);
+        let products: Vec<_> = products.into_iter().filter_map(live).collect();
         for product in &products {
-            product.add(&waker);
+            product.add(stream);
         }
         inner.subscribers.push(Subscriber { products: products.clone(), read: sender });
         drop(inner);
         self.subscribed.notify_one();
-        Ok((Subscription { waker, products: products.into_iter().map(|product| (product, 0)).collect() }, read))
+        Ok((products, read))
     }
 
     /// Takes a share for each new product.
@@ -165,11 +164,16 @@ pub const CLOSED: u64 = u64::MAX;
 
 impl Inner {
     /// Returns the product. None: it is new, and there is no share for it.
-    fn product(&mut self, product: ProductId, shares: &mut impl Iterator<Item = Held>) -> Option<Arc<LiveProduct>> {
+    fn product(
+        &mut self,
+        product: ProductId,
+        shown: &Arc<AtomicU64>,
+        shares: &mut impl Iterator<Item = Held>,
+    ) -> Option<Arc<LiveProduct>> {
         Some(match self.products.entry(product) {
             Entry::Occupied(known) => Arc::clone(known.get()),
             Entry::Vacant(vacant) => {
-                let live = LiveProduct::new(vacant.key().clone(), shares.next()?);
+                let live = LiveProduct::new(vacant.key().clone(), Arc::clone(shown), shares.next()?);
                 Arc::clone(vacant.insert(Arc::new(live)))
             }
         })
@@ -200,16 +204,16 @@ mod tests {
     #[test]
     fn products_are_limited_and_unused_ones_make_room() {
         let table = table(3);
-        let two = table.subscribe(products(&["a", "b"]), CLIENT).unwrap();
-        let _three = table.subscribe(products(&["b", "c"]), CLIENT).unwrap();
-        assert!(table.subscribe(products(&["a", "d"]), CLIENT).is_err());
-        let three_more = table.subscribe(products(&["a", "b", "c"]), CLIENT).unwrap();
+        let two = table.subscribe(products(&["a", "b"]), &Arc::default(), CLIENT).unwrap();
+        let _three = table.subscribe(products(&["b", "c"]), &Arc::default(), CLIENT).unwrap();
+        assert!(table.subscribe(products(&["a", "d"]), &Arc::default(), CLIENT).is_err());
+        let three_more = table.subscribe(products(&["a", "b", "c"]), &Arc::default(), CLIENT).unwrap();
         drop((two, three_more));
         drop(table.take_subscribers());
-        assert!(table.subscribe(products(&["d"]), CLIENT).is_ok());
+        assert!(table.subscribe(products(&["d"]), &Arc::default(), CLIENT).is_ok());
         // That stream was closed before its first counts were read.
         drop(table.take_subscribers());
-        assert!(table.subscribe(products(&["e"]), CLIENT).is_ok());
+        assert!(table.subscribe(products(&["e"]), &Arc::default(), CLIENT).is_ok());
     }
 
     #[test]
@@ -224,9 +228,9 @@ mod tests {
     #[test]
     fn closed_table_admits_no_stream() {
         let table = table(1);
-        let (_subscription, mut read) = table.subscribe(products(&["p"]), CLIENT).unwrap();
+        let (_subscription, mut read) = table.subscribe(products(&["p"]), &Arc::default(), CLIENT).unwrap();
         table.close();
-        assert!(read.try_recv().is_err() && table.subscribe(products(&["p"]), CLIENT).is_err());
+        assert!(read.try_recv().is_err() && table.subscribe(products(&["p"]), &Arc::default(), CLIENT).is_err());
         table.show(1, &[]);
         assert_eq!(table.shown(), CLOSED);
     }
