@@ -26,16 +26,24 @@ struct Site {
     brokers: TestCluster,
 }
 
-/// The leader of a busy partition is killed; another one takes over, and is the next.
+/// The leader of a busy partition is killed; another one takes over, and is the next. Every second time it is the only one
+/// that has the last likes: the others are stopped until some like's outcome is unknown.
 pub async fn leaders(run: Run) -> Outcome {
     let mut site = Site::start(run).await;
     let (faults, partition) = (run.pick(1, 3), site.busy_partition().await);
-    for _ in 0..faults {
+    for fault in 0..faults {
         let leader = site.leader(partition).await;
+        let others: Vec<_> = (1..=3).filter(|id| fault % 2 == 0 && *id != leader).collect();
+        if !others.is_empty() {
+            let before = site.unknown().await;
+            others.iter().for_each(|id| site.brokers.freeze(*id));
+            until("a like's outcome is unknown", async || site.unknown().await > before).await;
+        }
         // Another producer has events in flight at that moment.
         let (kafka, topic) = (site.brokers.servers(), site.scene.system.topic.clone());
         let more = tokio::spawn(async move { deltas::publish(&kafka, &topic, "delta-only", 1_000, 1).await });
         site.brokers.kill(leader).await;
+        others.iter().for_each(|id| site.brokers.thaw(*id));
         site.brokers.moves_leader(&site.scene.system.topic, partition, leader).await;
         site.goes_on().await;
         site.scene.others = site.scene.others.and(more.await.expect("delta events"));
@@ -66,8 +74,7 @@ pub async fn frozen(run: Run) -> Outcome {
     let faults = run.pick(1, 4);
     for fault in 0..faults {
         let leader = site.leader(partition).await;
-        let unknown = async || site.scene.api.metric("messaging_client_sent_messages_total", "\"unknown\"").await;
-        let before = unknown().await;
+        let before = site.unknown().await;
         let start = Instant::now();
         site.brokers.freeze(leader);
         if fault % 2 == 0 {
@@ -75,7 +82,7 @@ pub async fn frozen(run: Run) -> Outcome {
             site.goes_on().await;
             assert!(start.elapsed() < FOUND, "the new leader is found after {:?}", start.elapsed());
         } else {
-            until("a like's outcome is unknown", async || unknown().await > before).await;
+            until("a like's outcome is unknown", async || site.unknown().await > before).await;
         }
         site.brokers.thaw(leader);
         site.recovers().await;
@@ -153,6 +160,11 @@ impl Site {
     async fn leader(&self, partition: usize) -> i32 {
         let topic = &self.scene.system.topic;
         eventually("the partition has a leader", async || self.brokers.leader(topic, partition)).await
+    }
+
+    /// The number of likes whose outcome is unknown.
+    async fn unknown(&self) -> f64 {
+        self.scene.api.metric("messaging_client_sent_messages_total", "\"unknown\"").await
     }
 
     /// Likes are acknowledged and counted, in each partition.
