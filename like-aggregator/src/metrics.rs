@@ -97,9 +97,9 @@ impl Metrics {
                 &[0.01, 0.025, 0.05, 0.1, 0.15, 0.25, 0.5, 1.0, 2.5, 10.0, 60.0, 600.0, 3_600.0],
             ),
             held: gauges(
-                "likes_held_partitions",
-                "How many partitions of the topic that is folded the database holds, and which",
-                "partitions",
+                "likes_held_partition",
+                "1 for each partition that the database holds of the topic that is folded",
+                "partition",
             ),
             dedup_window: gauge("likes_dedup_window_seconds", "How long an event id is remembered: DEDUP_WINDOW"),
             lag: gauges(
@@ -141,7 +141,9 @@ impl Metrics {
     /// Sets which partitions the database holds of the topic that is folded from now on.
     pub fn held(&self, layout: &Layout) {
         self.held.reset();
-        self.held.with_label_values(&[layout.held_text().as_str()]).set(layout.held().len() as i64);
+        for partition in layout.held() {
+            self.held.with_label_values(&[partition.to_string().as_str()]).set(1);
+        }
     }
 
     /// A batch committed `took` after its first attempt began.

@@ -298,7 +298,7 @@ impl Worker {
         }
     }
 
-    /// Counts misplaced events, and logs the first.
+    /// Counts misplaced events, and logs the first one.
     fn report_misplaced(&mut self, batch: &Batch) {
         let Some(found) = self.partitions.and_then(|partitions| batch.misplaced(partitions)) else { return };
         self.metrics.misplaced.inc_by(found.events);
@@ -309,7 +309,7 @@ impl Worker {
                 partition,
                 due,
                 "event in another partition than its product's: some producer does not partition its records as the \
-                 contract says (logged once)"
+                 contract says (each lane logs its first one)"
             );
         }
     }

@@ -166,7 +166,7 @@ async fn setup_migrates_without_holding_up_workers() {
     tokio::join!(system.setup(&[]), beside);
     assert_eq!(system.number("SELECT count(*) FROM topic_layout WHERE held IS NULL").await, 1);
 
-    // Its other steps wait for longer, since no worker waits behind them.
+    // Its other steps wait for longer: no worker waits behind them, or not for each new release.
     let swap = system.database.lock("LOCK TABLE kafka_offset IN EXCLUSIVE MODE").await;
     let patient = async {
         let waits = "SELECT count(*) FROM pg_stat_activity

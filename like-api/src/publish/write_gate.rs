@@ -129,12 +129,15 @@ impl TopicMonitor {
     /// Reads the layout of our topic, if all databases permit writes.
     async fn read(&self, first: bool) -> Result<Layout, LayoutError> {
         let databases = self.databases.all();
-        let read = try_join_all(databases.iter().map(|database| read_layouts(database, first))).await;
-        let layouts = read.map_err(|error| match sqlstate(&error).as_deref() {
-            Some("42P01") => LayoutError::Missing("the tables don't exist: run like-aggregator setup".to_owned()),
-            Some("42703") => LayoutError::Missing("the tables are old: run like-aggregator setup".to_owned()),
-            _ => LayoutError::Unavailable(format!("PostgreSQL can't be queried: {error}")),
-        })?;
+        let read = async |(number, database)| {
+            let at = self.at(number);
+            read_layouts(database, first).await.map_err(|error| match sqlstate(&error).as_deref() {
+                Some("42P01") => LayoutError::Missing(format!("the tables don't exist{at}: run like-aggregator setup")),
+                Some("42703") => LayoutError::Missing(format!("the tables are old{at}: run like-aggregator setup")),
+                _ => LayoutError::Unavailable(format!("PostgreSQL can't be queried{at}: {error}")),
+            })
+        };
+        let layouts = try_join_all((1..).zip(databases).map(read)).await?;
         // First: what is read doesn't depend on whether this topic takes likes.
         let whole = self.databases.laid_out(&layouts, &self.topic);
         let own: Vec<Layout> =
@@ -152,10 +155,7 @@ impl TopicMonitor {
     fn own(&self, number: usize, layouts: &[Layout]) -> Result<Layout, LayoutError> {
         let topic = &self.topic;
         let Some(own) = layouts.iter().find(|layout| layout.topic == *topic) else {
-            let at = match self.databases.all().len() {
-                1 => String::new(),
-                all => format!(" in database {number} of {all} (DATABASE_URL, then OTHER_DATABASE_URLS)"),
-            };
+            let at = self.at(number);
             return Err(LayoutError::Missing(format!("topic {topic} has no layout{at}: run like-aggregator setup")));
         };
         if own.end_offsets.is_some() || own.closing {
@@ -168,6 +168,14 @@ impl TopicMonitor {
             return Err(LayoutError::Refused(format!("topic {earlier} comes before {topic} and is not closed yet")));
         }
         Ok(own.clone())
+    }
+
+    /// Names the database with this number, if there are several.
+    fn at(&self, number: usize) -> String {
+        match self.databases.all().len() {
+            1 => String::new(),
+            all => format!(" in database {number} of {all} (DATABASE_URL, then OTHER_DATABASE_URLS)"),
+        }
     }
 
     /// Returns whether the gate is settled: the next check may wait for `interval`.

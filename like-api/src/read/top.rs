@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use chrono::{DateTime, Utc};
-use futures::future::try_join_all;
+use futures::future::join_all;
 use like_common::metrics::add;
 use prometheus::{IntCounter, IntCounterVec, Opts, Registry};
 use serde::Serialize;
@@ -146,12 +146,13 @@ impl Board {
         let slot = self.slots.acquire().await;
         self.queries.inc();
         let (began, since) = (Instant::now(), self.window.since(Utc::now()));
-        let found = try_join_all(self.databases.all().iter().map(async |database| match since {
+        // All to their ends, though one may fail at once: a query that is dropped goes on in its database.
+        let found = join_all(self.databases.all().iter().map(async |database| match since {
             Some(since) => queries::gained_most(&database.pool, since, TOP_MAX).await,
             None => queries::liked_most(&database.pool, TOP_MAX).await,
         }));
         // A product is in one database, so the first of all are among the first of each.
-        let found = found.await.map(|of_each| {
+        let found = found.await.into_iter().collect::<Result<Vec<_>, _>>().map(|of_each| {
             let mut products: Vec<_> = of_each.into_iter().flatten().collect();
             products.sort_by(|(id, likes), (other_id, other)| other.cmp(likes).then_with(|| id.cmp(other_id)));
             products.truncate(TOP_MAX as usize);

@@ -7,7 +7,7 @@
 use std::cmp::Reverse;
 
 use chrono::SecondsFormat;
-use futures::future::try_join_all;
+use futures::future::join_all;
 use like_events::UserId;
 use serde::Serialize;
 use tokio::sync::Semaphore;
@@ -61,8 +61,9 @@ impl UserLikes {
         // One more shows whether there is another page.
         let databases = self.databases.all().iter();
         let read = async |database: &Database| queries::user_likes(&database.pool, user, after, limit + 1).await;
-        let of_each: Option<Vec<_>> = try_join_all(databases.map(read)).await?.into_iter().collect();
-        let Some(of_each) = of_each else { return Ok(None) };
+        // All to their ends, though one may fail at once: a query that is dropped takes its connection along.
+        let of_each: Vec<_> = join_all(databases.map(read)).await.into_iter().collect::<Result<_, _>>()?;
+        let Some(of_each) = of_each.into_iter().collect::<Option<Vec<_>>>() else { return Ok(None) };
         let mut rows: Vec<_> = of_each.into_iter().flatten().collect();
         rows.sort_by_key(|(_, Cursor { changed_at, pair_key })| Reverse((*changed_at, *pair_key)));
         let is_last = rows.len() <= limit;

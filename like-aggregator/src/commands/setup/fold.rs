@@ -67,9 +67,9 @@ pub(super) async fn check_version(
         );
     }
     let mut is_whole = shadow::check_gaps(connection).await.is_ok();
-    for Layout { topic, partitions, .. } in layouts {
-        let ends = log_ends::of(client, topic, *partitions).await.context("Kafka")?;
-        is_whole &= ends.iter().all(|(start, _)| *start == 0);
+    for layout in layouts {
+        let ends = log_ends::of(client, &layout.topic, layout.partitions).await.context("Kafka")?;
+        is_whole &= (0..).zip(ends).all(|(partition, (start, _))| start == 0 || !layout.holds(partition));
     }
     if is_whole {
         bail!("{differ}, and the log still starts at 0: `rebuild` folds it again, and every count follows one version");
@@ -102,7 +102,7 @@ pub(super) async fn order_ids(connection: &mut PgConnection, given: Option<DateT
         bail!(
             "--time-ordered-ids: this database counts already, and each like-api reads the setting within a minute, so a key \
              could give two event ids: give a time after that. Databases of one topic may have different ones: the latest \
-             holds"
+             holds. A database that is to replace others is given theirs before it counts"
         );
     }
     let sql =

@@ -29,9 +29,13 @@ pub async fn setup(settings: &SetupSettings) -> anyhow::Result<()> {
     let client = kafka.client_config("like-aggregator-setup")?;
     let deadline = Instant::now() + settings.timeout;
     let session = database.database_url.session(SCHEMA, "like-aggregator-setup");
-    let mut connection = until(deadline, "PostgreSQL", async || session.connect().await.map_err(Into::into)).await?;
+    // Workers wait behind a migration that waits for their tables: it tries again instead of waiting for long.
+    let impatient = session.clone().with([("lock_timeout", "2s")]);
+    let mut connection = until(deadline, "PostgreSQL", async || impatient.connect().await.map_err(Into::into)).await?;
     check_encoding(&mut connection).await?;
     migrate_beside_workers(&mut connection, deadline).await?;
+    connection.close().await?;
+    let mut connection = session.connect().await.context("PostgreSQL")?;
     grant(&mut connection, settings).await?;
     // Before the topic is created: a layout that can't take it must not leave an unused topic behind.
     let layouts = layout::read_all(&mut connection).await?;
@@ -79,10 +83,8 @@ pub async fn setup(settings: &SetupSettings) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Migrates. Another transaction, or another `setup`, may hold a lock for a while. Workers wait behind a migration that waits
-/// for their tables, so each attempt waits for 2 s.
+/// Migrates. Another transaction, or another `setup`, may hold a lock for a while: it tries again until then.
 async fn migrate_beside_workers(connection: &mut PgConnection, deadline: Instant) -> anyhow::Result<()> {
-    sqlx::query("SET lock_timeout = '2s'").execute(&mut *connection).await?;
     loop {
         let locked = |error: &anyhow::Error| {
             let errors = error.chain().filter_map(|cause| cause.downcast_ref::<sqlx::Error>());
@@ -97,12 +99,9 @@ async fn migrate_beside_workers(connection: &mut PgConnection, deadline: Instant
                 return Err(error
                     .context("a lock on the tables was not free in time (--timeout): another transaction holds it"));
             }
-            Err(error) => return Err(error),
-            Ok(()) => break,
+            migrated => return migrated,
         }
     }
-    sqlx::query("RESET lock_timeout").execute(connection).await?;
-    Ok(())
 }
 
 /// Payloads of dead letters are UTF-8, and no other encoding has all of their characters.

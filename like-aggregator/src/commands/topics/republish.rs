@@ -71,6 +71,9 @@ pub(super) async fn republish(
     LogReader::run(&open.client, &closed.topic, publish).await.context("not all are published: run it again")?;
 
     let mut transaction = connection::between_batches(&mut connection).await?;
+    let recorded = (0..).zip(to.iter().zip(closed.end_offsets.iter().flatten()));
+    let to: Vec<i64> =
+        recorded.map(|(partition, (to, end))| if closed.holds(partition) { *to } else { *end }).collect();
     let done = "UPDATE topic_layout SET republished_to = $2 WHERE topic = $1";
     sqlx::query(done).bind(&closed.topic).bind(&to).execute(&mut *transaction).await?;
     transaction.commit().await?;

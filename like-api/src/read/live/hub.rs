@@ -30,18 +30,13 @@ pub struct Hub {
 }
 
 /// What a hub has done so far.
+#[derive(Default)]
 pub struct Progress {
     /// The number of polls that were answered.
     polls: u64,
     /// The number of products at the last interval.
     products: i64,
-    answered: bool,
-}
-
-impl Default for Progress {
-    fn default() -> Self {
-        Self { polls: 0, products: 0, answered: true }
-    }
+    failing: bool,
 }
 
 impl Hub {
@@ -121,10 +116,10 @@ impl Hub {
     /// Logs the begin and the end of an outage.
     fn report(&mut self, failed: Option<ReadError>) {
         let database = self.database;
-        let answered = std::mem::replace(&mut self.progress.answered, failed.is_none());
+        let failing = std::mem::replace(&mut self.progress.failing, failed.is_some());
         match failed {
-            Some(error) if answered => warn!(database, cause = %error, "streams paused: counts can't be read"),
-            None if !answered => info!(database, "streams resumed"),
+            Some(error) if !failing => warn!(database, cause = %error, "streams paused: counts can't be read"),
+            None if failing => info!(database, "streams resumed"),
             _ => {}
         }
     }

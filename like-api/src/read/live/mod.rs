@@ -47,6 +47,8 @@ pub struct Streams {
     databases: Databases,
     /// One per database.
     tables: Vec<Arc<Table>>,
+    /// Of each address in the products of all tables, those that it watched first.
+    products_share: Arc<Share>,
     interval: Duration,
     slots: Arc<Semaphore>,
     share: Arc<Share>,
@@ -72,10 +74,11 @@ impl Streams {
         registry: &Registry,
     ) -> Result<Self, String> {
         let max_streams = settings.max_streams(limits.max_connections)?;
-        let share = limits.share("products", PRODUCTS_MAX);
-        let table = |_| Arc::new(Table::new(PRODUCTS_MAX, Arc::clone(&share)));
+        let products_share = limits.share("products", PRODUCTS_MAX);
+        let table = |_| Arc::new(Table::new(PRODUCTS_MAX, Arc::clone(&products_share)));
         Ok(Self {
             tables: databases.all().iter().map(table).collect(),
+            products_share,
             databases,
             interval: settings.stream_interval,
             heartbeat: settings.stream_heartbeat,
@@ -114,7 +117,11 @@ impl Streams {
         let permit = Arc::clone(&self.slots).try_acquire_owned().map_err(|_| ReadError::Overloaded)?;
         let mut seen = HashSet::new();
         products.retain(|product| seen.insert(product.clone()));
-        let (subscription, read) = self.subscribe(products, client)?;
+        let (subscription, read) = self.subscribe(products, client).inspect_err(|refused| {
+            if matches!(refused, OpenError::OverShare(_)) {
+                self.products_share.refused();
+            }
+        })?;
         // A sender is dropped when the service shuts down.
         let read = read.into_iter().map(async |read: FirstRead| read.await.unwrap_or(Err(ReadError::Overloaded)));
         try_join_all(read).await?;
@@ -135,7 +142,12 @@ impl Streams {
         for (table, products) in self.tables.iter().zip(by_database) {
             let (mut live, mut read) = (Vec::new(), None);
             if !products.is_empty() {
-                (live, read) = table.subscribe(products, &waker, client).map(|(live, read)| (live, Some(read)))?;
+                let subscribe = || table.subscribe(&products, &waker, client);
+                let (added, first) = subscribe().or_else(|_| {
+                    self.tables.iter().for_each(|table| table.forget_unused());
+                    subscribe()
+                })?;
+                (live, read) = (added, Some(first));
             }
             subscribed.push(live.into_iter());
             reads.extend(read);
@@ -157,5 +169,55 @@ impl From<Refused> for OpenError {
 impl From<ReadError> for OpenError {
     fn from(error: ReadError) -> Self {
         Self::Read(error)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use like_common::layout::Layout;
+    use like_events::partition;
+    use prometheus::IntCounter;
+
+    use super::*;
+
+    /// A share is one of all databases.
+    #[tokio::test]
+    async fn unused_products_of_another_database_make_room() {
+        let databases = Databases::unreachable(2);
+        let holding = |held| Layout {
+            sequence: 1,
+            topic: "t".to_owned(),
+            partitions: 2,
+            held: Some(vec![held]),
+            closing: false,
+            end_offsets: None,
+            republished_to: None,
+            time_ordered_ids_from: None,
+        };
+        databases.laid_out(&[vec![holding(0)], vec![holding(1)]], "t").unwrap();
+        let share = |most| Share::new(most, IntCounter::new("r", "r").unwrap());
+        let products_share = share(1);
+        let streams = Streams {
+            databases,
+            tables: (0..2).map(|_| Arc::new(Table::new(9, Arc::clone(&products_share)))).collect(),
+            products_share,
+            interval: Duration::from_secs(1),
+            slots: Arc::new(Semaphore::new(9)),
+            share: share(9),
+            heartbeat: Duration::from_secs(1),
+            max_age: Duration::from_secs(9),
+            metrics: StreamMetrics::register(&Registry::new()),
+        };
+        let product = |of: i32| {
+            let ids = (0..).map(|n| format!("p{n}"));
+            let id = ids.into_iter().find(|id| partition(id.as_bytes(), 2) == of).unwrap();
+            ProductId::parse(&id).unwrap()
+        };
+        let client = [192, 0, 2, 1].into();
+        let first = streams.subscribe(vec![product(0)], client).map_err(drop).unwrap();
+        assert!(matches!(streams.subscribe(vec![product(1)], client), Err(OpenError::OverShare(_))));
+        drop(first);
+        assert_eq!(streams.tables[0].take_subscribers().len(), 0);
+        assert!(streams.subscribe(vec![product(1)], client).is_ok());
     }
 }

@@ -7,7 +7,6 @@
 //! ([`Table::show`]), or a popular product would have an event per subscriber.
 
 use std::collections::HashMap;
-use std::collections::hash_map::Entry;
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
@@ -64,10 +63,11 @@ impl Table {
         Self { inner: Mutex::default(), most, share, subscribed: Notify::new(), shown: Arc::default() }
     }
 
-    /// Adds products of a client's stream, which must wait for their [`FirstRead`] before it sends anything.
+    /// Adds products of a client's stream, which must wait for their [`FirstRead`] before it sends anything. If they are
+    /// refused, [`Table::forget_unused`] may make room.
     pub fn subscribe(
         &self,
-        products: Vec<ProductId>,
+        products: &[ProductId],
         stream: &Arc<AtomicWaker>,
         client: IpAddr,
     ) -> Result<(Vec<Arc<LiveProduct>>, FirstRead), Refused> {
@@ -76,19 +76,9 @@ impl Table {
         if inner.closed {
             return Err(Refused::Full);
         }
-        let shares = if let Ok(shares) = self.shares(&inner, &products, client) {
-            shares
-        } else {
-            inner.remove_unused();
-            self.shares(&inner, &products, client).inspect_err(|refused| {
-                if matches!(refused, Refused::OverShare) {
-                    self.share.refused();
-                }
-            })?
-        };
-        let mut shares = shares.into_iter();
+        let mut shares = self.shares(&inner, products, client)?.into_iter();
         let live = |product| inner.product(product, &self.shown, &mut shares);
-        let products: Vec<_> = products.into_iter().filter_map(live).collect();
+        let products: Vec<_> = products.iter().filter_map(live).collect();
         for product in &products {
             product.add(stream);
         }
@@ -124,6 +114,11 @@ impl Table {
         let mut inner = lock(&self.inner);
         inner.remove_unused();
         inner.products.values().map(Arc::clone).collect()
+    }
+
+    /// Forgets products without a subscription, and their shares.
+    pub fn forget_unused(&self) {
+        lock(&self.inner).remove_unused();
     }
 
     /// Whether there was no subscription at the last call of [`Table::products`] or since.
@@ -166,17 +161,16 @@ impl Inner {
     /// Returns the product. None: it is new, and there is no share for it.
     fn product(
         &mut self,
-        product: ProductId,
+        product: &ProductId,
         shown: &Arc<AtomicU64>,
         shares: &mut impl Iterator<Item = Held>,
     ) -> Option<Arc<LiveProduct>> {
-        Some(match self.products.entry(product) {
-            Entry::Occupied(known) => Arc::clone(known.get()),
-            Entry::Vacant(vacant) => {
-                let live = LiveProduct::new(vacant.key().clone(), Arc::clone(shown), shares.next()?);
-                Arc::clone(vacant.insert(Arc::new(live)))
-            }
-        })
+        if let Some(known) = self.products.get(product) {
+            return Some(Arc::clone(known));
+        }
+        let live = Arc::new(LiveProduct::new(product.clone(), Arc::clone(shown), shares.next()?));
+        self.products.insert(product.clone(), Arc::clone(&live));
+        Some(live)
     }
 
     /// Removes products without a subscription. The lock keeps new ones out meanwhile.
@@ -204,16 +198,18 @@ mod tests {
     #[test]
     fn products_are_limited_and_unused_ones_make_room() {
         let table = table(3);
-        let two = table.subscribe(products(&["a", "b"]), &Arc::default(), CLIENT).unwrap();
-        let _three = table.subscribe(products(&["b", "c"]), &Arc::default(), CLIENT).unwrap();
-        assert!(table.subscribe(products(&["a", "d"]), &Arc::default(), CLIENT).is_err());
-        let three_more = table.subscribe(products(&["a", "b", "c"]), &Arc::default(), CLIENT).unwrap();
+        let two = table.subscribe(&products(&["a", "b"]), &Arc::default(), CLIENT).unwrap();
+        let _three = table.subscribe(&products(&["b", "c"]), &Arc::default(), CLIENT).unwrap();
+        assert!(table.subscribe(&products(&["a", "d"]), &Arc::default(), CLIENT).is_err());
+        let three_more = table.subscribe(&products(&["a", "b", "c"]), &Arc::default(), CLIENT).unwrap();
         drop((two, three_more));
         drop(table.take_subscribers());
-        assert!(table.subscribe(products(&["d"]), &Arc::default(), CLIENT).is_ok());
+        table.forget_unused();
+        assert!(table.subscribe(&products(&["d"]), &Arc::default(), CLIENT).is_ok());
         // That stream was closed before its first counts were read.
         drop(table.take_subscribers());
-        assert!(table.subscribe(products(&["e"]), &Arc::default(), CLIENT).is_ok());
+        table.forget_unused();
+        assert!(table.subscribe(&products(&["e"]), &Arc::default(), CLIENT).is_ok());
     }
 
     #[test]
@@ -228,9 +224,9 @@ mod tests {
     #[test]
     fn closed_table_admits_no_stream() {
         let table = table(1);
-        let (_subscription, mut read) = table.subscribe(products(&["p"]), &Arc::default(), CLIENT).unwrap();
+        let (_subscription, mut read) = table.subscribe(&products(&["p"]), &Arc::default(), CLIENT).unwrap();
         table.close();
-        assert!(read.try_recv().is_err() && table.subscribe(products(&["p"]), &Arc::default(), CLIENT).is_err());
+        assert!(read.try_recv().is_err() && table.subscribe(&products(&["p"]), &Arc::default(), CLIENT).is_err());
         table.show(1, &[]);
         assert_eq!(table.shown(), CLOSED);
     }
