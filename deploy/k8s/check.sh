@@ -30,7 +30,7 @@ crds() { # prints the files that define the custom resources used here
 # The rules as a resource of the Prometheus operator, as docs/KUBERNETES.md makes it.
 prometheus_rule() {
   printf '%s\n' 'apiVersion: monitoring.coreos.com/v1' 'kind: PrometheusRule' 'metadata: { name: like-counter }' 'spec:'
-  sed 's/^/  /' ../monitoring/alerts.yml
+  sed 's/^/  /; s#runbook_url: docs/#runbook_url: https://git.example/like-counter/blob/main/docs/#' ../monitoring/alerts.yml
 }
 
 build_overlays() {

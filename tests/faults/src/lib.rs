@@ -1,7 +1,8 @@
 //! The fault suite: both services as real processes, driven through HTTP, while processes, servers and connections are
 //! broken on purpose. At the end the acknowledged likes are compared with the counts: none lost, none doubled.
 //!
-//! `make test-faults` runs every scenario; `tests/quick.rs`, a part of `make test`, runs their short forms.
+//! `make test-faults` runs the scenarios, and with `--cluster` those of three brokers that take longer; `tests/quick.rs`, a part of
+//! `make test`, runs short forms of some.
 
 use std::fmt::Write as _;
 use std::panic::AssertUnwindSafe;

@@ -37,9 +37,6 @@ pub(super) async fn create(settings: &SetupSettings, client: &ClientConfig) -> a
         Some(Err((_, code))) => bail!("creating topic {topic}: {code}"),
         None => bail!("creating topic {topic}: the broker returned no result"),
     }
-    if replicas < 3 {
-        warn!(topic, replicas, "fewer than three replicas: the loss of one disk can lose likes");
-    }
     Ok(())
 }
 
@@ -57,6 +54,13 @@ pub(super) fn check(live: &LiveTopic, partitions: i32, settings: &SetupSettings)
     findings.warnings.iter().for_each(|warning| warn!("{warning}"));
     if let Some(fatal) = findings.fatal {
         bail!(fatal);
+    }
+    if live.replicas < 3 {
+        warn!(
+            topic = live.name,
+            replicas = live.replicas,
+            "fewer than three replicas: the loss of one disk can lose likes"
+        );
     }
     // The default asks for nothing.
     if live.partitions != settings.partitions && settings.partitions != DEFAULT_PARTITIONS {

@@ -78,7 +78,25 @@ async fn to(kind: Standby, run: Run) -> Outcome {
                 .await;
         }
     }
-    standby.promote().await;
+    if kind == Standby::Behind {
+        // Until the tail is folded again, its receipts don't say that it is counted.
+        aggregator.process.freeze();
+        standby.promote().await;
+        until("like-api asks the new primary", async || {
+            let url = format!("{}/v1/receipts/{}", scene.api.url, counted.receipt);
+            let answer = scene.api.http.get(url).send().await.expect("an answer");
+            if !answer.status().is_success() {
+                return false;
+            }
+            let receipt = answer.text().await.expect("a receipt");
+            assert!(receipt.contains(r#""status":"pending""#), "the new primary lacks it: {receipt}");
+            true
+        })
+        .await;
+        aggregator.process.thaw();
+    } else {
+        standby.promote().await;
+    }
     aggregator.wait_until_ready().await;
     aggregator.process.says("PostgreSQL's primary is another host").await;
     if kind == Standby::Synchronous {

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use like_testkit::{TestService, TestSystem, drill, until};
+use like_testkit::{Click, TestService, TestSystem, drill, until};
 use sqlx::PgPool;
 
 use super::scene::{SHORT_SESSIONS, strolling};
@@ -42,6 +42,14 @@ pub async fn upgrade(run: Run) -> Outcome {
     println!("    setup has held a table that others use exclusively for {:.0?} at most", longest + SAMPLE);
     crowd.clicks(100).await;
 
+    // Kubernetes replaces both services at the same time.
+    let mut early = system.api(&[]).await;
+    let (user, product) = ("early".to_owned(), "product-0".to_owned());
+    let acknowledged = early.client().click(&user, &product, true, "1").await;
+    early.client().wait_until_counted(&acknowledged.receipt).await;
+    let of_early = Click { user, product, liked: true, acknowledged };
+    assert!(early.stop().await.0.success());
+
     let mut after = vec![system.aggregator(&[]).await];
     until("both releases count", async || {
         !after[0].owned().await.is_empty() && !before[0].owned().await.is_empty() && !before[1].owned().await.is_empty()
@@ -65,7 +73,8 @@ pub async fn upgrade(run: Run) -> Outcome {
         *api = system.api(&[("LISTEN_ADDR", &address)]).await;
         crowd.clicks(100).await;
     }
-    let record = crowd.finish().await;
+    let mut record = crowd.finish().await;
+    record.note(of_early);
     record.wait_until_counted(&apis[0].client()).await;
     // Status 1 if it has found something to repair.
     system.command(&repair.iter().map(String::as_str).collect::<Vec<_>>()).await;
