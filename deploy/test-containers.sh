@@ -235,3 +235,24 @@ up "new containers start with the old volumes"
 same "the count is still there" "$wanted" "$(count)"
 check "a like to the new containers is counted" like_is_counted user-0
 same "the count says so" $((wanted + 1)) "$(count)"
+
+# ---- three brokers ------------------------------------------------------------------------------
+
+compose down --volumes >"$logs/down" 2>&1 || { fail "down"; cat "$logs/down" >&2; }
+for variable in KAFKA_2_PORT KAFKA_3_PORT; do
+  free_port
+  export "$variable=$port"
+done
+files+=(--file deploy/compose.cluster.yml)
+up "three brokers start by deploy/compose.cluster.yml"
+setup_says() { compose logs --no-color --no-log-prefix setup; }
+check "the topic has three replicas" grep -q 'set up.*replicas=3' <(setup_says)
+same "and the settings of setup" '' "$(setup_says | grep expected)"
+compose kill kafka-2 >"$logs/kill" 2>&1 || { fail "kill"; cat "$logs/kill" >&2; }
+counted_without_one() {
+  local deadline=$((SECONDS + 60))
+  # Until another broker leads the partition, a like may be refused, or its outcome unknown.
+  until like_is_counted user-1; do [ "$SECONDS" -lt "$deadline" ] || return 1; done
+}
+check "a like is counted while a broker is down" counted_without_one
+same "the count says so" 1 "$(count)"
