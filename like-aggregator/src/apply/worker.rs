@@ -88,7 +88,6 @@ pub struct Worker {
     pub traces: BatchTraces,
     /// The number of the topic's partitions, to find misplaced events; None: they aren't looked for.
     pub partitions: Option<i32>,
-    misplaced_logged: bool,
     /// The most records of a transaction.
     max_events: usize,
     /// The same, lowered after failures of large batches.
@@ -107,20 +106,8 @@ impl Worker {
     ) -> Self {
         let (health, traces) = (health.part(lane), BatchTraces::default());
         let heartbeat = health.heartbeat("worker", HEARTBEAT_LIMIT);
-        let (partitions, misplaced_logged, largest) = (None, false, max_events);
-        Self {
-            store,
-            metrics,
-            health,
-            heartbeat,
-            lane,
-            events,
-            traces,
-            partitions,
-            misplaced_logged,
-            max_events,
-            largest,
-        }
+        let (partitions, largest) = (None, max_events);
+        Self { store, metrics, health, heartbeat, lane, events, traces, partitions, max_events, largest }
     }
 
     /// Executes commands until the consumer thread drops its sender.
@@ -299,17 +286,18 @@ impl Worker {
     }
 
     /// Counts misplaced events, and logs the first one.
-    fn report_misplaced(&mut self, batch: &Batch) {
+    fn report_misplaced(&self, batch: &Batch) {
         let Some(found) = self.partitions.and_then(|partitions| batch.misplaced(partitions)) else { return };
+        let is_first = self.metrics.misplaced.get() == 0;
         self.metrics.misplaced.inc_by(found.events);
-        if !std::mem::replace(&mut self.misplaced_logged, true) {
+        if is_first {
             let Misplaced { product, partition, due, .. } = found;
             warn!(
                 product,
                 partition,
                 due,
                 "event in another partition than its product's: some producer does not partition its records as the \
-                 contract says (each lane logs its first one)"
+                 contract says. Further ones are counted by likes_misplaced_events_total"
             );
         }
     }

@@ -113,7 +113,7 @@ pub async fn erase_user(settings: &EraseUserSettings) -> anyhow::Result<Outcome>
         likes.push((user.user.clone(), row.product));
     }
     let mut ends = unlike(&topic, likes).await?;
-    // A like that its producer put into a partition of this database belongs to another one.
+    // The unlike of a misplaced like is in a partition of another database.
     ends.retain(|(partition, _)| topic.layout.holds(*partition));
     folded(&mut connection, name, &ends, deadline).await.context(
         "all unlikes are in the log, and not all of them are counted yet: run it again once an aggregator runs",

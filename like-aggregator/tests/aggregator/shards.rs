@@ -185,7 +185,7 @@ async fn next_count(stream: &mut Response) -> (String, i64) {
             let count: Value = serde_json::from_str(data).unwrap();
             return (count["productId"].as_str().unwrap().to_owned(), count["count"].as_i64().unwrap());
         }
-        text += std::str::from_utf8(&stream.chunk().await.unwrap().expect("the stream goes on")).unwrap();
+        text += std::str::from_utf8(&stream.chunk().await.unwrap().expect("an open stream")).unwrap();
     }
 }
 

@@ -81,7 +81,7 @@ pub struct TopicMonitor {
     pub gate: WriteGate,
     /// Receives [`LAYOUT_READ`] and [`TOPIC_CHECKED`].
     pub health: Health,
-    /// Are told the layouts, which say where each product is.
+    /// Receives the layouts, which determine the database of each product.
     pub databases: Databases,
     pub kafka: ClientConfig,
     pub publisher: Arc<Publisher>,

@@ -161,10 +161,10 @@ impl Databases {
 }
 
 #[cfg(test)]
-mod tests {
+pub mod tests {
     use super::*;
 
-    fn layout(sequence: i32, topic: &str, partitions: i32, held: Option<&[i32]>) -> Layout {
+    pub fn layout(sequence: i32, topic: &str, partitions: i32, held: Option<&[i32]>) -> Layout {
         Layout {
             sequence,
             topic: topic.to_owned(),

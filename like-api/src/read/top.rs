@@ -146,7 +146,7 @@ impl Board {
         let slot = self.slots.acquire().await;
         self.queries.inc();
         let (began, since) = (Instant::now(), self.window.since(Utc::now()));
-        // All to their ends, though one may fail at once: a query that is dropped goes on in its database.
+        // Waits for all queries, even if one fails: PostgreSQL continues a query whose future is dropped.
         let found = join_all(self.databases.all().iter().map(async |database| match since {
             Some(since) => queries::gained_most(&database.pool, since, TOP_MAX).await,
             None => queries::liked_most(&database.pool, TOP_MAX).await,

@@ -61,7 +61,7 @@ impl UserLikes {
         // One more shows whether there is another page.
         let databases = self.databases.all().iter();
         let read = async |database: &Database| queries::user_likes(&database.pool, user, after, limit + 1).await;
-        // All to their ends, though one may fail at once: a query that is dropped takes its connection along.
+        // Waits for all queries, even if one fails: dropping a query closes its connection.
         let of_each: Vec<_> = join_all(databases.map(read)).await.into_iter().collect::<Result<_, _>>()?;
         let Some(of_each) = of_each.into_iter().collect::<Option<Vec<_>>>() else { return Ok(None) };
         let mut rows: Vec<_> = of_each.into_iter().flatten().collect();

@@ -20,26 +20,30 @@ use crate::read::queries;
 const PAUSE: Duration = Duration::from_millis(50);
 
 pub struct Hub {
-    pub pool: PgPool,
+    pool: PgPool,
     /// The database's place in DATABASE_URL and OTHER_DATABASE_URLS; None: it is the only one.
-    pub database: Option<usize>,
-    pub table: Arc<Table>,
-    pub interval: Duration,
-    pub metrics: StreamMetrics,
-    pub progress: Progress,
-}
-
-/// What a hub has done so far.
-#[derive(Default)]
-pub struct Progress {
+    database: Option<usize>,
+    table: Arc<Table>,
+    interval: Duration,
+    metrics: StreamMetrics,
     /// The number of polls that were answered.
     polls: u64,
     /// The number of products at the last interval.
-    products: i64,
+    watched: i64,
     failing: bool,
 }
 
 impl Hub {
+    pub fn new(
+        pool: PgPool,
+        database: Option<usize>,
+        table: Arc<Table>,
+        interval: Duration,
+        metrics: StreamMetrics,
+    ) -> Self {
+        Self { pool, database, table, interval, metrics, polls: 0, watched: 0, failing: false }
+    }
+
     pub async fn run(mut self) -> Infallible {
         // The times of the next poll of everything, and of the earliest for new subscribers.
         let (mut due, mut soonest) = (Instant::now(), Instant::now());
@@ -76,7 +80,7 @@ impl Hub {
         let products = if everything {
             let products = self.table.products();
             let watched = products.len() as i64;
-            self.metrics.products.add(watched - std::mem::replace(&mut self.progress.products, watched));
+            self.metrics.products.add(watched - std::mem::replace(&mut self.watched, watched));
             products
         } else {
             let mut products: Vec<_> =
@@ -92,7 +96,7 @@ impl Hub {
         reason.inc();
         let read = self.read(&products).await;
         if everything {
-            self.table.show(self.progress.polls, &products);
+            self.table.show(self.polls, &products);
         }
         let late = if read.is_err() { self.table.take_subscribers() } else { Vec::new() };
         for subscriber in subscribers.into_iter().chain(late) {
@@ -105,10 +109,10 @@ impl Hub {
         let ids = products.iter().map(|product| product.id().as_str()).collect();
         let (counts, times) = products.iter().map(|product| product.known()).unzip();
         let changes = queries::changes(&self.pool, ids, counts, times).await?;
-        self.progress.polls += 1;
+        self.polls += 1;
         let shown = self.table.shown();
         for change in &changes {
-            products[change.place].change(self.progress.polls, shown, change);
+            products[change.place].change(self.polls, shown, change);
         }
         Ok(())
     }
@@ -116,7 +120,7 @@ impl Hub {
     /// Logs the begin and the end of an outage.
     fn report(&mut self, failed: Option<ReadError>) {
         let database = self.database;
-        let failing = std::mem::replace(&mut self.progress.failing, failed.is_some());
+        let failing = std::mem::replace(&mut self.failing, failed.is_some());
         match failed {
             Some(error) if !failing => warn!(database, cause = %error, "streams paused: counts can't be read"),
             None if failing => info!(database, "streams resumed"),

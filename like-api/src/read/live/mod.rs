@@ -29,7 +29,7 @@ use tokio::time::Instant;
 
 pub use self::body::LiveCounts;
 use self::body::Subscription;
-use self::hub::{Hub, Progress};
+use self::hub::Hub;
 use self::metrics::StreamMetrics;
 use self::table::{FirstRead, Refused, Table};
 use crate::config::StreamSettings;
@@ -93,13 +93,9 @@ impl Streams {
     pub fn keep_reading(&self) -> impl Future<Output = Infallible> + use<> {
         // One for each, so that a database that is away or hangs holds up its own products only.
         let all = self.databases.all();
-        let hub = |(number, (database, table)): (usize, (&Database, &Arc<Table>))| Hub {
-            pool: database.pool.clone(),
-            database: (all.len() > 1).then_some(number),
-            table: Arc::clone(table),
-            interval: self.interval,
-            metrics: self.metrics.clone(),
-            progress: Progress::default(),
+        let hub = |(number, (database, table)): (usize, (&Database, &Arc<Table>))| {
+            let number = (all.len() > 1).then_some(number);
+            Hub::new(database.pool.clone(), number, Arc::clone(table), self.interval, self.metrics.clone())
         };
         let hubs: Vec<_> = (1..).zip(all.iter().zip(&self.tables)).map(|of| Box::pin(hub(of).run())).collect();
         async { select_all(hubs).await.0 }
@@ -140,17 +136,17 @@ impl Streams {
         let waker = Arc::new(AtomicWaker::new());
         let (mut subscribed, mut reads) = (Vec::new(), Vec::new());
         for (table, products) in self.tables.iter().zip(by_database) {
-            let (mut live, mut read) = (Vec::new(), None);
+            let mut live = Vec::new();
             if !products.is_empty() {
                 let subscribe = || table.subscribe(&products, &waker, client);
-                let (added, first) = subscribe().or_else(|_| {
+                let read;
+                (live, read) = subscribe().or_else(|_| {
                     self.tables.iter().for_each(|table| table.forget_unused());
                     subscribe()
                 })?;
-                (live, read) = (added, Some(first));
+                reads.push(read);
             }
             subscribed.push(live.into_iter());
-            reads.extend(read);
         }
         let products = owners.into_iter().filter_map(|owner| subscribed[owner].next());
         Ok((Subscription { waker, products: products.map(|product| (product, 0)).collect() }, reads))
@@ -174,26 +170,17 @@ impl From<ReadError> for OpenError {
 
 #[cfg(test)]
 mod tests {
-    use like_common::layout::Layout;
     use like_events::partition;
     use prometheus::IntCounter;
 
     use super::*;
+    use crate::read::databases::tests::layout;
 
     /// A share is one of all databases.
     #[tokio::test]
     async fn unused_products_of_another_database_make_room() {
         let databases = Databases::unreachable(2);
-        let holding = |held| Layout {
-            sequence: 1,
-            topic: "t".to_owned(),
-            partitions: 2,
-            held: Some(vec![held]),
-            closing: false,
-            end_offsets: None,
-            republished_to: None,
-            time_ordered_ids_from: None,
-        };
+        let holding = |held| layout(1, "t", 2, Some(&[held]));
         databases.laid_out(&[vec![holding(0)], vec![holding(1)]], "t").unwrap();
         let share = |most| Share::new(most, IntCounter::new("r", "r").unwrap());
         let products_share = share(1);

@@ -1,5 +1,5 @@
-//! The subscriptions of all streams to the products of one database. Its hub alone writes events, all streams read them: locks are per
-//! product and held for a few instructions.
+//! The subscriptions of all streams to the products of one database. Its hub alone writes events, all
+//! streams read them: locks are per product and held for a few instructions.
 //!
 //! Polls are numbered from 1. A product keeps the number of the poll that changed it last, a stream the
 //! numbers of the events that it has sent, so that an older event never follows a newer one. What a
